@@ -1,0 +1,76 @@
+"""Every setting of the project, as frozen dataclasses, and the one error type for a user's mistake.
+
+Standard library only: every room may import this module.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Strategy = Literal["skip", "last"]
+
+
+class UserError(ValueError):
+    """What the user gave cannot be used; commands print it as one line per problem and exit with code 2.
+
+    Attributes:
+        problems: One line each: the file, line, flag or value at fault, and what would be right.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """How any model is trained, teacher and students alike."""
+
+    learning_rate: float
+    """Peak of the schedule, reached after the warm-up."""
+    epochs: int = 4
+    """Passes over the training split. The paper uses 4."""
+    batch_size: int = 32
+    """Examples per optimiser step. The paper uses 32."""
+    warmup_fraction: float = 0.1
+    """Share of all steps over which the learning rate rises linearly from 0; after it, it falls linearly to 0."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of every parameter except biases and LayerNorm weights."""
+    max_grad_norm: float = 1.0
+    """The gradient is scaled down to this L2 norm when it is longer."""
+    evaluations_per_epoch: int = 2
+    """How often the dev split is scored during an epoch, evenly spaced; the last falls on the epoch's end."""
+    seed: int = 42
+    """Seeds the order of examples, dropout, and the weights a pretrained model does not have."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillConfig:
+    """What one student is and what it learns from: L = (1 - alpha) L_CE + alpha L_DS + beta L_PT."""
+
+    student_layers: int
+    """Depth k of the student, which starts as the first k layers of the pretrained model."""
+    alpha: float
+    """Weight of the teacher's soft labels, in [0, 1]."""
+    beta: float
+    """Weight of the patience term, at least 0."""
+    temperature: float
+    """Divides teacher and student logits in the soft-label term, above 0."""
+    strategy: Strategy
+    """Which teacher layers the student's inner layers imitate."""
+    normalize: bool
+    """Whether [CLS] states are scaled to length 1 before they are compared."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.student_layers < 1:
+            problems.append(f"student_layers must be at least 1, but got {self.student_layers}")
+        if not 0 <= self.alpha <= 1:
+            problems.append(f"alpha must be in [0, 1], but got {self.alpha}")
+        if not self.beta >= 0:
+            problems.append(f"beta must be at least 0, but got {self.beta}")
+        if not self.temperature > 0:
+            problems.append(f"temperature must be above 0, but got {self.temperature}")
+        if self.strategy not in ("skip", "last"):
+            problems.append(f"strategy must be skip or last, but got {self.strategy!r}")
+        if problems:
+            raise UserError(*problems)

@@ -1,0 +1,1 @@
+"""How one student is made. Knows nothing of Ray or Optuna."""

@@ -1,0 +1,1 @@
+"""What the data is: the GLUE tasks, their files and their tokenised form."""

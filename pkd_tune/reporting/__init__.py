@@ -1,0 +1,1 @@
+"""What came out. Reads files only: no Ray, no torch, no GPU."""
