@@ -4,6 +4,7 @@ Standard library only: every room may import this module.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Strategy = Literal["skip", "last"]
@@ -23,10 +24,10 @@ class UserError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
-    """How any model is trained, teacher and students alike."""
+    """How a model is trained: a teacher, or a student."""
 
-    learning_rate: float
-    """Peak of the schedule, reached after the warm-up."""
+    learning_rate: float = 5e-5
+    """Peak of the schedule, reached after the warm-up. 5e-5 is the top of the paper's range."""
     epochs: int = 4
     """Passes over the training split. The paper uses 4."""
     batch_size: int = 32
@@ -74,3 +75,34 @@ class DistillConfig:
             problems.append(f"strategy must be skip or last, but got {self.strategy!r}")
         if problems:
             raise UserError(*problems)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which examples, tokenised how; with the teacher's outputs, all that every student of a search shares."""
+
+    task: str
+    """Name of the GLUE task as `pkd_tune.glue.tasks.TASKS` has it."""
+    data_dir: Path
+    """Holds data_raw/, data_feat/, models/ and teacher_cache/."""
+    pretrained_dir: Path
+    """Hugging Face folder of the pretrained encoder: the teacher's start, the students' start, and the tokenizer."""
+    max_length: int = 128
+    """Longest example in word pieces; longer ones are truncated. The paper uses 128."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    """One search, resolved: everything that decides what its trials compute."""
+
+    data: DataConfig
+    teacher_training: TrainingConfig
+    """How the teacher is fine-tuned, unless its folder already holds a fine-tuned classifier."""
+    student_training: TrainingConfig
+    """How students are trained; each trial brings its own learning rate."""
+    depths: tuple[int, ...]
+    """Student depths to search, each in a study of its own."""
+    trials: int
+    """Trials in all, shared evenly between the depths; a larger total continues a finished search."""
+    seed: int = 42
+    """Seeds the sampler; the trainings have their own."""

@@ -1,0 +1,39 @@
+"""Which teacher layer each inner layer of the student imitates.
+
+Layers are counted from 1, the first transformer layer; the embedding output is layer 0 and is never imitated.
+"""
+
+from pkd_tune.config import Strategy
+
+
+def teacher_layers(strategy: Strategy, student_layers: int, teacher_layers: int) -> tuple[int, ...]:
+    """Returns the teacher layer for each student layer 1 .. k-1, where k is `student_layers`.
+
+    The top layers are left out on both sides, because the soft labels already cover them. `skip` spreads the k-1
+    layers over the whole teacher (student layer j imitates layer floor(j N / k)); `last` takes the k-1 layers right
+    under the teacher's top. For 12 to 6 these are the paper's (2, 4, 6, 8, 10) and (7, 8, 9, 10, 11).
+
+    Args:
+        strategy: `skip` or `last`.
+        student_layers: Depth k of the student, at least 1. With 1 there is nothing to imitate: an empty tuple.
+        teacher_layers: Depth N of the teacher, above k.
+
+    Returns:
+        k-1 strictly increasing layer numbers in 1 .. N-1.
+
+    Raises:
+        ValueError: Unless 1 <= k < N and the strategy is known.
+    """
+    if not 1 <= student_layers < teacher_layers:
+        raise ValueError(
+            f"a student of a {teacher_layers}-layer teacher must have 1 to {teacher_layers - 1} layers, "
+            f"but got {student_layers=}"
+        )
+    inner_layers = range(1, student_layers)
+    match strategy:
+        case "skip":
+            return tuple(layer * teacher_layers // student_layers for layer in inner_layers)
+        case "last":
+            return tuple(layer + teacher_layers - student_layers for layer in inner_layers)
+        case _:
+            raise ValueError(f"strategy must be skip or last, but got {strategy!r}")

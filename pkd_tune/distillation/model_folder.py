@@ -1,0 +1,56 @@
+"""What can be said of a Hugging Face model folder from its small files alone, without loading a model or torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = "model.safetensors"
+"""Name of the weight file."""
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+"""One of these is enough to build the tokenizer."""
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Returns the folder's config.json."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert isinstance(config, dict)
+    return config
+
+
+def encoder_problems(folder: Path) -> list[str]:
+    """Returns why a folder cannot be a teacher, one line each; empty when it can."""
+    if not (folder / "config.json").is_file():
+        return [f"--teacher {folder}: no config.json there; give a folder written by save_pretrained"]
+    try:
+        config = read_config(folder)
+    except (json.JSONDecodeError, UnicodeDecodeError, AssertionError):
+        return [f"--teacher {folder}: config.json is not a JSON object; download or save the model again"]
+    problems = []
+    if config.get("model_type") != "bert":
+        problems.append(
+            f"--teacher {folder}: a {config.get('model_type', 'model of unknown type')!r} model is not supported; "
+            "give a BERT encoder (model_type 'bert' in config.json)"
+        )
+    elif not isinstance(config.get("num_hidden_layers", 12), int) or config.get("num_hidden_layers", 12) < 2:
+        problems.append(f"--teacher {folder}: num_hidden_layers in config.json must be a whole number above 1")
+    if not (folder / WEIGHTS).is_file():
+        problems.append(f"--teacher {folder}: no {WEIGHTS} there; convert the weights to safetensors (save_pretrained)")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        problems.append(f"--teacher {folder}: no tokenizer there; add {' or '.join(TOKENIZER_FILES)}")
+    return problems
+
+
+def layer_count(folder: Path) -> int:
+    """Returns the depth N of the encoder in a folder."""
+    return int(read_config(folder).get("num_hidden_layers", 12))
+
+
+def has_classifier(folder: Path) -> bool:
+    """Tells whether a folder holds a fine-tuned classifier rather than only a pretrained encoder."""
+    return "BertForSequenceClassification" in (read_config(folder).get("architectures") or [])
+
+
+def class_count(folder: Path) -> int:
+    """Returns how many classes the folder's classifier has."""
+    return len(read_config(folder).get("id2label") or {0: "", 1: ""})

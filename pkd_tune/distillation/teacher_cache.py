@@ -1,0 +1,149 @@
+"""What the teacher says of every example, computed once and shared by all students.
+
+Shape suffixes: N examples, L teacher layers, H hidden size, C classes.
+
+One safetensors file per (teacher weights, split content) under `<data-dir>/teacher_cache/`: logits in fp32, [CLS]
+states after every layer in fp16, and the example id of each row. Processes map it into memory, so they share one copy.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import BertForSequenceClassification
+
+from pkd_tune.distillation.loop import outputs
+from pkd_tune.glue.data import Split
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Part of every key: raising it makes all older files unused."""
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherOutputs:
+    """Memory-mapped outputs of the teacher for one split, in the order in which they were computed."""
+
+    logits_NC: Tensor
+    """fp32."""
+    cls_NLH: Tensor
+    """[CLS] states after teacher layers 1 .. L, fp16."""
+    row_of_example_N: Tensor
+    """The row of each example id, int64."""
+
+    def logits(self, example_ids_B: Tensor) -> Tensor:
+        """Returns (B, C) logits for the given examples."""
+        return self.logits_NC[self.row_of_example_N[example_ids_B]]
+
+    def cls(self, example_ids_B: Tensor, layers: tuple[int, ...]) -> Tensor:
+        """Returns (B, K, H) [CLS] states for the given examples after the given layers, counted from 1."""
+        rows_B1 = self.row_of_example_N[example_ids_B][:, None]
+        return self.cls_NLH[rows_B1, torch.tensor(layers) - 1]
+
+
+def teacher_key(weights: Path) -> str:
+    """Returns the hash of a teacher's weight file, by which its outputs are known."""
+    with weights.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def teacher_outputs(
+    folder: Path,
+    split: Split,
+    teacher_key: str,
+    load_teacher: Callable[[], BertForSequenceClassification],
+) -> TeacherOutputs:
+    """Opens the teacher's outputs for a split, computing them first where they are not there.
+
+    Another process that needs the same file waits for the one that computes it. A file that is not whole, or is of
+    another split or teacher, is named in a warning and computed again.
+
+    Args:
+        folder: Where the files of this task lie; made when missing.
+        split: Its key covers texts, tokenizer and maximum length.
+        teacher_key: From `teacher_key()`.
+        load_teacher: Called only when the outputs must be computed; runs in fp32 on the device its model is on.
+    """
+    key = hashlib.sha256(f"{FORMAT} {teacher_key} {split.key}".encode()).hexdigest()[:16]
+    path = folder / f"{split.name}-{key}.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if path.exists():
+            found = _open(path, len(split))
+            if found is not None:
+                return found
+            logger.warning("%s is damaged or of another split; computing it again", path)
+        _build(path, split, load_teacher())
+    built = _open(path, len(split))
+    assert built is not None
+    return built
+
+
+def _open(path: Path, examples: int) -> TeacherOutputs | None:
+    """Maps a file into memory; None unless it is whole and holds each example once."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            logits_NC, cls_NLH, ids_N = (file.get_tensor(name) for name in ("logits", "cls", "example_id"))
+    except SafetensorError:
+        return None
+    row_of_example_N = torch.argsort(ids_N)
+    if not torch.equal(ids_N[row_of_example_N], torch.arange(examples)):
+        return None
+    return TeacherOutputs(logits_NC, cls_NLH, row_of_example_N)
+
+
+def _build(path: Path, split: Split, teacher: BertForSequenceClassification) -> None:
+    """Writes the file batch by batch, so that memory does not grow with the split, then gives it its name."""
+    config = teacher.config
+    n = len(split)
+    tensors: dict[str, tuple[str, type, tuple[int, ...]]] = {
+        "logits": ("F32", np.float32, (n, config.num_labels)),
+        "cls": ("F16", np.float16, (n, config.num_hidden_layers, config.hidden_size)),
+        "example_id": ("I64", np.int64, (n,)),
+    }
+    temporary = path.with_suffix(".partial")
+    arrays = _create_safetensors(temporary, tensors)
+    start = 0
+    for batch, output in outputs(teacher, split, full_precision=True):
+        rows = slice(start, start + len(batch.example_ids_B))
+        arrays["logits"][rows] = output.logits_BC.cpu().numpy()
+        arrays["cls"][rows] = output.cls_BLH.cpu().half().numpy()
+        arrays["example_id"][rows] = batch.example_ids_B.numpy()
+        start = rows.stop
+    for array in arrays.values():
+        array.flush()
+    os.replace(temporary, path)
+
+
+def _create_safetensors(path: Path, tensors: dict[str, tuple[str, type, tuple[int, ...]]]) -> dict[str, np.memmap]:
+    """Creates a safetensors file of the given (format name, dtype, shape) and returns its tensors, writable, mapped.
+
+    The library writes only tensors that are in memory as a whole. Layout: the header's length as 8 bytes, the header
+    as JSON padded with spaces to a multiple of 8, then the tensors (https://huggingface.co/docs/safetensors).
+    """
+    header: dict[str, object] = {}
+    starts: dict[str, int] = {}
+    offset = 0
+    for name, (format_name, dtype, shape) in tensors.items():
+        starts[name], offset = offset, offset + int(np.prod(shape)) * np.dtype(dtype).itemsize
+        header[name] = {"dtype": format_name, "shape": list(shape), "data_offsets": [starts[name], offset]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + offset)
+    return {
+        name: np.memmap(path, np.dtype(dtype), "r+", 8 + len(text) + starts[name], shape)
+        for name, (_, dtype, shape) in tensors.items()
+    }

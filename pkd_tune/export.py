@@ -1,0 +1,211 @@
+"""Turns the best trial of a depth into a Hugging Face folder, loads it again, and measures what was loaded.
+
+A folder holds safetensors weights, configuration, tokenizer and a model card; `transformers` needs nothing of ours.
+"""
+
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from pkd_tune.config import SearchConfig
+from pkd_tune.distillation.layer_map import teacher_layers
+from pkd_tune.distillation.model_folder import WEIGHTS
+from pkd_tune.distillation.modeling import cut_to_depth, load_classifier
+from pkd_tune.distillation.teacher import Teacher, save_classifier
+from pkd_tune.glue.data import RawSplit
+from pkd_tune.glue.tasks import TASKS, Task, score
+from pkd_tune.reporting.records import write_text
+from pkd_tune.reporting.tables import metric_titles
+from pkd_tune.tuning.study import Assignment, Studies
+from pkd_tune.tuning.trial import checkpoint_path
+
+LATENCY_EXAMPLES = 50
+"""Single examples timed for a latency, after a tenth as many to warm up."""
+
+
+def export_best(
+    config: SearchConfig, teacher: Teacher, studies: Studies, dev: RawSplit, run_dir: Path, command: str
+) -> dict[str, Any]:
+    """Exports the best complete trial of each depth to `best/<k>-layer/` and measures teacher and students alike.
+
+    Args:
+        config: Of the search.
+        teacher: Of the search.
+        studies: Say which trial is best.
+        dev: What is scored.
+        run_dir: Holds the checkpoints and receives the folders.
+        command: What was run, for the model card.
+
+    Returns:
+        What summary.json holds.
+    """
+    data, task = config.data, TASKS[config.data.task]
+    teacher_record = {
+        "name": data.pretrained_dir.name,
+        "layers": teacher.layers,
+        "finetuned_here": teacher.finetuned_here,
+        "majority": teacher.majority,
+        **measure(teacher.folder, dev, task, data.max_length),
+    }
+    students = []
+    for depth in config.depths:
+        best = studies.best(depth)
+        if best is None:
+            continue
+        settings = studies.settings(best)
+        target = run_dir / "best" / f"{depth}-layer"
+        weights = checkpoint_path(run_dir / "checkpoints", Assignment(depth, best.number))
+        export_student(weights, depth, data.pretrained_dir, task, config.student_training.seed, target)
+        student = {
+            "layers": depth,
+            "trial": best.number,
+            "search_score": best.value,
+            "epoch": best.user_attrs["epoch"],
+            "settings": settings,
+            "imitated_layers": teacher_layers(settings["strategy"], depth, teacher.layers),
+            "folder": target.relative_to(run_dir).as_posix(),
+            **measure(target, dev, task, data.max_length),
+        }
+        write_card(student, teacher_record, task, command, target)
+        students.append(student)
+    return {"teacher": teacher_record, "students": students, "latency_on": latency_machine()}
+
+
+def export_student(weights: Path, layers: int, pretrained_dir: Path, task: Task, seed: int, target: Path) -> None:
+    """Writes a student's folder from the weights its trial saved; replaces an older one.
+
+    Args:
+        weights: The safetensors file of the trial.
+        layers: The student's depth.
+        pretrained_dir: The encoder it was cut from, and its tokenizer.
+        task: Gives the class names.
+        seed: Only fills weights that `weights` then overwrites.
+        target: The folder.
+    """
+    student = cut_to_depth(load_classifier(pretrained_dir, task.labels, seed), layers)
+    student.load_state_dict(load_file(weights))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_classifier(student, pretrained_dir, target)
+
+
+def measure(model_dir: Path, dev: RawSplit, task: Task, max_length: int) -> dict[str, Any]:
+    """Loads a folder as any user of `transformers` would, in fp32 on the CPU, and scores and times it.
+
+    Args:
+        model_dir: A classifier's folder.
+        dev: Its examples are scored and the first `LATENCY_EXAMPLES` timed one by one.
+        task: Says how to score.
+        max_length: Longest example in word pieces.
+
+    Returns:
+        `metrics` (times 100), `parameters`, `size_mb` of the weight file, and the median `latency_ms`, tokenising left
+        out.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        model_dir, local_files_only=True, use_safetensors=True, dtype=torch.float32
+    ).eval()
+
+    def encode(rows: slice) -> Any:
+        second = None if dev.sentence2 is None else dev.sentence2[rows]
+        texts = dev.sentence1[rows]
+        return tokenizer(texts, second, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
+
+    assert dev.labels is not None
+    with torch.inference_mode():
+        batches = [encode(slice(start, start + 32)) for start in range(0, len(dev), 32)]
+        predictions_N = torch.cat([model(**batch).logits.argmax(-1) for batch in batches]).numpy()
+        singles = [encode(slice(i, i + 1)) for i in range(min(LATENCY_EXAMPLES, len(dev)))]
+        for single in singles[: max(1, len(singles) // 10)]:
+            model(**single)
+        seconds = []
+        for single in singles:
+            started = time.perf_counter()
+            model(**single)
+            seconds.append(time.perf_counter() - started)
+    return {
+        "metrics": score(task, predictions_N, np.asarray(dev.labels)),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "size_mb": (model_dir / WEIGHTS).stat().st_size / 1e6,
+        "latency_ms": 1000 * statistics.median(seconds),
+    }
+
+
+def latency_machine() -> str:
+    """Returns on what latencies are measured."""
+    return f"{torch.get_num_threads()} threads of a {platform.machine()} CPU"
+
+
+def write_card(student: dict[str, Any], teacher: dict[str, Any], task: Task, command: str, target: Path) -> None:
+    """Writes the model card (README.md) of an exported student.
+
+    Args:
+        student: As summary.json has it.
+        teacher: As summary.json has it.
+        task: What it classifies.
+        command: What was run to get it.
+        target: The student's folder.
+    """
+    titles = metric_titles(student["metrics"])
+    results = "\n".join(
+        f"| {title} | {student['metrics'][name]:.1f} | {teacher['metrics'][name]:.1f} |"
+        for name, title in titles.items()
+    )
+    settings = "\n".join(f"- {name}: {value}" for name, value in student["settings"].items())
+    values = "\n".join(
+        f"    - type: {name}\n      value: {student['metrics'][name]:.2f}" for name in titles if name != "score"
+    )
+    first = f"{task.name}, {student['layers']} layers"
+    imitated = ", ".join(map(str, student["imitated_layers"])) or "none"
+    card = f"""---
+library_name: transformers
+pipeline_tag: text-classification
+language: en
+tags:
+- knowledge-distillation
+- patient-knowledge-distillation
+- pkd_tune
+datasets:
+- nyu-mll/glue
+model-index:
+- name: {task.name}-{student["layers"]}-layer
+  results:
+  - task:
+      type: text-classification
+    dataset:
+      name: GLUE {task.name}
+      type: nyu-mll/glue
+      config: {task.hub_name}
+      split: validation
+    metrics:
+{values}
+---
+
+# {first}
+
+A BERT classifier for GLUE {task.name}, distilled from a {teacher["layers"]}-layer teacher ({teacher["name"]}) with
+Patient Knowledge Distillation (Sun et al., EMNLP 2019, https://arxiv.org/abs/1908.09355).
+Classes: {", ".join(f"{i} {label}" for i, label in enumerate(task.labels))}.
+
+| dev split, × 100 | this model | teacher |
+| :-- | --: | --: |
+{results}
+
+The score is the best evaluation of the best of several trials on the split that selected it, so it is optimistic.
+{student["parameters"] / 1e6:.1f} M parameters, {student["parameters"] / teacher["parameters"]:.0%} of the teacher's;
+{student["latency_ms"]:.1f} ms per example against {teacher["latency_ms"]:.1f} ms.
+
+Settings of trial {student["trial"]} (teacher layers imitated: {imitated}):
+
+{settings}
+
+Made with `{command}`.
+"""
+    write_text(target / "README.md", card)

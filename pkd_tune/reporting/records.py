@@ -1,0 +1,90 @@
+"""What a run leaves for reports: run.json, summary.json and trials.csv, written whole or not at all.
+
+run.json says what was searched, on what and with what; summary.json, the teacher and the best student of each depth;
+trials.csv, every trial. A report needs these three files and nothing else.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+RUN, SUMMARY, TRIALS = "run.json", "summary.json", "trials.csv"
+
+
+def provenance(module: str, arguments: list[str]) -> dict[str, Any]:
+    """Returns when, with what and on what machine a command runs.
+
+    Args:
+        module: Name of the command's module.
+        arguments: Its command line.
+    """
+    packages = ("pkd_tune", "torch", "transformers", "ray", "optuna", "datasets")
+    return {
+        "command": shlex.join(["python", "-m", module, *arguments]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": _git_hash(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Writes a record as indented JSON; dataclasses become objects and paths strings."""
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False, default=_plain) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads what `write_json` wrote."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert isinstance(record, dict)
+    return record
+
+
+def write_trials(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes one line per trial; a column that only some trials have is empty in the others."""
+    write_text(path, pd.DataFrame(rows).to_csv(index=False))
+
+
+def read_trials(path: Path) -> pd.DataFrame:
+    """Reads what `write_trials` wrote; a search without trials gives an empty table."""
+    try:
+        return pd.read_csv(path)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame({"depth": [], "state": []})
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"cannot write a {type(value).__name__} as JSON")
+
+
+def _git_hash() -> str | None:
+    """Returns the commit of the source tree this runs from; None for an installed copy."""
+    folder = Path(sys.modules["pkd_tune"].__file__ or ".").resolve().parent
+    command = ["git", "-C", str(folder), "log", "-1", "--format=%h", "--", "."]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,153 @@
+"""report.md: a run's answer in one page of Markdown."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pkd_tune.reporting.records import RUN, SUMMARY, TRIALS, read_json, read_trials, write_text
+
+METRIC_TITLES = {"f1": "F1", "accuracy": "accuracy", "matthews": "Matthews correlation"}
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes report.md from the run's records and returns its path."""
+    path = run_dir / "report.md"
+    write_text(path, report(read_json(run_dir / RUN), read_json(run_dir / SUMMARY), read_trials(run_dir / TRIALS)))
+    return path
+
+
+def report(run: dict[str, Any], summary: dict[str, Any], trials: pd.DataFrame) -> str:
+    """Returns the report's text.
+
+    Args:
+        run: Of run.json.
+        summary: Of summary.json.
+        trials: Of trials.csv.
+    """
+    task = run["search"]["data"]["task"]
+    sections = [
+        f"# {task}: PKD students of {summary['teacher']['name']}",
+        *(["**A made-up demo corpus, not GLUE's.**"] if run["demo"] else []),
+        _results(summary),
+        "\n".join(_notes(run, summary)),
+        "## Best settings",
+        _settings(summary["students"]),
+        "## Trials",
+        _trial_counts(run["search"]["depths"], trials),
+        "## How this was made",
+        _making(run, summary),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Returns a Markdown table; the first column is left-aligned, the others right-aligned."""
+    lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def metric_titles(metrics: dict[str, float]) -> dict[str, str]:
+    """Returns the title of each metric, and of the score where it is the mean of several."""
+    names = [name for name in metrics if name != "score"]
+    titles = {name: METRIC_TITLES[name] for name in names}
+    return titles if len(names) == 1 else {**titles, "score": "mean"}
+
+
+def _results(summary: dict[str, Any]) -> str:
+    teacher = summary["teacher"]
+    titles = metric_titles(teacher["metrics"])
+    header = ["dev split", *titles.values(), "parameters", "size of teacher", "latency", "speed-up"]
+    rows = []
+    for name, model in [(f"teacher, {teacher['layers']} layers", teacher)] + [
+        (f"best student, {student['layers']} layers", student) for student in summary["students"]
+    ]:
+        rows.append(
+            [
+                name,
+                *(f"{model['metrics'][metric]:.1f}" for metric in titles),
+                f"{model['parameters'] / 1e6:.1f} M",
+                f"{model['parameters'] / teacher['parameters']:.0%}",
+                f"{model['latency_ms']:.1f} ms",
+                f"{teacher['latency_ms'] / model['latency_ms']:.1f}×",
+            ]
+        )
+    majority = summary["teacher"]["majority"]
+    rows.append(["most frequent class", *(f"{majority[metric]:.1f}" for metric in titles), "", "", "", ""])
+    return table(header, rows)
+
+
+def _notes(run: dict[str, Any], summary: dict[str, Any]) -> list[str]:
+    students = summary["students"]
+    missing = [depth for depth in run["search"]["depths"] if depth not in {student["layers"] for student in students}]
+    lines = [
+        f"No trial of {depth} layers reached the end of its training, so there is no student of that depth.\n"
+        for depth in missing
+    ]
+    lines += [
+        "Metrics are × 100, of the exported folder loaded again with plain `transformers` in fp32. A student's score is "
+        "a *selection score*: the best evaluation of the best trial on the split that selected it, so it is optimistic.",
+        f"Latency is the median over single dev examples in fp32 on {summary['latency_on']}.",
+    ]
+    return lines
+
+
+def _settings(students: list[dict[str, Any]]) -> str:
+    if not students:
+        return "None: no trial was completed."
+    names = list(students[0]["settings"])
+    rows = []
+    for student in students:
+        values = [_value(student["settings"][name]) for name in names]
+        layers = ", ".join(map(str, student["imitated_layers"])) or "none"
+        rows.append([f"{student['layers']} layers", student["trial"], *values, layers, f"{student['epoch']:g}"])
+    return table(["student", "trial", *names, "teacher layers imitated", "best epoch"], rows)
+
+
+def _trial_counts(depths: list[int], trials: pd.DataFrame) -> str:
+    states = ["complete", "stopped early", "failed", "interrupted"]
+    rows = []
+    for depth in depths:
+        of_depth = trials[trials["depth"] == depth]
+        rows.append([f"{depth} layers", len(of_depth), *((of_depth["state"] == state).sum() for state in states)])
+    text = table(["depth", "started", *states], rows)
+    errors = trials["error"].dropna().value_counts() if "error" in trials else pd.Series(dtype=int)
+    return text + "".join(f"\n\n{count} failed with: `{error}`" for error, count in errors.items())
+
+
+def _making(run: dict[str, Any], summary: dict[str, Any]) -> str:
+    search, made = run["search"], run["provenance"]
+    training, teacher_training = search["student_training"], search["teacher_training"]
+    teacher = summary["teacher"]
+    source = (
+        f"fine-tuned here for {teacher_training['epochs']} epochs at {teacher_training['learning_rate']:g}"
+        if teacher["finetuned_here"]
+        else "used as it was given, not fine-tuned here"
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    facts = [
+        f"Command: `{made['command']}`",
+        f"Teacher: {teacher['name']}, {teacher['layers']} layers, {source}.",
+        f"Students: first k layers of {teacher['name']}, {training['epochs']} epochs, batch size "
+        f"{training['batch_size']}, at most {search['data']['max_length']} word pieces, seed {training['seed']}.",
+        f"Search: {search['trials']} trials over depths {', '.join(map(str, search['depths']))}; TPE, one study per "
+        f"depth, seed {search['seed']}; trials below the median of their depth are stopped early.",
+        f"Space: {'; '.join(f'{name} {_parameter(spec)}' for name, spec in run['space'].items())}.",
+        f"Trials at once: {run['slots']['count']} on {run['slots']['device']}; {made['machine']}.",
+        f"Versions: Python {made['python']}, {versions}{', commit ' + made['git'] if made['git'] else ''}.",
+        f"Started {made['started']}.",
+    ]
+    return "\n".join(f"- {fact}" for fact in facts)
+
+
+def _parameter(spec: dict[str, Any]) -> str:
+    if "values" in spec:
+        return " or ".join(_value(value) for value in spec["values"])
+    return f"{spec['low']:g} to {spec['high']:g}{' (log)' if spec['log'] else ''}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,274 @@
+"""The whole search: teacher, teacher outputs, trials at every depth, exported students and a report.
+
+    python -m pkd_tune.search --task MRPC --demo
+    python -m pkd_tune.search --task MRPC --gpus 8
+    python -m pkd_tune.search --task MRPC --gpus 0 --teacher data/models/pretrained/minilm --depths 2 3 --trials 8
+
+Running the same command again continues a search that was interrupted, or adds trials when --trials is larger.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from pkd_tune.command_line import Parser, run_command
+from pkd_tune.config import DataConfig, SearchConfig, UserError
+from pkd_tune.distillation.model_folder import encoder_problems, layer_count
+from pkd_tune.glue.data import check_source, load_features, load_raw, row_count_notes
+from pkd_tune.glue.demo import write_demo
+from pkd_tune.glue.hub import find_pretrained
+from pkd_tune.glue.tasks import TASKS, find_task
+from pkd_tune.reporting.records import (
+    RUN,
+    SUMMARY,
+    TRIALS,
+    provenance,
+    read_json,
+    write_json,
+    write_trials,
+)
+from pkd_tune.reporting.tables import write_report
+from pkd_tune.tuning.run_folder import check_same_search, choose_run_folder
+from pkd_tune.tuning.slots import Slots, choose_slots
+from pkd_tune.tuning.space import Space, find_space, load_space
+
+DEFAULT_TEACHER = "google-bert/bert-base-uncased"
+
+T = TypeVar("T")
+
+
+def make_parser() -> Parser:
+    """Returns the command's flags."""
+    parser = Parser(
+        prog="python -m pkd_tune.search",
+        description="Searches Patient Knowledge Distillation students for a GLUE task; leaves report and checkpoints.",
+        epilog="The same command again continues an interrupted search; a larger --trials adds to a finished one.",
+    )
+    add = parser.add_argument
+    add("--task", required=True, help=f"GLUE task, in any usual spelling: {', '.join(TASKS)}")
+    add(
+        "--demo",
+        action="store_true",
+        help="use a small made-up corpus and model: nothing is downloaded, a few minutes on a CPU",
+    )
+    add(
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="GPUs to use, one trial on each; 0: the CPU, one trial per core (default: all GPUs found, else the CPU)",
+    )
+    add(
+        "--data-dir",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="holds data_raw/<TASK>/{train,dev,test}.tsv and models/pretrained/<name>; what is not there comes from "
+        "the Hugging Face hub (default: %(default)s)",
+    )
+    add(
+        "--teacher",
+        default=DEFAULT_TEACHER,
+        metavar="MODEL",
+        help="BERT to fine-tune as the teacher, or a classifier fine-tuned for the task: a folder, a name under "
+        "models/pretrained, or a name on the hub (default: %(default)s)",
+    )
+    add(
+        "--depths",
+        type=int,
+        nargs="+",
+        metavar="K",
+        help="student depths in layers (default: a quarter and a half of the teacher's)",
+    )
+    add("--trials", type=int, metavar="N", help="trials in all, shared by the depths (default: what the space says)")
+    add("--space", metavar="FILE", help="search space: a TOML file, or default or demo (default: default, or demo)")
+    add("--seed", type=int, default=42, metavar="N", help="seed of sampling and of training (default: %(default)s)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="a run is written to <out>/<TASK>/<name of the teacher>/ (default: %(default)s)",
+    )
+    add("--new", action="store_true", help="start another run instead of continuing the last one")
+    return parser
+
+
+def search(args: argparse.Namespace, argv: list[str]) -> int:
+    """Runs the command; returns its exit code: 0, or 1 when no trial was completed."""
+    config, space, slots = resolve(args)
+    name = "demo" if args.demo else config.data.pretrained_dir.name
+    run_dir = choose_run_folder(args.out.resolve() / config.data.task, name, new=args.new)
+    record = {"demo": args.demo, "search": asdict(config), "space": asdict(space)["parameters"]}
+    record = json.loads(json.dumps(record, default=str))
+    if (run_dir / RUN).exists():
+        check_same_search(run_dir, read_json(run_dir / RUN), record)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(run_dir / "run.lock", blocking=False):
+            record = {**record, "slots": asdict(slots), "provenance": provenance("pkd_tune.search", argv)}
+            return run(config, space, slots, run_dir, record)
+    except Timeout as error:
+        raise UserError(f"{run_dir}: another search is running there; wait, or start another with --new") from error
+
+
+def resolve(args: argparse.Namespace) -> tuple[SearchConfig, Space, Slots]:
+    """Turns flags into settings, and finds every mistake in flags, space, data and teacher that can be found quickly.
+
+    Raises:
+        UserError: With all problems found.
+    """
+    problems: list[str] = []
+
+    def attempt(find: Callable[[], T]) -> T | None:
+        try:
+            return find()
+        except UserError as error:
+            problems.extend(error.problems)
+            return None
+
+    task = attempt(lambda: find_task(args.task))
+    space = attempt(lambda: load_space(find_space(args.space or ("demo" if args.demo else "default"))))
+    slots = attempt(lambda: choose_slots(args.gpus))
+    if args.trials is not None and args.trials < 1:
+        problems.append(f"--trials must be at least 1, but got {args.trials}")
+    if args.out.exists() and not args.out.is_dir():
+        problems.append(f"--out {args.out}: is a file; give a folder")
+    if args.demo and args.teacher != DEFAULT_TEACHER:
+        problems.append("--demo has its own teacher; leave out --teacher")
+    if args.demo and task is not None and task.name != "MRPC":
+        problems.append(f"--demo is made for MRPC only so far, not for {task.name}")
+    data_dir = args.data_dir.resolve() / "demo" if args.demo else args.data_dir.resolve()
+    folder: Path | None = None
+    if args.demo:
+        folder = write_demo(data_dir) if not problems else None
+    else:
+        if task is not None:
+            problems += check_source(task, data_dir)
+        folder = attempt(lambda: find_pretrained(args.teacher, data_dir).resolve())
+    if folder is not None and (wrong := encoder_problems(folder)):
+        problems += wrong
+        folder = None
+    depths = attempt(lambda: choose_depths(args.depths, layer_count(folder))) if folder is not None else None
+    if problems:
+        raise UserError(*problems)
+    assert task is not None and space is not None and slots is not None  # noqa: PT018 - for the type checker
+    assert folder is not None and depths is not None  # noqa: PT018
+    data = DataConfig(task=task.name, data_dir=data_dir, pretrained_dir=folder, max_length=space.max_length)
+    config = SearchConfig(
+        data=data,
+        teacher_training=replace(space.teacher, seed=args.seed),
+        student_training=replace(space.training, seed=args.seed),
+        depths=depths,
+        trials=args.trials or space.trials,
+        seed=args.seed,
+    )
+    return config, space, slots
+
+
+def choose_depths(asked: list[int] | None, teacher_layers: int) -> tuple[int, ...]:
+    """Returns the student depths in rising order; by default a quarter and a half of the teacher's layers.
+
+    Raises:
+        UserError: For every depth that is not in 1 .. N-1.
+    """
+    if asked is None:
+        return tuple(sorted({max(1, teacher_layers // 4), max(1, teacher_layers // 2)}))
+    wrong = [
+        f"--depths {depth}: a student of this {teacher_layers}-layer teacher has 1 to {teacher_layers - 1} layers"
+        for depth in asked
+        if not 1 <= depth < teacher_layers
+    ]
+    if wrong:
+        raise UserError(*wrong)
+    return tuple(sorted(set(asked)))
+
+
+def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record: dict[str, Any]) -> int:
+    """Does the work of a search in its folder: prepare, search, export, report."""
+    # These take seconds to import: only now, after everything quick has been checked.
+    import torch
+
+    from pkd_tune.distillation.loop import Evaluation
+    from pkd_tune.distillation.student import open_classroom
+    from pkd_tune.distillation.teacher import prepare_teacher
+    from pkd_tune.export import export_best
+    from pkd_tune.tuning.engine import run_search
+    from pkd_tune.tuning.study import Studies
+
+    data, task = config.data, TASKS[config.data.task]
+    raw = load_raw(task, data.data_dir)
+    for note in [] if record["demo"] else row_count_notes(task, raw):
+        say(f"note: {note}")
+    splits = load_features(task, data.data_dir, data.pretrained_dir, data.max_length)
+    with tqdm(desc="teacher", unit=" evaluations", leave=False, disable=not sys.stderr.isatty()) as bar:
+
+        def show(evaluation: Evaluation) -> None:
+            text = f"dev score {evaluation.metrics['score']:.1f}"
+            if bar.disable:
+                say(f"teacher: epoch {evaluation.epoch:.1f}, {text}")
+            bar.total = evaluation.of
+            bar.set_postfix_str(text)
+            bar.update(1)
+
+        teacher = prepare_teacher(
+            task,
+            splits,
+            data.pretrained_dir,
+            data.data_dir / "models" / "finetuned" / task.name,
+            config.teacher_training,
+            torch.device(slots.device),
+            show,
+        )
+    say(
+        f"teacher: {data.pretrained_dir.name}, {teacher.layers} layers, {task.name} dev score "
+        f"{teacher.metrics['score']:.1f} (most frequent class: {teacher.majority['score']:.1f})"
+    )
+    record["content"] = {"teacher": teacher.key, "train": splits["train"].key, "dev": splits["dev"].key}
+    if (run_dir / RUN).exists():
+        check_same_search(run_dir, read_json(run_dir / RUN), record)
+    write_json(run_dir / RUN, record)
+    open_classroom(data, teacher, torch.device(slots.device), config.student_training.seed)
+
+    studies = Studies(run_dir / "study.log", config.depths, config.trials, space.parameters, config.seed)
+    run_search(config, teacher, studies, run_dir, slots)
+    write_trials(run_dir / TRIALS, studies.rows())
+    say("exporting the best student of each depth, and scoring what was exported")
+    summary = export_best(config, teacher, studies, raw["dev"], run_dir, record["provenance"]["command"])
+    write_json(run_dir / SUMMARY, summary)
+    report = write_report(run_dir)
+    for line in closing_lines(summary, run_dir, report):
+        say(line)
+    return 0 if summary["students"] else 1
+
+
+def closing_lines(summary: dict[str, Any], run_dir: Path, report: Path) -> list[str]:
+    """Returns what a finished search says: the best student of each depth, and where everything is."""
+    teacher = summary["teacher"]
+    lines = [
+        f"{student['layers']} layers: dev score {student['metrics']['score']:.1f} "
+        f"(teacher {teacher['metrics']['score']:.1f}), {student['parameters'] / teacher['parameters']:.0%} of its size, "
+        f"{teacher['latency_ms'] / student['latency_ms']:.1f}× as fast"
+        for student in summary["students"]
+    ] or ["no trial reached the end of its training; the report says why"]
+    return [
+        *lines,
+        f"report:      {report}",
+        f"checkpoints: {run_dir / 'best'}",
+        f"TensorBoard: tensorboard --logdir {run_dir / 'ray'}",
+    ]
+
+
+def say(line: str) -> None:
+    """Prints a line to standard error, where the progress bar is; standard output stays free."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(make_parser(), search))

@@ -1,0 +1,94 @@
+"""Starts Ray, runs the trials of the studies to their end, and stops Ray again."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from pkd_tune.config import SearchConfig
+from pkd_tune.distillation.teacher import Teacher
+
+# Ray reads these when it is imported. Its own progress tables, tips and usage reports have no place in our output.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+
+import ray
+from ray import tune
+
+from pkd_tune.tuning.progress import SearchBar
+from pkd_tune.tuning.scheduler import StudyScheduler
+from pkd_tune.tuning.searcher import StudySearcher, assignment_of
+from pkd_tune.tuning.slots import Slots
+from pkd_tune.tuning.study import Studies
+from pkd_tune.tuning.trial import checkpoint_path, run_trial
+
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Nothing large goes through Ray's object store: trials read the shared files themselves."""
+
+
+def run_search(search: SearchConfig, teacher: Teacher, studies: Studies, run_dir: Path, slots: Slots) -> None:
+    """Runs trials until every depth has its quota, or until Ctrl-C.
+
+    Every trial's suggestion, scores and end are in the studies; TensorBoard events, one folder per trial, and Ray's own
+    records are under `ray/` in the run folder, the best weights of complete trials under `checkpoints/`.
+    """
+    checkpoints = run_dir / "checkpoints"
+    trainable = tune.with_parameters(
+        run_trial, search=search, teacher=teacher, device=slots.device, checkpoints=checkpoints
+    )
+    resources = {"cpu": 1, "gpu": 1} if slots.device == "cuda" else {"cpu": 1}
+    bar = SearchBar(studies)
+    ray.init(
+        num_cpus=slots.count,
+        num_gpus=slots.count if slots.device == "cuda" else 0,
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=StudySearcher(studies),
+                scheduler=StudyScheduler(studies),
+                num_samples=-1,
+                max_concurrent_trials=slots.count,
+                reuse_actors=True,
+                trial_dirname_creator=_trial_name,
+                trial_name_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name="ray",
+                storage_path=str(run_dir),
+                callbacks=[bar, KeepBestWeights(studies, checkpoints)],
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+    finally:
+        bar.close()
+        ray.shutdown()
+
+
+class KeepBestWeights(tune.Callback):
+    """Deletes the weights of every complete trial but the best of each depth, so that the disk does not fill."""
+
+    def __init__(self, studies: Studies, checkpoints: Path) -> None:
+        self.studies = studies
+        self.checkpoints = checkpoints
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Deletes what the trial that just ended has outdone, or what it saved in vain."""
+        for assignment in self.studies.outdone(assignment_of(trial.config).depth):
+            checkpoint_path(self.checkpoints, assignment).unlink(missing_ok=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keeps nothing: Ray pickles callbacks, and the journal is what lasts."""
+        return {}
+
+
+def _trial_name(trial: Any) -> str:
+    return assignment_of(trial.config).name

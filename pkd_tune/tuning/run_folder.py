@@ -1,0 +1,60 @@
+"""Which folder a search works in, and whether what was begun there is the same search."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pkd_tune.config import UserError
+
+PLACES = ("search.data.data_dir", "search.data.pretrained_dir")
+"""Settings that only say where something lies; what lies there is compared by content."""
+
+
+def choose_run_folder(task_folder: Path, name: str, *, new: bool) -> Path:
+    """Returns the latest run of a name (`NAME`, `NAME-2`, ...), or the next one for a new run; makes nothing.
+
+    Args:
+        task_folder: Holds all runs of a task.
+        name: What a first run is called.
+        new: Whether to start another run although there is one.
+    """
+    pattern = re.compile(re.escape(name) + r"(?:-(\d+))?")
+    matches = [pattern.fullmatch(path.name) for path in task_folder.iterdir()] if task_folder.is_dir() else []
+    latest = max((int(match[1] or 1) for match in matches if match), default=0)
+    number = latest + 1 if new or latest == 0 else latest
+    return task_folder / (name if number == 1 else f"{name}-{number}")
+
+
+def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str, Any]) -> None:
+    """Refuses to continue a run whose settings are not the current ones; the number of trials may differ.
+
+    Args:
+        run_dir: Named in the error.
+        recorded: The run's run.json, or the part of it that can be compared yet.
+        current: What it would be now; keys that only one of the two has are not compared.
+
+    Raises:
+        UserError: One line per setting that differs.
+    """
+    before, now = dict(_flat(recorded)), dict(_flat(current))
+    differing = [
+        f"{run_dir}: {key} was {before[key]!r} in this run and is now {now[key]!r}; give the old value, or start "
+        "another run with --new"
+        for key in now
+        if key in before
+        and key not in (*PLACES, "search.trials")
+        and not key.startswith("provenance.")
+        and before[key] != now[key]
+    ]
+    if differing:
+        raise UserError(*differing)
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields every leaf of nested objects with its dotted name."""
+    for key, value in record.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

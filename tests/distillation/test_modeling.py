@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertForSequenceClassification
+
+from pkd_tune.distillation.batches import Batch, collate
+from pkd_tune.distillation.modeling import cut_to_depth, load_classifier, run
+from pkd_tune.glue.data import load_features
+from pkd_tune.glue.tasks import TASKS
+
+LABELS = ("no", "yes")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_data: Path) -> BertForSequenceClassification:
+    return load_classifier(tiny_data / "models/pretrained/tiny", LABELS, seed=3)
+
+
+@pytest.fixture(scope="module")
+def batch(tiny_data: Path) -> Batch:
+    split = load_features(TASKS["MRPC"], tiny_data, tiny_data / "models/pretrained/tiny", 32)["train"]
+    return collate(split, np.arange(12), torch.device("cpu"), pad_id=0)
+
+
+@pytest.mark.parametrize("layers", [1, 3, 4])
+def test_run_equals_the_models_own_forward(model: BertForSequenceClassification, batch: Batch, layers: int) -> None:
+    """[CLS] alone in the top layer: same logits, states, loss and gradients as the whole layer."""
+    plain, ours = cut_to_depth(model, layers).eval(), cut_to_depth(model, layers).eval()
+    expected = plain(
+        input_ids=batch.input_ids_BT,
+        attention_mask=batch.mask_BT.long(),
+        token_type_ids=batch.token_types_BT,
+        labels=batch.labels_B,
+        output_hidden_states=True,
+    )
+    output = run(ours, batch)
+    torch.testing.assert_close(output.logits_BC, expected.logits, rtol=1e-5, atol=1e-6)
+    states_BLH = torch.stack([states[:, 0] for states in expected.hidden_states[1:]], dim=1)
+    torch.testing.assert_close(output.cls_BLH, states_BLH, rtol=1e-5, atol=1e-5)
+    expected.loss.backward()
+    torch.nn.functional.cross_entropy(output.logits_BC, batch.labels_B).backward()
+    for (name, parameter), (_, reference) in zip(ours.named_parameters(), plain.named_parameters(), strict=True):
+        assert parameter.grad is not None
+        assert reference.grad is not None
+        torch.testing.assert_close(parameter.grad, reference.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_padding_changes_nothing(model: BertForSequenceClassification, batch: Batch, tiny_data: Path) -> None:
+    split = load_features(TASKS["MRPC"], tiny_data, tiny_data / "models/pretrained/tiny", 32)["train"]
+    together = run(model.eval(), batch).logits_BC
+    for i in range(3):
+        alone = run(model, collate(split, np.array([i]), torch.device("cpu"), pad_id=0)).logits_BC
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_works_in_training_only(model: BertForSequenceClassification, batch: Batch) -> None:
+    assert not torch.equal(run(model.train(), batch).logits_BC, run(model, batch).logits_BC)
+    assert torch.equal(run(model.eval(), batch).logits_BC, run(model, batch).logits_BC)
+
+
+def test_missing_weights_come_from_the_seed_alone(tiny_data: Path) -> None:
+    folder = tiny_data / "models/pretrained/tiny"
+    first = load_classifier(folder, LABELS, seed=1).classifier.weight
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    assert torch.equal(load_classifier(folder, LABELS, seed=1).classifier.weight, first)
+    assert not torch.equal(load_classifier(folder, LABELS, seed=2).classifier.weight, first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_student_is_the_first_layers(model: BertForSequenceClassification) -> None:
+    student = cut_to_depth(model, 2)
+    assert student.config.num_hidden_layers == 2
+    assert student.config.id2label == {0: "no", 1: "yes"}
+    for name, tensor in student.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+    student.classifier.weight.data.zero_()
+    assert model.classifier.weight.abs().sum() > 0  # a copy
+    with pytest.raises(ValueError, match="4-layer model to 5"):
+        cut_to_depth(model, 5)
