@@ -253,8 +253,8 @@ def closing_lines(summary: dict[str, Any], run_dir: Path, report: Path) -> list[
     teacher = summary["teacher"]
     lines = [
         f"{student['layers']} layers: dev score {student['metrics']['score']:.1f} "
-        f"(teacher {teacher['metrics']['score']:.1f}), {student['parameters'] / teacher['parameters']:.0%} of its size, "
-        f"{teacher['latency_ms'] / student['latency_ms']:.1f}× as fast"
+        f"(teacher {teacher['metrics']['score']:.1f}), {student['parameters'] / teacher['parameters']:.0%} of its "
+        f"size, {teacher['latency_ms'] / student['latency_ms']:.1f} times as fast"
         for student in summary["students"]
     ] or ["no trial reached the end of its training; the report says why"]
     return [

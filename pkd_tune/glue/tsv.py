@@ -59,7 +59,7 @@ def _parse(task: Task, path: Path, split: str) -> tuple[RawSplit, list[str]]:
             return raw, [f"{path}:1: the header must be {expected!r} (tabs shown as |), but is {found[:200]!r}"]
         lines, first_line = lines[1:], 2
     if not lines:
-        return raw, [f"{path} has no examples"]
+        return raw, [f"{path} is empty: it has no examples; put {task.name}'s {split} split there"]
 
     label_ids = {label: class_id for class_id, label in enumerate(task.raw_labels)}
     needed = 1 + max(column for column in (layout.sentence1, layout.sentence2, layout.label) if column is not None)
@@ -89,7 +89,7 @@ def _lines(path: Path) -> tuple[list[str], str | None]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return [], f"{path} is missing"
+        return [], f"{path} is missing; put the split there, or remove its folder to take the task from the hub"
     except OSError as error:
         return [], f"{path} cannot be read: {error.strerror}"
     try:

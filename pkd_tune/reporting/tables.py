@@ -86,8 +86,9 @@ def _notes(run: dict[str, Any], summary: dict[str, Any]) -> list[str]:
         for depth in missing
     ]
     lines += [
-        "Metrics are × 100, of the exported folder loaded again with plain `transformers` in fp32. A student's score is "
-        "a *selection score*: the best evaluation of the best trial on the split that selected it, so it is optimistic.",
+        "Metrics are times 100, of the exported folder loaded again with plain `transformers` in fp32. A student's "
+        "score is a *selection score*: the best evaluation of the best trial, on the split that selected it, so it is "
+        "optimistic.",
         f"Latency is the median over single dev examples in fp32 on {summary['latency_on']}.",
     ]
     return lines

@@ -21,7 +21,9 @@ class StudyScheduler(FIFOScheduler):
         """Reports an evaluation; returns whether Ray should go on with the trial."""
         if result.get("failure"):
             return str(TrialScheduler.CONTINUE)  # the trial ends by itself
-        details = {"metrics": result["metrics"], "epoch": result["epoch"]}
+        # Ray has flattened the nested dictionary: metrics/f1, metrics/accuracy, ...
+        metrics = {name.removeprefix("metrics/"): result[name] for name in result if name.startswith("metrics/")}
+        details = {"metrics": metrics, "epoch": result["epoch"]}
         should_stop = self.studies.report(assignment_of(trial.config), result["evaluation"], result["score"], details)
         last = result["evaluation"] == result["evaluations"]
         return str(TrialScheduler.STOP if should_stop and not last else TrialScheduler.CONTINUE)

@@ -90,7 +90,7 @@ def test_no_more_than_5_problems_of_a_file_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "\ufeff", MRPC_HEADER, MRPC_HEADER.strip()])
 def test_a_file_without_rows_is_a_problem(tmp_path: Path, text: str) -> None:
     path = written(tmp_path, text)
-    assert tsv_problems(MRPC, path, "train") == [f"{path} has no examples"]
+    assert tsv_problems(MRPC, path, "train") == [f"{path} is empty: it has no examples; put MRPC's train split there"]
 
 
 def test_a_foreign_header_is_one_problem_that_shows_both(tmp_path: Path) -> None:
@@ -102,7 +102,8 @@ def test_a_foreign_header_is_one_problem_that_shows_both(tmp_path: Path) -> None
 
 
 def test_a_missing_file_and_a_folder_in_its_place_are_problems(tmp_path: Path) -> None:
-    assert tsv_problems(MRPC, tmp_path / "dev.tsv", "dev") == [f"{tmp_path / 'dev.tsv'} is missing"]
+    (problem,) = tsv_problems(MRPC, tmp_path / "dev.tsv", "dev")
+    assert problem.startswith(f"{tmp_path / 'dev.tsv'} is missing; put the split there")
     assert "cannot be read" in tsv_problems(MRPC, tmp_path, "dev")[0]
 
 

@@ -1,0 +1,129 @@
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertForSequenceClassification
+
+from pkd_tune.config import TrainingConfig
+from pkd_tune.distillation.batches import Batch
+from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, fit, predict, schedule
+from pkd_tune.distillation.losses import LossParts, finetune_loss
+from pkd_tune.distillation.modeling import load_classifier, run
+from pkd_tune.glue.data import load_features
+from pkd_tune.glue.features import Split
+from pkd_tune.glue.tasks import TASKS, score
+
+TASK = TASKS["MRPC"]
+CONFIG = TrainingConfig(epochs=3, batch_size=16, learning_rate=2e-3, evaluations_per_epoch=2, seed=7)
+
+
+@pytest.fixture(scope="module")
+def splits(tiny_data: Path) -> dict[str, Split]:
+    return load_features(TASK, tiny_data, tiny_data / "models/pretrained/tiny", 32)
+
+
+@pytest.fixture
+def model(tiny_data: Path) -> BertForSequenceClassification:
+    return load_classifier(tiny_data / "models/pretrained/tiny", TASK.labels, seed=0)
+
+
+def train(
+    model: BertForSequenceClassification,
+    splits: dict[str, Split],
+    config: TrainingConfig = CONFIG,
+    watch: Callable[[Batch], None] = lambda batch: None,
+) -> list[Evaluation]:
+    def step(batch: Batch) -> LossParts:
+        watch(batch)
+        return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
+
+    evaluations: list[Evaluation] = []
+    fit(model, step, splits["train"], splits["dev"], TASK, config, evaluations.append)
+    return evaluations
+
+
+def test_it_learns_and_keeps_its_best_weights(model: BertForSequenceClassification, splits: dict[str, Split]) -> None:
+    evaluations = train(model, splits, replace(CONFIG, epochs=6))
+    best = max(evaluations, key=lambda evaluation: evaluation.metrics["score"])
+    assert best.metrics["score"] > 95
+    labels = splits["dev"].labels
+    assert labels is not None
+    assert score(TASK, predict(model, splits["dev"]).argmax(-1).numpy(), labels) == best.metrics
+
+
+def test_evaluations_are_evenly_spread(model: BertForSequenceClassification, splits: dict[str, Split]) -> None:
+    evaluations = train(model, splits)
+    assert [evaluation.epoch for evaluation in evaluations] == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    assert [evaluation.number for evaluation in evaluations] == [1, 2, 3, 4, 5, 6]
+    assert {evaluation.of for evaluation in evaluations} == {6}
+    running_best = np.maximum.accumulate([evaluation.metrics["score"] for evaluation in evaluations])
+    assert [evaluation.best_score for evaluation in evaluations] == running_best.tolist()
+
+
+def test_every_epoch_sees_every_example_in_a_new_order_with_dropout_on(
+    model: BertForSequenceClassification, splits: dict[str, Split]
+) -> None:
+    seen: list[int] = []
+
+    def watch(batch: Batch) -> None:
+        assert model.training
+        seen.extend(batch.example_ids_B.tolist())
+
+    train(model, splits, watch=watch)
+    size = len(splits["train"])
+    epochs = [seen[i * size : (i + 1) * size] for i in range(3)]
+    assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_a_seed_repeats_a_training_exactly(tiny_data: Path, splits: dict[str, Split]) -> None:
+    def losses(seed: int) -> list[float]:
+        fresh = load_classifier(tiny_data / "models/pretrained/tiny", TASK.labels, seed=0)
+        return [evaluation.losses.total.item() for evaluation in train(fresh, splits, replace(CONFIG, seed=seed))]
+
+    first = losses(1)
+    torch.rand(3)  # what ran before must not matter
+    assert losses(1) == first
+    assert losses(2) != first
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(
+    model: BertForSequenceClassification, splits: dict[str, Split]
+) -> None:
+    def step(batch: Batch) -> LossParts:
+        parts = finetune_loss(run(model, batch).logits_BC, batch.labels_B)
+        return parts._replace(total=parts.total * math.nan)
+
+    with pytest.raises(TrainingDivergedError, match="not finite at step 3 of 18"):
+        fit(model, step, splits["train"], splits["dev"], TASK, CONFIG, lambda evaluation: None)
+
+
+def test_one_class_only_is_called_degenerate(model: BertForSequenceClassification, splits: dict[str, Split]) -> None:
+    first = train(model, splits, replace(CONFIG, learning_rate=1e-9))[0]
+    predictions = predict(model, splits["dev"]).argmax(-1)
+    assert first.degenerate == (len(predictions.unique()) == 1)
+    model.classifier.bias.data = torch.tensor([0.0, 100.0])
+    assert train(model, splits, replace(CONFIG, learning_rate=1e-9))[0].degenerate
+
+
+def test_the_optimizer_spares_biases_and_layer_norms(model: BertForSequenceClassification) -> None:
+    from pkd_tune.distillation.loop import _optimizer
+
+    decayed, plain = _optimizer(model, CONFIG).param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
+    assert all(parameter.ndim == 2 for parameter in decayed["params"])
+    assert all(parameter.ndim == 1 for parameter in plain["params"])
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
+
+
+def test_the_schedule_rises_for_a_tenth_then_falls_and_is_never_0() -> None:
+    shares = [schedule(step, 20, 0.1) for step in range(20)]
+    assert shares[:3] == [0.5, 1.0, 1.0]
+    assert shares[-1] == pytest.approx(1 / 18)
+    assert all(a > b for a, b in pairwise(shares[2:]))
+    assert schedule(0, 1, 0.1) == 1.0

@@ -1,0 +1,143 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig, UserError
+from pkd_tune.distillation.loop import Evaluation
+from pkd_tune.distillation.student import Classroom, distill, open_classroom
+from pkd_tune.distillation.teacher import Teacher, prepare_teacher
+from pkd_tune.glue.data import load_features
+from pkd_tune.glue.tasks import TASKS
+
+TASK = TASKS["MRPC"]
+TEACHING = TrainingConfig(epochs=6, batch_size=16, learning_rate=3e-3, seed=0)
+TRAINING = TrainingConfig(epochs=2, batch_size=16, learning_rate=2e-3, seed=0)
+PKD = DistillConfig(student_layers=3, alpha=0.5, beta=10.0, temperature=5.0, strategy="skip", normalize=True)
+CPU = torch.device("cpu")
+
+
+def nothing(evaluation: Evaluation) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def data(tiny_data: Path) -> DataConfig:
+    folder = tiny_data / "models/pretrained/tiny"
+    return DataConfig(task="MRPC", data_dir=tiny_data, pretrained_dir=folder, max_length=32)
+
+
+@pytest.fixture(scope="module")
+def prepare(data: DataConfig) -> Callable[[TrainingConfig, Path], Teacher]:
+    splits = load_features(TASK, data.data_dir, data.pretrained_dir, data.max_length)
+    folder = data.data_dir / "models/finetuned/MRPC"
+
+    def prepare(config: TrainingConfig, start: Path) -> Teacher:
+        return prepare_teacher(TASK, splits, start, folder, config, CPU, nothing)
+
+    return prepare
+
+
+@pytest.fixture(scope="module")
+def teacher(data: DataConfig, prepare: Callable[[TrainingConfig, Path], Teacher]) -> Teacher:
+    return prepare(TEACHING, data.pretrained_dir)
+
+
+@pytest.fixture(scope="module")
+def classroom(data: DataConfig, teacher: Teacher) -> Classroom:
+    return open_classroom(data, teacher, CPU, seed=0)
+
+
+def run(classroom: Classroom, config: DistillConfig, training: TrainingConfig = TRAINING) -> list[Evaluation]:
+    evaluations: list[Evaluation] = []
+    distill(classroom, config, training, evaluations.append)
+    return evaluations
+
+
+def test_the_teacher_passes_the_gate_and_is_kept(
+    data: DataConfig, teacher: Teacher, prepare: Callable[[TrainingConfig, Path], Teacher]
+) -> None:
+    assert teacher.metrics["score"] > 95 > teacher.majority["score"]
+    assert teacher.layers == 4
+    weights = teacher.folder / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    assert prepare(TEACHING, data.pretrained_dir) == teacher
+    assert weights.stat().st_mtime_ns == written
+
+
+def test_a_finetuned_folder_is_used_as_it_is(
+    teacher: Teacher, prepare: Callable[[TrainingConfig, Path], Teacher]
+) -> None:
+    given = prepare(TEACHING, teacher.folder)
+    assert given.folder == teacher.folder
+    assert not given.finetuned_here
+    assert given.metrics == teacher.metrics
+
+
+def test_a_teacher_that_learnt_nothing_is_refused(
+    data: DataConfig, prepare: Callable[[TrainingConfig, Path], Teacher]
+) -> None:
+    with pytest.raises(
+        UserError, match=r"most frequent class scores .* raise epochs or learning_rate under \[teacher\]"
+    ):
+        prepare(replace(TEACHING, epochs=1, learning_rate=1e-9), data.pretrained_dir)
+
+
+def test_a_cache_that_is_not_the_teachers_is_refused(data: DataConfig, teacher: Teacher, classroom: Classroom) -> None:
+    wrong = replace(teacher, metrics={**teacher.metrics, "score": 50.0})
+    with pytest.raises(UserError, match="delete this folder"):
+        open_classroom(data, wrong, CPU, seed=0)
+
+
+def test_a_student_learns_and_depends_on_its_settings_alone(classroom: Classroom) -> None:
+    """The same score first and tenth in a process: every generator is set anew, and shared weights are not changed."""
+    before = {name: tensor.clone() for name, tensor in classroom.pretrained.state_dict().items()}
+    first = run(classroom, PKD)
+    for other in (replace(PKD, student_layers=2, strategy="last"), replace(PKD, alpha=1.0, beta=0.0)):
+        run(classroom, other, replace(TRAINING, seed=5))
+    again = run(classroom, PKD)
+    assert [e.metrics for e in again] == [e.metrics for e in first]
+    assert [e.losses.total.item() for e in again] == [e.losses.total.item() for e in first]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in classroom.pretrained.state_dict().items())
+    assert first[-1].losses.total < first[0].losses.total
+
+
+@pytest.mark.parametrize(
+    ("change", "term_is_used"),
+    [
+        ({"alpha": 0.0}, {"kd": False, "pt": True}),
+        ({"beta": 0.0}, {"kd": True, "pt": False}),
+        ({"student_layers": 1}, {"kd": True, "pt": False}),  # one layer has no inner layer to imitate with
+        ({}, {"kd": True, "pt": True}),
+    ],
+)
+def test_terms_without_weight_are_left_out(
+    classroom: Classroom, change: dict[str, float], term_is_used: dict[str, bool]
+) -> None:
+    (first, *_) = run(classroom, replace(PKD, **change), replace(TRAINING, epochs=1))
+    assert {name: getattr(first.losses, name).item() > 0 for name in ("kd", "pt")} == term_is_used
+
+
+def test_strategies_differ(classroom: Classroom) -> None:
+    skip, last = (
+        run(classroom, replace(PKD, strategy=strategy), replace(TRAINING, epochs=1))[0].losses.pt
+        for strategy in ("skip", "last")
+    )
+    assert skip != last
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"alpha": 1.5}, r"alpha must be in \[0, 1\], but got 1.5"),
+        ({"beta": -1.0}, "beta must be at least 0, but got -1.0"),
+        ({"temperature": 0.0}, "temperature must be above 0, but got 0.0"),
+        ({"student_layers": 0}, "student_layers must be at least 1, but got 0"),
+        ({"strategy": "first"}, "strategy must be skip or last, but got 'first'"),
+    ],
+)
+def test_impossible_settings_are_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(PKD, **change)

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from pkd_tune.config import UserError
+from pkd_tune.tuning.run_folder import check_same_search, choose_run_folder
+
+
+def test_the_latest_run_is_continued_unless_a_new_one_is_asked_for(tmp_path: Path) -> None:
+    def choose(new: bool) -> str:
+        return choose_run_folder(tmp_path / "MRPC", "minilm", new=new).name
+
+    assert choose(new=False) == choose(new=True) == "minilm"
+    for name in ("minilm", "minilm-2", "minilm-10", "minilm-large", "other-99"):
+        (tmp_path / "MRPC" / name).mkdir(parents=True)
+    assert choose(new=False) == "minilm-10"
+    assert choose(new=True) == "minilm-11"
+
+
+def test_differing_settings_are_all_named(tmp_path: Path) -> None:
+    before = {"search": {"trials": 8, "seed": 1, "depths": [2, 3], "data": {"task": "MRPC", "data_dir": "/a"}}}
+    now = {"search": {"trials": 9, "seed": 2, "depths": [2], "data": {"task": "MRPC", "data_dir": "/b"}}, "later": 1}
+    with pytest.raises(UserError) as caught:
+        check_same_search(tmp_path, before, now)
+    seed, depths = caught.value.problems
+    assert "search.seed was 1 in this run and is now 2" in seed
+    assert "--new" in seed
+    assert "search.depths was [2, 3] in this run and is now [2]" in depths
+
+
+def test_more_trials_and_a_moved_folder_are_the_same_search(tmp_path: Path) -> None:
+    before = {"search": {"trials": 8, "data": {"data_dir": "/a"}}, "provenance": {"started": "x"}}
+    now = {"search": {"trials": 9, "data": {"data_dir": "/b"}}, "provenance": {"started": "y"}}
+    check_same_search(tmp_path, before, now)
