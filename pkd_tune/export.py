@@ -22,7 +22,7 @@ from pkd_tune.distillation.teacher import Teacher, save_classifier
 from pkd_tune.glue.data import RawSplit
 from pkd_tune.glue.tasks import TASKS, Task, score
 from pkd_tune.reporting.records import write_text
-from pkd_tune.reporting.tables import metric_titles
+from pkd_tune.reporting.tables import metric_titles, plural
 from pkd_tune.tuning.study import Assignment, Studies
 from pkd_tune.tuning.trial import checkpoint_path
 
@@ -31,7 +31,7 @@ LATENCY_EXAMPLES = 50
 
 
 def export_best(
-    config: SearchConfig, teacher: Teacher, studies: Studies, dev: RawSplit, run_dir: Path, command: str
+    config: SearchConfig, teacher: Teacher, studies: Studies, dev: RawSplit, run_dir: Path, command: str, *, demo: bool
 ) -> dict[str, Any]:
     """Exports the best complete trial of each depth to `best/<k>-layer/` and measures teacher and students alike.
 
@@ -42,6 +42,7 @@ def export_best(
         dev: What is scored.
         run_dir: Holds the checkpoints and receives the folders.
         command: What was run, for the model card.
+        demo: Whether the data is the made-up corpus.
 
     Returns:
         What summary.json holds.
@@ -73,7 +74,7 @@ def export_best(
             "folder": target.relative_to(run_dir).as_posix(),
             **measure(target, dev, task, data.max_length),
         }
-        write_card(student, teacher_record, task, command, target)
+        write_card(student, teacher_record, task, command, target, demo=demo)
         students.append(student)
     return {"teacher": teacher_record, "students": students, "latency_on": latency_machine()}
 
@@ -143,7 +144,9 @@ def latency_machine() -> str:
     return f"{torch.get_num_threads()} threads of a {platform.machine()} CPU"
 
 
-def write_card(student: dict[str, Any], teacher: dict[str, Any], task: Task, command: str, target: Path) -> None:
+def write_card(
+    student: dict[str, Any], teacher: dict[str, Any], task: Task, command: str, target: Path, *, demo: bool
+) -> None:
     """Writes the model card (README.md) of an exported student.
 
     Args:
@@ -152,6 +155,7 @@ def write_card(student: dict[str, Any], teacher: dict[str, Any], task: Task, com
         task: What it classifies.
         command: What was run to get it.
         target: The student's folder.
+        demo: Whether the data was the made-up corpus, which must not pass for GLUE's.
     """
     titles = metric_titles(student["metrics"])
     results = "\n".join(
@@ -162,17 +166,9 @@ def write_card(student: dict[str, Any], teacher: dict[str, Any], task: Task, com
     values = "\n".join(
         f"    - type: {name}\n      value: {student['metrics'][name]:.2f}" for name in titles if name != "score"
     )
-    first = f"{task.name}, {student['layers']} layers"
     imitated = ", ".join(map(str, student["imitated_layers"])) or "none"
-    card = f"""---
-library_name: transformers
-pipeline_tag: text-classification
-language: en
-tags:
-- knowledge-distillation
-- patient-knowledge-distillation
-- pkd_tune
-datasets:
+    data = f"a made-up demo corpus in the format of {task.name}" if demo else f"GLUE {task.name}"
+    index = f"""datasets:
 - nyu-mll/glue
 model-index:
 - name: {task.name}-{student["layers"]}-layer
@@ -186,11 +182,20 @@ model-index:
       split: validation
     metrics:
 {values}
----
+"""
+    card = f"""---
+library_name: transformers
+pipeline_tag: text-classification
+language: en
+tags:
+- knowledge-distillation
+- patient-knowledge-distillation
+- pkd_tune
+{"" if demo else index}---
 
-# {first}
+# {data[0].upper() + data[1:]}, {plural(student["layers"], "layer")}
 
-A BERT classifier for GLUE {task.name}, distilled from a {teacher["layers"]}-layer teacher ({teacher["name"]}) with
+A BERT classifier for {data}, distilled from a {teacher["layers"]}-layer teacher ({teacher["name"]}) with
 Patient Knowledge Distillation (Sun et al., EMNLP 2019, https://arxiv.org/abs/1908.09355).
 Classes: {", ".join(f"{i} {label}" for i, label in enumerate(task.labels))}.
 

@@ -34,7 +34,7 @@ from pkd_tune.reporting.records import (
     write_json,
     write_trials,
 )
-from pkd_tune.reporting.tables import write_report
+from pkd_tune.reporting.tables import plural, write_report
 from pkd_tune.tuning.run_folder import check_same_search, choose_run_folder
 from pkd_tune.tuning.slots import Slots, choose_slots
 from pkd_tune.tuning.space import Space, find_space, load_space
@@ -240,7 +240,8 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
     run_search(config, teacher, studies, run_dir, slots)
     write_trials(run_dir / TRIALS, studies.rows())
     say("exporting the best student of each depth, and scoring what was exported")
-    summary = export_best(config, teacher, studies, raw["dev"], run_dir, record["provenance"]["command"])
+    command = record["provenance"]["command"]
+    summary = export_best(config, teacher, studies, raw["dev"], run_dir, command, demo=record["demo"])
     write_json(run_dir / SUMMARY, summary)
     report = write_report(run_dir)
     for line in closing_lines(summary, run_dir, report):
@@ -252,7 +253,7 @@ def closing_lines(summary: dict[str, Any], run_dir: Path, report: Path) -> list[
     """Returns what a finished search says: the best student of each depth, and where everything is."""
     teacher = summary["teacher"]
     lines = [
-        f"{student['layers']} layers: dev score {student['metrics']['score']:.1f} "
+        f"{plural(student['layers'], 'layer')}: dev score {student['metrics']['score']:.1f} "
         f"(teacher {teacher['metrics']['score']:.1f}), {student['parameters'] / teacher['parameters']:.0%} of its "
         f"size, {teacher['latency_ms'] / student['latency_ms']:.1f} times as fast"
         for student in summary["students"]

@@ -48,6 +48,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
+def plural(count: int, noun: str) -> str:
+    """Returns the count with its noun, `1 layer` or `2 layers`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def metric_titles(metrics: dict[str, float]) -> dict[str, str]:
     """Returns the title of each metric, and of the score where it is the mean of several."""
     names = [name for name in metrics if name != "score"]
@@ -61,7 +66,7 @@ def _results(summary: dict[str, Any]) -> str:
     header = ["dev split", *titles.values(), "parameters", "size of teacher", "latency", "speed-up"]
     rows = []
     for name, model in [(f"teacher, {teacher['layers']} layers", teacher)] + [
-        (f"best student, {student['layers']} layers", student) for student in summary["students"]
+        (f"best student, {plural(student['layers'], 'layer')}", student) for student in summary["students"]
     ]:
         rows.append(
             [
@@ -82,7 +87,7 @@ def _notes(run: dict[str, Any], summary: dict[str, Any]) -> list[str]:
     students = summary["students"]
     missing = [depth for depth in run["search"]["depths"] if depth not in {student["layers"] for student in students}]
     lines = [
-        f"No trial of {depth} layers reached the end of its training, so there is no student of that depth.\n"
+        f"No trial of {plural(depth, 'layer')} reached the end of its training, so there is no student of that depth.\n"
         for depth in missing
     ]
     lines += [
@@ -102,8 +107,11 @@ def _settings(students: list[dict[str, Any]]) -> str:
     for student in students:
         values = [_value(student["settings"][name]) for name in names]
         layers = ", ".join(map(str, student["imitated_layers"])) or "none"
-        rows.append([f"{student['layers']} layers", student["trial"], *values, layers, f"{student['epoch']:g}"])
-    return table(["student", "trial", *names, "teacher layers imitated", "best epoch"], rows)
+        rows.append([plural(student["layers"], "layer"), student["trial"], *values, layers, f"{student['epoch']:.1f}"])
+    text = table(["student", "trial", *names, "teacher layers imitated", "best epoch"], rows)
+    if any(not student["imitated_layers"] for student in students):
+        text += "\n\nOne layer has no inner layer to imitate with: beta, strategy and normalize have no effect there."
+    return text
 
 
 def _trial_counts(depths: list[int], trials: pd.DataFrame) -> str:
@@ -111,7 +119,7 @@ def _trial_counts(depths: list[int], trials: pd.DataFrame) -> str:
     rows = []
     for depth in depths:
         of_depth = trials[trials["depth"] == depth]
-        rows.append([f"{depth} layers", len(of_depth), *((of_depth["state"] == state).sum() for state in states)])
+        rows.append([plural(depth, "layer"), len(of_depth), *((of_depth["state"] == state).sum() for state in states)])
     text = table(["depth", "started", *states], rows)
     errors = trials["error"].dropna().value_counts() if "error" in trials else pd.Series(dtype=int)
     return text + "".join(f"\n\n{count} failed with: `{error}`" for error, count in errors.items())

@@ -2,6 +2,8 @@
 
 import json
 import random
+import tomllib
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from transformers import AutoTokenizer, BertModel
 from pkd_tune.config import UserError
 from pkd_tune.glue import demo
 
+SPACE = tomllib.loads((files("pkd_tune.search_spaces") / "demo.toml").read_text(encoding="utf-8"))
 TEXT_COLUMNS = "#1 ID\t#2 ID\t#1 String\t#2 String"
 
 
@@ -154,7 +157,7 @@ def dev_accuracy(data_dir: Path, train: Batch, dev: Batch, *, layers: int, epoch
     bert.encoder.layer = bert.encoder.layer[:layers]
     head = torch.nn.Linear(bert.config.hidden_size, 2)
     parameters = [*bert.parameters(), *head.parameters()]
-    rate = demo.TEACHER_LEARNING_RATE
+    rate = SPACE["teacher"]["learning_rate"]
     optimizer = torch.optim.AdamW(parameters, lr=rate, eps=1e-6, weight_decay=0.01)
     steps = epochs * (demo.SPLIT_SIZES["train"] // 32)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -184,8 +187,8 @@ def dev_accuracy(data_dir: Path, train: Batch, dev: Batch, *, layers: int, epoch
 @pytest.mark.timeout(600)
 def test_depth_matters_as_it_does_in_glue(written: Path) -> None:
     train, dev = encoded(written, "train"), encoded(written, "dev")
-    teacher = dev_accuracy(written, train, dev, layers=4, epochs=demo.TEACHER_EPOCHS)
-    two, one = (dev_accuracy(written, train, dev, layers=k, epochs=demo.STUDENT_EPOCHS) for k in (2, 1))
+    teacher = dev_accuracy(written, train, dev, layers=4, epochs=SPACE["teacher"]["epochs"])
+    two, one = (dev_accuracy(written, train, dev, layers=k, epochs=SPACE["training"]["epochs"]) for k in (2, 1))
     majority = max((dev["labels"] == label).float().mean().item() for label in (0, 1))
     # Each step is at least two standard errors of a 500-pair score.
     assert teacher >= 0.90
