@@ -25,7 +25,7 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, list[str]
         command: Takes the parsed and the raw arguments; returns the exit code.
 
     Returns:
-        The exit code; 2 after a `UserError`, whose problems are printed one line each.
+        The exit code; 2 after a `UserError`, whose problems are printed one line each; 130 after Ctrl-C.
     """
     logging.basicConfig(level=logging.WARNING, format=f"{parser.prog}: %(message)s")
     argv = sys.argv[1:]
@@ -35,3 +35,6 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, list[str]
         for problem in error.problems:
             print(f"{parser.prog}: error: {problem}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130

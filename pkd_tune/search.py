@@ -234,6 +234,7 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
     if (run_dir / RUN).exists():
         check_same_search(run_dir, read_json(run_dir / RUN), record)
     write_json(run_dir / RUN, record)
+    say("teacher outputs: computed once for every example, then shared by all trials")
     open_classroom(data, teacher, torch.device(slots.device), config.student_training.seed)
 
     studies = Studies(run_dir / "study.log", config.depths, config.trials, space.parameters, config.seed)

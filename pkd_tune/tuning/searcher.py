@@ -16,7 +16,7 @@ class StudySearcher(Searcher):
     """Hands each trial of the studies to Ray, until every depth has its quota."""
 
     def __init__(self, studies: Studies) -> None:
-        super().__init__(metric="score", mode="max")
+        super().__init__()  # no metric: what a score is, the studies know
         self.studies = studies
         self.assignments: dict[str, Assignment] = {}
 
