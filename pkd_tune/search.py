@@ -10,21 +10,27 @@ Running the same command again continues a search that was interrupted, or adds 
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from pkd_tune.command_line import Parser, run_command
+from pkd_tune.command_line import (
+    DEFAULT_MODEL,
+    Parser,
+    Problems,
+    add_data_flags,
+    find_data,
+    find_encoder,
+    run_command,
+    say,
+)
 from pkd_tune.config import DataConfig, SearchConfig, UserError
-from pkd_tune.distillation.model_folder import encoder_problems, layer_count
-from pkd_tune.glue.data import check_source, load_features, load_raw, row_count_notes
-from pkd_tune.glue.demo import write_demo
-from pkd_tune.glue.hub import find_pretrained
-from pkd_tune.glue.tasks import TASKS, find_task
+from pkd_tune.distillation.model_folder import layer_count
+from pkd_tune.glue.data import load_features, load_raw, row_count_notes
+from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import (
     RUN,
     SUMMARY,
@@ -39,10 +45,6 @@ from pkd_tune.tuning.run_folder import check_same_search, choose_run_folder
 from pkd_tune.tuning.slots import Slots, choose_slots
 from pkd_tune.tuning.space import Space, find_space, load_space
 
-DEFAULT_TEACHER = "google-bert/bert-base-uncased"
-
-T = TypeVar("T")
-
 
 def make_parser() -> Parser:
     """Returns the command's flags."""
@@ -51,13 +53,8 @@ def make_parser() -> Parser:
         description="Searches Patient Knowledge Distillation students for a GLUE task; leaves report and checkpoints.",
         epilog="The same command again continues an interrupted search; a larger --trials adds to a finished one.",
     )
+    add_data_flags(parser)
     add = parser.add_argument
-    add("--task", required=True, help=f"GLUE task, in any usual spelling: {', '.join(TASKS)}")
-    add(
-        "--demo",
-        action="store_true",
-        help="use a small made-up corpus and model: nothing is downloaded, a few minutes on a CPU",
-    )
     add(
         "--gpus",
         type=int,
@@ -65,16 +62,8 @@ def make_parser() -> Parser:
         help="GPUs to use, one trial on each; 0: the CPU, one trial per core (default: all GPUs found, else the CPU)",
     )
     add(
-        "--data-dir",
-        type=Path,
-        default=Path("data"),
-        metavar="DIR",
-        help="holds data_raw/<TASK>/{train,dev,test}.tsv and models/pretrained/<name>; what is not there comes from "
-        "the Hugging Face hub (default: %(default)s)",
-    )
-    add(
         "--teacher",
-        default=DEFAULT_TEACHER,
+        default=DEFAULT_MODEL,
         metavar="MODEL",
         help="BERT to fine-tune as the teacher, or a classifier fine-tuned for the task: a folder, a name under "
         "models/pretrained, or a name on the hub (default: %(default)s)",
@@ -124,40 +113,17 @@ def resolve(args: argparse.Namespace) -> tuple[SearchConfig, Space, Slots]:
     Raises:
         UserError: With all problems found.
     """
-    problems: list[str] = []
-
-    def attempt(find: Callable[[], T]) -> T | None:
-        try:
-            return find()
-        except UserError as error:
-            problems.extend(error.problems)
-            return None
-
-    task = attempt(lambda: find_task(args.task))
-    space = attempt(lambda: load_space(find_space(args.space or ("demo" if args.demo else "default"))))
-    slots = attempt(lambda: choose_slots(args.gpus))
+    problems = Problems()
+    space = problems.attempt(lambda: load_space(find_space(args.space or ("demo" if args.demo else "default"))))
+    slots = problems.attempt(lambda: choose_slots(args.gpus))
     if args.trials is not None and args.trials < 1:
-        problems.append(f"--trials must be at least 1, but got {args.trials}")
+        problems.found.append(f"--trials must be at least 1, but got {args.trials}")
     if args.out.exists() and not args.out.is_dir():
-        problems.append(f"--out {args.out}: is a file; give a folder")
-    if args.demo and args.teacher != DEFAULT_TEACHER:
-        problems.append("--demo has its own teacher; leave out --teacher")
-    if args.demo and task is not None and task.name != "MRPC":
-        problems.append(f"--demo is made for MRPC only so far, not for {task.name}")
-    data_dir = args.data_dir.resolve() / "demo" if args.demo else args.data_dir.resolve()
-    folder: Path | None = None
-    if args.demo:
-        folder = write_demo(data_dir) if not problems else None
-    else:
-        if task is not None:
-            problems += check_source(task, data_dir)
-        folder = attempt(lambda: find_pretrained(args.teacher, data_dir).resolve())
-    if folder is not None and (wrong := encoder_problems(folder)):
-        problems += wrong
-        folder = None
-    depths = attempt(lambda: choose_depths(args.depths, layer_count(folder))) if folder is not None else None
-    if problems:
-        raise UserError(*problems)
+        problems.found.append(f"--out {args.out}: is a file; give a folder")
+    task, data_dir = find_data(args, problems)
+    folder = find_encoder(args, "--teacher", data_dir, problems)
+    depths = problems.attempt(lambda: choose_depths(args.depths, layer_count(folder))) if folder is not None else None
+    problems.raise_any()
     assert task is not None and space is not None and slots is not None  # noqa: PT018 - for the type checker
     assert folder is not None and depths is not None  # noqa: PT018
     data = DataConfig(task=task.name, data_dir=data_dir, pretrained_dir=folder, max_length=space.max_length)
@@ -265,11 +231,6 @@ def closing_lines(summary: dict[str, Any], run_dir: Path, report: Path) -> list[
         f"checkpoints: {run_dir / 'best'}",
         f"TensorBoard: tensorboard --logdir {run_dir / 'ray'}",
     ]
-
-
-def say(line: str) -> None:
-    """Prints a line to standard error, where the progress bar is; standard output stays free."""
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

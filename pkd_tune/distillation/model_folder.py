@@ -18,26 +18,26 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def encoder_problems(folder: Path) -> list[str]:
-    """Returns why a folder cannot be a teacher, one line each; empty when it can."""
+def encoder_problems(folder: Path, flag: str) -> list[str]:
+    """Returns why the folder a flag names cannot be used, one line each; empty when it can."""
     if not (folder / "config.json").is_file():
-        return [f"--teacher {folder}: no config.json there; give a folder written by save_pretrained"]
+        return [f"{flag} {folder}: no config.json there; give a folder written by save_pretrained"]
     try:
         config = read_config(folder)
     except (json.JSONDecodeError, UnicodeDecodeError, AssertionError):
-        return [f"--teacher {folder}: config.json is not a JSON object; download or save the model again"]
+        return [f"{flag} {folder}: config.json is not a JSON object; download or save the model again"]
     problems = []
     if config.get("model_type") != "bert":
         problems.append(
-            f"--teacher {folder}: a {config.get('model_type', 'model of unknown type')!r} model is not supported; "
+            f"{flag} {folder}: a {config.get('model_type', 'model of unknown type')!r} model is not supported; "
             "give a BERT encoder (model_type 'bert' in config.json)"
         )
     elif not isinstance(config.get("num_hidden_layers", 12), int) or config.get("num_hidden_layers", 12) < 2:
-        problems.append(f"--teacher {folder}: num_hidden_layers in config.json must be a whole number above 1")
+        problems.append(f"{flag} {folder}: num_hidden_layers in config.json must be a whole number above 1")
     if not (folder / WEIGHTS).is_file():
-        problems.append(f"--teacher {folder}: no {WEIGHTS} there; convert the weights to safetensors (save_pretrained)")
+        problems.append(f"{flag} {folder}: no {WEIGHTS} there; convert the weights to safetensors (save_pretrained)")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        problems.append(f"--teacher {folder}: no tokenizer there; add {' or '.join(TOKENIZER_FILES)}")
+        problems.append(f"{flag} {folder}: no tokenizer there; add {' or '.join(TOKENIZER_FILES)}")
     return problems
 
 
