@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 Strategy = Literal["skip", "last"]
+Init = Literal["pretrained", "teacher", "teacher-skip"]
 
 
 class UserError(ValueError):
@@ -49,7 +50,7 @@ class DistillConfig:
     """What one student is and what it learns from: L = (1 - alpha) L_CE + alpha L_DS + beta L_PT."""
 
     student_layers: int
-    """Depth k of the student, which starts as the first k layers of the pretrained model."""
+    """Depth k of the student."""
     alpha: float
     """Weight of the teacher's soft labels, in [0, 1]."""
     beta: float
@@ -85,10 +86,15 @@ class DataConfig:
     """Name of the GLUE task as `pkd_tune.glue.tasks.TASKS` has it."""
     data_dir: Path
     """Holds data_raw/, data_feat/, models/ and teacher_cache/."""
-    pretrained_dir: Path
-    """Hugging Face folder of the pretrained encoder: the teacher's start, the students' start, and the tokenizer."""
+    teacher_dir: Path
+    """Hugging Face folder the teacher starts from, with the teacher's tokenizer."""
+    student_dir: Path
+    """Hugging Face folder of the pretrained encoder students are cut from, with its tokenizer; often the teacher's."""
     max_length: int = 128
     """Longest example in word pieces; longer ones are truncated. The paper uses 128."""
+    init: Init = "pretrained"
+    """What students start from: the first k layers of the pretrained model (the paper's way), the first k layers of the
+    fine-tuned teacher, or every (N/k)-th layer of it up to its top."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,8 +102,8 @@ class SearchConfig:
     """One search, resolved: everything that decides what its trials compute."""
 
     data: DataConfig
-    teacher_training: TrainingConfig
-    """How the teacher is fine-tuned, unless its folder already holds a fine-tuned classifier."""
+    teacher_trainings: tuple[TrainingConfig, ...]
+    """How the teacher is fine-tuned, and the best of them kept; unused where its folder holds a classifier already."""
     student_training: TrainingConfig
     """How students are trained; each trial brings its own learning rate."""
     depths: tuple[int, ...]

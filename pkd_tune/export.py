@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from pkd_tune.config import SearchConfig
 from pkd_tune.distillation.layer_map import teacher_layers
 from pkd_tune.distillation.model_folder import WEIGHTS
-from pkd_tune.distillation.modeling import cut_to_depth, load_classifier
+from pkd_tune.distillation.modeling import cut_to_layers, load_classifier
 from pkd_tune.distillation.teacher import Teacher, save_classifier
 from pkd_tune.glue.data import RawSplit
 from pkd_tune.glue.tasks import TASKS, Task, score
@@ -49,7 +49,7 @@ def export_best(
     """
     data, task = config.data, TASKS[config.data.task]
     teacher_record = {
-        "name": data.pretrained_dir.name,
+        "name": data.teacher_dir.name,
         "layers": teacher.layers,
         "finetuned_here": teacher.finetuned_here,
         "majority": teacher.majority,
@@ -63,7 +63,7 @@ def export_best(
         settings = studies.settings(best)
         target = run_dir / "best" / f"{depth}-layer"
         weights = checkpoint_path(run_dir / "checkpoints", Assignment(depth, best.number))
-        export_student(weights, depth, data.pretrained_dir, task, config.student_training.seed, target)
+        export_student(weights, depth, data.student_dir, task, config.student_training.seed, target)
         student = {
             "layers": depth,
             "trial": best.number,
@@ -90,7 +90,7 @@ def export_student(weights: Path, layers: int, pretrained_dir: Path, task: Task,
         seed: Only fills weights that `weights` then overwrites.
         target: The folder.
     """
-    student = cut_to_depth(load_classifier(pretrained_dir, task.labels, seed), layers)
+    student = cut_to_layers(load_classifier(pretrained_dir, task.labels, seed), range(1, layers + 1))
     student.load_state_dict(load_file(weights))
     target.parent.mkdir(parents=True, exist_ok=True)
     save_classifier(student, pretrained_dir, target)

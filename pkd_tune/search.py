@@ -69,6 +69,11 @@ def make_parser() -> Parser:
         "models/pretrained, or a name on the hub (default: %(default)s)",
     )
     add(
+        "--student",
+        metavar="MODEL",
+        help="BERT that students are cut from, which may be narrower than the teacher (default: what --teacher names)",
+    )
+    add(
         "--depths",
         type=int,
         nargs="+",
@@ -92,7 +97,7 @@ def make_parser() -> Parser:
 def search(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code: 0, or 1 when no trial was completed."""
     config, space, slots = resolve(args)
-    name = "demo" if args.demo else config.data.pretrained_dir.name
+    name = "demo" if args.demo else config.data.teacher_dir.name
     run_dir = choose_run_folder(args.out.resolve() / config.data.task, name, new=args.new)
     record = {"demo": args.demo, "search": asdict(config), "space": asdict(space)["parameters"]}
     record = json.loads(json.dumps(record, default=str))
@@ -122,14 +127,29 @@ def resolve(args: argparse.Namespace) -> tuple[SearchConfig, Space, Slots]:
         problems.found.append(f"--out {args.out}: is a file; give a folder")
     task, data_dir = find_data(args, problems)
     folder = find_encoder(args, "--teacher", data_dir, problems)
-    depths = problems.attempt(lambda: choose_depths(args.depths, layer_count(folder))) if folder is not None else None
+    student_folder = find_encoder(args, "--student", data_dir, problems) if args.student else folder
+    depths = None
+    if folder is not None and student_folder is not None:
+        most = (
+            layer_count(folder)
+            if folder == student_folder
+            else min(layer_count(folder), layer_count(student_folder) + 1)
+        )
+        depths = problems.attempt(lambda: choose_depths(args.depths, most))
     problems.raise_any()
     assert task is not None and space is not None and slots is not None  # noqa: PT018 - for the type checker
-    assert folder is not None and depths is not None  # noqa: PT018
-    data = DataConfig(task=task.name, data_dir=data_dir, pretrained_dir=folder, max_length=space.max_length)
+    assert folder is not None and student_folder is not None and depths is not None  # noqa: PT018
+    data = DataConfig(
+        task=task.name,
+        data_dir=data_dir,
+        teacher_dir=folder,
+        student_dir=student_folder,
+        max_length=space.max_length,
+        init=space.init,
+    )
     config = SearchConfig(
         data=data,
-        teacher_training=replace(space.teacher, seed=args.seed),
+        teacher_trainings=tuple(replace(training, seed=args.seed) for training in space.teacher),
         student_training=replace(space.training, seed=args.seed),
         depths=depths,
         trials=args.trials or space.trials,
@@ -172,7 +192,7 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
     raw = load_raw(task, data.data_dir)
     for note in [] if record["demo"] else row_count_notes(task, raw):
         say(f"note: {note}")
-    splits = load_features(task, data.data_dir, data.pretrained_dir, data.max_length)
+    splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     with tqdm(desc="teacher", unit=" evaluations", leave=False, disable=not sys.stderr.isatty()) as bar:
 
         def show(evaluation: Evaluation) -> None:
@@ -186,14 +206,14 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
         teacher = prepare_teacher(
             task,
             splits,
-            data.pretrained_dir,
+            data.teacher_dir,
             data.data_dir / "models" / "finetuned" / task.name,
-            config.teacher_training,
+            config.teacher_trainings,
             torch.device(slots.device),
             show,
         )
     say(
-        f"teacher: {data.pretrained_dir.name}, {teacher.layers} layers, {task.name} dev score "
+        f"teacher: {data.teacher_dir.name}, {teacher.layers} layers, {task.name} dev score "
         f"{teacher.metrics['score']:.1f} (most frequent class: {teacher.majority['score']:.1f})"
     )
     record["content"] = {"teacher": teacher.key, "train": splits["train"].key, "dev": splits["dev"].key}

@@ -42,12 +42,13 @@ SPACE = """
 trials = 4
 [teacher]
 epochs = 6
-learning_rate = 3e-3
+learning_rates = [3e-3]
 [training]
 epochs = 2
 batch_size = 16
 max_length = 32
 evaluations_per_epoch = 2
+init = "pretrained"
 [space]
 alpha = { low = 0.2, high = 0.9 }
 beta = { low = 1.0, high = 100.0, log = true }
@@ -248,7 +249,7 @@ def test_several_mistakes_are_reported_together(
 
 
 def test_a_teacher_that_is_no_better_than_guessing_stops_the_search(home: Path, search: Search) -> None:
-    (home / "lazy.toml").write_text(SPACE.replace("learning_rate = 3e-3", "learning_rate = 1e-9"))
+    (home / "lazy.toml").write_text(SPACE.replace("[3e-3]", "[1e-9]"))
     done = search("--task", "MRPC", "--gpus", "0", "--teacher", "tiny", "--space", "lazy.toml", "--out", "lazy")
     assert done.returncode == 2
     assert "nothing can be learned from it" in done.stderr.splitlines()[-1]

@@ -1,9 +1,9 @@
-"""Which teacher layer each inner layer of the student imitates.
+"""Which teacher layer each inner layer of the student imitates, and which layers the student starts from.
 
 Layers are counted from 1, the first transformer layer; the embedding output is layer 0 and is never imitated.
 """
 
-from pkd_tune.config import Strategy
+from pkd_tune.config import Init, Strategy
 
 
 def teacher_layers(strategy: Strategy, student_layers: int, teacher_layers: int) -> tuple[int, ...]:
@@ -37,3 +37,22 @@ def teacher_layers(strategy: Strategy, student_layers: int, teacher_layers: int)
             return tuple(layer + teacher_layers - student_layers for layer in inner_layers)
         case _:
             raise ValueError(f"strategy must be skip or last, but got {strategy!r}")
+
+
+def start_layers(init: Init, student_layers: int, model_layers: int) -> tuple[int, ...]:
+    """Returns which layers of a model become layers 1 .. k of a student.
+
+    Args:
+        init: `teacher-skip` takes every (N/k)-th layer, the top one last; the others take the first k.
+        student_layers: Depth k of the student.
+        model_layers: Depth N of the model it is cut from, at least k.
+
+    Raises:
+        ValueError: Unless 1 <= k <= N.
+    """
+    if not 1 <= student_layers <= model_layers:
+        raise ValueError(f"cannot cut a {model_layers}-layer model to {student_layers} layers")
+    layers = range(1, student_layers + 1)
+    if init == "teacher-skip":
+        return tuple(layer * model_layers // student_layers for layer in layers)
+    return tuple(layers)

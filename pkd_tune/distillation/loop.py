@@ -68,6 +68,7 @@ def fit(
     task: Task,
     config: TrainingConfig,
     report: Callable[[Evaluation], None],
+    projection: torch.nn.Module | None = None,
 ) -> FitResult:
     """Trains the model in place and leaves it with the weights of its best evaluation.
 
@@ -82,6 +83,7 @@ def fit(
         task: Says how the dev split is scored.
         config: Epochs, batch size, learning rate and the rest.
         report: Called after every evaluation; what it raises ends the training.
+        projection: Trained along with the model when the step uses one; not part of the model.
 
     Raises:
         TrainingDivergedError: When a loss was not finite; found at the next evaluation.
@@ -89,7 +91,8 @@ def fit(
     device, pad_id = model.device, model.config.pad_token_id
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
-    optimizer = _optimizer(model, config)
+    trained = [*model.named_parameters(), *(projection.named_parameters() if projection is not None else ())]
+    optimizer = _optimizer(trained, config)
     steps_per_epoch = math.ceil(len(train) / config.batch_size)
     total_steps = config.epochs * steps_per_epoch
     evaluate_after = _evaluation_steps(config, steps_per_epoch)
@@ -107,7 +110,7 @@ def fit(
             with mixed_precision(device):
                 losses = step(batch)
             losses.total.backward()  # type: ignore[no-untyped-call]
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in trained], config.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             sums_5 += torch.stack([*losses, norm]).detach()
@@ -204,10 +207,10 @@ def _evaluation_steps(config: TrainingConfig, steps_per_epoch: int) -> list[int]
     ]
 
 
-def _optimizer(model: BertForSequenceClassification, config: TrainingConfig) -> torch.optim.AdamW:
+def _optimizer(parameters: list[tuple[str, torch.nn.Parameter]], config: TrainingConfig) -> torch.optim.AdamW:
     decayed: list[torch.nn.Parameter] = []
     plain: list[torch.nn.Parameter] = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         (plain if name.endswith("bias") or "LayerNorm" in name else decayed).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},

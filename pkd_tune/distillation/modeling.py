@@ -8,6 +8,7 @@ the [CLS] state of every layer, and computes the top layer for [CLS] alone, sinc
 logits.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from pkd_tune.distillation.batches import Batch
+
+_LAYER = "bert.encoder.layer."
 
 
 class Output(NamedTuple):
@@ -62,21 +65,22 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> Bert
     return model
 
 
-def cut_to_depth(model: BertForSequenceClassification, layers: int) -> BertForSequenceClassification:
-    """Returns a copy of the model that has only its embeddings, its first `layers` layers, its pooler and classifier.
+def cut_to_layers(model: BertForSequenceClassification, layers: Sequence[int]) -> BertForSequenceClassification:
+    """Returns a copy of the model that has its embeddings, the given layers, its pooler and its classifier.
 
-    Raises:
-        ValueError: Unless 1 <= layers <= the model's depth.
+    Args:
+        model: Not changed.
+        layers: Numbers of the model's layers counted from 1, in the order in which the copy has them.
     """
-    depth = model.config.num_hidden_layers
-    if not 1 <= layers <= depth:
-        raise ValueError(f"cannot cut a {depth}-layer model to {layers} layers")
-    config = BertConfig.from_dict({**model.config.to_dict(), "num_hidden_layers": layers})
+    config = BertConfig.from_dict({**model.config.to_dict(), "num_hidden_layers": len(layers)})
     config._attn_implementation = "sdpa"
     with torch.random.fork_rng(devices=[]):  # building a model draws weights; the caller's generator must not feel it
         student = BertForSequenceClassification(config)
-    kept = student.state_dict().keys()
-    student.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if name in kept})
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_LAYER)}
+    for to, layer in enumerate(layers):
+        source = model.bert.encoder.layer[layer - 1].state_dict()
+        weights.update({f"{_LAYER}{to}.{name}": tensor for name, tensor in source.items()})
+    student.load_state_dict(weights)
     return student.to(model.device)
 
 

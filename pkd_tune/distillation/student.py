@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from transformers import BertForSequenceClassification
 
-from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig, UserError
+from pkd_tune.config import DataConfig, DistillConfig, Init, TrainingConfig, UserError
 from pkd_tune.distillation.batches import Batch
-from pkd_tune.distillation.layer_map import teacher_layers
+from pkd_tune.distillation.layer_map import start_layers, teacher_layers
 from pkd_tune.distillation.loop import Evaluation, FitResult, fit
 from pkd_tune.distillation.losses import LossParts, pkd_loss
-from pkd_tune.distillation.modeling import cut_to_depth, load_classifier, run
+from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.teacher_cache import TeacherOutputs, teacher_outputs
 from pkd_tune.glue.data import Split, load_features
@@ -31,8 +31,10 @@ class Classroom:
     task: Task
     train: Split
     dev: Split
-    pretrained: BertForSequenceClassification
-    """The full-depth model whose first layers every student starts from, on the CPU."""
+    start: BertForSequenceClassification
+    """The model that every student is cut from, on the CPU."""
+    init: Init
+    """Says which of its layers."""
     teacher_train: TeacherOutputs
     """What the teacher says of the training split."""
     device: torch.device
@@ -51,13 +53,14 @@ def open_classroom(data: DataConfig, teacher: Teacher, device: torch.device, see
         UserError: When the cached outputs do not reproduce the teacher's dev score.
     """
     task = TASKS[data.task]
-    splits = load_features(task, data.data_dir, data.pretrained_dir, data.max_length)
+    splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
+    for_teacher = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     folder = data.data_dir / "teacher_cache" / task.name
 
     def load_teacher() -> BertForSequenceClassification:
         return load_classifier(teacher.folder, task.labels, seed).to(device)
 
-    train, dev = (teacher_outputs(folder, splits[name], teacher.key, load_teacher) for name in ("train", "dev"))
+    train, dev = (teacher_outputs(folder, for_teacher[name], teacher.key, load_teacher) for name in ("train", "dev"))
     dev_labels = splits["dev"].labels
     assert dev_labels is not None
     reproduced = score(task, dev.logits(torch.arange(len(dev_labels))).argmax(-1).numpy(), dev_labels)["score"]
@@ -70,7 +73,8 @@ def open_classroom(data: DataConfig, teacher: Teacher, device: torch.device, see
         task=task,
         train=splits["train"],
         dev=splits["dev"],
-        pretrained=load_classifier(data.pretrained_dir, task.labels, seed),
+        start=load_classifier(data.student_dir if data.init == "pretrained" else teacher.folder, task.labels, seed),
+        init=data.init,
         teacher_train=train,
         device=device,
     )
@@ -95,19 +99,25 @@ def distill(
     Raises:
         TrainingDivergedError: When the loss is not finite.
     """
-    student = cut_to_depth(classroom.pretrained, config.student_layers).to(classroom.device)
-    teacher = classroom.teacher_train
+    start, teacher = classroom.start, classroom.teacher_train
+    layers = start_layers(classroom.init, config.student_layers, start.config.num_hidden_layers)
+    student = cut_to_layers(start, layers).to(classroom.device)
     imitated = teacher_layers(config.strategy, config.student_layers, teacher.cls_NLH.shape[1])
     use_logits, use_cls = config.alpha > 0, config.beta > 0 and len(imitated) > 0
 
+    projection = _projection(start.config.hidden_size, teacher.cls_NLH.shape[2], training.seed) if use_cls else None
+    if projection is not None:
+        projection.to(classroom.device)
+
     def step(batch: Batch) -> LossParts:
         output = run(student, batch)
+        student_cls_BKH = output.cls_BLH[:, :-1] if projection is None else projection(output.cls_BLH[:, :-1])
         ids_B = batch.example_ids_B
         return pkd_loss(
             output.logits_BC,
             teacher.logits(ids_B).to(classroom.device) if use_logits else None,
             batch.labels_B,
-            output.cls_BLH[:, :-1] if use_cls else None,
+            student_cls_BKH if use_cls else None,
             teacher.cls(ids_B, imitated).to(classroom.device) if use_cls else None,
             alpha=config.alpha,
             beta=config.beta if use_cls else 0.0,
@@ -115,4 +125,16 @@ def distill(
             normalize=config.normalize,
         )
 
-    return student, fit(student, step, classroom.train, classroom.dev, classroom.task, training, report)
+    return student, fit(student, step, classroom.train, classroom.dev, classroom.task, training, report, projection)
+
+
+def _projection(student_width: int, teacher_width: int, seed: int) -> torch.nn.Linear | None:
+    """Returns the map that carries a student's [CLS] states to the teacher's width; None where the widths are equal.
+
+    It is trained with the student and is no part of it.
+    """
+    if student_width == teacher_width:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return torch.nn.Linear(student_width, teacher_width)

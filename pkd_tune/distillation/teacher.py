@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def prepare_teacher(
     splits: dict[str, Split],
     pretrained_dir: Path,
     folder: Path,
-    config: TrainingConfig,
+    configs: Sequence[TrainingConfig],
     device: torch.device,
     report: Callable[[Evaluation], None],
 ) -> Teacher:
@@ -59,7 +59,7 @@ def prepare_teacher(
         splits: `train` and `dev` with labels.
         pretrained_dir: The encoder to start from. A folder that already holds a classifier is used as it is.
         folder: Where fine-tuned teachers of this task are kept, one folder per start, data and configuration.
-        config: How it is trained.
+        configs: How it is trained; of several, the one with the highest dev score is kept.
         device: Where it is trained.
         report: Called after each evaluation of a training.
 
@@ -68,7 +68,7 @@ def prepare_teacher(
     """
     finetune = not has_classifier(pretrained_dir)
     if finetune:
-        model_dir = _finetuned(task, splits, pretrained_dir, folder, config, device, report)
+        model_dir = _finetuned(task, splits, pretrained_dir, folder, configs, device, report)
     else:
         model_dir = pretrained_dir
         if class_count(model_dir) != len(task.labels):
@@ -76,7 +76,7 @@ def prepare_teacher(
                 f"--teacher {model_dir}: its classifier has {class_count(model_dir)} classes, but {task.name} has "
                 f"{len(task.labels)}; give a pretrained encoder or a classifier for {task.name}"
             )
-    teacher = load_classifier(model_dir, task.labels, seed=config.seed).to(device)
+    teacher = load_classifier(model_dir, task.labels, seed=0).to(device)  # nothing is missing
     dev = splits["dev"]
     assert dev.labels is not None
     metrics = score(task, predict(teacher, dev, full_precision=True).argmax(-1).numpy(), dev.labels)
@@ -86,7 +86,7 @@ def prepare_teacher(
             f"the teacher scores {metrics['score']:.1f} on {task.name} dev, and always predicting the most frequent "
             f"class scores {majority['score']:.1f}: nothing can be learned from it; "
             + (
-                "raise epochs or learning_rate under [teacher] in the file given as --space"
+                "raise epochs or learning_rates under [teacher] in the file given as --space"
                 if finetune
                 else f"give another --teacher than {model_dir}, or check the order of its labels"
             )
@@ -106,7 +106,7 @@ def _finetuned(
     splits: dict[str, Split],
     pretrained_dir: Path,
     folder: Path,
-    config: TrainingConfig,
+    configs: Sequence[TrainingConfig],
     device: torch.device,
     report: Callable[[Evaluation], None],
 ) -> Path:
@@ -116,7 +116,7 @@ def _finetuned(
         "train": splits["train"].key,
         "dev": splits["dev"].key,
         "labels": task.labels,
-        "training": asdict(config),
+        "trainings": [asdict(config) for config in configs],
     }
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     finished = folder / f"{pretrained_dir.name}-{key}"
@@ -124,13 +124,18 @@ def _finetuned(
     with FileLock(f"{finished}.lock"):
         if finished.is_dir():
             return finished
-        model = load_classifier(pretrained_dir, task.labels, seed=config.seed).to(device)
+        best: tuple[float, BertForSequenceClassification] | None = None
+        for config in configs:
+            model = load_classifier(pretrained_dir, task.labels, seed=config.seed).to(device)
 
-        def step(batch: Batch) -> LossParts:
-            return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
+            def step(batch: Batch, model: BertForSequenceClassification = model) -> LossParts:
+                return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
 
-        fit(model, step, splits["train"], splits["dev"], task, config, report)
-        save_classifier(model, pretrained_dir, finished)
+            dev_score = fit(model, step, splits["train"], splits["dev"], task, config, report).best.best_score
+            if best is None or dev_score > best[0]:
+                best = dev_score, model
+        assert best is not None
+        save_classifier(best[1], pretrained_dir, finished)
         return finished
 
 

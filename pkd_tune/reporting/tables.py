@@ -127,13 +127,12 @@ def _trial_counts(depths: list[int], trials: pd.DataFrame) -> str:
 
 def _making(run: dict[str, Any], summary: dict[str, Any]) -> str:
     search, made = run["search"], run["provenance"]
-    training, teacher_training = search["student_training"], search["teacher_training"]
+    training, teacher_trainings = search["student_training"], search["teacher_trainings"]
+    rates = ", ".join(f"{each['learning_rate']:g}" for each in teacher_trainings)
+    source = "used as it was given, not fine-tuned here"
+    if summary["teacher"]["finetuned_here"]:
+        source = f"fine-tuned here for {teacher_trainings[0]['epochs']} epochs, the best of learning rates {rates}"
     teacher = summary["teacher"]
-    source = (
-        f"fine-tuned here for {teacher_training['epochs']} epochs at {teacher_training['learning_rate']:g}"
-        if teacher["finetuned_here"]
-        else "used as it was given, not fine-tuned here"
-    )
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     facts = [
         f"Command: `{made['command']}`",

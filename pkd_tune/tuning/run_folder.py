@@ -7,7 +7,7 @@ from typing import Any
 
 from pkd_tune.config import UserError
 
-PLACES = ("search.data.data_dir", "search.data.pretrained_dir")
+PLACES = ("search.data.data_dir", "search.data.teacher_dir", "search.data.student_dir")
 """Settings that only say where something lies; what lies there is compared by content."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from optuna.trial import Trial
 
-from pkd_tune.config import TrainingConfig, UserError
+from pkd_tune.config import Init, TrainingConfig, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,10 @@ class Space:
     """Trials in all when --trials is not given."""
     max_length: int
     """Longest example in word pieces."""
-    teacher: TrainingConfig
-    """How the teacher is fine-tuned."""
+    teacher: tuple[TrainingConfig, ...]
+    """How the teacher is fine-tuned, once per learning rate."""
+    init: Init
+    """What students start from."""
     training: TrainingConfig
     """How students are trained, but for the learning rate, which each trial chooses."""
 
@@ -79,12 +81,22 @@ _PARAMETER_RULES = {
 }
 _BUDGET_RULES = {
     "search": {"trials": _POSITIVE_COUNT},
-    "teacher": {"epochs": _POSITIVE_COUNT, "learning_rate": _RATE},
+    "teacher": {
+        "epochs": _POSITIVE_COUNT,
+        "learning_rates": _Rule(
+            "a list of numbers above 0",
+            lambda value: isinstance(value, list) and len(value) > 0 and all(map(_RATE.holds, value)),
+        ),
+    },
     "training": {
         "epochs": _POSITIVE_COUNT,
         "batch_size": _POSITIVE_COUNT,
         "max_length": _Rule("a whole number from 8 to 512", lambda value: _count(value) and 8 <= value <= 512),
         "evaluations_per_epoch": _POSITIVE_COUNT,
+        "init": _Rule(
+            '"pretrained", "teacher" or "teacher-skip"',
+            lambda value: value in ("pretrained", "teacher", "teacher-skip"),
+        ),
     },
 }
 
@@ -144,12 +156,16 @@ def load_space(path: Path) -> Space:
             problems.append(f"{path}: {error}")
     if problems:
         raise UserError(*problems)
-    training = {key: value for key, value in budgets["training"].items() if key != "max_length"}
+    training = {key: value for key, value in budgets["training"].items() if key not in ("max_length", "init")}
     return Space(
         parameters=parameters,
         trials=budgets["search"]["trials"],
         max_length=budgets["training"]["max_length"],
-        teacher=TrainingConfig(**{**training, **budgets["teacher"]}),
+        init=budgets["training"]["init"],
+        teacher=tuple(
+            TrainingConfig(**{**training, "epochs": budgets["teacher"]["epochs"], "learning_rate": rate})
+            for rate in budgets["teacher"]["learning_rates"]
+        ),
         training=TrainingConfig(**training),
     )
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pkd_tune.distillation.layer_map import teacher_layers
+from pkd_tune.distillation.layer_map import start_layers, teacher_layers
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,22 @@ def test_impossible_depths_are_refused(student: int, teacher: int) -> None:
 def test_unknown_strategy_is_refused() -> None:
     with pytest.raises(ValueError, match="'first'"):
         teacher_layers("first", 3, 12)
+
+
+@pytest.mark.parametrize(
+    ("init", "student", "model", "expected"),
+    [
+        ("pretrained", 3, 12, (1, 2, 3)),
+        ("teacher", 3, 12, (1, 2, 3)),
+        ("teacher-skip", 3, 12, (4, 8, 12)),
+        ("teacher-skip", 4, 6, (1, 3, 4, 6)),
+        ("teacher-skip", 1, 12, (12,)),
+    ],
+)
+def test_layers_a_student_starts_from(init: str, student: int, model: int, expected: tuple[int, ...]) -> None:
+    assert start_layers(init, student, model) == expected
+
+
+def test_a_student_deeper_than_its_start_is_refused() -> None:
+    with pytest.raises(ValueError, match="4-layer model to 5"):
+        start_layers("pretrained", 5, 4)

@@ -114,7 +114,7 @@ def test_one_class_only_is_called_degenerate(model: BertForSequenceClassificatio
 def test_the_optimizer_spares_biases_and_layer_norms(model: BertForSequenceClassification) -> None:
     from pkd_tune.distillation.loop import _optimizer
 
-    decayed, plain = _optimizer(model, CONFIG).param_groups
+    decayed, plain = _optimizer(list(model.named_parameters()), CONFIG).param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
     assert all(parameter.ndim == 2 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in plain["params"])

@@ -6,7 +6,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from pkd_tune.distillation.batches import Batch, collate
-from pkd_tune.distillation.modeling import cut_to_depth, load_classifier, run
+from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
 from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
 
@@ -27,7 +27,7 @@ def batch(tiny_data: Path) -> Batch:
 @pytest.mark.parametrize("layers", [1, 3, 4])
 def test_run_equals_the_models_own_forward(model: BertForSequenceClassification, batch: Batch, layers: int) -> None:
     """[CLS] alone in the top layer: same logits, states, loss and gradients as the whole layer."""
-    plain, ours = cut_to_depth(model, layers).eval(), cut_to_depth(model, layers).eval()
+    plain, ours = (cut_to_layers(model, range(1, layers + 1)).eval() for _ in range(2))
     expected = plain(
         input_ids=batch.input_ids_BT,
         attention_mask=batch.mask_BT.long(),
@@ -71,12 +71,14 @@ def test_missing_weights_come_from_the_seed_alone(tiny_data: Path) -> None:
 
 
 def test_a_student_is_the_first_layers(model: BertForSequenceClassification) -> None:
-    student = cut_to_depth(model, 2)
+    student = cut_to_layers(model, (1, 2))
     assert student.config.num_hidden_layers == 2
     assert student.config.id2label == {0: "no", 1: "yes"}
     for name, tensor in student.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
     student.classifier.weight.data.zero_()
     assert model.classifier.weight.abs().sum() > 0  # a copy
-    with pytest.raises(ValueError, match="4-layer model to 5"):
-        cut_to_depth(model, 5)
+    spread = cut_to_layers(model, (2, 4))
+    for to, layer in ((0, 1), (1, 3)):
+        expected = model.bert.encoder.layer[layer].state_dict()
+        assert all(torch.equal(t, expected[name]) for name, t in spread.bert.encoder.layer[to].state_dict().items())

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from pkd_tune.distillation.batches import Batch
 from pkd_tune.distillation.layer_map import teacher_layers
 from pkd_tune.distillation.losses import pkd_loss
-from pkd_tune.distillation.modeling import cut_to_depth, run
+from pkd_tune.distillation.modeling import cut_to_layers, run
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 CASES = json.loads((REFERENCE / "pkd_cases.json").read_text()) if REFERENCE.is_dir() else {"cases": []}
@@ -69,7 +69,7 @@ def test_teacher_outputs(arrays: Any, teacher: BertForSequenceClassification, ba
 @pytest.mark.parametrize("case", CASES["cases"], ids=lambda case: f"{case['method']}-{case['student_layers']}")
 def test_student(case: dict[str, Any], arrays: Any, teacher: BertForSequenceClassification, batch: Batch) -> None:
     depth, method = case["student_layers"], case["method"]
-    student = cut_to_depth(teacher, depth).train()  # dropout is 0
+    student = cut_to_layers(teacher, range(1, depth + 1)).train()  # dropout is 0
     output = run(student, batch)
     close(output.logits_BC, case["student_logits"])
     teacher_cls_BKH = None

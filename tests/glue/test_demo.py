@@ -157,7 +157,7 @@ def dev_accuracy(data_dir: Path, train: Batch, dev: Batch, *, layers: int, epoch
     bert.encoder.layer = bert.encoder.layer[:layers]
     head = torch.nn.Linear(bert.config.hidden_size, 2)
     parameters = [*bert.parameters(), *head.parameters()]
-    rate = SPACE["teacher"]["learning_rate"]
+    rate = SPACE["teacher"]["learning_rates"][0]
     optimizer = torch.optim.AdamW(parameters, lr=rate, eps=1e-6, weight_decay=0.01)
     steps = epochs * (demo.SPLIT_SIZES["train"] // 32)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

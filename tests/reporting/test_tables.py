@@ -12,7 +12,7 @@ RUN: dict[str, Any] = {
     "demo": False,
     "search": {
         "data": {"task": "MRPC", "max_length": 128},
-        "teacher_training": {"epochs": 4, "learning_rate": 5e-5},
+        "teacher_trainings": [{"epochs": 4, "learning_rate": 5e-5}],
         "student_training": {"epochs": 4, "batch_size": 32, "seed": 42},
         "depths": [2, 3],
         "trials": 5,

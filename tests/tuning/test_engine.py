@@ -22,24 +22,24 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def data(tiny_data: Path) -> DataConfig:
     folder = tiny_data / "models/pretrained/tiny"
-    return DataConfig(task="MRPC", data_dir=tiny_data, pretrained_dir=folder, max_length=32)
+    return DataConfig(task="MRPC", data_dir=tiny_data, teacher_dir=folder, student_dir=folder, max_length=32)
 
 
 @pytest.fixture
 def search(data: DataConfig, tiny_space: Path) -> SearchConfig:
     space = load_space(tiny_space)
     return SearchConfig(
-        data=data, teacher_training=space.teacher, student_training=space.training, depths=(1, 2), trials=6
+        data=data, teacher_trainings=space.teacher, student_training=space.training, depths=(1, 2), trials=6
     )
 
 
 @pytest.fixture
 def teacher(data: DataConfig, search: SearchConfig) -> Teacher:
     task = TASKS["MRPC"]
-    splits = load_features(task, data.data_dir, data.pretrained_dir, data.max_length)
+    splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
     finetuned = data.data_dir / "models/finetuned/MRPC"
     teacher = prepare_teacher(
-        task, splits, data.pretrained_dir, finetuned, search.teacher_training, CPU, lambda evaluation: None
+        task, splits, data.student_dir, finetuned, search.teacher_trainings, CPU, lambda evaluation: None
     )
     open_classroom(data, teacher, CPU, seed=search.student_training.seed)
     return teacher

@@ -25,7 +25,7 @@ def test_values_arrive_typed(tiny_space: Path) -> None:
     assert space.parameters["temperature"] == Choice((10,))
     assert space.parameters["strategy"] == Choice(("skip", "last"))
     assert (space.trials, space.max_length) == (4, 32)
-    assert (space.teacher.epochs, space.teacher.learning_rate, space.teacher.batch_size) == (6, 3e-3, 16)
+    assert [(t.epochs, t.learning_rate, t.batch_size) for t in space.teacher] == [(6, 3e-3, 16)]
     assert (space.training.epochs, space.training.batch_size) == (2, 16)
 
 
@@ -66,6 +66,7 @@ def test_a_trial_chooses_inside_the_space(tiny_space: Path) -> None:
         ("trials = 24", "trials = 0", r"trials in \[search\] must be a whole number of at least 1, but is 0"),
         ("batch_size = 32", "batch_size = 32.0", r"batch_size in \[training\] .* but is 32.0"),
         ("max_length = 128", "max_length = 1000", "max_length .* from 8 to 512, but is 1000"),
+        ("[2e-5, 5e-5, 1e-4]", "[2e-5, 0]", r"learning_rates in \[teacher\] must be a list of numbers above 0"),
         ("[search]", "[serch]", "unknown table or key 'serch'"),
         ("epochs = 4", "epoch = 4", r"unknown key 'epoch' in \[t"),
         ("[space]", "[space", "not a TOML file"),

@@ -1,0 +1,46 @@
+"""Writers of tiny real files: an MRPC folder that is quickly learnt, and a small BERT with its tokenizer."""
+
+import random
+from pathlib import Path
+
+WORDS = "red green blue round square small large old new quick slow warm cold near far".split()
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "same", "other", ".", *WORDS]
+TINY_LAYERS = 4
+
+
+def write_mrpc(folder: Path, *, train: int = 96, dev: int = 40, test: int = 8, seed: int = 0) -> None:
+    """Writes MRPC files in which the word `same` or `other` in the second sentence gives the class away."""
+    rng = random.Random(seed)
+    folder.mkdir(parents=True)
+    for name, rows in (("train", train), ("dev", dev), ("test", test)):
+        lines = []
+        for i in range(rows):
+            label = int(rng.random() < 0.6)
+            first = " ".join(rng.choices(WORDS, k=rng.randint(2, 6))) + " ."
+            second = " ".join([*rng.choices(WORDS, k=rng.randint(1, 5)), "same" if label else "other"]) + " ."
+            lines.append("\t".join([str(i if name == "test" else label), str(i), str(1000 + i), first, second]))
+        header = "\t".join(["index" if name == "test" else "Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"])
+        text = "\n".join([header, *lines]) + "\n"
+        (folder / f"{name}.tsv").write_text(text, encoding="utf-8" if name == "test" else "utf-8-sig")
+
+
+def write_bert(folder: Path, *, layers: int = TINY_LAYERS, width: int = 32, seed: int = 0) -> None:
+    """Writes an ordinary Hugging Face folder with a small, randomly initialised BERT encoder."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder.mkdir(parents=True)
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.15,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        BertModel(config).save_pretrained(folder)
