@@ -2,11 +2,15 @@
 
 import argparse
 import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from tqdm import tqdm
 
 from pkd_tune.config import UserError
 from pkd_tune.distillation.model_folder import encoder_problems
@@ -14,6 +18,9 @@ from pkd_tune.glue.data import check_source
 from pkd_tune.glue.demo import write_demo
 from pkd_tune.glue.hub import find_pretrained
 from pkd_tune.glue.tasks import TASKS, Task, find_task
+
+if TYPE_CHECKING:
+    from pkd_tune.distillation.loop import Evaluation
 
 DEFAULT_MODEL = "google-bert/bert-base-uncased"
 
@@ -61,6 +68,34 @@ def add_data_flags(parser: Parser) -> None:
         help="holds data_raw/<TASK>/*.tsv and models/pretrained/<name>; what is not there comes from the Hugging Face "
         "hub (default: %(default)s)",
     )
+
+
+def add_training_flags(parser: Parser) -> None:
+    """Adds the flags that say how one model is trained, but for its learning rate, and where."""
+    add = parser.add_argument
+    add("--epochs", type=int, metavar="N", help="passes over the training split (default: what a search uses)")
+    add("--batch-size", type=int, metavar="N", help="examples per step (default: what a search uses)")
+    add("--max-length", type=int, metavar="N", help="longest example in word pieces (default: what a search uses)")
+    add("--seed", type=int, default=42, metavar="N", help="seed of order, dropout and new weights (default: 42)")
+    add("--gpus", type=int, metavar="N", help="0: the CPU; 1: a GPU (default: a GPU when there is one)")
+
+
+def check_positive(args: argparse.Namespace, problems: Problems, *flags: str) -> None:
+    """Keeps a problem for every flag that was given a number that is not above 0."""
+    for flag in flags:
+        value = getattr(args, flag.removeprefix("--").replace("-", "_"))
+        for number in value if isinstance(value, list) else [value]:
+            if number is not None and not number > 0:
+                problems.found.append(f"{flag} must be above 0, but got {number}")
+
+
+def check_writable(folder: Path, flag: str, problems: Problems) -> None:
+    """Keeps a problem when nothing can be written into the folder a flag names; the folder need not exist yet."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        problems.found.append(f"{flag} {folder}: {existing} is a file; give a folder")
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        problems.found.append(f"{flag} {folder}: {existing} cannot be written to; give another folder")
 
 
 def find_data(args: argparse.Namespace, problems: Problems) -> tuple[Task | None, Path]:
@@ -121,6 +156,31 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, list[str]
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def training_bar(name: str) -> Iterator[Callable[["Evaluation"], None]]:
+    """Shows a training's evaluations: a bar that goes away on a terminal, a line each elsewhere.
+
+    Args:
+        name: What is trained.
+
+    Yields:
+        What to call with every evaluation.
+    """
+    with tqdm(desc=name, unit=" evaluations", leave=False, disable=not sys.stderr.isatty()) as bar:
+
+        def show(evaluation: "Evaluation") -> None:
+            text = f"dev score {evaluation.metrics['score']:.1f}"
+            if bar.disable:
+                say(f"{name}: epoch {evaluation.epoch:.1f} of {evaluation.epochs}, {text}")
+            bar.total = evaluation.of
+            if evaluation.number == 1:
+                bar.reset()
+            bar.set_postfix_str(text)
+            bar.update(1)
+
+        yield show
 
 
 def say(line: str) -> None:

@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from pkd_tune.command_line import (
     DEFAULT_MODEL,
     Parser,
     Problems,
     add_data_flags,
+    check_writable,
     find_data,
     find_encoder,
     run_command,
     say,
+    training_bar,
 )
 from pkd_tune.config import DataConfig, SearchConfig, UserError
 from pkd_tune.distillation.model_folder import layer_count
@@ -123,8 +124,7 @@ def resolve(args: argparse.Namespace) -> tuple[SearchConfig, Space, Slots]:
     slots = problems.attempt(lambda: choose_slots(args.gpus))
     if args.trials is not None and args.trials < 1:
         problems.found.append(f"--trials must be at least 1, but got {args.trials}")
-    if args.out.exists() and not args.out.is_dir():
-        problems.found.append(f"--out {args.out}: is a file; give a folder")
+    check_writable(args.out.resolve(), "--out", problems)
     task, data_dir = find_data(args, problems)
     folder = find_encoder(args, "--teacher", data_dir, problems)
     student_folder = find_encoder(args, "--student", data_dir, problems) if args.student else folder
@@ -181,7 +181,6 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
     # These take seconds to import: only now, after everything quick has been checked.
     import torch
 
-    from pkd_tune.distillation.loop import Evaluation
     from pkd_tune.distillation.student import open_classroom
     from pkd_tune.distillation.teacher import prepare_teacher
     from pkd_tune.export import export_best
@@ -193,16 +192,7 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
     for note in [] if record["demo"] else row_count_notes(task, raw):
         say(f"note: {note}")
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
-    with tqdm(desc="teacher", unit=" evaluations", leave=False, disable=not sys.stderr.isatty()) as bar:
-
-        def show(evaluation: Evaluation) -> None:
-            text = f"dev score {evaluation.metrics['score']:.1f}"
-            if bar.disable:
-                say(f"teacher: epoch {evaluation.epoch:.1f}, {text}")
-            bar.total = evaluation.of
-            bar.set_postfix_str(text)
-            bar.update(1)
-
+    with training_bar("teacher") as show:
         teacher = prepare_teacher(
             task,
             splits,

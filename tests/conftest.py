@@ -7,6 +7,7 @@ import pytest
 from tiny import write_bert, write_mrpc
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
+os.environ["OMP_NUM_THREADS"] = "1"  # models are tiny: more threads only wait for each other
 
 
 @pytest.fixture(scope="session")

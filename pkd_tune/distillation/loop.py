@@ -38,6 +38,8 @@ class Evaluation:
     """How many there will be in all."""
     epoch: float
     """Epochs done."""
+    epochs: int
+    """How many there will be in all."""
     metrics: dict[str, float]
     """The task's metrics on the dev split by name, times 100, and their `score`."""
     best_score: float
@@ -129,6 +131,7 @@ def fit(
                 number=evaluate_after.index(done) + 1,
                 of=len(evaluate_after),
                 epoch=done / steps_per_epoch,
+                epochs=config.epochs,
                 metrics=metrics,
                 best_score=metrics["score"] if best is None or improved else best.best_score,
                 losses=LossParts(*means[:4]),

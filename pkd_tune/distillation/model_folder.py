@@ -1,5 +1,6 @@
 """What can be said of a Hugging Face model folder from its small files alone, without loading a model or torch."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,9 @@ def has_classifier(folder: Path) -> bool:
 def class_count(folder: Path) -> int:
     """Returns how many classes the folder's classifier has."""
     return len(read_config(folder).get("id2label") or {0: "", 1: ""})
+
+
+def weights_key(folder: Path) -> str:
+    """Returns the hash of a folder's weights, by which the model is known."""
+    with (folder / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -3,8 +3,9 @@
 Shape suffixes: B examples, K imitated layers, L teacher layers, H hidden size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import BertForSequenceClassification
@@ -14,11 +15,12 @@ from pkd_tune.distillation.batches import Batch
 from pkd_tune.distillation.layer_map import start_layers, teacher_layers
 from pkd_tune.distillation.loop import Evaluation, FitResult, fit
 from pkd_tune.distillation.losses import LossParts, pkd_loss
+from pkd_tune.distillation.model_folder import weights_key
 from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.teacher_cache import TeacherOutputs, teacher_outputs
 from pkd_tune.glue.data import Split, load_features
-from pkd_tune.glue.tasks import TASKS, Task, score
+from pkd_tune.glue.tasks import SPLITS, TASKS, Task, score
 
 REPRODUCTION_TOLERANCE = 0.5
 """Points by which the score of cached teacher logits may differ from the teacher's own: another machine's rounding."""
@@ -54,20 +56,15 @@ def open_classroom(data: DataConfig, teacher: Teacher, device: torch.device, see
     """
     task = TASKS[data.task]
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
-    for_teacher = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
-    folder = data.data_dir / "teacher_cache" / task.name
-
-    def load_teacher() -> BertForSequenceClassification:
-        return load_classifier(teacher.folder, task.labels, seed).to(device)
-
-    train, dev = (teacher_outputs(folder, for_teacher[name], teacher.key, load_teacher) for name in ("train", "dev"))
+    outputs = compute_teacher_outputs(data, teacher.folder, device, ("train", "dev"))
+    train, dev = outputs["train"], outputs["dev"]
     dev_labels = splits["dev"].labels
     assert dev_labels is not None
     reproduced = score(task, dev.logits(torch.arange(len(dev_labels))).argmax(-1).numpy(), dev_labels)["score"]
     if abs(reproduced - teacher.metrics["score"]) > REPRODUCTION_TOLERANCE:
         raise UserError(
-            f"{folder}: the cached teacher outputs score {reproduced:.1f} on dev, but the teacher scores "
-            f"{teacher.metrics['score']:.1f}; delete this folder and run the command again"
+            f"{teacher_cache_folder(data)}: the cached teacher outputs score {reproduced:.1f} on dev, but the teacher "
+            f"scores {teacher.metrics['score']:.1f}; delete this folder and run the command again"
         )
     return Classroom(
         task=task,
@@ -78,6 +75,32 @@ def open_classroom(data: DataConfig, teacher: Teacher, device: torch.device, see
         teacher_train=train,
         device=device,
     )
+
+
+def teacher_cache_folder(data: DataConfig) -> Path:
+    """Returns where the teacher outputs of a task lie."""
+    return data.data_dir / "teacher_cache" / data.task
+
+
+def compute_teacher_outputs(
+    data: DataConfig, teacher_dir: Path, device: torch.device, names: Sequence[str] = SPLITS
+) -> dict[str, TeacherOutputs]:
+    """Opens what a fine-tuned teacher says of the given splits, computing what is missing.
+
+    Args:
+        data: Which examples; the teacher reads them with its own tokenizer.
+        teacher_dir: The fine-tuned teacher.
+        device: Where it runs.
+        names: Of splits.
+    """
+    task = TASKS[data.task]
+    splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
+    key = weights_key(teacher_dir)
+
+    def load_teacher() -> BertForSequenceClassification:
+        return load_classifier(teacher_dir, task.labels, seed=0).to(device)
+
+    return {name: teacher_outputs(teacher_cache_folder(data), splits[name], key, load_teacher) for name in names}
 
 
 def distill(

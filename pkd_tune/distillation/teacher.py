@@ -16,9 +16,8 @@ from pkd_tune.config import TrainingConfig, UserError
 from pkd_tune.distillation.batches import Batch
 from pkd_tune.distillation.loop import Evaluation, fit, predict
 from pkd_tune.distillation.losses import LossParts, finetune_loss
-from pkd_tune.distillation.model_folder import WEIGHTS, class_count, has_classifier
-from pkd_tune.distillation.modeling import load_classifier, run
-from pkd_tune.distillation.teacher_cache import teacher_key
+from pkd_tune.distillation.model_folder import class_count, has_classifier, layer_count, weights_key
+from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
 from pkd_tune.glue.data import Split
 from pkd_tune.glue.tasks import Task, majority_score, score
 
@@ -66,9 +65,9 @@ def prepare_teacher(
     Raises:
         UserError: When its classes are not the task's, or when it does not clearly beat the majority class.
     """
-    finetune = not has_classifier(pretrained_dir)
-    if finetune:
-        model_dir = _finetuned(task, splits, pretrained_dir, folder, configs, device, report)
+    finetuned_here = not has_classifier(pretrained_dir)
+    if finetuned_here:
+        model_dir = finetune(task, splits, pretrained_dir, layer_count(pretrained_dir), folder, configs, device, report)
     else:
         model_dir = pretrained_dir
         if class_count(model_dir) != len(task.labels):
@@ -76,57 +75,70 @@ def prepare_teacher(
                 f"--teacher {model_dir}: its classifier has {class_count(model_dir)} classes, but {task.name} has "
                 f"{len(task.labels)}; give a pretrained encoder or a classifier for {task.name}"
             )
-    teacher = load_classifier(model_dir, task.labels, seed=0).to(device)  # nothing is missing
-    dev = splits["dev"]
-    assert dev.labels is not None
-    metrics = score(task, predict(teacher, dev, full_precision=True).argmax(-1).numpy(), dev.labels)
-    majority = majority_score(task, dev.labels)
+    metrics = dev_metrics(task, model_dir, splits, device)
+    dev_labels = splits["dev"].labels
+    assert dev_labels is not None
+    majority = majority_score(task, dev_labels)
     if metrics["score"] < majority["score"] + GATE_MARGIN:
         raise UserError(
             f"the teacher scores {metrics['score']:.1f} on {task.name} dev, and always predicting the most frequent "
             f"class scores {majority['score']:.1f}: nothing can be learned from it; "
             + (
                 "raise epochs or learning_rates under [teacher] in the file given as --space"
-                if finetune
+                if finetuned_here
                 else f"give another --teacher than {model_dir}, or check the order of its labels"
             )
         )
     return Teacher(
         folder=model_dir,
-        key=teacher_key(model_dir / WEIGHTS),
-        layers=teacher.config.num_hidden_layers,
+        key=weights_key(model_dir),
+        layers=layer_count(model_dir),
         metrics=metrics,
         majority=majority,
-        finetuned_here=finetune,
+        finetuned_here=finetuned_here,
     )
 
 
-def _finetuned(
+def finetune(
     task: Task,
     splits: dict[str, Split],
     pretrained_dir: Path,
+    layers: int,
     folder: Path,
     configs: Sequence[TrainingConfig],
     device: torch.device,
     report: Callable[[Evaluation], None],
 ) -> Path:
-    """Returns the folder of the fine-tuned teacher, training it where no process has done so yet."""
+    """Returns the folder of a fine-tuned classifier, training it where no process has done so yet.
+
+    Args:
+        task: What it must classify.
+        splits: `train` and `dev` with labels.
+        pretrained_dir: The encoder to start from.
+        layers: How many of its layers are used: all for a teacher, the first few for a student without a teacher.
+        folder: Where fine-tuned models of this task are kept, one folder per start, depth, data and configuration.
+        configs: How it is trained; of several, the one with the highest dev score is kept.
+        device: Where it is trained.
+        report: Called after each evaluation of a training.
+    """
     what = {
-        "pretrained": teacher_key(pretrained_dir / WEIGHTS),
+        "layers": layers,
+        "pretrained": weights_key(pretrained_dir),
         "train": splits["train"].key,
         "dev": splits["dev"].key,
         "labels": task.labels,
         "trainings": [asdict(config) for config in configs],
     }
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-    finished = folder / f"{pretrained_dir.name}-{key}"
+    finished = folder / f"{pretrained_dir.name}-{layers}-layer-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{finished}.lock"):
         if finished.is_dir():
             return finished
         best: tuple[float, BertForSequenceClassification] | None = None
         for config in configs:
-            model = load_classifier(pretrained_dir, task.labels, seed=config.seed).to(device)
+            whole = load_classifier(pretrained_dir, task.labels, seed=config.seed)
+            model = cut_to_layers(whole, range(1, layers + 1)).to(device)
 
             def step(batch: Batch, model: BertForSequenceClassification = model) -> LossParts:
                 return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
@@ -137,6 +149,14 @@ def _finetuned(
         assert best is not None
         save_classifier(best[1], pretrained_dir, finished)
         return finished
+
+
+def dev_metrics(task: Task, model_dir: Path, splits: dict[str, Split], device: torch.device) -> dict[str, float]:
+    """Returns the scores of a classifier's folder on the dev split in fp32."""
+    model = load_classifier(model_dir, task.labels, seed=0).to(device)  # nothing is missing, so nothing is drawn
+    dev = splits["dev"]
+    assert dev.labels is not None
+    return score(task, predict(model, dev, full_precision=True).argmax(-1).numpy(), dev.labels)
 
 
 def save_classifier(model: BertForSequenceClassification, tokenizer_dir: Path, target: Path) -> None:

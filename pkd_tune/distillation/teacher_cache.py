@@ -52,12 +52,6 @@ class TeacherOutputs:
         return self.cls_NLH[rows_B1, torch.tensor(layers) - 1]
 
 
-def teacher_key(weights: Path) -> str:
-    """Returns the hash of a teacher's weight file, by which its outputs are known."""
-    with weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
 def teacher_outputs(
     folder: Path,
     split: Split,
@@ -72,7 +66,7 @@ def teacher_outputs(
     Args:
         folder: Where the files of this task lie; made when missing.
         split: Its key covers texts, tokenizer and maximum length.
-        teacher_key: From `teacher_key()`.
+        teacher_key: From `weights_key()`.
         load_teacher: Called only when the outputs must be computed; runs in fp32 on the device its model is on.
     """
     key = hashlib.sha256(f"{FORMAT} {teacher_key} {split.key}".encode()).hexdigest()[:16]

@@ -53,6 +53,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def metrics_text(metrics: dict[str, float]) -> str:
+    """Returns the metrics by name in one line, as in `F1 86.0, accuracy 80.0, mean 83.0`."""
+    return ", ".join(f"{title} {metrics[name]:.1f}" for name, title in metric_titles(metrics).items())
+
+
 def metric_titles(metrics: dict[str, float]) -> dict[str, str]:
     """Returns the title of each metric, and of the score where it is the mean of several."""
     names = [name for name in metrics if name != "score"]

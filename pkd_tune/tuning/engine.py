@@ -48,6 +48,8 @@ def run_search(search: SearchConfig, teacher: Teacher, studies: Studies, run_dir
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    # How trials end is in the journal, and the report says it; Ray would print a traceback for each.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),

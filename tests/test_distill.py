@@ -1,0 +1,157 @@
+"""One student from the command line, and what it leaves; in this process, on tiny data."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from pkd_tune import distill, finetune
+from pkd_tune.command_line import run_command
+
+Run = Callable[..., tuple[int, str, str]]
+QUICK = ("--epochs", "2", "--batch-size", "16", "--max-length", "32", "--gpus", "0")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    folder = tmp_path_factory.mktemp("distil")
+    shutil.copytree(tiny_data, folder / "data")
+    return folder
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command's module in the home folder; returns exit code, output and errors."""
+    monkeypatch.chdir(home)
+
+    def run(module: object, *flags: str) -> tuple[int, str, str]:
+        command = distill.distill if module is distill else finetune.finetune
+        monkeypatch.setattr(sys, "argv", ["x", "--task", "MRPC", *flags])
+        try:
+            code = run_command(module.make_parser(), command)  # type: ignore[attr-defined]
+        except SystemExit as left:
+            code = int(str(left.code))
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return run
+
+
+@pytest.fixture
+def teacher(run: Run) -> str:
+    """Returns the folder of a good fine-tuned teacher; made once, found again by its settings."""
+    code, output, errors = run(finetune, "--model", "tiny", *QUICK, "--epochs", "6", "--learning-rate", "1e-3", "3e-3")
+    assert code == 0, errors
+    return output.splitlines()[-1]
+
+
+def test_finetuning_all_layers_makes_a_teacher_and_its_outputs(home: Path, run: Run, teacher: str) -> None:
+    record = json.loads((Path(teacher) / "result.json").read_text())
+    assert record["layers"] == 4
+    assert record["metrics"]["score"] > 95
+    assert [training["learning_rate"] for training in record["trainings"]] == [1e-3, 3e-3]
+    names = {path.name.split("-")[0] for path in (home / "data/teacher_cache/MRPC").glob("*.safetensors")}
+    assert names == {"train", "dev", "test"}
+
+
+def test_finetuning_first_layers_makes_a_student_without_a_teacher(run: Run) -> None:
+    flags = ("--model", "tiny", "--layers", "2", *QUICK, "--learning-rate", "3e-3")
+    code, output, _ = run(finetune, *flags)
+    assert code == 0
+    scores, folder = output.splitlines()
+    assert scores.startswith("MRPC dev: F1 ")
+    assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_hidden_layers == 2
+    written = (Path(folder) / "model.safetensors").stat().st_mtime_ns
+    assert run(finetune, *flags)[1] == output
+    assert (Path(folder) / "model.safetensors").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("flags", "imitated", "beta"),
+    [
+        (("--method", "kd", "--layers", "3"), [], 0.0),
+        (("--method", "pkd", "--layers", "3", "--strategy", "last", "--beta", "10"), [2, 3], 10.0),
+        (("--method", "pkd", "--layers", "2", "--init", "teacher-skip"), [2], 100.0),
+    ],
+)
+def test_a_student_records_everything_that_made_it(
+    run: Run, teacher: str, flags: tuple[str, ...], imitated: list[int], beta: float
+) -> None:
+    code, output, errors = run(distill, "--teacher", teacher, *flags, *QUICK, "--learning-rate", "2e-3")
+    assert code == 0, errors
+    scores, folder = output.splitlines()
+    record = json.loads((Path(folder) / "result.json").read_text())
+    assert record["imitated_layers"] == imitated
+    assert record["distillation"]["beta"] == beta
+    assert record["training"]["learning_rate"] == 2e-3
+    assert record["teacher"]["layers"] == 4
+    assert record["content"].keys() == {"weights", "train", "dev"}
+    assert f"mean {record['metrics']['score']:.1f}" in scores
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.num_hidden_layers == int(flags[3])
+    for i, layer in enumerate(imitated, start=1):
+        assert f"{i}→{layer}" in errors
+
+
+def test_the_same_command_gives_the_same_student(run: Run, teacher: str, home: Path) -> None:
+    flags = ("--teacher", teacher, "--method", "pkd", "--layers", "2", *QUICK, "--learning-rate", "2e-3")
+    weights = []
+    for name in ("one", "two"):
+        assert run(distill, *flags, "--to", name)[0] == 0
+        weights.append((home / name / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_published_settings_are_a_start_that_flags_override(run: Run) -> None:
+    args = distill.make_parser().parse_args(
+        "--task MRPC --method pkd --layers 3 --preset published --alpha 0.4 --teacher tiny --gpus 0".split()
+    )
+    settings, _ = distill.resolve(args)
+    found = settings.distillation
+    assert (found.alpha, found.beta, found.temperature, found.strategy, found.normalize) == (0.4, 10, 5, "last", True)
+    assert settings.training.learning_rate == 2e-5
+
+
+def test_one_layer_says_once_that_beta_has_no_effect(run: Run, teacher: str) -> None:
+    code, _, errors = run(distill, "--teacher", teacher, "--method", "pkd", "--layers", "1", *QUICK, "--epochs", "1")
+    assert code == 0
+    assert errors.count("beta has no effect") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--method", "pkd", "--layers", "3", "--alpha", "1.5"), "alpha must be in [0, 1], but got 1.5"),
+        (("--method", "kd", "--layers", "3", "--temperature", "0"), "temperature must be above 0, but got 0.0"),
+        (("--method", "pkd", "--layers", "3", "--beta", "-1"), "beta must be at least 0, but got -1.0"),
+        (("--method", "pkd", "--layers", "4"), "--layers 4: a student of a 4-layer teacher has 1 to 3 layers"),
+        (("--method", "kd", "--layers", "3", "--beta", "5"), "--beta belongs to --method pkd"),
+        (("--method", "kd", "--layers", "3", "--preset", "published"), "nothing was published for kd on MRPC"),
+        (("--method", "pkd", "--layers", "3", "--epochs", "0"), "--epochs must be above 0, but got 0"),
+        (("--method", "pkd", "--layers", "3", "--teacher", "./gone"), "./gone"),
+        (("--method", "pkd", "--layers", "3", "--to", "data/models/pretrained/tiny/config.json/x"), "is a file"),
+        (("--method", "best", "--layers", "3"), "--method"),
+    ],
+)
+def test_a_mistake_is_one_line(run: Run, home: Path, flags: tuple[str, ...], says: str) -> None:
+    before = sorted(home.rglob("*"))
+    code, output, errors = run(distill, "--teacher", "tiny", "--gpus", "0", *flags)
+    assert (code, output) == (2, "")
+    assert says in errors
+    assert len(errors.splitlines()) == 1
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_classifier_for_another_task_is_no_teacher(run: Run, teacher: str, home: Path) -> None:
+    other = home / "three"
+    shutil.copytree(teacher, other)
+    config = json.loads((other / "config.json").read_text())
+    config |= {"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+    (other / "config.json").write_text(json.dumps(config))
+    code, _, errors = run(distill, "--teacher", "./three", "--method", "kd", "--layers", "2", *QUICK)
+    assert code == 2
+    assert "its classifier has 3 classes, but MRPC has 2" in errors.splitlines()[-1]
