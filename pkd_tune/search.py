@@ -142,12 +142,10 @@ def resolve(args: argparse.Namespace) -> tuple[SearchConfig, Space, Slots]:
         problems.append(f"--out {args.out}: is a file; give a folder")
     if args.demo and args.teacher != DEFAULT_TEACHER:
         problems.append("--demo has its own teacher; leave out --teacher")
-    if args.demo and task is not None and task.name != "MRPC":
-        problems.append(f"--demo is made for MRPC only so far, not for {task.name}")
     data_dir = args.data_dir.resolve() / "demo" if args.demo else args.data_dir.resolve()
     folder: Path | None = None
     if args.demo:
-        folder = write_demo(data_dir) if not problems else None
+        folder = write_demo(data_dir, task.name) if task is not None and not problems else None
     else:
         if task is not None:
             problems += check_source(task, data_dir)
