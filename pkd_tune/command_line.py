@@ -107,10 +107,8 @@ def find_data(args: argparse.Namespace, problems: Problems) -> tuple[Task | None
             problems.found += check_source(task, data_dir)
         return task, data_dir
     data_dir = args.data_dir.resolve() / "demo"
-    if task is not None and task.name != "MRPC":
-        problems.found.append(f"--demo is made for MRPC only so far, not for {task.name}")
-    if not problems.found:
-        write_demo(data_dir)
+    if task is not None and not problems.found:
+        problems.attempt(lambda: write_demo(data_dir, task.name))
     return task, data_dir
 
 

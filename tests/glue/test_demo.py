@@ -1,7 +1,6 @@
-"""The demo's files: their format, that they repeat, and that they are a fair miniature of a distillation task."""
+"""The demo's folder: that it repeats, holds several tasks, spares foreign files, and is a fair miniature of GLUE."""
 
 import json
-import random
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -11,17 +10,12 @@ import torch
 from transformers import AutoTokenizer, BertModel
 
 from pkd_tune.config import UserError
-from pkd_tune.glue import demo
+from pkd_tune.glue.demo import DEMO_TASKS, write_demo
+from pkd_tune.glue.demo_corpora import CORPORA
+from pkd_tune.glue.demo_model import KINDS, LATER_KINDS, vocabulary
 
 SPACE = tomllib.loads((files("pkd_tune.search_spaces") / "demo.toml").read_text(encoding="utf-8"))
-TEXT_COLUMNS = "#1 ID\t#2 ID\t#1 String\t#2 String"
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data_dir = tmp_path_factory.mktemp("demo")
-    demo.write_demo(data_dir)
-    return data_dir
+TRAIN_SIZE = CORPORA["MRPC"].sizes["train"]
 
 
 def rows(data_dir: Path, split: str) -> list[list[str]]:
@@ -30,114 +24,111 @@ def rows(data_dir: Path, split: str) -> list[list[str]]:
 
 
 def contents(data_dir: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(data_dir)): path.read_bytes() for path in data_dir.rglob("*") if path.is_file()}
+    """Returns every file but locks, which hold nothing."""
+    paths = [path for path in data_dir.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return {str(path.relative_to(data_dir)): path.read_bytes() for path in paths}
 
 
-@pytest.mark.parametrize(("split", "first_column"), [("train", "Quality"), ("dev", "Quality"), ("test", "index")])
-def test_files_have_the_format_of_mrpc(written: Path, split: str, first_column: str) -> None:
-    data = (written / "data_raw" / "MRPC" / f"{split}.tsv").read_bytes()
-    # The real train and dev files start with a byte-order mark, the real test file does not.
-    assert data.startswith(b"\xef\xbb\xbf") == (split != "test")
-    assert data.endswith(b"\n")
-    assert data.decode("utf-8-sig").splitlines()[0] == f"{first_column}\t{TEXT_COLUMNS}"
-    assert len(rows(written, split)) == demo.SPLIT_SIZES[split]
-    assert {len(row) for row in rows(written, split)} == {5}
-    labels = [row[0] for row in rows(written, split)]
-    if split == "test":
-        assert labels == [str(index) for index in range(demo.SPLIT_SIZES["test"])]
-    else:
-        assert set(labels) == {"0", "1"}
-
-
-def test_no_sentence_id_is_used_twice(written: Path) -> None:
-    ids = [row[column] for split in demo.SPLIT_SIZES for row in rows(written, split) for column in (1, 2)]
-    assert len(ids) == len(set(ids))
-
-
-@pytest.mark.parametrize("split", ["train", "dev"])
-def test_labels_are_balanced_as_in_mrpc(written: Path, split: str) -> None:
-    share = sum(row[0] == "1" for row in rows(written, split)) / demo.SPLIT_SIZES[split]
-    assert 0.60 <= share <= 0.68
-
-
-def test_no_pair_occurs_twice_in_either_order(written: Path) -> None:
-    pairs = [frozenset(row[3:]) for split in demo.SPLIT_SIZES for row in rows(written, split)]
-    assert all(len(pair) == 2 for pair in pairs)
-    assert len(pairs) == len(set(pairs))
-
-
-def test_a_changed_meaning_is_never_the_same_again() -> None:
-    # Changes follow one another, and a later one must not undo an earlier one: the label would be wrong.
-    draw = random.Random(0)
-    for _ in range(5000):
-        meaning = demo._draw_meaning(draw)
-        changed = demo._change(meaning, draw)
-        assert changed != meaning
-        assert changed.agent != changed.patient
+def times(data_dir: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in data_dir.rglob("*") if path.is_file()}
 
 
 def test_no_word_has_two_meanings() -> None:
-    words = [word for kind in demo._KINDS for concept in kind for word in concept]
+    words = [word for kind in (*KINDS, *LATER_KINDS) for concept in kind for word in concept]
     assert len(words) == len(set(words))
-    assert all(len(concept) == 2 for kind in demo._KINDS for concept in kind)
+    assert all(len(concept) == 2 for kind in (*KINDS, *LATER_KINDS) for concept in kind)
+    assert len(vocabulary()) == len(set(vocabulary()))
 
 
-def test_every_word_is_one_known_token(written: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(written / "models" / "pretrained" / "demo")
-    sentences = [sentence for split in demo.SPLIT_SIZES for row in rows(written, split) for sentence in row[3:]]
-    for sentence, ids in zip(sentences, tokenizer(sentences, add_special_tokens=False)["input_ids"], strict=True):
-        assert tokenizer.convert_ids_to_tokens(ids) == sentence.lower().split()
-    both = tokenizer(sentences[::2], sentences[1::2])
-    assert max(map(len, both["input_ids"])) <= tokenizer.model_max_length == 64
-    assert set(both["token_type_ids"][0]) == {0, 1}
-
-
-def test_the_folder_loads_like_any_bert(written: Path) -> None:
-    model, report = BertModel.from_pretrained(written / "models" / "pretrained" / "demo", output_loading_info=True)
+def test_the_folder_loads_like_any_bert(demo_data: Path) -> None:
+    model, report = BertModel.from_pretrained(demo_data / "models" / "pretrained" / "demo", output_loading_info=True)
     assert not any(report.values())
     assert model.pooler is not None
     assert model.config.model_type == "bert"
     assert model.config.num_hidden_layers == 4
-    assert model.config.vocab_size == len(demo.vocabulary())
+    assert model.config.vocab_size == len(vocabulary())
     assert all(torch.isfinite(weight).all() for weight in model.parameters())
 
 
-def test_one_seed_gives_one_result(written: Path, tmp_path: Path) -> None:
+def test_one_seed_gives_one_result(demo_data: Path, tmp_path: Path) -> None:
     state = torch.get_rng_state()
-    demo.write_demo(tmp_path / "again")
+    # In another order than before: what one task's files are depends on no other.
+    for task in reversed(DEMO_TASKS):
+        write_demo(tmp_path / "again", task)
     assert torch.equal(torch.get_rng_state(), state)
-    assert contents(tmp_path / "again") == contents(written)
+    again, before = contents(tmp_path / "again"), contents(demo_data)
+    assert json.loads(again.pop("demo.json")) == json.loads(before.pop("demo.json"))
+    assert again == before
 
-    demo.write_demo(tmp_path / "other", seed=1)
-    for name in ("data_raw/MRPC/train.tsv", "models/pretrained/demo/model.safetensors"):
-        assert contents(tmp_path / "other")[name] != contents(written)[name]
+    write_demo(tmp_path / "other", "RTE", seed=1)
+    for name in ("data_raw/RTE/train.tsv", "models/pretrained/demo/model.safetensors"):
+        assert contents(tmp_path / "other")[name] != before[name]
+
+
+@pytest.mark.parametrize(("task", "folders"), [("WNLI", {"WNLI"}), ("AX", {"AX", "MNLI"})])
+def test_only_what_a_task_needs_is_written(demo_data: Path, tmp_path: Path, task: str, folders: set[str]) -> None:
+    write_demo(tmp_path, task)
+    made, before = contents(tmp_path), contents(demo_data)
+    assert {Path(name).parts[1] for name in made if name.startswith("data_raw")} == folders
+    assert all(content == before[name] for name, content in made.items() if name != "demo.json")
 
 
 def test_a_second_call_writes_nothing_and_repairs_what_is_broken(tmp_path: Path) -> None:
-    model_dir = demo.write_demo(tmp_path)
-    before = contents(tmp_path)
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert demo.write_demo(tmp_path) == model_dir
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
+    model_dir = write_demo(tmp_path, "AX")
+    before, written_at = contents(tmp_path), times(tmp_path)
+    assert write_demo(tmp_path, "AX") == write_demo(tmp_path, "MNLI") == model_dir
+    assert times(tmp_path) == written_at
 
     (model_dir / "model.safetensors").write_bytes(b"cut short")
-    (tmp_path / "data_raw" / "MRPC" / "dev.tsv").unlink()
-    demo.write_demo(tmp_path)
+    (tmp_path / "data_raw" / "MNLI" / "dev_matched.tsv").unlink()
+    write_demo(tmp_path, "AX")
     assert contents(tmp_path) == before
 
 
+def test_a_task_leaves_the_files_of_another_alone(tmp_path: Path) -> None:
+    write_demo(tmp_path, "MRPC")
+    mine = tmp_path / "data_raw" / "MRPC" / "notes.txt"
+    mine.write_text("mine\n", encoding="utf-8")
+    broken = tmp_path / "data_raw" / "MRPC" / "dev.tsv"
+    broken.write_text("changed by hand\n", encoding="utf-8")
+    before = times(tmp_path)
+    write_demo(tmp_path, "CoLA")
+    changed = {path.name for path, time in before.items() if times(tmp_path)[path] != time}
+    assert changed <= {"demo.json", ".demo.lock"}
+    written_at = times(tmp_path)
+    write_demo(tmp_path, "CoLA")
+    assert times(tmp_path) == written_at
+
+
 def test_files_of_another_origin_are_left_alone(tmp_path: Path) -> None:
-    real = tmp_path / "data_raw" / "MRPC" / "train.tsv"
+    write_demo(tmp_path, "MRPC")
+    real = tmp_path / "data_raw" / "RTE" / "train.tsv"
     real.parent.mkdir(parents=True)
     real.write_text("the real one\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"train\.tsv is not the demo's"):
-        demo.write_demo(tmp_path)
-    assert contents(tmp_path) == {"data_raw/MRPC/train.tsv": b"the real one\n"}
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"RTE.train\.tsv is not the demo's"):
+        write_demo(tmp_path, "RTE")
+    assert contents(tmp_path) == before
+    # The others still work.
+    write_demo(tmp_path, "MRPC")
 
 
-def test_the_record_names_every_file(written: Path) -> None:
-    record = json.loads((written / "demo.json").read_text(encoding="utf-8"))
-    assert set(record["files"]) == set(contents(written)) - {"demo.json"}
+def test_the_record_names_every_file(demo_data: Path) -> None:
+    record = json.loads((demo_data / "demo.json").read_text(encoding="utf-8"))
+    assert set(record["made"]) == {"models/pretrained/demo", *(f"data_raw/{task}" for task in DEMO_TASKS)}
+    assert set(record["files"]) == set(contents(demo_data)) - {"demo.json"}
+
+
+def test_what_an_older_version_wrote_is_replaced(demo_data: Path, tmp_path: Path) -> None:
+    # The first version's record knew one task.
+    write_demo(tmp_path, "MRPC")
+    record = json.loads((tmp_path / "demo.json").read_text(encoding="utf-8"))
+    older = {"seed": 0, "generator": "another", "files": record["files"]}
+    (tmp_path / "demo.json").write_text(json.dumps(older), encoding="utf-8")
+    (tmp_path / "data_raw" / "MRPC" / "train.tsv").write_text("as it was then\n", encoding="utf-8")
+    write_demo(tmp_path, "MRPC")
+    assert json.loads((tmp_path / "demo.json").read_text(encoding="utf-8")) == record
+    assert rows(tmp_path, "train") == rows(demo_data, "train")
 
 
 Batch = dict[str, torch.Tensor]
@@ -159,7 +150,7 @@ def dev_accuracy(data_dir: Path, train: Batch, dev: Batch, *, layers: int, epoch
     parameters = [*bert.parameters(), *head.parameters()]
     rate = SPACE["teacher"]["learning_rates"][0]
     optimizer = torch.optim.AdamW(parameters, lr=rate, eps=1e-6, weight_decay=0.01)
-    steps = epochs * (demo.SPLIT_SIZES["train"] // 32)
+    steps = epochs * (TRAIN_SIZE // 32)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=rate, total_steps=steps, pct_start=0.1, anneal_strategy="linear", cycle_momentum=False
     )
@@ -170,7 +161,7 @@ def dev_accuracy(data_dir: Path, train: Batch, dev: Batch, *, layers: int, epoch
         return scores
 
     for _ in range(epochs):
-        for chosen in torch.randperm(demo.SPLIT_SIZES["train"]).view(-1, 32):
+        for chosen in torch.randperm(TRAIN_SIZE).view(-1, 32):
             batch = {name: values[chosen] for name, values in train.items()}
             loss = torch.nn.functional.cross_entropy(logits(batch), batch["labels"])
             optimizer.zero_grad()
@@ -185,10 +176,10 @@ def dev_accuracy(data_dir: Path, train: Batch, dev: Batch, *, layers: int, epoch
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_depth_matters_as_it_does_in_glue(written: Path) -> None:
-    train, dev = encoded(written, "train"), encoded(written, "dev")
-    teacher = dev_accuracy(written, train, dev, layers=4, epochs=SPACE["teacher"]["epochs"])
-    two, one = (dev_accuracy(written, train, dev, layers=k, epochs=SPACE["training"]["epochs"]) for k in (2, 1))
+def test_depth_matters_as_it_does_in_glue(demo_data: Path) -> None:
+    train, dev = encoded(demo_data, "train"), encoded(demo_data, "dev")
+    teacher = dev_accuracy(demo_data, train, dev, layers=4, epochs=SPACE["teacher"]["epochs"])
+    two, one = (dev_accuracy(demo_data, train, dev, layers=k, epochs=SPACE["training"]["epochs"]) for k in (2, 1))
     majority = max((dev["labels"] == label).float().mean().item() for label in (0, 1))
     # Each step is at least two standard errors of a 500-pair score.
     assert teacher >= 0.90
