@@ -24,7 +24,7 @@ from pkd_tune.distillation.model_folder import encoder_problems, layer_count
 from pkd_tune.glue.data import check_source, load_features, load_raw, row_count_notes
 from pkd_tune.glue.demo import write_demo
 from pkd_tune.glue.hub import find_pretrained
-from pkd_tune.glue.tasks import TASKS, find_task
+from pkd_tune.glue.tasks import TASKS, find_trainable
 from pkd_tune.reporting.records import (
     RUN,
     SUMMARY,
@@ -52,7 +52,11 @@ def make_parser() -> Parser:
         epilog="The same command again continues an interrupted search; a larger --trials adds to a finished one.",
     )
     add = parser.add_argument
-    add("--task", required=True, help=f"GLUE task, in any usual spelling: {', '.join(TASKS)}")
+    add(
+        "--task",
+        required=True,
+        help=f"GLUE task, in any usual spelling: {', '.join(name for name, task in TASKS.items() if task.trainable)}",
+    )
     add(
         "--demo",
         action="store_true",
@@ -69,8 +73,8 @@ def make_parser() -> Parser:
         type=Path,
         default=Path("data"),
         metavar="DIR",
-        help="holds data_raw/<TASK>/{train,dev,test}.tsv and models/pretrained/<name>; what is not there comes from "
-        "the Hugging Face hub (default: %(default)s)",
+        help="holds data_raw/<TASK>/*.tsv, named as GLUE names them, and models/pretrained/<name>; what is not there "
+        "comes from the Hugging Face hub (default: %(default)s)",
     )
     add(
         "--teacher",
@@ -133,7 +137,7 @@ def resolve(args: argparse.Namespace) -> tuple[SearchConfig, Space, Slots]:
             problems.extend(error.problems)
             return None
 
-    task = attempt(lambda: find_task(args.task))
+    task = attempt(lambda: find_trainable(args.task))
     space = attempt(lambda: load_space(find_space(args.space or ("demo" if args.demo else "default"))))
     slots = attempt(lambda: choose_slots(args.gpus))
     if args.trials is not None and args.trials < 1:
@@ -228,9 +232,10 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
         )
     say(
         f"teacher: {data.pretrained_dir.name}, {teacher.layers} layers, {task.name} dev score "
-        f"{teacher.metrics['score']:.1f} (most frequent class: {teacher.majority['score']:.1f})"
+        f"{teacher.metrics['score']:.1f} ({task.baseline}: {teacher.majority['score']:.1f})"
     )
-    record["content"] = {"teacher": teacher.key, "train": splits["train"].key, "dev": splits["dev"].key}
+    learned_from = {name: splits[name].key for name in ("train", *task.dev_splits)}
+    record["content"] = {"teacher": teacher.key, **learned_from}
     if (run_dir / RUN).exists():
         check_same_search(run_dir, read_json(run_dir / RUN), record)
     write_json(run_dir / RUN, record)
@@ -242,7 +247,8 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
     write_trials(run_dir / TRIALS, studies.rows())
     say("exporting the best student of each depth, and scoring what was exported")
     command = record["provenance"]["command"]
-    summary = export_best(config, teacher, studies, raw["dev"], run_dir, command, demo=record["demo"])
+    dev = {name: raw[name] for name in task.dev_splits}
+    summary = export_best(config, teacher, studies, dev, run_dir, command, demo=record["demo"])
     write_json(run_dir / SUMMARY, summary)
     report = write_report(run_dir)
     for line in closing_lines(summary, run_dir, report):

@@ -3,7 +3,7 @@
 Shape suffixes: B examples, K imitated layers, L teacher layers, H hidden size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from pkd_tune.distillation.modeling import cut_to_depth, load_classifier, run
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.teacher_cache import TeacherOutputs, teacher_outputs
 from pkd_tune.glue.data import Split, load_features
-from pkd_tune.glue.tasks import TASKS, Task, score
+from pkd_tune.glue.tasks import TASKS, Task, predictions, score
 
 REPRODUCTION_TOLERANCE = 0.5
 """Points by which the score of cached teacher logits may differ from the teacher's own: another machine's rounding."""
@@ -30,7 +30,8 @@ class Classroom:
 
     task: Task
     train: Split
-    dev: Split
+    dev: Mapping[str, Split]
+    """The task's dev splits by name."""
     pretrained: BertForSequenceClassification
     """The full-depth model whose first layers every student starts from, on the CPU."""
     teacher_train: TeacherOutputs
@@ -57,10 +58,15 @@ def open_classroom(data: DataConfig, teacher: Teacher, device: torch.device, see
     def load_teacher() -> BertForSequenceClassification:
         return load_classifier(teacher.folder, task.labels, seed).to(device)
 
-    train, dev = (teacher_outputs(folder, splits[name], teacher.key, load_teacher) for name in ("train", "dev"))
-    dev_labels = splits["dev"].labels
-    assert dev_labels is not None
-    reproduced = score(task, dev.logits(torch.arange(len(dev_labels))).argmax(-1).numpy(), dev_labels)["score"]
+    train, *cached = (
+        teacher_outputs(folder, splits[name], teacher.key, load_teacher) for name in ("train", *task.dev_splits)
+    )
+    dev = {name: splits[name] for name in task.dev_splits}
+    predicted = {
+        name: predictions(task, outputs.logits(torch.arange(len(dev[name]))).numpy())
+        for name, outputs in zip(dev, cached, strict=True)
+    }
+    reproduced = score(task, predicted, {name: split.labels for name, split in dev.items()})["score"]
     if abs(reproduced - teacher.metrics["score"]) > REPRODUCTION_TOLERANCE:
         raise UserError(
             f"{folder}: the cached teacher outputs score {reproduced:.1f} on dev, but the teacher scores "
@@ -69,7 +75,7 @@ def open_classroom(data: DataConfig, teacher: Teacher, device: torch.device, see
     return Classroom(
         task=task,
         train=splits["train"],
-        dev=splits["dev"],
+        dev=dev,
         pretrained=load_classifier(data.pretrained_dir, task.labels, seed),
         teacher_train=train,
         device=device,

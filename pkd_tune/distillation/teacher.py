@@ -14,16 +14,16 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 from pkd_tune.config import TrainingConfig, UserError
 from pkd_tune.distillation.batches import Batch
-from pkd_tune.distillation.loop import Evaluation, fit, predict
+from pkd_tune.distillation.loop import Evaluation, evaluate, fit
 from pkd_tune.distillation.losses import LossParts, finetune_loss
 from pkd_tune.distillation.model_folder import WEIGHTS, class_count, has_classifier
 from pkd_tune.distillation.modeling import load_classifier, run
 from pkd_tune.distillation.teacher_cache import teacher_key
 from pkd_tune.glue.data import Split
-from pkd_tune.glue.tasks import Task, majority_score, score
+from pkd_tune.glue.tasks import Task, majority_score
 
 GATE_MARGIN = 2.0
-"""Points by which a teacher's score must beat always predicting the most frequent class."""
+"""Points by which a teacher's score must beat always predicting the most frequent class, or the mean label."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,9 +36,9 @@ class Teacher:
     layers: int
     """Its depth N."""
     metrics: dict[str, float] = field(hash=False)
-    """On the dev split in fp32: each of the task's metrics times 100, and their `score`."""
+    """On the dev splits in fp32: each of the task's metrics times 100, and their `score`."""
     majority: dict[str, float] = field(hash=False)
-    """The same metrics of always predicting the most frequent class of the dev split."""
+    """The same metrics of always predicting the most frequent class, or the mean label, of the dev splits."""
     finetuned_here: bool
     """False where the user's folder already held a classifier for this task."""
 
@@ -56,7 +56,7 @@ def prepare_teacher(
 
     Args:
         task: What it must classify.
-        splits: `train` and `dev` with labels.
+        splits: `train` and the task's dev splits, with labels.
         pretrained_dir: The encoder to start from. A folder that already holds a classifier is used as it is.
         folder: Where fine-tuned teachers of this task are kept, one folder per start, data and configuration.
         config: How it is trained.
@@ -71,20 +71,19 @@ def prepare_teacher(
         model_dir = _finetuned(task, splits, pretrained_dir, folder, config, device, report)
     else:
         model_dir = pretrained_dir
-        if class_count(model_dir) != len(task.labels):
+        if class_count(model_dir) != task.outputs:
             raise UserError(
-                f"--teacher {model_dir}: its classifier has {class_count(model_dir)} classes, but {task.name} has "
-                f"{len(task.labels)}; give a pretrained encoder or a classifier for {task.name}"
+                f"--teacher {model_dir}: its classifier has {class_count(model_dir)} outputs, but {task.name} needs "
+                f"{task.outputs}; give a pretrained encoder or a model fine-tuned for {task.name}"
             )
     teacher = load_classifier(model_dir, task.labels, seed=config.seed).to(device)
-    dev = splits["dev"]
-    assert dev.labels is not None
-    metrics = score(task, predict(teacher, dev, full_precision=True).argmax(-1).numpy(), dev.labels)
-    majority = majority_score(task, dev.labels)
+    dev = {name: splits[name] for name in task.dev_splits}
+    metrics, _ = evaluate(teacher, dev, task, full_precision=True)
+    majority = majority_score(task, {name: split.labels for name, split in dev.items()})
     if metrics["score"] < majority["score"] + GATE_MARGIN:
         raise UserError(
-            f"the teacher scores {metrics['score']:.1f} on {task.name} dev, and always predicting the most frequent "
-            f"class scores {majority['score']:.1f}: nothing can be learned from it; "
+            f"the teacher scores {metrics['score']:.1f} on {task.name} dev, and always predicting the "
+            f"{task.baseline} scores {majority['score']:.1f}: nothing can be learned from it; "
             + (
                 "raise epochs or learning_rate under [teacher] in the file given as --space"
                 if finetune
@@ -113,8 +112,7 @@ def _finetuned(
     """Returns the folder of the fine-tuned teacher, training it where no process has done so yet."""
     what = {
         "pretrained": teacher_key(pretrained_dir / WEIGHTS),
-        "train": splits["train"].key,
-        "dev": splits["dev"].key,
+        **{name: splits[name].key for name in ("train", *task.dev_splits)},
         "labels": task.labels,
         "training": asdict(config),
     }
@@ -129,7 +127,7 @@ def _finetuned(
         def step(batch: Batch) -> LossParts:
             return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
 
-        fit(model, step, splits["train"], splits["dev"], task, config, report)
+        fit(model, step, splits["train"], {name: splits[name] for name in task.dev_splits}, task, config, report)
         save_classifier(model, pretrained_dir, finished)
         return finished
 
