@@ -17,7 +17,7 @@ from pkd_tune.distillation.model_folder import encoder_problems
 from pkd_tune.glue.data import check_source
 from pkd_tune.glue.demo import write_demo
 from pkd_tune.glue.hub import find_pretrained
-from pkd_tune.glue.tasks import TASKS, Task, find_task
+from pkd_tune.glue.tasks import TASKS, Task, find_trainable
 
 if TYPE_CHECKING:
     from pkd_tune.distillation.loop import Evaluation
@@ -58,7 +58,11 @@ class Problems:
 def add_data_flags(parser: Parser) -> None:
     """Adds the flags that say which examples: --task, --demo, --data-dir."""
     add = parser.add_argument
-    add("--task", required=True, help=f"GLUE task, in any usual spelling: {', '.join(TASKS)}")
+    add(
+        "--task",
+        required=True,
+        help=f"GLUE task, in any usual spelling: {', '.join(name for name, task in TASKS.items() if task.trainable)}",
+    )
     add("--demo", action="store_true", help="use a small made-up corpus and model: nothing is downloaded")
     add(
         "--data-dir",
@@ -100,7 +104,7 @@ def check_writable(folder: Path, flag: str, problems: Problems) -> None:
 
 def find_data(args: argparse.Namespace, problems: Problems) -> tuple[Task | None, Path]:
     """Returns the task and the data folder, checking the task's files; with --demo, they are written there first."""
-    task = problems.attempt(lambda: find_task(args.task))
+    task = problems.attempt(lambda: find_trainable(args.task))
     if not args.demo:
         data_dir = args.data_dir.resolve()
         if task is not None:

@@ -6,10 +6,10 @@ A folder holds safetensors weights, configuration, tokenizer and a model card; `
 import platform
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -20,7 +20,7 @@ from pkd_tune.distillation.model_folder import WEIGHTS
 from pkd_tune.distillation.modeling import cut_to_layers, load_classifier
 from pkd_tune.distillation.teacher import Teacher, save_classifier
 from pkd_tune.glue.data import RawSplit
-from pkd_tune.glue.tasks import TASKS, Task, score
+from pkd_tune.glue.tasks import TASKS, Task, TaskSplit, predictions, score
 from pkd_tune.reporting.records import write_text
 from pkd_tune.reporting.tables import metric_titles, plural
 from pkd_tune.tuning.study import Assignment, Studies
@@ -31,7 +31,14 @@ LATENCY_EXAMPLES = 50
 
 
 def export_best(
-    config: SearchConfig, teacher: Teacher, studies: Studies, dev: RawSplit, run_dir: Path, command: str, *, demo: bool
+    config: SearchConfig,
+    teacher: Teacher,
+    studies: Studies,
+    dev: Mapping[str, RawSplit],
+    run_dir: Path,
+    command: str,
+    *,
+    demo: bool,
 ) -> dict[str, Any]:
     """Exports the best complete trial of each depth to `best/<k>-layer/` and measures teacher and students alike.
 
@@ -39,7 +46,7 @@ def export_best(
         config: Of the search.
         teacher: Of the search.
         studies: Say which trial is best.
-        dev: What is scored.
+        dev: What is scored: the task's dev splits by name.
         run_dir: Holds the checkpoints and receives the folders.
         command: What was run, for the model card.
         demo: Whether the data is the made-up corpus.
@@ -53,6 +60,7 @@ def export_best(
         "layers": teacher.layers,
         "finetuned_here": teacher.finetuned_here,
         "majority": teacher.majority,
+        "baseline": task.baseline,
         **measure(teacher.folder, dev, task, data.max_length),
     }
     students = []
@@ -96,12 +104,13 @@ def export_student(weights: Path, layers: int, pretrained_dir: Path, task: Task,
     save_classifier(student, pretrained_dir, target)
 
 
-def measure(model_dir: Path, dev: RawSplit, task: Task, max_length: int) -> dict[str, Any]:
+def measure(model_dir: Path, dev: Mapping[str, RawSplit], task: Task, max_length: int) -> dict[str, Any]:
     """Loads a folder as any user of `transformers` would, in fp32 on the CPU, and scores and times it.
 
     Args:
         model_dir: A classifier's folder.
-        dev: Its examples are scored and the first `LATENCY_EXAMPLES` timed one by one.
+        dev: The task's dev splits by name. All are scored; the first `LATENCY_EXAMPLES` of the first are timed one by
+            one.
         task: Says how to score.
         max_length: Longest example in word pieces.
 
@@ -114,16 +123,19 @@ def measure(model_dir: Path, dev: RawSplit, task: Task, max_length: int) -> dict
         model_dir, local_files_only=True, use_safetensors=True, dtype=torch.float32
     ).eval()
 
-    def encode(rows: slice) -> Any:
-        second = None if dev.sentence2 is None else dev.sentence2[rows]
-        texts = dev.sentence1[rows]
+    def encode(split: RawSplit, rows: slice) -> Any:
+        second = None if split.sentence2 is None else split.sentence2[rows]
+        texts = split.sentence1[rows]
         return tokenizer(texts, second, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
 
-    assert dev.labels is not None
+    predicted = {}
+    timed = dev[task.dev_splits[0]]
     with torch.inference_mode():
-        batches = [encode(slice(start, start + 32)) for start in range(0, len(dev), 32)]
-        predictions_N = torch.cat([model(**batch).logits.argmax(-1) for batch in batches]).numpy()
-        singles = [encode(slice(i, i + 1)) for i in range(min(LATENCY_EXAMPLES, len(dev)))]
+        for name, split in dev.items():
+            slices = [slice(start, start + 32) for start in range(0, len(split), 32)]
+            logits_NC = torch.cat([model(**encode(split, rows)).logits for rows in slices])
+            predicted[name] = predictions(task, logits_NC.numpy())
+        singles = [encode(timed, slice(i, i + 1)) for i in range(min(LATENCY_EXAMPLES, len(timed)))]
         for single in singles[: max(1, len(singles) // 10)]:
             model(**single)
         seconds = []
@@ -132,7 +144,7 @@ def measure(model_dir: Path, dev: RawSplit, task: Task, max_length: int) -> dict
             model(**single)
             seconds.append(time.perf_counter() - started)
     return {
-        "metrics": score(task, predictions_N, np.asarray(dev.labels)),
+        "metrics": score(task, predicted, {name: split.labels for name, split in dev.items()}),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "size_mb": (model_dir / WEIGHTS).stat().st_size / 1e6,
         "latency_ms": 1000 * statistics.median(seconds),
@@ -152,7 +164,7 @@ def write_card(
     Args:
         student: As summary.json has it.
         teacher: As summary.json has it.
-        task: What it classifies.
+        task: What it predicts.
         command: What was run to get it.
         target: The student's folder.
         demo: Whether the data was the made-up corpus, which must not pass for GLUE's.
@@ -163,9 +175,6 @@ def write_card(
         for name, title in titles.items()
     )
     settings = "\n".join(f"- {name}: {value}" for name, value in student["settings"].items())
-    values = "\n".join(
-        f"    - type: {name}\n      value: {student['metrics'][name]:.2f}" for name in titles if name != "score"
-    )
     imitated = ", ".join(map(str, student["imitated_layers"])) or "none"
     data = f"a made-up demo corpus in the format of {task.name}" if demo else f"GLUE {task.name}"
     index = f"""datasets:
@@ -173,16 +182,7 @@ def write_card(
 model-index:
 - name: {task.name}-{student["layers"]}-layer
   results:
-  - task:
-      type: text-classification
-    dataset:
-      name: GLUE {task.name}
-      type: nyu-mll/glue
-      config: {task.hub_name}
-      split: validation
-    metrics:
-{values}
-"""
+{"".join(_index_entry(student["metrics"], task, task.split(name)) for name in task.dev_splits)}"""
     card = f"""---
 library_name: transformers
 pipeline_tag: text-classification
@@ -195,9 +195,9 @@ tags:
 
 # {data[0].upper() + data[1:]}, {plural(student["layers"], "layer")}
 
-A BERT classifier for {data}, distilled from a {teacher["layers"]}-layer teacher ({teacher["name"]}) with
+A BERT model for {data}, distilled from a {teacher["layers"]}-layer teacher ({teacher["name"]}) with
 Patient Knowledge Distillation (Sun et al., EMNLP 2019, https://arxiv.org/abs/1908.09355).
-Classes: {", ".join(f"{i} {label}" for i, label in enumerate(task.labels))}.
+{_meaning(task)}
 
 | dev split, × 100 | this model | teacher |
 | :-- | --: | --: |
@@ -214,3 +214,26 @@ Settings of trial {student["trial"]} (teacher layers imitated: {imitated}):
 Made with `{command}`.
 """
     write_text(target / "README.md", card)
+
+
+def _meaning(task: Task) -> str:
+    """Returns what the model's outputs mean."""
+    if task.value_range is not None:
+        low, high = task.value_range
+        return f"Its one output is a score from {low:g} to {high:g}."
+    return f"Classes: {', '.join(f'{i} {label}' for i, label in enumerate(task.labels))}."
+
+
+def _index_entry(metrics: dict[str, float], task: Task, split: TaskSplit) -> str:
+    """Returns what the hub's index of results gets for one dev split."""
+    values = "\n".join(f"    - type: {name}\n      value: {metrics[name + split.suffix]:.2f}" for name in task.metrics)
+    return f"""  - task:
+      type: text-classification
+    dataset:
+      name: GLUE {task.name}
+      type: nyu-mll/glue
+      config: {task.hub_name}
+      split: {split.hub}
+    metrics:
+{values}
+"""

@@ -204,9 +204,12 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
         )
     say(
         f"teacher: {data.teacher_dir.name}, {teacher.layers} layers, {task.name} dev score "
-        f"{teacher.metrics['score']:.1f} (most frequent class: {teacher.majority['score']:.1f})"
+        f"{teacher.metrics['score']:.1f} ({task.baseline}: {teacher.majority['score']:.1f})"
     )
-    record["content"] = {"teacher": teacher.key, "train": splits["train"].key, "dev": splits["dev"].key}
+    record["content"] = {
+        "teacher": teacher.key,
+        **{name: splits[name].key for name in ("train", *task.dev_splits)},
+    }
     if (run_dir / RUN).exists():
         check_same_search(run_dir, read_json(run_dir / RUN), record)
     write_json(run_dir / RUN, record)
@@ -218,7 +221,8 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
     write_trials(run_dir / TRIALS, studies.rows())
     say("exporting the best student of each depth, and scoring what was exported")
     command = record["provenance"]["command"]
-    summary = export_best(config, teacher, studies, raw["dev"], run_dir, command, demo=record["demo"])
+    dev = {name: raw[name] for name in task.dev_splits}
+    summary = export_best(config, teacher, studies, dev, run_dir, command, demo=record["demo"])
     write_json(run_dir / SUMMARY, summary)
     report = write_report(run_dir)
     for line in closing_lines(summary, run_dir, report):

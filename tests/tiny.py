@@ -3,6 +3,8 @@
 import random
 from pathlib import Path
 
+from pkd_tune.glue.tasks import Task
+
 WORDS = "red green blue round square small large old new quick slow warm cold near far".split()
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "same", "other", ".", *WORDS]
 TINY_LAYERS = 4
@@ -44,3 +46,23 @@ def write_bert(folder: Path, *, layers: int = TINY_LAYERS, width: int = 32, seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         BertModel(config).save_pretrained(folder)
+
+
+def write_task(task: Task, data_dir: Path, *, train: int = 96, dev: int = 40, test: int = 8, seed: int = 0) -> None:
+    """Writes a task's files in its own format; the last word of its last sentence gives the label away."""
+    rng = random.Random(seed)
+    folder = data_dir / "data_raw" / task.name
+    folder.mkdir(parents=True)
+    for split in task.splits:
+        layout = split.layout
+        lines = [] if layout.header is None else ["\t".join(layout.header)]
+        for i in range({"train": train, "dev": dev, "test": test}[split.part]):
+            kind = rng.randrange(3 if task.regression else task.outputs)
+            cells = [str(i)] * len(layout.header or ("source", "label", "star", "sentence"))
+            cells[layout.sentence1] = " ".join(rng.choices(WORDS[:-3], k=rng.randint(2, 6)))
+            last = layout.sentence1 if layout.sentence2 is None else layout.sentence2
+            cells[last] = " ".join([*rng.choices(WORDS[:-3], k=rng.randint(1, 5)), WORDS[-3 + kind]])
+            if layout.label is not None:
+                cells[layout.label] = f"{2.5 * kind:.3f}" if task.regression else task.raw_labels[kind]
+            lines.append("\t".join(cells))
+        (folder / f"{split.file}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -26,7 +26,7 @@ class Batch:
     mask_BT: Tensor
     """True where there is a token, False where there is padding."""
     labels_B: Tensor
-    """Class ids, int64."""
+    """Class ids, int64, or the labels of a regression task, fp32."""
 
 
 def training_batches(lengths_N: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:

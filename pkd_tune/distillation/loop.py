@@ -4,7 +4,7 @@ Shape suffixes: N examples of a split, C classes.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -18,10 +18,15 @@ from pkd_tune.distillation.batches import Batch, collate, scoring_batches, train
 from pkd_tune.distillation.losses import LossParts
 from pkd_tune.distillation.modeling import Output, run
 from pkd_tune.glue.data import Split
-from pkd_tune.glue.tasks import Task, score
+from pkd_tune.glue.tasks import Task, predictions, score
 
 ADAM_EPSILON = 1e-6
 """BERT's own value, ten times below PyTorch's weight on small second moments."""
+
+
+CONSTANT_SPREAD = 1e-3
+"""Predictions that differ by less are all the same: it is the last digit of a submitted value, and class ids differ
+by 1."""
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -30,7 +35,7 @@ class TrainingDivergedError(ArithmeticError):
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One look at the dev split during training."""
+    """One look at the dev splits during training."""
 
     number: int
     """Counts the evaluations of this training from 1."""
@@ -41,7 +46,7 @@ class Evaluation:
     epochs: int
     """How many there will be in all."""
     metrics: dict[str, float]
-    """The task's metrics on the dev split by name, times 100, and their `score`."""
+    """The task's metrics on its dev splits by name, times 100, and their `score`."""
     best_score: float
     """The highest score so far, this one included."""
     losses: LossParts
@@ -51,7 +56,7 @@ class Evaluation:
     learning_rate: float
     """Of the last step."""
     degenerate: bool
-    """True where every prediction is the same class."""
+    """True where every prediction is the same class, or the same value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ def fit(
     model: BertForSequenceClassification,
     step: Callable[[Batch], LossParts],
     train: Split,
-    dev: Split,
+    dev: Mapping[str, Split],
     task: Task,
     config: TrainingConfig,
     report: Callable[[Evaluation], None],
@@ -81,8 +86,8 @@ def fit(
         model: Trained on the device it is on.
         step: Returns the loss of a batch, with gradient to the model.
         train: Split with labels.
-        dev: Split with labels, scored `evaluations_per_epoch` times an epoch.
-        task: Says how the dev split is scored.
+        dev: The task's dev splits by name, with labels, scored `evaluations_per_epoch` times an epoch.
+        task: Says how the dev splits are scored.
         config: Epochs, batch size, learning rate and the rest.
         report: Called after every evaluation; what it raises ends the training.
         projection: Trained along with the model when the step uses one; not part of the model.
@@ -122,10 +127,7 @@ def fit(
             means = (sums_5 / steps_since).cpu()
             if not torch.isfinite(means).all():
                 raise TrainingDivergedError(f"the loss was not finite at step {done} of {total_steps}")
-            logits_NC = predict(model, dev)
-            predictions_N = logits_NC.argmax(-1).numpy()
-            assert dev.labels is not None
-            metrics = score(task, predictions_N, dev.labels)
+            metrics, predicted = evaluate(model, dev, task)
             improved = best is None or metrics["score"] > best.best_score
             evaluation = Evaluation(
                 number=evaluate_after.index(done) + 1,
@@ -137,7 +139,7 @@ def fit(
                 losses=LossParts(*means[:4]),
                 gradient_norm=means[4].item(),
                 learning_rate=learning_rate,
-                degenerate=len(np.unique(predictions_N)) == 1,
+                degenerate=bool(np.ptp(np.concatenate([*predicted.values()])) < CONSTANT_SPREAD),
             )
             if improved:
                 best = evaluation
@@ -148,6 +150,21 @@ def fit(
     assert best is not None
     model.load_state_dict(best_weights)
     return FitResult(best=best, last=evaluation)
+
+
+def evaluate(
+    model: BertForSequenceClassification, dev: Mapping[str, Split], task: Task, *, full_precision: bool = False
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Returns the task's metrics on its dev splits, times 100, and what the model predicts for each of them.
+
+    Raises:
+        UserError: When a split has no labels.
+    """
+    predicted = {
+        name: predictions(task, predict(model, split, full_precision=full_precision).numpy())
+        for name, split in dev.items()
+    }
+    return score(task, predicted, {name: split.labels for name, split in dev.items()}), predicted
 
 
 def predict(model: BertForSequenceClassification, split: Split, *, full_precision: bool = False) -> Tensor:

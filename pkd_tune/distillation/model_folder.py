@@ -53,7 +53,7 @@ def has_classifier(folder: Path) -> bool:
 
 
 def class_count(folder: Path) -> int:
-    """Returns how many classes the folder's classifier has."""
+    """Returns how many outputs the folder's classifier has: one per class, or one number."""
     return len(read_config(folder).get("id2label") or {0: "", 1: ""})
 
 

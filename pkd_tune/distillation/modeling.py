@@ -39,9 +39,14 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> Bert
 
     Args:
         model_dir: A folder with config.json and safetensors weights; `model_folder` says whether it is one.
-        labels: Class names in the order of class ids; they become the model's `id2label`.
+        labels: Class names in the order of class ids; they become the model's `id2label`. None of them:
+            a regression model with one output.
         seed: Seeds the missing weights.
     """
+    if labels:
+        head = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    else:
+        head = {"problem_type": "regression"}
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
     # A pretrained folder never holds the classifier; the load report would call that a problem.
@@ -51,9 +56,8 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> Bert
             torch.manual_seed(seed)
             model = BertForSequenceClassification.from_pretrained(
                 model_dir,
-                num_labels=len(labels),
-                id2label=dict(enumerate(labels)),
-                label2id={label: i for i, label in enumerate(labels)},
+                num_labels=len(labels) or 1,
+                **head,
                 dtype=torch.float32,
                 attn_implementation="sdpa",
                 use_safetensors=True,

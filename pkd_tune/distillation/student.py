@@ -3,7 +3,7 @@
 Shape suffixes: B examples, K imitated layers, L teacher layers, H hidden size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.teacher_cache import TeacherOutputs, teacher_outputs
 from pkd_tune.glue.data import Split, load_features
-from pkd_tune.glue.tasks import SPLITS, TASKS, Task, score
+from pkd_tune.glue.tasks import TASKS, Task, predictions, score
 
 REPRODUCTION_TOLERANCE = 0.5
 """Points by which the score of cached teacher logits may differ from the teacher's own: another machine's rounding."""
@@ -32,7 +32,8 @@ class Classroom:
 
     task: Task
     train: Split
-    dev: Split
+    dev: Mapping[str, Split]
+    """The task's dev splits by name."""
     start: BertForSequenceClassification
     """The model that every student is cut from, on the CPU."""
     init: Init
@@ -56,11 +57,12 @@ def open_classroom(data: DataConfig, teacher: Teacher, device: torch.device, see
     """
     task = TASKS[data.task]
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
-    outputs = compute_teacher_outputs(data, teacher.folder, device, ("train", "dev"))
-    train, dev = outputs["train"], outputs["dev"]
-    dev_labels = splits["dev"].labels
-    assert dev_labels is not None
-    reproduced = score(task, dev.logits(torch.arange(len(dev_labels))).argmax(-1).numpy(), dev_labels)["score"]
+    outputs = compute_teacher_outputs(data, teacher.folder, device, ("train", *task.dev_splits))
+    dev = {name: splits[name] for name in task.dev_splits}
+    predicted = {
+        name: predictions(task, outputs[name].logits(torch.arange(len(split))).numpy()) for name, split in dev.items()
+    }
+    reproduced = score(task, predicted, {name: split.labels for name, split in dev.items()})["score"]
     if abs(reproduced - teacher.metrics["score"]) > REPRODUCTION_TOLERANCE:
         raise UserError(
             f"{teacher_cache_folder(data)}: the cached teacher outputs score {reproduced:.1f} on dev, but the teacher "
@@ -69,10 +71,10 @@ def open_classroom(data: DataConfig, teacher: Teacher, device: torch.device, see
     return Classroom(
         task=task,
         train=splits["train"],
-        dev=splits["dev"],
+        dev=dev,
         start=load_classifier(data.student_dir if data.init == "pretrained" else teacher.folder, task.labels, seed),
         init=data.init,
-        teacher_train=train,
+        teacher_train=outputs["train"],
         device=device,
     )
 
@@ -83,7 +85,7 @@ def teacher_cache_folder(data: DataConfig) -> Path:
 
 
 def compute_teacher_outputs(
-    data: DataConfig, teacher_dir: Path, device: torch.device, names: Sequence[str] = SPLITS
+    data: DataConfig, teacher_dir: Path, device: torch.device, names: Sequence[str] | None = None
 ) -> dict[str, TeacherOutputs]:
     """Opens what a fine-tuned teacher says of the given splits, computing what is missing.
 
@@ -91,7 +93,7 @@ def compute_teacher_outputs(
         data: Which examples; the teacher reads them with its own tokenizer.
         teacher_dir: The fine-tuned teacher.
         device: Where it runs.
-        names: Of splits.
+        names: Of splits; all of the task's where left out.
     """
     task = TASKS[data.task]
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
@@ -100,7 +102,9 @@ def compute_teacher_outputs(
     def load_teacher() -> BertForSequenceClassification:
         return load_classifier(teacher_dir, task.labels, seed=0).to(device)
 
-    return {name: teacher_outputs(teacher_cache_folder(data), splits[name], key, load_teacher) for name in names}
+    return {
+        name: teacher_outputs(teacher_cache_folder(data), splits[name], key, load_teacher) for name in names or splits
+    }
 
 
 def distill(

@@ -14,15 +14,15 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 from pkd_tune.config import TrainingConfig, UserError
 from pkd_tune.distillation.batches import Batch
-from pkd_tune.distillation.loop import Evaluation, fit, predict
+from pkd_tune.distillation.loop import Evaluation, evaluate, fit
 from pkd_tune.distillation.losses import LossParts, finetune_loss
 from pkd_tune.distillation.model_folder import class_count, has_classifier, layer_count, weights_key
 from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
 from pkd_tune.glue.data import Split
-from pkd_tune.glue.tasks import Task, majority_score, score
+from pkd_tune.glue.tasks import Task, majority_score
 
 GATE_MARGIN = 2.0
-"""Points by which a teacher's score must beat always predicting the most frequent class."""
+"""Points by which a teacher's score must beat always predicting the most frequent class, or the mean label."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +55,7 @@ def prepare_teacher(
 
     Args:
         task: What it must classify.
-        splits: `train` and `dev` with labels.
+        splits: `train` and the task's dev splits, with labels.
         pretrained_dir: The encoder to start from. A folder that already holds a classifier is used as it is.
         folder: Where fine-tuned teachers of this task are kept, one folder per start, data and configuration.
         configs: How it is trained; of several, the one with the highest dev score is kept.
@@ -70,19 +70,17 @@ def prepare_teacher(
         model_dir = finetune(task, splits, pretrained_dir, layer_count(pretrained_dir), folder, configs, device, report)
     else:
         model_dir = pretrained_dir
-        if class_count(model_dir) != len(task.labels):
+        if class_count(model_dir) != task.outputs:
             raise UserError(
-                f"--teacher {model_dir}: its classifier has {class_count(model_dir)} classes, but {task.name} has "
-                f"{len(task.labels)}; give a pretrained encoder or a classifier for {task.name}"
+                f"--teacher {model_dir}: its classifier has {class_count(model_dir)} outputs, but {task.name} needs "
+                f"{task.outputs}; give a pretrained encoder or a model fine-tuned for {task.name}"
             )
     metrics = dev_metrics(task, model_dir, splits, device)
-    dev_labels = splits["dev"].labels
-    assert dev_labels is not None
-    majority = majority_score(task, dev_labels)
+    majority = majority_score(task, {name: splits[name].labels for name in task.dev_splits})
     if metrics["score"] < majority["score"] + GATE_MARGIN:
         raise UserError(
-            f"the teacher scores {metrics['score']:.1f} on {task.name} dev, and always predicting the most frequent "
-            f"class scores {majority['score']:.1f}: nothing can be learned from it; "
+            f"the teacher scores {metrics['score']:.1f} on {task.name} dev, and always predicting the "
+            f"{task.baseline} scores {majority['score']:.1f}: nothing can be learned from it; "
             + (
                 "raise epochs or learning_rates under [teacher] in the file given as --space"
                 if finetuned_here
@@ -113,7 +111,7 @@ def finetune(
 
     Args:
         task: What it must classify.
-        splits: `train` and `dev` with labels.
+        splits: `train` and the task's dev splits, with labels.
         pretrained_dir: The encoder to start from.
         layers: How many of its layers are used: all for a teacher, the first few for a student without a teacher.
         folder: Where fine-tuned models of this task are kept, one folder per start, depth, data and configuration.
@@ -124,8 +122,7 @@ def finetune(
     what = {
         "layers": layers,
         "pretrained": weights_key(pretrained_dir),
-        "train": splits["train"].key,
-        "dev": splits["dev"].key,
+        **{name: splits[name].key for name in ("train", *task.dev_splits)},
         "labels": task.labels,
         "trainings": [asdict(config) for config in configs],
     }
@@ -135,6 +132,7 @@ def finetune(
     with FileLock(f"{finished}.lock"):
         if finished.is_dir():
             return finished
+        dev = {name: splits[name] for name in task.dev_splits}
         best: tuple[float, BertForSequenceClassification] | None = None
         for config in configs:
             whole = load_classifier(pretrained_dir, task.labels, seed=config.seed)
@@ -143,7 +141,7 @@ def finetune(
             def step(batch: Batch, model: BertForSequenceClassification = model) -> LossParts:
                 return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
 
-            dev_score = fit(model, step, splits["train"], splits["dev"], task, config, report).best.best_score
+            dev_score = fit(model, step, splits["train"], dev, task, config, report).best.best_score
             if best is None or dev_score > best[0]:
                 best = dev_score, model
         assert best is not None
@@ -152,11 +150,9 @@ def finetune(
 
 
 def dev_metrics(task: Task, model_dir: Path, splits: dict[str, Split], device: torch.device) -> dict[str, float]:
-    """Returns the scores of a classifier's folder on the dev split in fp32."""
+    """Returns the scores of a model's folder on the task's dev splits in fp32."""
     model = load_classifier(model_dir, task.labels, seed=0).to(device)  # nothing is missing, so nothing is drawn
-    dev = splits["dev"]
-    assert dev.labels is not None
-    return score(task, predict(model, dev, full_precision=True).argmax(-1).numpy(), dev.labels)
+    return evaluate(model, {name: splits[name] for name in task.dev_splits}, task, full_precision=True)[0]
 
 
 def save_classifier(model: BertForSequenceClassification, tokenizer_dir: Path, target: Path) -> None:

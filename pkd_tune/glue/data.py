@@ -22,7 +22,7 @@ from pkd_tune.glue.features import (
     write_split,
 )
 from pkd_tune.glue.hub import dataset_cached, go_offline, hub_reachable
-from pkd_tune.glue.tasks import SPLITS, Task
+from pkd_tune.glue.tasks import Task, TaskSplit
 from pkd_tune.glue.tsv import RawSplit, read_tsv, tsv_problems
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ __all__ = ["RawSplit", "Split", "check_source", "load_features", "load_raw", "re
 logger = logging.getLogger(__name__)
 
 _FORMAT = "1"  # Of the files of tokenised examples; another number makes every one be built again.
-_HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
 def check_source(task: Task, data_dir: Path, hub_repository: str = "nyu-mll/glue") -> list[str]:
@@ -44,16 +43,18 @@ def check_source(task: Task, data_dir: Path, hub_repository: str = "nyu-mll/glue
     """
     folder = _tsv_folder(task, data_dir)
     if folder.is_dir():
-        return [problem for split in SPLITS for problem in tsv_problems(task, folder / f"{split}.tsv", split)]
+        return [
+            problem for split in task.splits for problem in tsv_problems(task, _tsv_path(folder, split), split.name)
+        ]
     if Path(hub_repository).is_dir() or dataset_cached(hub_repository, task.hub_name) or hub_reachable():
         return []
     return [_no_data(task, data_dir)]
 
 
 def load_raw(task: Task, data_dir: Path, hub_repository: str = "nyu-mll/glue") -> dict[str, RawSplit]:
-    """Reads the splits train, dev and test from the TSV folder where it exists, otherwise from the hub.
+    """Reads all splits of a task from the TSV folder where it exists, otherwise from the hub.
 
-    Both sources give the same examples in the same order with the same class ids; the test split has no labels.
+    Both sources give the same examples in the same order with the same labels; test splits have none.
 
     Args:
         task: The task to read.
@@ -73,7 +74,7 @@ def row_count_notes(task: Task, raw: dict[str, RawSplit]) -> list[str]:
     """One line for each split whose number of rows is not the official one, which is unusual but no error."""
     return [
         f"{task.name} {split} has {len(raw[split]):,} rows; the official split has {official:,}"
-        for split, official in zip(SPLITS, task.row_counts, strict=True)
+        for split, official in task.row_counts.items()
         if len(raw[split]) != official
     ]
 
@@ -81,7 +82,7 @@ def row_count_notes(task: Task, raw: dict[str, RawSplit]) -> list[str]:
 def load_features(
     task: Task, data_dir: Path, model_dir: Path, max_length: int, hub_repository: str = "nyu-mll/glue"
 ) -> dict[str, Split]:
-    """The tokenised splits train, dev and test, memory-mapped from files that are built once.
+    """The tokenised splits of a task, memory-mapped from files that are built once.
 
     Built again only when the source's content, the tokenizer's files, `max_length` or the version of transformers
     is another, or a file is damaged (which is logged). Of several processes one builds and the others wait.
@@ -98,13 +99,13 @@ def load_features(
     """
     tsv_folder = _tsv_folder(task, data_dir)
     dataset = None if tsv_folder.is_dir() else _open_hub(task, data_dir, hub_repository)
-    source = _tsv_key(tsv_folder) if dataset is None else _hub_key(dataset)
+    source = _tsv_key(task, tsv_folder) if dataset is None else _hub_key(task, dataset)
     tokenizer = tokenizer_key(model_dir)
     parts = [_FORMAT, importlib.metadata.version("transformers"), task.name, source, tokenizer, str(max_length)]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     folder = data_dir / "data_feat" / task.name / key
-    paths = {split: folder / f"{split}.arrow" for split in SPLITS}
+    paths = {split.name: folder / f"{split.name}.arrow" for split in task.splits}
     try:
         return {split: open_split(path) for split, path in paths.items()}
     except (FileNotFoundError, DamagedFileError):
@@ -140,12 +141,16 @@ def _tsv_folder(task: Task, data_dir: Path) -> Path:
     return data_dir / "data_raw" / task.name
 
 
+def _tsv_path(folder: Path, split: TaskSplit) -> Path:
+    return folder / f"{split.file}.tsv"
+
+
 def _raw_from_folder(task: Task, folder: Path) -> dict[str, RawSplit]:
     raw: dict[str, RawSplit] = {}
     problems: list[str] = []
-    for split in SPLITS:
+    for split in task.splits:
         try:
-            raw[split] = read_tsv(task, folder / f"{split}.tsv", split)
+            raw[split.name] = read_tsv(task, _tsv_path(folder, split), split.name)
         except UserError as error:
             problems += error.problems
     if problems:
@@ -153,10 +158,10 @@ def _raw_from_folder(task: Task, folder: Path) -> dict[str, RawSplit]:
     return raw
 
 
-def _tsv_key(folder: Path) -> str:
-    """Hash of the three files' bytes."""
+def _tsv_key(task: Task, folder: Path) -> str:
+    """Hash of the files' bytes."""
     digest = hashlib.sha256()
-    for path in (folder / f"{split}.tsv" for split in SPLITS):
+    for path in (_tsv_path(folder, split) for split in task.splits):
         if not path.is_file():
             raise UserError(f"{path} is missing")
         content = path.read_bytes()
@@ -166,9 +171,11 @@ def _tsv_key(folder: Path) -> str:
 
 
 def _no_data(task: Task, data_dir: Path) -> str:
+    *others, last = [f"{split.file}.tsv" for split in task.splits]
+    files = f"{', '.join(others)} and {last}" if others else last
     return (
         f"{task.name}: there is no {_tsv_folder(task, data_dir)} and the Hugging Face hub is out of reach; put "
-        f"train.tsv, dev.tsv and test.tsv there, choose another --data-dir, or try --demo"
+        f"{files} there, choose another --data-dir, or try --demo"
     )
 
 
@@ -186,30 +193,35 @@ def _open_hub(task: Task, data_dir: Path, repository: str) -> "datasets.DatasetD
         reason = " ".join(str(error).split())
         raise UserError(f"{repository}: {task.hub_name!r} cannot be loaded from this dataset: {reason}") from error
     config = f"{repository}: {task.hub_name!r}"
-    for hub_split in _HUB_SPLITS.values():
+    for hub_split in (split.hub for split in task.splits):
         if hub_split not in dataset:
             raise UserError(f"{config} has no split {hub_split!r}, only {', '.join(dataset)}")
         columns = dataset[hub_split].column_names
         for column in (*task.hub_sentences, "label"):
             if column not in columns:
                 raise UserError(f"{config} has no column {column!r} in {hub_split!r}, only {', '.join(columns)}")
-    # Class ids in another order would train and score without any sign that they mean something else.
-    names = getattr(dataset["train"].features["label"], "names", None)
-    if names != list(task.labels):
-        raise UserError(f"{config} has the classes {names}, expected {list(task.labels)}")
+        # Class ids in another order would train and score without any sign that they mean something else.
+        names = getattr(dataset[hub_split].features["label"], "names", [])
+        if names != list(task.labels):
+            raise UserError(f"{config} has the classes {names} in {hub_split!r}, expected {list(task.labels)}")
     return dataset
 
 
-def _hub_key(dataset: "datasets.DatasetDict") -> str:
+def _hub_key(task: Task, dataset: "datasets.DatasetDict") -> str:
     """The fingerprints by which the `datasets` library tells contents apart."""
-    return " ".join(dataset[hub_split]._fingerprint for hub_split in _HUB_SPLITS.values())
+    return " ".join(dataset[split.hub]._fingerprint for split in task.splits)
 
 
 def _raw_from_hub(task: Task, dataset: "datasets.DatasetDict") -> dict[str, RawSplit]:
     raw = {}
-    for split, hub_split in _HUB_SPLITS.items():
-        columns = [dataset[hub_split][column][:] for column in task.hub_sentences]
+    for split in task.splits:
+        columns = [dataset[split.hub][column][:] for column in task.hub_sentences]
         # The hub fills test labels with -1, or with the real ones for MRPC; a test split has none here either way.
-        labels = None if split == "test" else dataset[hub_split]["label"][:]
-        raw[split] = RawSplit(columns[0], columns[1] if len(columns) == 2 else None, labels)
+        labels = None if split.layout.label is None else dataset[split.hub]["label"][:]
+        low, high = task.value_range or (0, task.outputs - 1)
+        for row, label in enumerate(labels or ()):
+            if not low <= label <= high:
+                where = f"{task.hub_name!r} from the hub: row {row} of {split.hub!r}"
+                raise UserError(f"{where} has the label {label}, expected {low:g} to {high:g}")
+        raw[split.name] = RawSplit(columns[0], columns[1] if len(columns) == 2 else None, labels)
     return raw

@@ -20,7 +20,7 @@ from pkd_tune.glue.tsv import RawSplit
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Number = TypeVar("Number", bound=np.integer)
+Number = TypeVar("Number", bound=np.number)
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -38,6 +38,7 @@ _FIELDS = (
     pa.field("first_length", pa.int32(), nullable=False),
     pa.field("label", pa.int64()),
 )
+_VALUE_FIELDS = (*_FIELDS[:3], pa.field("label", pa.float32()))  # Of a regression task.
 
 
 class DamagedFileError(Exception):
@@ -49,7 +50,7 @@ class Split:
     """One tokenised split. The arrays are read-only views of a memory-mapped file; example i is row i."""
 
     name: str
-    """train, dev or test."""
+    """Its name in the task's table: train, dev, dev_mm, test or test_mm."""
     key: str
     """Changes with the tokens, their order, the labels and the tokenizer; hexadecimal."""
     input_ids: npt.NDArray[np.int32]
@@ -58,8 +59,8 @@ class Split:
     """Example i is input_ids[offsets[i]:offsets[i + 1]]; shape (N + 1,)."""
     first_lengths: npt.NDArray[np.int32]
     """How many of an example's tokens have token type 0, namely [CLS] sentence1 [SEP]; shape (N,)."""
-    labels: npt.NDArray[np.int64] | None
-    """Class ids, shape (N,), or None in a split without labels."""
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32] | None
+    """Class ids, or the labels of a regression task, shape (N,); None in a split without labels."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -113,9 +114,12 @@ def tokenise(raw: RawSplit, tokenizer: "PreTrainedTokenizerBase", max_length: in
     input_ids_T, lengths_N, first_lengths_N = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
     offsets = np.concatenate([[0], np.cumsum(lengths_N, dtype=np.int64)])
     input_ids = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(input_ids_T), type=_FIELDS[1].type)
-    labels = pa.nulls(len(raw), pa.int64()) if raw.labels is None else pa.array(raw.labels, pa.int64())
+    labels = pa.nulls(len(raw), pa.int64()) if raw.labels is None else pa.array(raw.labels)
+    fields = _FIELDS
+    if pa.types.is_floating(labels.type):
+        labels, fields = labels.cast(pa.float32()), _VALUE_FIELDS
     columns = [pa.array(np.arange(len(raw), dtype=np.int64)), input_ids, pa.array(first_lengths_N), labels]
-    return pa.record_batch(columns, schema=pa.schema(_FIELDS))
+    return pa.record_batch(columns, schema=pa.schema(fields))
 
 
 def _tokenised_chunks(
@@ -169,7 +173,8 @@ def open_split(path: Path) -> Split:
     try:
         with pa.memory_map(str(path)) as source:
             reader = pa.ipc.open_file(source)
-            if not reader.schema.equals(pa.schema(_FIELDS)) or reader.num_record_batches != 1:
+            known = any(reader.schema.equals(pa.schema(fields)) for fields in (_FIELDS, _VALUE_FIELDS))
+            if not known or reader.num_record_batches != 1:
                 raise DamagedFileError(f"{path} does not hold a tokenised split")
             batch, metadata = reader.get_batch(0), reader.schema.metadata or {}
             batch.validate()  # That lengths fit the buffers; reading alone does not check all of it.
@@ -188,26 +193,32 @@ def open_split(path: Path) -> Split:
         input_ids=_view(input_ids.values, np.int32),
         offsets=_view(input_ids.offsets, np.int64),
         first_lengths=_view(batch.column("first_length"), np.int32),
-        labels=None if labels.null_count else _view(labels, np.int64),
+        labels=_labels(labels),
     )
 
 
 def _content_key(batch: pa.RecordBatch, tokenizer: str) -> str:
     """Hash of every column's values and of the tokenizer's key."""
     input_ids, labels = batch.column("input_ids"), batch.column("label")
-    parts: list[npt.NDArray[np.integer]] = [
+    parts: list[npt.NDArray[np.number]] = [
         _view(batch.column("example_id"), np.int64),
         _view(input_ids.offsets, np.int64),
         _view(input_ids.values, np.int32),
         _view(batch.column("first_length"), np.int32),
     ]
-    if not labels.null_count:
-        parts.append(_view(labels, np.int64))
+    if (values := _labels(labels)) is not None:
+        parts.append(values)
     digest = hashlib.sha256(tokenizer.encode())
     for part in parts:
         digest.update(f"\0{len(part)}\0".encode())
         digest.update(part.data)
     return digest.hexdigest()[:16]
+
+
+def _labels(array: pa.Array) -> npt.NDArray[np.int64] | npt.NDArray[np.float32] | None:
+    if array.null_count:
+        return None
+    return _view(array, np.float32) if pa.types.is_floating(array.type) else _view(array, np.int64)
 
 
 def _view(array: pa.Array, dtype: type[Number]) -> npt.NDArray[Number]:

@@ -1,70 +1,51 @@
-"""The GLUE tasks as one table: their files, columns, labels, metrics and sizes, and how predictions are scored.
+"""The GLUE tasks as one table: their files, columns, labels, metrics and sizes.
 
-A task that reads and scores like these is one more row. Splits are called train, dev and test everywhere.
+A task that reads and scores like these is one more row: nothing else in the package knows a task by its name. Splits
+are called train, dev, dev_mm, test and test_mm everywhere.
 """
 
 import difflib
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pkd_tune.config import UserError
+from pkd_tune.glue.schema import Layout, Task, TaskSplit
+from pkd_tune.glue.scoring import majority_score, predictions, score
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    ClassIds = Sequence[int] | npt.NDArray[np.integer]
-
-SPLITS = ("train", "dev", "test")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
-    """Where things are in a TSV file; columns count from 0."""
-
-    header: tuple[str, ...] | None
-    """Cells of the first line, or None when the first line is already an example."""
-    sentence1: int
-    """Column of the first sentence."""
-    sentence2: int | None = None
-    """Column of the second sentence, or None for a task of single sentences."""
-    label: int | None = None
-    """Column of the label, or None in a split without labels."""
+__all__ = [
+    "TASKS",
+    "Layout",
+    "Task",
+    "TaskSplit",
+    "find_task",
+    "find_trainable",
+    "majority_score",
+    "predictions",
+    "score",
+]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
-    """All that sets one GLUE task apart from another."""
-
-    name: str
-    """As GLUE spells it, and as the folder of its TSV files is called: 'MRPC'."""
-    hub_name: str
-    """Its configuration in the hub's dataset: 'mrpc'."""
-    hub_sentences: tuple[str, ...]
-    """The hub's column of each sentence, first sentence first."""
-    labels: tuple[str, ...]
-    """Class names in the order of class ids, which is the hub's order."""
-    raw_labels: tuple[str, ...]
-    """How the TSV files, and a submission, spell each class, in the order of class ids."""
-    labelled: Layout
-    """Layout of train.tsv and dev.tsv."""
-    test: Layout
-    """Layout of test.tsv, which has no labels."""
-    metrics: tuple[str, ...]
-    """The metrics GLUE reports, by name; the task's single score is their mean."""
-    row_counts: tuple[int, int, int]
-    """Examples in the official train, dev and test splits."""
-
-    def layout(self, split: str) -> Layout:
-        """The layout of the TSV file of one split."""
-        return self.test if split == "test" else self.labelled
+def _usual_splits(name: str, rows: tuple[int, int, int], labelled: Layout, test: Layout) -> tuple[TaskSplit, ...]:
+    """The splits of a task with one of each part, called as most tasks call them."""
+    return (
+        TaskSplit(part="train", file="train", hub="train", layout=labelled, rows=rows[0]),
+        TaskSplit(part="dev", file="dev", hub="validation", layout=labelled, rows=rows[1]),
+        TaskSplit(part="test", file="test", hub="test", layout=test, rows=rows[2], submission=name),
+    )
 
 
 _ENTAILMENT = ("entailment", "not_entailment")
 _PAIR_HEADER = ("index", "sentence1", "sentence2", "label")
 _BINARY = ("0", "1")
+_NLI = ("entailment", "neutral", "contradiction")
+_MNLI_HEADER = (
+    *("index", "promptID", "pairID", "genre", "sentence1_binary_parse", "sentence2_binary_parse"),
+    *("sentence1_parse", "sentence2_parse", "sentence1", "sentence2"),
+)
+_MNLI_TRAIN = Layout(header=(*_MNLI_HEADER, "label1", "gold_label"), sentence1=8, sentence2=9, label=11)
+_MNLI_DEV = Layout(
+    header=(*_MNLI_HEADER, *(f"label{i}" for i in range(1, 6)), "gold_label"), sentence1=8, sentence2=9, label=15
+)
+_MNLI_TEST = Layout(header=_MNLI_HEADER, sentence1=8, sentence2=9)
+_STSB_HEADER = ("index", "genre", "filename", "year", "old_index", "source1", "source2", "sentence1", "sentence2")
 
 _TABLE = (
     Task(
@@ -73,10 +54,14 @@ _TABLE = (
         hub_sentences=("sentence",),
         labels=("unacceptable", "acceptable"),
         raw_labels=_BINARY,
-        labelled=Layout(header=None, sentence1=3, label=1),  # source, label, star, sentence
-        test=Layout(header=("index", "sentence"), sentence1=1),
+        splits=_usual_splits(
+            "CoLA",
+            rows=(8_551, 1_043, 1_063),
+            labelled=Layout(header=None, sentence1=3, label=1),  # train and dev: source, label, star, sentence
+            test=Layout(header=("index", "sentence"), sentence1=1),
+        ),
         metrics=("matthews",),
-        row_counts=(8_551, 1_043, 1_063),
+        filler=1,
     ),
     Task(
         name="SST-2",
@@ -84,10 +69,14 @@ _TABLE = (
         hub_sentences=("sentence",),
         labels=("negative", "positive"),
         raw_labels=_BINARY,
-        labelled=Layout(header=("sentence", "label"), sentence1=0, label=1),
-        test=Layout(header=("index", "sentence"), sentence1=1),
+        splits=_usual_splits(
+            "SST-2",
+            rows=(67_349, 872, 1_821),
+            labelled=Layout(header=("sentence", "label"), sentence1=0, label=1),
+            test=Layout(header=("index", "sentence"), sentence1=1),
+        ),
         metrics=("accuracy",),
-        row_counts=(67_349, 872, 1_821),
+        filler=1,
     ),
     Task(
         name="MRPC",
@@ -95,12 +84,30 @@ _TABLE = (
         hub_sentences=("sentence1", "sentence2"),
         labels=("not_equivalent", "equivalent"),
         raw_labels=_BINARY,
-        labelled=Layout(
-            header=("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"), sentence1=3, sentence2=4, label=0
+        splits=_usual_splits(
+            "MRPC",
+            rows=(3_668, 408, 1_725),
+            labelled=Layout(
+                header=("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"), sentence1=3, sentence2=4, label=0
+            ),
+            test=Layout(header=("index", "#1 ID", "#2 ID", "#1 String", "#2 String"), sentence1=3, sentence2=4),
         ),
-        test=Layout(header=("index", "#1 ID", "#2 ID", "#1 String", "#2 String"), sentence1=3, sentence2=4),
         metrics=("f1", "accuracy"),
-        row_counts=(3_668, 408, 1_725),
+        filler=1,
+    ),
+    Task(
+        name="STS-B",
+        hub_name="stsb",
+        hub_sentences=("sentence1", "sentence2"),
+        value_range=(0.0, 5.0),
+        splits=_usual_splits(
+            "STS-B",
+            rows=(5_749, 1_500, 1_379),
+            labelled=Layout(header=(*_STSB_HEADER, "score"), sentence1=7, sentence2=8, label=9),
+            test=Layout(header=_STSB_HEADER, sentence1=7, sentence2=8),
+        ),
+        metrics=("pearson", "spearman"),
+        filler=2.5,
     ),
     Task(
         name="QQP",
@@ -108,12 +115,57 @@ _TABLE = (
         hub_sentences=("question1", "question2"),
         labels=("not_duplicate", "duplicate"),
         raw_labels=_BINARY,
-        labelled=Layout(
-            header=("id", "qid1", "qid2", "question1", "question2", "is_duplicate"), sentence1=3, sentence2=4, label=5
+        splits=_usual_splits(
+            "QQP",
+            rows=(363_846, 40_430, 390_965),
+            labelled=Layout(
+                header=("id", "qid1", "qid2", "question1", "question2", "is_duplicate"),
+                sentence1=3,
+                sentence2=4,
+                label=5,
+            ),
+            test=Layout(header=("id", "question1", "question2"), sentence1=1, sentence2=2),
         ),
-        test=Layout(header=("id", "question1", "question2"), sentence1=1, sentence2=2),
         metrics=("f1", "accuracy"),
-        row_counts=(363_846, 40_430, 390_965),
+        filler=0,
+    ),
+    Task(
+        name="MNLI",
+        hub_name="mnli",
+        hub_sentences=("premise", "hypothesis"),
+        labels=_NLI,
+        raw_labels=_NLI,
+        splits=(
+            TaskSplit(part="train", file="train", hub="train", layout=_MNLI_TRAIN, rows=392_702),
+            TaskSplit(part="dev", file="dev_matched", hub="validation_matched", layout=_MNLI_DEV, rows=9_815),
+            TaskSplit(
+                part="dev",
+                suffix="_mm",
+                file="dev_mismatched",
+                hub="validation_mismatched",
+                layout=_MNLI_DEV,
+                rows=9_832,
+            ),
+            TaskSplit(
+                part="test",
+                file="test_matched",
+                hub="test_matched",
+                layout=_MNLI_TEST,
+                rows=9_796,
+                submission="MNLI-m",
+            ),
+            TaskSplit(
+                part="test",
+                suffix="_mm",
+                file="test_mismatched",
+                hub="test_mismatched",
+                layout=_MNLI_TEST,
+                rows=9_847,
+                submission="MNLI-mm",
+            ),
+        ),
+        metrics=("accuracy",),
+        filler=2,
     ),
     Task(
         name="QNLI",
@@ -121,10 +173,14 @@ _TABLE = (
         hub_sentences=("question", "sentence"),
         labels=_ENTAILMENT,
         raw_labels=_ENTAILMENT,
-        labelled=Layout(header=("index", "question", "sentence", "label"), sentence1=1, sentence2=2, label=3),
-        test=Layout(header=("index", "question", "sentence"), sentence1=1, sentence2=2),
+        splits=_usual_splits(
+            "QNLI",
+            rows=(104_743, 5_463, 5_463),
+            labelled=Layout(header=("index", "question", "sentence", "label"), sentence1=1, sentence2=2, label=3),
+            test=Layout(header=("index", "question", "sentence"), sentence1=1, sentence2=2),
+        ),
         metrics=("accuracy",),
-        row_counts=(104_743, 5_463, 5_463),
+        filler=1,
     ),
     Task(
         name="RTE",
@@ -132,10 +188,14 @@ _TABLE = (
         hub_sentences=("sentence1", "sentence2"),
         labels=_ENTAILMENT,
         raw_labels=_ENTAILMENT,
-        labelled=Layout(header=_PAIR_HEADER, sentence1=1, sentence2=2, label=3),
-        test=Layout(header=_PAIR_HEADER[:3], sentence1=1, sentence2=2),
+        splits=_usual_splits(
+            "RTE",
+            rows=(2_490, 277, 3_000),
+            labelled=Layout(header=_PAIR_HEADER, sentence1=1, sentence2=2, label=3),
+            test=Layout(header=_PAIR_HEADER[:3], sentence1=1, sentence2=2),
+        ),
         metrics=("accuracy",),
-        row_counts=(2_490, 277, 3_000),
+        filler=0,
     ),
     Task(
         name="WNLI",
@@ -143,10 +203,34 @@ _TABLE = (
         hub_sentences=("sentence1", "sentence2"),
         labels=("not_entailment", "entailment"),
         raw_labels=_BINARY,
-        labelled=Layout(header=_PAIR_HEADER, sentence1=1, sentence2=2, label=3),
-        test=Layout(header=_PAIR_HEADER[:3], sentence1=1, sentence2=2),
+        splits=_usual_splits(
+            "WNLI",
+            rows=(635, 71, 146),
+            labelled=Layout(header=_PAIR_HEADER, sentence1=1, sentence2=2, label=3),
+            test=Layout(header=_PAIR_HEADER[:3], sentence1=1, sentence2=2),
+        ),
         metrics=("accuracy",),
-        row_counts=(635, 71, 146),
+        filler=0,
+    ),
+    Task(
+        name="AX",
+        hub_name="ax",
+        hub_sentences=("premise", "hypothesis"),
+        labels=_NLI,
+        raw_labels=_NLI,
+        splits=(
+            TaskSplit(
+                part="test",
+                file="test",
+                hub="test",
+                layout=Layout(header=_PAIR_HEADER[:3], sentence1=1, sentence2=2),
+                rows=1_104,
+                submission="AX",
+            ),
+        ),
+        metrics=("matthews",),
+        filler=2,
+        model_task="MNLI",
     ),
 )
 
@@ -172,63 +256,16 @@ def find_task(name: str) -> Task:
     raise UserError(f"--task {name}: no such task among {', '.join(TASKS)}{hint}")
 
 
-def _accuracy(predictions_N: "npt.NDArray[np.integer]", labels_N: "npt.NDArray[np.integer]") -> float:
-    return float((predictions_N == labels_N).mean())
-
-
-def _f1(predictions_N: "npt.NDArray[np.integer]", labels_N: "npt.NDArray[np.integer]") -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels_N, predictions_N, pos_label=1, zero_division=0.0))
-
-
-def _matthews(predictions_N: "npt.NDArray[np.integer]", labels_N: "npt.NDArray[np.integer]") -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    # 0 by definition; scikit-learn agrees, but warns where neither side has a second class.
-    if len(set(predictions_N.tolist())) == 1 or len(set(labels_N.tolist())) == 1:
-        return 0.0
-    return float(matthews_corrcoef(labels_N, predictions_N))
-
-
-_METRICS: dict[str, Callable[["npt.NDArray[np.integer]", "npt.NDArray[np.integer]"], float]] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "matthews": _matthews,
-}
-
-
-def score(task: Task, predictions_N: "ClassIds", labels_N: "ClassIds") -> dict[str, float]:
-    """Scores predicted class ids as GLUE does, times 100.
-
-    F1 is that of class 1, and 0 when class 1 is neither predicted nor present. Matthews is 0 when only one class is
-    predicted or present.
-
-    Args:
-        task: Decides which metrics count.
-        predictions_N: Predicted class ids, shape (N,), N at least 1.
-        labels_N: True class ids, shape (N,).
-
-    Returns:
-        Each metric of the task by name, then 'score', their mean.
+def find_trainable(name: str) -> Task:
+    """The task of this name, if a model can be trained on it.
 
     Raises:
-        ValueError: The two differ in length, or are empty.
+        UserError: No task has this name, or it has test examples only; the message says which task's models it takes.
     """
-    import numpy as np
-
-    predictions_N, labels_N = np.asarray(predictions_N), np.asarray(labels_N)
-    if predictions_N.shape != labels_N.shape or predictions_N.ndim != 1 or not len(labels_N):
-        raise ValueError(
-            f"predictions and labels must be two non-empty rows of one length, "
-            f"but got shapes {predictions_N.shape} and {labels_N.shape}"
+    task = find_task(name)
+    if not task.trainable:
+        raise UserError(
+            f"--task {name}: {task.name} has test examples only, which a model of {task.model_task} predicts; "
+            f"give --task {task.model_task}"
         )
-    scores = {name: 100 * _METRICS[name](predictions_N, labels_N) for name in task.metrics}
-    return {**scores, "score": sum(scores.values()) / len(scores)}
-
-
-def majority_score(task: Task, labels_N: "ClassIds") -> dict[str, float]:
-    """The score of always predicting the most frequent class (the lower class id in a tie), as `score` returns it."""
-    labels = [int(label) for label in labels_N]
-    majority, _ = min(Counter(labels).items(), key=lambda item: (-item[1], item[0]))
-    return score(task, [majority] * len(labels), labels)
+    return task

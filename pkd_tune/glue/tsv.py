@@ -3,8 +3,11 @@
 GLUE's files are not CSV: fields end at tabs and rows at line feeds, and a quote character is a letter like any other.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from pkd_tune.config import UserError
 from pkd_tune.glue.tasks import Task
@@ -20,8 +23,8 @@ class RawSplit:
     """First sentence of each example."""
     sentence2: list[str] | None
     """Second sentence of each example, or None for a task of single sentences."""
-    labels: list[int] | None
-    """Class id of each example, or None in a split without labels."""
+    labels: Sequence[float] | None
+    """Class id of each example, or its label in a regression task, as fp32 holds it; None in a split without labels."""
 
     def __len__(self) -> int:
         return len(self.sentence1)
@@ -32,7 +35,7 @@ def read_tsv(task: Task, path: Path, split: str) -> RawSplit:
 
     Raises:
         UserError: The file is missing, empty or not UTF-8, its header is not the task's, or a row has too few columns
-            or an unknown label; one line per problem, with file and line number, the first 5 of them.
+            or no label of the task's; one line per problem, with file and line number, the first 5 of them.
     """
     raw, problems = _parse(task, path, split)
     if problems:
@@ -47,7 +50,8 @@ def tsv_problems(task: Task, path: Path, split: str) -> list[str]:
 
 def _parse(task: Task, path: Path, split: str) -> tuple[RawSplit, list[str]]:
     layout = task.layout(split)
-    raw = RawSplit([], None if layout.sentence2 is None else [], None if layout.label is None else [])
+    labels: list[float] | None = None if layout.label is None else []
+    raw = RawSplit([], None if layout.sentence2 is None else [], labels)
     lines, problem = _lines(path)
     if problem is not None:
         return raw, [problem]
@@ -61,7 +65,7 @@ def _parse(task: Task, path: Path, split: str) -> tuple[RawSplit, list[str]]:
     if not lines:
         return raw, [f"{path} is empty: it has no examples; put {task.name}'s {split} split there"]
 
-    label_ids = {label: class_id for class_id, label in enumerate(task.raw_labels)}
+    read_label = _label_reader(task)
     needed = 1 + max(column for column in (layout.sentence1, layout.sentence2, layout.label) if column is not None)
     problems: list[str] = []
     for number, line in enumerate(lines, start=first_line):
@@ -72,16 +76,43 @@ def _parse(task: Task, path: Path, split: str) -> tuple[RawSplit, list[str]]:
         raw.sentence1.append(cells[layout.sentence1])
         if raw.sentence2 is not None and layout.sentence2 is not None:
             raw.sentence2.append(cells[layout.sentence2])
-        if raw.labels is not None and layout.label is not None:
-            label = cells[layout.label]
-            if label in label_ids:
-                raw.labels.append(label_ids[label])
+        if labels is not None and layout.label is not None:
+            label = read_label(cells[layout.label])
+            if label is None:
+                wanted = _wanted_labels(task)
+                problems.append(
+                    f"{path}:{number}: label {cells[layout.label][:40]!r} is none of {task.name}'s: {wanted}"
+                )
             else:
-                known = ", ".join(task.raw_labels)
-                problems.append(f"{path}:{number}: label {label[:40]!r} is none of {task.name}'s: {known}")
+                labels.append(label)
     if len(problems) > _MOST_PROBLEMS:
         problems = [*problems[:_MOST_PROBLEMS], f"{path}: ... and {len(problems) - _MOST_PROBLEMS:,} more"]
     return raw, problems
+
+
+def _label_reader(task: Task) -> Callable[[str], float | None]:
+    """How a label's text becomes a class id or a value; None where it is no label of the task's."""
+    label_ids = {label: class_id for class_id, label in enumerate(task.raw_labels)}
+    if task.value_range is None:
+        return label_ids.get
+    low, high = task.value_range
+
+    def read_value(text: str) -> float | None:
+        try:
+            value = float(text)
+        except ValueError:
+            return None
+        # As precise as the hub has it, so that both sources give the same.
+        return float(np.float32(value)) if low <= value <= high else None
+
+    return read_value
+
+
+def _wanted_labels(task: Task) -> str:
+    if task.value_range is None:
+        return ", ".join(task.raw_labels)
+    low, high = task.value_range
+    return f"numbers from {low:g} to {high:g}"
 
 
 def _lines(path: Path) -> tuple[list[str], str | None]:

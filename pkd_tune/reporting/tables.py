@@ -8,7 +8,14 @@ import pandas as pd
 
 from pkd_tune.reporting.records import RUN, SUMMARY, TRIALS, read_json, read_trials, write_text
 
-METRIC_TITLES = {"f1": "F1", "accuracy": "accuracy", "matthews": "Matthews correlation"}
+METRIC_TITLES = {
+    "f1": "F1",
+    "accuracy": "accuracy",
+    "accuracy_mm": "accuracy (mm)",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+}
 
 
 def write_report(run_dir: Path) -> Path:
@@ -83,8 +90,8 @@ def _results(summary: dict[str, Any]) -> str:
                 f"{teacher['latency_ms'] / model['latency_ms']:.1f}×",
             ]
         )
-    majority = summary["teacher"]["majority"]
-    rows.append(["most frequent class", *(f"{majority[metric]:.1f}" for metric in titles), "", "", "", ""])
+    majority = teacher["majority"]
+    rows.append([teacher["baseline"], *(f"{majority[metric]:.1f}" for metric in titles), "", "", "", ""])
     return table(header, rows)
 
 

@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import write_task
 from transformers import BertForSequenceClassification
 
-from pkd_tune.config import TrainingConfig
+from pkd_tune.config import TrainingConfig, UserError
 from pkd_tune.distillation.batches import Batch
-from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, fit, predict, schedule
+from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, evaluate, fit, predict, schedule
 from pkd_tune.distillation.losses import LossParts, finetune_loss
 from pkd_tune.distillation.modeling import load_classifier, run
 from pkd_tune.glue.data import load_features
 from pkd_tune.glue.features import Split
-from pkd_tune.glue.tasks import TASKS, score
+from pkd_tune.glue.tasks import TASKS
 
 TASK = TASKS["MRPC"]
 CONFIG = TrainingConfig(epochs=3, batch_size=16, learning_rate=2e-3, evaluations_per_epoch=2, seed=7)
@@ -43,7 +44,7 @@ def train(
         return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
 
     evaluations: list[Evaluation] = []
-    fit(model, step, splits["train"], splits["dev"], TASK, config, evaluations.append)
+    fit(model, step, splits["train"], {"dev": splits["dev"]}, TASK, config, evaluations.append)
     return evaluations
 
 
@@ -51,9 +52,9 @@ def test_it_learns_and_keeps_its_best_weights(model: BertForSequenceClassificati
     evaluations = train(model, splits, replace(CONFIG, epochs=6))
     best = max(evaluations, key=lambda evaluation: evaluation.metrics["score"])
     assert best.metrics["score"] > 95
-    labels = splits["dev"].labels
-    assert labels is not None
-    assert score(TASK, predict(model, splits["dev"]).argmax(-1).numpy(), labels) == best.metrics
+    metrics, predicted = evaluate(model, {"dev": splits["dev"]}, TASK)
+    assert metrics == best.metrics
+    assert predicted["dev"].tolist() == predict(model, splits["dev"]).argmax(-1).tolist()
 
 
 def test_evaluations_are_evenly_spread(model: BertForSequenceClassification, splits: dict[str, Split]) -> None:
@@ -100,7 +101,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(
         return parts._replace(total=parts.total * math.nan)
 
     with pytest.raises(TrainingDivergedError, match="not finite at step 3 of 18"):
-        fit(model, step, splits["train"], splits["dev"], TASK, CONFIG, lambda evaluation: None)
+        fit(model, step, splits["train"], {"dev": splits["dev"]}, TASK, CONFIG, lambda evaluation: None)
 
 
 def test_one_class_only_is_called_degenerate(model: BertForSequenceClassification, splits: dict[str, Split]) -> None:
@@ -109,6 +110,52 @@ def test_one_class_only_is_called_degenerate(model: BertForSequenceClassificatio
     assert first.degenerate == (len(predictions.unique()) == 1)
     model.classifier.bias.data = torch.tensor([0.0, 100.0])
     assert train(model, splits, replace(CONFIG, learning_rate=1e-9))[0].degenerate
+
+
+def test_a_split_without_labels_cannot_be_evaluated(
+    model: BertForSequenceClassification, splits: dict[str, Split]
+) -> None:
+    with pytest.raises(UserError, match="MRPC test has no labels"):
+        evaluate(model, {"test": splits["test"]}, TASK)
+
+
+def test_a_regression_learns_values_and_one_value_only_is_degenerate(tiny_data: Path, tmp_path: Path) -> None:
+    task = TASKS["STS-B"]
+    write_task(task, tmp_path)
+    tiny = tiny_data / "models/pretrained/tiny"
+    splits = load_features(task, tmp_path, tiny, 32)
+    dev = {"dev": splits["dev"]}
+
+    def fitted(model: BertForSequenceClassification, config: TrainingConfig) -> list[Evaluation]:
+        def step(batch: Batch) -> LossParts:
+            assert batch.labels_B.dtype == torch.float32
+            return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
+
+        evaluations: list[Evaluation] = []
+        fit(model, step, splits["train"], dev, task, config, evaluations.append)
+        return evaluations
+
+    model = load_classifier(tiny, task.labels, seed=0)
+    best = fitted(model, replace(CONFIG, epochs=8, learning_rate=4e-3, evaluations_per_epoch=1))[-1].best_score
+    metrics, predicted = evaluate(model, dev, task)
+    assert metrics["score"] == best > 70
+    assert predicted["dev"].shape == (40,)
+    model.classifier.weight.data.zero_()
+    (degenerate, *_) = fitted(model, replace(CONFIG, learning_rate=1e-9))
+    assert degenerate.degenerate
+    assert degenerate.metrics["score"] == pytest.approx(0, abs=100)
+
+
+def test_a_task_with_two_dev_splits_is_scored_on_both(tiny_data: Path, tmp_path: Path) -> None:
+    task = TASKS["MNLI"]
+    write_task(task, tmp_path)
+    splits = load_features(task, tmp_path, tiny_data / "models/pretrained/tiny", 32)
+    model = load_classifier(tiny_data / "models/pretrained/tiny", task.labels, seed=0)
+    metrics, predicted = evaluate(model, {name: splits[name] for name in task.dev_splits}, task)
+    assert list(metrics) == ["accuracy", "accuracy_mm", "score"]
+    assert list(predicted) == ["dev", "dev_mm"]
+    labels = splits["dev_mm"].labels
+    assert metrics["accuracy_mm"] == pytest.approx(100 * (predicted["dev_mm"] == labels).mean())
 
 
 def test_the_optimizer_spares_biases_and_layer_norms(model: BertForSequenceClassification) -> None:

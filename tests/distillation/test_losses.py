@@ -104,6 +104,26 @@ def test_patience_is_a_mean_over_batch_layers_and_hidden(normalize: bool, expect
     assert parts.total.item() == pytest.approx(0.75 * math.log(2) + 8 * expected, rel=1e-6)
 
 
+def test_a_regression_has_squared_errors_by_hand() -> None:
+    # Labels 1 and 3, student 2 and 5: (1 + 4) / 2. Teacher 1.5 and 2: (0.25 + 9) / 2.
+    student = torch.tensor([[2.0], [5.0]], requires_grad=True)
+    teacher, labels = torch.tensor([[1.5], [2.0]]), torch.tensor([1.0, 3.0])
+    for temperature in (1.0, 20.0):
+        parts = pkd_loss(
+            student, teacher, labels, None, None, alpha=0.2, beta=0.0, temperature=temperature, normalize=False
+        )
+        assert parts.ce.item() == pytest.approx(2.5, rel=1e-6)
+        assert parts.kd.item() == pytest.approx(4.625, rel=1e-6)
+        assert parts.pt.item() == 0
+        assert parts.total.item() == pytest.approx(0.8 * 2.5 + 0.2 * 4.625, rel=1e-6)
+    # d total / d student = 0.8 (s - y) + 0.2 (s - t), each times 2 / B.
+    (gradient,) = torch.autograd.grad(parts.total, student)
+    torch.testing.assert_close(gradient, torch.tensor([[0.8 + 0.1], [1.6 + 0.6]]))
+    alone = finetune_loss(student, labels.double())
+    assert alone.total.dtype == torch.float32
+    assert alone.total.item() == alone.ce.item() == pytest.approx(2.5, rel=1e-6)
+
+
 @given(st.floats(0, 1), st.floats(0, 1000), st.floats(1, 30), st.booleans())
 def test_total_is_the_weighted_sum(alpha: float, beta: float, temperature: float, normalize: bool) -> None:
     states, teacher_states = STATES.repeat(3, 1, 1), TEACHER_STATES.repeat(3, 1, 1)

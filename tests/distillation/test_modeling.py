@@ -3,9 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from pkd_tune.distillation.batches import Batch, collate
+from pkd_tune.distillation.model_folder import class_count
 from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
 from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
@@ -68,6 +69,19 @@ def test_missing_weights_come_from_the_seed_alone(tiny_data: Path) -> None:
     assert torch.equal(load_classifier(folder, LABELS, seed=1).classifier.weight, first)
     assert not torch.equal(load_classifier(folder, LABELS, seed=2).classifier.weight, first)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_classes_make_a_regression_model(tiny_data: Path, batch: Batch, tmp_path: Path) -> None:
+    model = load_classifier(tiny_data / "models/pretrained/tiny", (), seed=1)
+    assert run(model, batch).logits_BC.shape == (12, 1)
+    cut_to_layers(model, (1, 2)).save_pretrained(tmp_path)
+    assert class_count(tmp_path) == 1
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert again.config.problem_type == "regression"
+    assert again.config.num_labels == 1
+    # An encoder or classifier that was made for something else is made a classifier again.
+    classifier = load_classifier(tiny_data / "models/pretrained/tiny", LABELS, seed=1)
+    assert classifier.config.problem_type != "regression"
 
 
 def test_a_student_is_the_first_layers(model: BertForSequenceClassification) -> None:

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from pkd_tune.config import UserError
 from pkd_tune.glue import features
 from pkd_tune.glue.data import RawSplit, Split, check_source, load_features, load_raw, row_count_notes
-from pkd_tune.glue.tasks import SPLITS, TASKS, Task, majority_score
+from pkd_tune.glue.tasks import TASKS, Task, majority_score
 
 MRPC, RTE, COLA = TASKS["MRPC"], TASKS["RTE"], TASKS["CoLA"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d", "e", '"', ".", "z", "##z"]
@@ -26,14 +27,22 @@ PAIRS = {
     "dev": [("b b", "a", 0), ("c", "c c", 1)],
     "test": [("d", "e", 0), ("a a a", "b", 0)],
 }
+VALUES = (1.25, 3.8)
+"""The label of a regression task where a class task has class 0 or 1; only the first is a number of base two."""
+Rows = dict[str, list[tuple[str, str, int]]]
 REAL_GLUE = Path(__file__).parents[3] / "shared" / "glue"
 
 
-def write_tsv(task: Task, data_dir: Path, rows: dict[str, list[tuple[str, str, int]]] = PAIRS) -> Path:
+def rows_of(task: Task) -> Rows:
+    """Rows for each of a task's splits; a part's second split has those of the first backwards."""
+    return {split.name: PAIRS[split.part][:: -1 if split.suffix else 1] for split in task.splits}
+
+
+def write_tsv(task: Task, data_dir: Path, rows: Rows | None = None) -> Path:
     """Writes <data_dir>/data_raw/<TASK>/ from (sentence1, sentence2, class id) rows."""
     folder = data_dir / "data_raw" / task.name
     folder.mkdir(parents=True, exist_ok=True)
-    for split, examples in rows.items():
+    for split, examples in (rows or rows_of(task)).items():
         layout = task.layout(split)
         lines = [] if layout.header is None else ["\t".join(layout.header)]
         for number, (first, second, label) in enumerate(examples):
@@ -42,28 +51,28 @@ def write_tsv(task: Task, data_dir: Path, rows: dict[str, list[tuple[str, str, i
             if layout.sentence2 is not None:
                 cells[layout.sentence2] = second
             if layout.label is not None:
-                cells[layout.label] = task.raw_labels[label]
+                cells[layout.label] = f"{VALUES[label]:.3f}" if task.regression else task.raw_labels[label]
             lines.append("\t".join(cells))
-        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (folder / f"{task.split(split).file}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
 
-def write_hub(
-    task: Task, folder: Path, rows: dict[str, list[tuple[str, str, int]]] = PAIRS, names: bool = True
-) -> Path:
+def write_hub(task: Task, folder: Path, rows: Rows | None = None) -> Path:
     """Writes a dataset repository as the hub has them: a README with configs, and a parquet file per split."""
     (folder / task.hub_name).mkdir(parents=True, exist_ok=True)
     classes = "".join(f"\n          '{number}': {name}" for number, name in enumerate(task.labels))
     label = f"\n      dtype:\n        class_label:\n          names:{classes.replace('          ', '            ')}"
     features_yaml = "".join(f"\n    - name: {column}\n      dtype: string" for column in task.hub_sentences)
-    features_yaml += f"\n    - name: label{label if names else chr(10) + '      dtype: int64'}"
+    features_yaml += f"\n    - name: label{chr(10) + '      dtype: float32' if task.regression else label}"
     features_yaml += "\n    - name: idx\n      dtype: int32"
     files = ""
-    for split, examples in rows.items():
-        hub_split = {"dev": "validation"}.get(split, split)
+    for split, examples in (rows or rows_of(task)).items():
+        hub_split, unlabelled = task.split(split).hub, task.layout(split).label is None
         sentences = list(zip(*[example[:2] for example in examples], strict=True))
         columns: dict[str, object] = dict(zip(task.hub_sentences, map(list, sentences), strict=False))
-        columns["label"] = [-1 if split == "test" else example[2] for example in examples]
+        labels = [VALUES[example[2]] if task.regression else example[2] for example in examples]
+        kind = pa.float32() if task.regression else pa.int64()
+        columns["label"] = pa.array([-1] * len(examples) if unlabelled else labels, kind)
         # MRPC's idx on the hub is not the row number either.
         columns["idx"] = pa.array([7 * number + 3 for number in range(len(examples))], pa.int32())
         pq.write_table(pa.table(columns), folder / task.hub_name / f"{hub_split}-00000-of-00001.parquet")
@@ -136,24 +145,43 @@ def test_a_folder_of_files_is_never_replaced_by_the_hub(tmp_path: Path, dataset_
         load_raw(MRPC, tmp_path / "data", str(hub))
 
 
-@pytest.mark.parametrize("task", [MRPC, RTE, COLA], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_folder_and_hub_give_the_same_examples(task: Task, tmp_path: Path, dataset_cache: Path) -> None:
     write_tsv(task, tmp_path / "data")
     hub = write_hub(task, tmp_path / "hub")
     from_folder = load_raw(task, tmp_path / "data")
     from_hub = load_raw(task, tmp_path / "none", str(hub))
     assert from_folder == from_hub
-    assert list(from_hub) == list(SPLITS)
-    assert from_hub["train"].labels == [1, 0, 1]
-    assert from_hub["train"].sentence1 == ["a b", '" a .', "e"]
-    assert from_hub["test"].labels is None
+    assert list(from_hub) == list(task.row_counts)
+    for split, examples in rows_of(task).items():
+        firsts, seconds, class_ids = map(list, zip(*examples, strict=True))
+        assert from_hub[split].sentence1 == firsts
+        assert from_hub[split].sentence2 == (seconds if len(task.hub_sentences) == 2 else None)
+        labels = [float(np.float32(VALUES[class_id])) for class_id in class_ids] if task.regression else class_ids
+        assert from_hub[split].labels == (None if task.layout(split).label is None else labels)
+
+
+@pytest.mark.parametrize("task", [TASKS["STS-B"], TASKS["MNLI"]], ids=lambda task: task.name)
+def test_a_hub_dataset_with_placeholder_labels_in_dev_is_refused(
+    task: Task, tmp_path: Path, dataset_cache: Path
+) -> None:
+    hub = write_hub(task, tmp_path / "hub")
+    (path,) = (hub / task.hub_name).glob(f"{task.split('dev').hub}-*.parquet")
+    table = pq.read_table(path)
+    column = table.column_names.index("label")
+    kind = table.schema.field("label").type
+    pq.write_table(table.set_column(column, "label", pa.array([1, -1], kind)), path)
+    with pytest.raises(UserError, match=rf"row 1 of '{task.split('dev').hub}' has the label -1(\.0)?, expected 0 to"):
+        load_raw(task, tmp_path, str(hub))
 
 
 def test_a_hub_dataset_with_other_classes_is_refused(tmp_path: Path, dataset_cache: Path) -> None:
     hub = write_hub(RTE, tmp_path / "hub")
     readme = (hub / "README.md").read_text()
     (hub / "README.md").write_text(readme.replace("'0': entailment", "'0': entailed"))
-    with pytest.raises(UserError, match=r"classes \['entailed', 'not_entailment'\], expected \['entailment'"):
+    with pytest.raises(
+        UserError, match=r"classes \['entailed', 'not_entailment'\] in 'train', expected \['entailment'"
+    ):
         load_raw(RTE, tmp_path, str(hub))
 
 
@@ -229,9 +257,9 @@ print(raw["train"].sentence1, raw["dev"].labels, raw["test"].labels)
 
 
 def test_row_count_notes_name_each_split_that_differs() -> None:
-    train, dev, test = (RawSplit([""] * count, [""] * count, None) for count in MRPC.row_counts)
-    assert row_count_notes(MRPC, {"train": train, "dev": dev, "test": test}) == []
-    assert row_count_notes(MRPC, {"train": dev, "dev": dev, "test": test}) == [
+    raw = {name: RawSplit([""] * count, [""] * count, None) for name, count in MRPC.row_counts.items()}
+    assert row_count_notes(MRPC, raw) == []
+    assert row_count_notes(MRPC, {**raw, "train": raw["dev"]}) == [
         "MRPC train has 408 rows; the official split has 3,668"
     ]
 
@@ -242,7 +270,7 @@ def test_row_count_notes_name_each_split_that_differs() -> None:
 def test_features_are_the_tokens_of_each_example(tmp_path: Path, model_dir: Path) -> None:
     write_tsv(MRPC, tmp_path)
     splits = load_features(MRPC, tmp_path, model_dir, 16)
-    assert list(splits) == list(SPLITS)
+    assert list(splits) == ["train", "dev", "test"]
     train = splits["train"]
     # Neither the truncation to 4 nor the padding to 64 of the tokenizer's own file may show.
     assert words(train) == [
@@ -264,6 +292,31 @@ def test_features_of_single_sentences(tmp_path: Path, model_dir: Path) -> None:
     train = load_features(COLA, tmp_path, model_dir, 16)["train"]
     assert words(train)[0] == "[CLS] a b [SEP]"
     assert train.first_lengths.tolist() == train.lengths.tolist() == [4, 5, 3]
+
+
+def test_features_of_a_task_with_two_dev_splits(tmp_path: Path, model_dir: Path) -> None:
+    write_tsv(TASKS["MNLI"], tmp_path)
+    splits = load_features(TASKS["MNLI"], tmp_path, model_dir, 16)
+    assert list(splits) == ["train", "dev", "dev_mm", "test", "test_mm"]
+    assert [splits[name].name for name in splits] == list(splits)
+    assert words(splits["dev_mm"]) == words(splits["dev"])[::-1]
+    assert words(splits["test_mm"]) == words(splits["test"])[::-1]
+
+
+def test_labels_of_a_regression_are_fp32_and_part_of_the_key(tmp_path: Path, model_dir: Path) -> None:
+    task = TASKS["STS-B"]
+    folder = write_tsv(task, tmp_path)
+    first = load_features(task, tmp_path, model_dir, 16)
+    labels = first["train"].labels
+    assert labels is not None
+    assert labels.dtype == np.float32
+    np.testing.assert_array_equal(labels, np.float32([3.8, 1.25, 3.8]))
+    assert first["test"].labels is None
+    text = (folder / "dev.tsv").read_text()
+    (folder / "dev.tsv").write_text(text.replace("3.800", "3.801"))
+    other = load_features(task, tmp_path, model_dir, 16)
+    assert other["dev"].key != first["dev"].key
+    assert other["train"].key == first["train"].key
 
 
 def test_a_pair_that_is_too_long_loses_the_end_of_its_longer_sentence(tmp_path: Path, model_dir: Path) -> None:
@@ -304,7 +357,7 @@ def test_the_file_is_one_record_batch_that_any_arrow_reader_can_join_by_example_
 
 
 def test_chunks_join_without_a_seam(tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = {split: [("a " * (1 + i % 5), "b " * (1 + i % 3), i % 2) for i in range(7)] for split in SPLITS}
+    rows = {split: [("a " * (1 + i % 5), "b " * (1 + i % 3), i % 2) for i in range(7)] for split in PAIRS}
     write_tsv(MRPC, tmp_path / "whole", rows)
     write_tsv(MRPC, tmp_path / "parts", rows)
     whole = load_features(MRPC, tmp_path / "whole", model_dir, 16)
@@ -489,14 +542,16 @@ def test_real_files_have_their_official_rows_and_class_counts(task: Task, positi
     (tmp_path / "data_raw" / task.name).symlink_to(REAL_GLUE / task.name)
     assert check_source(task, tmp_path) == []
     raw = load_raw(task, tmp_path)
-    assert tuple(len(raw[split]) for split in SPLITS) == task.row_counts
+    assert {name: len(split) for name, split in raw.items()} == task.row_counts
     assert row_count_notes(task, raw) == []
     assert raw["dev"].labels is not None
     assert sum(raw["dev"].labels) == positives
+    assert raw["train"].labels is not None
+    assert Counter(raw["train"].labels).most_common(1)[0][0] == task.filler
     if task is MRPC:
         assert (REAL_GLUE / "MRPC" / "train.tsv").read_bytes().startswith(b"\xef\xbb\xbf")
         assert raw["train"].sentence1[0].startswith('Amrozi accused his brother , whom he called " the witness "')
-        scores = majority_score(task, raw["dev"].labels)
+        scores = majority_score(task, {"dev": raw["dev"].labels})
         assert (round(scores["accuracy"], 1), round(scores["f1"], 1)) == (68.4, 81.2)
     if task is COLA:
         assert raw["train"].sentence1[0].startswith("Our friends won't buy this analysis")

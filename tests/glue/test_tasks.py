@@ -1,13 +1,15 @@
-import math
+"""The table of tasks: that it is consistent, complete, and found by name."""
+
+import ast
 import subprocess
 import sys
-import warnings
+from pathlib import Path
 
-import numpy as np
 import pytest
 
+import pkd_tune
 from pkd_tune.config import UserError
-from pkd_tune.glue.tasks import SPLITS, TASKS, find_task, majority_score, score
+from pkd_tune.glue.tasks import TASKS, Task, find_task, find_trainable
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,10 @@ from pkd_tune.glue.tasks import SPLITS, TASKS, find_task, majority_score, score
         ("sst_2", "SST-2"),
         ("Sst 2", "SST-2"),
         ("rte", "RTE"),
+        ("sts-b", "STS-B"),
+        ("STSB", "STS-B"),
+        ("mnli", "MNLI"),
+        ("ax", "AX"),
     ],
 )
 def test_find_task_accepts_usual_spellings(spelling: str, name: str) -> None:
@@ -49,25 +55,97 @@ def test_a_name_like_no_task_gets_no_suggestion() -> None:
     assert "did you mean" not in str(caught.value)
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
-def test_layout_columns_point_at_the_columns_their_headers_name(task) -> None:
-    for split in SPLITS:
-        layout = task.layout(split)
-        assert (layout.label is None) == (split == "test")
+def test_a_task_without_training_data_is_refused_where_a_model_is_made() -> None:
+    assert find_trainable("mnli") is TASKS["MNLI"]
+    with pytest.raises(UserError, match=r"--task ax: AX has test examples only, .* give --task MNLI"):
+        find_trainable("ax")
+
+
+ALL = pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+
+
+@ALL
+def test_layout_columns_point_at_the_columns_their_headers_name(task: Task) -> None:
+    for split in task.splits:
+        layout = split.layout
+        assert (layout.label is None) == (split.part == "test") == bool(split.submission)
         assert (layout.sentence2 is None) == (len(task.hub_sentences) == 1)
         if layout.header is None:
             assert task.name == "CoLA"
             continue
         columns = (layout.sentence1,) if layout.sentence2 is None else (layout.sentence1, layout.sentence2)
         for column in columns:
-            assert layout.header[column].split()[-1].lower().startswith(("sentence", "question", "string"))
+            name = layout.header[column].split()[-1].lower()
+            assert name.startswith(("sentence", "question", "string"))
+            assert not name.endswith("parse")
         if layout.label is not None:
-            assert layout.header[layout.label] in ("label", "Quality", "is_duplicate")
+            assert layout.header[layout.label] in ("label", "Quality", "is_duplicate", "gold_label", "score")
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
-def test_each_class_has_one_spelling_in_the_files(task) -> None:
-    assert len(task.labels) == len(task.raw_labels) == len(set(task.raw_labels)) == 2
+@ALL
+def test_each_class_has_one_spelling_in_the_files(task: Task) -> None:
+    assert len(task.labels) == len(task.raw_labels) == len(set(task.raw_labels))
+    assert task.outputs == (1 if task.regression else len(task.labels))
+    assert task.regression == (task.name == "STS-B")
+    assert (0 <= task.filler <= 5) if task.regression else (task.filler in range(task.outputs))
+
+
+@ALL
+def test_splits_have_names_and_files_of_their_own(task: Task) -> None:
+    for names in (
+        [split.name for split in task.splits],
+        [split.file for split in task.splits],
+        [s.hub for s in task.splits],
+    ):
+        assert len(set(names)) == len(names)
+    assert all(task.split(name).part == "dev" for name in task.dev_splits)
+    assert all(task.split(name).part == "test" for name in task.test_splits)
+    assert task.trainable == bool(task.dev_splits) == ("train" in task.row_counts)
+    assert task.model_task is None or TASKS[task.model_task].labels == task.labels
+
+
+def test_sizes_are_those_of_the_official_files() -> None:
+    rows = {task.name: tuple(task.row_counts.values()) for task in TASKS.values()}
+    assert rows == {
+        "CoLA": (8551, 1043, 1063),
+        "SST-2": (67349, 872, 1821),
+        "MRPC": (3668, 408, 1725),
+        "STS-B": (5749, 1500, 1379),
+        "QQP": (363846, 40430, 390965),
+        "MNLI": (392702, 9815, 9832, 9796, 9847),
+        "QNLI": (104743, 5463, 5463),
+        "RTE": (2490, 277, 3000),
+        "WNLI": (635, 71, 146),
+        "AX": (1104,),
+    }
+
+
+def test_mnli_has_two_dev_and_two_test_splits_of_different_columns() -> None:
+    task = TASKS["MNLI"]
+    assert task.dev_splits == ("dev", "dev_mm")
+    assert task.test_splits == ("test", "test_mm")
+    assert [split.file for split in task.splits] == [
+        "train",
+        "dev_matched",
+        "dev_mismatched",
+        "test_matched",
+        "test_mismatched",
+    ]
+    widths = [len(split.layout.header or ()) for split in task.splits]
+    assert widths == [12, 16, 16, 10, 10]
+    assert [split.layout.label for split in task.splits] == [11, 15, 15, None, None]
+
+
+def test_only_the_table_and_the_demo_know_a_task_by_its_name() -> None:
+    """Everything else is driven by the table: no comparison with a task's name, and no choice by it."""
+    package = Path(pkd_tune.__file__).parent
+    modules = [path for path in package.rglob("*.py") if not path.name.startswith(("tasks", "demo", "search"))]
+    assert len(modules) > 20
+    for path in modules:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare | ast.Subscript | ast.Match):
+                named = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and n.value in TASKS]
+                assert not named, f"{path}:{node.lineno} asks for {named}"
 
 
 def test_class_ids_are_the_hubs() -> None:
@@ -75,62 +153,7 @@ def test_class_ids_are_the_hubs() -> None:
     assert TASKS["RTE"].labels == ("entailment", "not_entailment")
     assert TASKS["CoLA"].labels == ("unacceptable", "acceptable")
     assert TASKS["WNLI"].labels == ("not_entailment", "entailment")
-
-
-def test_mrpc_score_is_the_mean_of_f1_and_accuracy_by_hand() -> None:
-    # Class 1: 2 found, 1 missed, 1 wrongly found: precision 2/3, recall 2/3, F1 2/3. Right: 3 of 5.
-    scores = score(TASKS["MRPC"], [1, 1, 0, 1, 0], [1, 1, 1, 0, 0])
-    assert list(scores) == ["f1", "accuracy", "score"]
-    assert scores["f1"] == pytest.approx(200 / 3)
-    assert scores["accuracy"] == pytest.approx(60)
-    assert scores["score"] == pytest.approx((200 / 3 + 60) / 2)
-
-
-def test_f1_is_that_of_class_1() -> None:
-    # Class 0 has F1 80, class 1 has 0.
-    assert score(TASKS["MRPC"], [0, 0, 0], [0, 0, 1])["f1"] == 0
-
-
-def test_matthews_by_hand() -> None:
-    # TP 2, TN 1, FP 1, FN 1: (2*1 - 1*1) / sqrt(3 * 3 * 2 * 2) = 1/6.
-    scores = score(TASKS["CoLA"], np.array([1, 1, 0, 1, 0]), np.array([1, 1, 1, 0, 0]))
-    assert scores == {"matthews": pytest.approx(100 / 6), "score": pytest.approx(100 / 6)}
-
-
-@pytest.mark.parametrize(("predictions", "labels"), [([1, 1, 1], [0, 1, 1]), ([0, 1, 1], [1, 1, 1]), ([1, 1], [1, 1])])
-@pytest.mark.parametrize("name", ["CoLA", "MRPC", "RTE"])
-def test_a_single_class_scores_without_warnings(name: str, predictions: list[int], labels: list[int]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        scores = score(TASKS[name], predictions, labels)
-    assert all(math.isfinite(value) for value in scores.values())
-    if name == "CoLA":
-        assert scores["matthews"] == 0
-
-
-def test_f1_without_any_class_1_is_0_without_warnings() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert score(TASKS["MRPC"], [0, 0], [0, 0]) == {"f1": 0, "accuracy": 100, "score": 50}
-
-
-@pytest.mark.parametrize(("predictions", "labels"), [([1], [1, 0]), ([], []), ([[1]], [[1]])])
-def test_score_refuses_rows_that_do_not_match(predictions: list[int], labels: list[int]) -> None:
-    with pytest.raises(ValueError, match="one length"):
-        score(TASKS["RTE"], predictions, labels)
-
-
-def test_majority_scores_are_the_published_baselines() -> None:
-    # MRPC's dev split has 279 equivalent pairs of 408; WNLI's 40 entailed ones are not the majority of 71.
-    mrpc = majority_score(TASKS["MRPC"], [1] * 279 + [0] * 129)
-    assert round(mrpc["accuracy"], 1) == 68.4
-    assert round(mrpc["f1"], 1) == 81.2
-    assert round(majority_score(TASKS["WNLI"], [0] * 40 + [1] * 31)["score"], 1) == 56.3
-    assert majority_score(TASKS["CoLA"], np.array([1] * 721 + [0] * 322))["score"] == 0
-
-
-def test_majority_tie_goes_to_the_lower_class() -> None:
-    assert majority_score(TASKS["MRPC"], [1, 0, 1, 0])["f1"] == 0
+    assert TASKS["MNLI"].labels == TASKS["AX"].labels == ("entailment", "neutral", "contradiction")
 
 
 def test_the_table_needs_only_the_standard_library() -> None:

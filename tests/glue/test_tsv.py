@@ -78,6 +78,49 @@ def test_rows_without_header_count_from_line_1(tmp_path: Path) -> None:
     assert tsv_problems(COLA, path, "train") == [f"{path}:1: label '2' is none of CoLA's: 0, 1"]
 
 
+@pytest.mark.parametrize("label", ["5.001", "-0.1", "nan", "inf", "", "high"])
+def test_a_label_outside_the_range_of_a_regression_is_refused(tmp_path: Path, label: str) -> None:
+    task = TASKS["STS-B"]
+    header = "\t".join(task.layout("dev").header or ())
+    row = "0\tgenre\tfile\t2012\t1\tnone\tnone\ta\tb\t"
+    path = written(tmp_path, f"{header}\n{row}5.000\n{row}{label}\n")
+    assert tsv_problems(task, path, "dev") == [f"{path}:3: label {label!r} is none of STS-B's: numbers from 0 to 5"]
+
+
+def test_regression_labels_are_as_precise_as_the_hubs(tmp_path: Path) -> None:
+    task = TASKS["STS-B"]
+    header = "\t".join(task.layout("dev").header or ())
+    rows = "".join(f"{i}\tg\tf\ty\t1\tn\tn\tfirst\tsecond\t{label}\n" for i, label in enumerate(("0", "3.8", "5.000")))
+    raw = read_tsv(task, written(tmp_path, f"{header}\n{rows}"), "dev")
+    assert raw.labels == [0.0, 3.799999952316284, 5.0]
+    assert (raw.sentence1[0], (raw.sentence2 or [""])[0]) == ("first", "second")
+
+
+def test_broken_rows_of_qqp_are_refused_and_none_is_dropped_in_silence(tmp_path: Path) -> None:
+    """The old QQP files have rows that a line end inside a question cuts in two."""
+    task = TASKS["QQP"]
+    header = "\t".join(task.layout("train").header or ())
+    path = written(tmp_path, f"{header}\n1\t2\t3\ta ?\tb ?\t1\n4\t5\t6\tcut\nhere ?\td ?\t0\n")
+    assert tsv_problems(task, path, "train") == [
+        f"{path}:3: 4 columns, but QQP needs at least 6",
+        f"{path}:4: 3 columns, but QQP needs at least 6",
+    ]
+    path = written(tmp_path, "id\tquestion1\tquestion2\n0\ta ?\tb ?\n1\tcut\n")
+    assert tsv_problems(task, path, "test") == [f"{path}:3: 2 columns, but QQP needs at least 3"]
+
+
+def test_the_columns_of_mnli_differ_by_split(tmp_path: Path) -> None:
+    task = TASKS["MNLI"]
+    for split, cells in (("train", 12), ("dev", 16), ("dev_mm", 16), ("test", 10), ("test_mm", 10)):
+        header = "\t".join(task.layout(split).header or ())
+        row = [*map(str, range(8)), "premise", "hypothesis", *["neutral"] * (cells - 10)]
+        if cells > 10:
+            row[-1] = "contradiction"  # The gold label, after those of single annotators.
+        raw = read_tsv(task, written(tmp_path, header + "\n" + "\t".join(row) + "\n"), split)
+        assert (raw.sentence1, raw.sentence2) == (["premise"], ["hypothesis"])
+        assert raw.labels == ([2] if cells > 10 else None)
+
+
 def test_no_more_than_5_problems_of_a_file_are_listed(tmp_path: Path) -> None:
     path = written(tmp_path, "src\t2\t\tsentence\n" * 1205)
     problems = tsv_problems(COLA, path, "train")

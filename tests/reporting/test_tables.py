@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import read_json, read_trials, write_json, write_trials
-from pkd_tune.reporting.tables import metric_titles, report, table, write_report
+from pkd_tune.reporting.tables import METRIC_TITLES, metric_titles, report, table, write_report
 
 RUN: dict[str, Any] = {
     "demo": False,
@@ -38,6 +39,7 @@ TEACHER = {
     "name": "minilm",
     "layers": 6,
     "finetuned_here": True,
+    "baseline": "most frequent class",
     "majority": {"f1": 81.2, "accuracy": 68.4, "score": 74.8},
     "metrics": {"f1": 86.0, "accuracy": 80.0, "score": 83.0},
     "parameters": 20_000_000,
@@ -113,6 +115,20 @@ def test_one_metric_needs_no_mean() -> None:
         "score": "mean",
     }
     assert metric_titles({"matthews": 1.0, "score": 1.0}) == {"matthews": "Matthews correlation"}
+    assert metric_titles({"accuracy": 1.0, "accuracy_mm": 2.0, "score": 1.5}) == {
+        "accuracy": "accuracy",
+        "accuracy_mm": "accuracy (mm)",
+        "score": "mean",
+    }
+
+
+def test_every_metric_of_every_task_has_a_title() -> None:
+    metrics = {name + split.suffix for task in TASKS.values() for split in task.splits for name in task.metrics}
+    assert metrics >= {"pearson", "spearman", "accuracy_mm"}
+    scored = {
+        name + task.split(dev).suffix for task in TASKS.values() for dev in task.dev_splits for name in task.metrics
+    }
+    assert scored <= METRIC_TITLES.keys()
 
 
 def test_a_table_is_markdown() -> None:

@@ -1,0 +1,162 @@
+"""Predictions for test splits as files: one TSV file, or the zip of eleven that the GLUE server takes.
+
+Each file has the header `index<TAB>prediction` and a row per test example in the order of the split, counted from 0.
+"""
+
+import math
+import os
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pkd_tune.config import UserError
+from pkd_tune.glue.tasks import TASKS, Task
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Values = Sequence[float] | npt.NDArray[Any]
+
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # The same predictions make the same bytes.
+
+
+def write_submission(
+    path: Path,
+    predictions: Mapping[str, Mapping[str, "Values"]],
+    *,
+    wanted: Sequence[str] = tuple(TASKS),
+    fill_missing: bool = False,
+) -> list[str]:
+    """Writes a submission zip, after checking everything in it; the file appears whole or not at all.
+
+    Args:
+        path: The zip file; its folder is made when missing.
+        predictions: Class ids or values by task name and test split. AX takes its own, made by a model of MNLI.
+        wanted: The tasks whose files are to be in the zip. GLUE takes a zip only when it holds all of them.
+        fill_missing: Whether a wanted task without predictions gets one constant prediction throughout: the most
+            frequent class of its train split, or a middling value.
+
+    Returns:
+        Notes for the user, one line each: what was filled in, and what keeps GLUE from taking the zip.
+
+    Raises:
+        UserError: Wanted tasks have no predictions, a file would not have the official number of rows, or a prediction
+            is nothing the task knows; all such problems at once.
+    """
+    if unknown := {*wanted, *predictions} - TASKS.keys():
+        raise ValueError(f"no such tasks: {unknown}")
+    tasks = [task for name, task in TASKS.items() if name in wanted]
+    missing = [task for task in tasks if task.name not in predictions]
+    notes, problems = [], []
+    if missing and not fill_missing:
+        names = ", ".join(task.name for task in missing)
+        problems.append(f"{path}: no predictions for {names}; predict them, or have them filled with a constant")
+    elif missing:
+        notes = [f"{task.name}: no predictions; filled with {_texts(task, [task.filler])[0]!r}" for task in missing]
+    files: dict[str, str] = {}
+    for task in tasks:
+        filled = {name: [task.filler] * task.row_counts[name] for name in task.test_splits}
+        chosen = predictions.get(task.name, filled)
+        lacking = [name for name in task.test_splits if name not in chosen]
+        problems += [
+            f"{path}: no predictions for {task.name} {name}, which belongs to its submission" for name in lacking
+        ]
+        for name in (name for name in task.test_splits if name in chosen):
+            problems += _problems(task, name, chosen[name], official=True)
+            if not problems:
+                files[f"{task.split(name).submission}.tsv"] = _table(_texts(task, chosen[name]))
+    if problems:
+        raise UserError(*problems)
+    left_out = [name for name in TASKS if name not in wanted]
+    if left_out:
+        notes.append(f"{path} has no files for {', '.join(left_out)}: the GLUE server takes it only with all of them")
+
+    def write(unfinished: Path) -> None:
+        with zipfile.ZipFile(unfinished, "w") as archive:
+            for file_name, text in files.items():
+                entry = zipfile.ZipInfo(file_name, _ZIP_DATE)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(entry, text)
+
+    _write_whole(path, write)
+    return notes
+
+
+def write_predictions(path: Path, task: Task, split: str, predictions: "Values", *, official: bool = True) -> list[str]:
+    """Writes the predictions for one test split in GLUE's format; the file appears whole or not at all.
+
+    Args:
+        path: The TSV file; its folder is made when missing.
+        task: Spells the predictions.
+        split: A test split of the task.
+        predictions: Class ids or values, one for each example in the split's order.
+        official: Whether another number of rows than GLUE's is refused, rather than noted.
+
+    Returns:
+        Notes for the user, one line each.
+
+    Raises:
+        UserError: The number of rows is not the official one, or a prediction is nothing the task knows.
+    """
+    problems = _problems(task, split, predictions, official=official)
+    if problems:
+        raise UserError(*problems)
+    text = _table(_texts(task, predictions))
+    _write_whole(path, lambda unfinished: unfinished.write_bytes(text.encode()))
+    return _row_problems(task, split, predictions)
+
+
+def _problems(task: Task, split: str, predictions: "Values", *, official: bool) -> list[str]:
+    """All that keeps predictions from becoming a file, one line each; of wrong values only the first."""
+    problems = _row_problems(task, split, predictions) if official else []
+    for row, value in enumerate(predictions):
+        if task.regression and not math.isfinite(value):
+            problems.append(f"{task.name} {split}: row {row} is {value}, which is no number to submit")
+        elif not task.regression and value not in range(task.outputs):
+            problems.append(f"{task.name} {split}: row {row} is {value}, no class id from 0 to {task.outputs - 1}")
+        else:
+            continue
+        break
+    return problems
+
+
+def _row_problems(task: Task, split: str, predictions: "Values") -> list[str]:
+    """Says that the number of rows is not the official one, where that is so."""
+    found, official = len(predictions), task.row_counts[split]
+    if found == official:
+        return []
+    return [
+        f"{task.name} {split}: {found:,} predictions, but the official split has {official:,} rows; "
+        f"the GLUE server takes only those of the official {task.split(split).file}.tsv"
+    ]
+
+
+def _texts(task: Task, predictions: "Values") -> list[str]:
+    """How a submission spells predictions: class names as in the TSV files, values in their range with 3 decimals."""
+    if task.value_range is None:
+        return [task.raw_labels[int(class_id)] for class_id in predictions]
+    low, high = task.value_range
+    return [f"{min(max(float(value), low), high) + 0.0:.3f}" for value in predictions]  # + 0.0: no '-0.000'.
+
+
+def _table(texts: list[str]) -> str:
+    return "".join(["index\tprediction\n", *(f"{index}\t{text}\n" for index, text in enumerate(texts))])
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` write a file beside the path, then gives it its name.
+
+    Raises:
+        UserError: The folder or the file cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(unfinished)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; choose another place") from error
