@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from tqdm import tqdm
 
 from pkd_tune.config import UserError
-from pkd_tune.distillation.model_folder import encoder_problems
+from pkd_tune.distillation.model_folder import class_count, encoder_problems, has_classifier, length_limit
 from pkd_tune.glue.data import check_source
 from pkd_tune.glue.demo import write_demo
 from pkd_tune.glue.hub import find_pretrained
@@ -80,7 +81,7 @@ def add_training_flags(parser: Parser) -> None:
     add("--epochs", type=int, metavar="N", help="passes over the training split (default: what a search uses)")
     add("--batch-size", type=int, metavar="N", help="examples per step (default: what a search uses)")
     add("--max-length", type=int, metavar="N", help="longest example in word pieces (default: what a search uses)")
-    add("--seed", type=int, default=42, metavar="N", help="seed of order, dropout and new weights (default: 42)")
+    add("--seed", type=seed, default=42, metavar="N", help="seed of order, dropout and new weights (default: 42)")
     add("--gpus", type=int, metavar="N", help="0: the CPU; 1: a GPU (default: a GPU when there is one)")
 
 
@@ -111,6 +112,7 @@ def find_data(args: argparse.Namespace, problems: Problems) -> tuple[Task | None
             problems.found += check_source(task, data_dir)
         return task, data_dir
     data_dir = args.data_dir.resolve() / "demo"
+    check_writable(data_dir, "--data-dir", problems)
     if task is not None and not problems.found:
         problems.attempt(lambda: write_demo(data_dir, task.name))
     return task, data_dir
@@ -137,6 +139,25 @@ def find_encoder(args: argparse.Namespace, flag: str, data_dir: Path, problems: 
     return folder
 
 
+def check_fit(folder: Path, flag: str, task: Task, max_length: int, problems: Problems) -> None:
+    """Keeps a problem when the model a flag names cannot read examples that long, or has another task's classifier."""
+    if max_length > length_limit(folder):
+        problems.found.append(f"{flag} {folder}: reads at most {length_limit(folder)} word pieces, not {max_length}")
+    if has_classifier(folder) and class_count(folder) != task.outputs:
+        problems.found.append(
+            f"{flag} {folder}: its classifier has {class_count(folder)} outputs, but {task.name} needs {task.outputs}; "
+            f"give a pretrained encoder or a model fine-tuned for {task.name}"
+        )
+
+
+def seed(text: str) -> int:
+    """Returns a seed that every library takes."""
+    number = int(text)
+    if not 0 <= number < 2**31:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {2**31 - 1}, but got {number}")
+    return number
+
+
 def run_command(parser: Parser, command: Callable[[argparse.Namespace, list[str]], int]) -> int:
     """Parses the process's arguments and runs a command.
 
@@ -149,6 +170,7 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, list[str]
     """
     logging.basicConfig(level=logging.WARNING, format=f"{parser.prog}: %(message)s")
     argv = sys.argv[1:]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's SIGTERM is a Ctrl-C
     try:
         return command(parser.parse_args(argv), argv)
     except UserError as error:
@@ -156,7 +178,7 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, list[str]
             print(f"{parser.prog}: error: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"{parser.prog}: interrupted; run the same command to continue", file=sys.stderr)
         return 130
 
 

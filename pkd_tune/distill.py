@@ -23,6 +23,7 @@ from pkd_tune.command_line import (
     Problems,
     add_data_flags,
     add_training_flags,
+    check_fit,
     check_positive,
     check_writable,
     find_data,
@@ -33,7 +34,7 @@ from pkd_tune.command_line import (
 )
 from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig
 from pkd_tune.distillation.layer_map import teacher_layers
-from pkd_tune.distillation.model_folder import layer_count, weights_key
+from pkd_tune.distillation.model_folder import layer_count, model_name, weights_key
 from pkd_tune.distillation.published import Published, published
 from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
@@ -113,7 +114,8 @@ def distill(args: argparse.Namespace, argv: list[str]) -> int:
         teacher = teachers.prepare_teacher(
             task, splits, data.teacher_dir, finetuned, settings.teacher_trainings, device, show
         )
-    say(f"teacher: {data.teacher_dir.name}, {teacher.layers} layers, {task.name} dev {metrics_text(teacher.metrics)}")
+    called, scores = model_name(data.teacher_dir), metrics_text(teacher.metrics)
+    say(f"teacher: {called}, {teacher.layers} layers, {task.name} dev {scores}")
     imitated = teacher_layers(config.strategy, config.student_layers, teacher.layers) if config.beta > 0 else ()
     if imitated:
         pairs = ", ".join(f"{i}→{layer}" for i, layer in enumerate(imitated, start=1))
@@ -159,6 +161,9 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, str]:
     task, data_dir = find_data(args, problems)
     teacher_dir = find_encoder(args, "--teacher", data_dir, problems)
     student_dir = find_encoder(args, "--student", data_dir, problems) if args.student else teacher_dir
+    for flag, model in (("--teacher", teacher_dir), ("--student", student_dir if args.student else None)):
+        if model is not None and task is not None:
+            check_fit(model, flag, task, args.max_length or space.max_length, problems)
     if teacher_dir is not None and student_dir is not None and args.layers > 0:
         check_depth(args, teacher_dir, student_dir, problems)
     if args.method == "kd":
@@ -224,7 +229,9 @@ def check_depth(args: argparse.Namespace, teacher_dir: Path, student_dir: Path, 
             f"--layers {args.layers}: a student of a {teacher_depth}-layer teacher has 1 to {teacher_depth - 1} layers"
         )
     elif args.layers > start_depth and args.init == "pretrained":
-        problems.found.append(f"--layers {args.layers}: {student_dir.name} has only {start_depth} layers to start from")
+        problems.found.append(
+            f"--layers {args.layers}: {model_name(student_dir)} has only {start_depth} layers to start from"
+        )
     if args.init != "pretrained" and args.student:
         problems.found.append(f"--init {args.init} starts from the teacher; leave out --student")
 
@@ -241,7 +248,13 @@ def default_folder(settings: Settings, method: str) -> Path:
     text = json.dumps(asdict(settings), sort_keys=True, default=str)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
     data, layers = settings.data, settings.distillation.student_layers
-    return data.data_dir / "models" / "distilled" / data.task / f"{data.student_dir.name}-{method}-{layers}-layer-{key}"
+    return (
+        data.data_dir
+        / "models"
+        / "distilled"
+        / data.task
+        / f"{model_name(data.student_dir)}-{method}-{layers}-layer-{key}"
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ A folder holds safetensors weights, configuration, tokenizer and a model card; `
 import platform
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pkd_tune.config import SearchConfig
+from pkd_tune.config import SearchConfig, UserError
 from pkd_tune.distillation.layer_map import teacher_layers
-from pkd_tune.distillation.model_folder import WEIGHTS
+from pkd_tune.distillation.model_folder import WEIGHTS, model_name
 from pkd_tune.distillation.modeling import cut_to_layers, load_classifier
 from pkd_tune.distillation.teacher import Teacher, save_classifier
 from pkd_tune.glue.data import RawSplit
@@ -27,7 +27,7 @@ from pkd_tune.tuning.study import Assignment, Studies
 from pkd_tune.tuning.trial import checkpoint_path
 
 LATENCY_EXAMPLES = 50
-"""Single examples timed for a latency, after a tenth as many to warm up."""
+"""Single examples timed for a latency."""
 
 
 def export_best(
@@ -55,15 +55,16 @@ def export_best(
         What summary.json holds.
     """
     data, task = config.data, TASKS[config.data.task]
-    teacher_record = {
-        "name": data.teacher_dir.name,
+    start = data.student_dir if data.init == "pretrained" else teacher.folder
+    teacher_record: dict[str, Any] = {
+        "name": model_name(data.teacher_dir),
         "layers": teacher.layers,
         "finetuned_here": teacher.finetuned_here,
         "majority": teacher.majority,
         "baseline": task.baseline,
         **measure(teacher.folder, dev, task, data.max_length),
     }
-    students = []
+    students: list[dict[str, Any]] = []
     for depth in config.depths:
         best = studies.best(depth)
         if best is None:
@@ -71,8 +72,12 @@ def export_best(
         settings = studies.settings(best)
         target = run_dir / "best" / f"{depth}-layer"
         weights = checkpoint_path(run_dir / "checkpoints", Assignment(depth, best.number))
-        export_student(weights, depth, data.student_dir, task, config.student_training.seed, target)
-        student = {
+        if not weights.exists():
+            raise UserError(
+                f"{weights} is gone, and with it the best {depth}-layer student; start another run with --new"
+            )
+        export_student(weights, depth, start, task, config.student_training.seed, target)
+        student: dict[str, Any] = {
             "layers": depth,
             "trial": best.number,
             "search_score": best.value,
@@ -82,9 +87,29 @@ def export_best(
             "folder": target.relative_to(run_dir).as_posix(),
             **measure(target, dev, task, data.max_length),
         }
-        write_card(student, teacher_record, task, command, target, demo=demo)
+        check_reproduced(student, {name: len(split) for name, split in dev.items()})
         students.append(student)
+    folders = [teacher.folder, *(run_dir / student["folder"] for student in students)]
+    timed = latencies_ms(folders, dev[task.dev_splits[0]], data.max_length)
+    for model, latency in zip([teacher_record, *students], timed, strict=True):
+        model["latency_ms"] = latency
+    for student in students:
+        write_card(student, teacher_record, task, command, run_dir / student["folder"], demo=demo)
     return {"teacher": teacher_record, "students": students, "latency_on": latency_machine()}
+
+
+def check_reproduced(student: dict[str, Any], sizes: Mapping[str, int]) -> None:
+    """Refuses an exported student whose score is not its trial's.
+
+    Trials score in bf16 where the hardware has it and the export in fp32, which can move an example across the
+    boundary; so three examples of the smallest dev split, or one point, are let pass.
+
+    Raises:
+        RuntimeError: When the scores are further apart: what was exported is not what was searched.
+    """
+    exported, searched = student["metrics"]["score"], student["search_score"]
+    if abs(exported - searched) > max(1.0, 300 / min(sizes.values())):
+        raise RuntimeError(f"{student['folder']} scores {exported:.2f}, but its trial scored {searched:.2f}")
 
 
 def export_student(weights: Path, layers: int, pretrained_dir: Path, task: Task, seed: int, target: Path) -> None:
@@ -105,50 +130,67 @@ def export_student(weights: Path, layers: int, pretrained_dir: Path, task: Task,
 
 
 def measure(model_dir: Path, dev: Mapping[str, RawSplit], task: Task, max_length: int) -> dict[str, Any]:
-    """Loads a folder as any user of `transformers` would, in fp32 on the CPU, and scores and times it.
+    """Loads a folder as any user of `transformers` would, in fp32 on the CPU, and scores it.
 
     Args:
         model_dir: A classifier's folder.
-        dev: The task's dev splits by name. All are scored; the first `LATENCY_EXAMPLES` of the first are timed one by
-            one.
+        dev: The task's dev splits by name.
         task: Says how to score.
         max_length: Longest example in word pieces.
 
     Returns:
-        `metrics` (times 100), `parameters`, `size_mb` of the weight file, and the median `latency_ms`, tokenising left
-        out.
+        `metrics` (times 100), `parameters`, and `size_mb` of the weight file.
     """
+    encode, model = _load_plain(model_dir, max_length)
+    predicted = {}
+    with torch.inference_mode():
+        for name, split in dev.items():
+            slices = [slice(start, start + 32) for start in range(0, len(split), 32)]
+            logits_NC = torch.cat([model(**encode(split, rows)).logits for rows in slices])
+            predicted[name] = predictions(task, logits_NC.numpy())
+    return {
+        "metrics": score(task, predicted, {name: split.labels for name, split in dev.items()}),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "size_mb": (model_dir / WEIGHTS).stat().st_size / 1e6,
+    }
+
+
+def latencies_ms(folders: Sequence[Path], split: RawSplit, max_length: int) -> list[float]:
+    """Returns each model's median time for a single example in fp32 on the CPU, tokenising left out.
+
+    The models take turns at every example, so that whatever else the machine does strikes them alike.
+
+    Args:
+        folders: Of the models.
+        split: Its first `LATENCY_EXAMPLES` examples are timed.
+        max_length: Longest example in word pieces.
+    """
+    loaded = [_load_plain(folder, max_length) for folder in folders]
+    seconds: list[list[float]] = [[] for _ in loaded]
+    with torch.inference_mode():
+        for i in range(min(LATENCY_EXAMPLES, len(split))):
+            for (encode, model), times in zip(loaded, seconds, strict=True):
+                single = encode(split, slice(i, i + 1))
+                model(**single)  # brings the model's weights back into the processor's caches
+                started = time.perf_counter()
+                model(**single)
+                times.append(time.perf_counter() - started)
+    return [1000 * statistics.median(times) for times in seconds]
+
+
+def _load_plain(model_dir: Path, max_length: int) -> tuple[Callable[[RawSplit, slice], Any], Any]:
+    """Returns what turns examples into a padded batch, and the model, as plain `transformers` loads them."""
     tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
     model = AutoModelForSequenceClassification.from_pretrained(
         model_dir, local_files_only=True, use_safetensors=True, dtype=torch.float32
-    ).eval()
+    )
 
     def encode(split: RawSplit, rows: slice) -> Any:
         second = None if split.sentence2 is None else split.sentence2[rows]
         texts = split.sentence1[rows]
         return tokenizer(texts, second, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
 
-    predicted = {}
-    timed = dev[task.dev_splits[0]]
-    with torch.inference_mode():
-        for name, split in dev.items():
-            slices = [slice(start, start + 32) for start in range(0, len(split), 32)]
-            logits_NC = torch.cat([model(**encode(split, rows)).logits for rows in slices])
-            predicted[name] = predictions(task, logits_NC.numpy())
-        singles = [encode(timed, slice(i, i + 1)) for i in range(min(LATENCY_EXAMPLES, len(timed)))]
-        for single in singles[: max(1, len(singles) // 10)]:
-            model(**single)
-        seconds = []
-        for single in singles:
-            started = time.perf_counter()
-            model(**single)
-            seconds.append(time.perf_counter() - started)
-    return {
-        "metrics": score(task, predicted, {name: split.labels for name, split in dev.items()}),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "size_mb": (model_dir / WEIGHTS).stat().st_size / 1e6,
-        "latency_ms": 1000 * statistics.median(seconds),
-    }
+    return encode, model.eval()
 
 
 def latency_machine() -> str:

@@ -18,6 +18,7 @@ from pkd_tune.command_line import (
     Problems,
     add_data_flags,
     add_training_flags,
+    check_fit,
     check_positive,
     find_data,
     find_encoder,
@@ -26,7 +27,7 @@ from pkd_tune.command_line import (
     training_bar,
 )
 from pkd_tune.config import DataConfig, TrainingConfig
-from pkd_tune.distillation.model_folder import layer_count, weights_key
+from pkd_tune.distillation.model_folder import layer_count, model_name, weights_key
 from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import provenance, write_json
@@ -103,9 +104,11 @@ def resolve(args: argparse.Namespace) -> tuple[DataConfig, int, list[TrainingCon
     slots = problems.attempt(lambda: choose_slots(args.gpus))
     task, data_dir = find_data(args, problems)
     folder = find_encoder(args, "--model", data_dir, problems)
+    if folder is not None and task is not None:
+        check_fit(folder, "--model", task, args.max_length or space.max_length, problems)
     depth = layer_count(folder) if folder is not None else 0
     if folder is not None and args.layers is not None and not 1 <= args.layers <= depth:
-        problems.found.append(f"--layers {args.layers}: {folder.name} has 1 to {depth} layers to use")
+        problems.found.append(f"--layers {args.layers}: {model_name(folder)} has 1 to {depth} layers to use")
     problems.raise_any()
     assert task is not None and folder is not None and slots is not None  # noqa: PT018 - for the type checker
     rates = args.learning_rate or [training.learning_rate for training in space.teacher]

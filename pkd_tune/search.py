@@ -21,15 +21,17 @@ from pkd_tune.command_line import (
     Parser,
     Problems,
     add_data_flags,
+    check_fit,
     check_writable,
     find_data,
     find_encoder,
     run_command,
     say,
+    seed,
     training_bar,
 )
 from pkd_tune.config import DataConfig, SearchConfig, UserError
-from pkd_tune.distillation.model_folder import layer_count
+from pkd_tune.distillation.model_folder import layer_count, model_name
 from pkd_tune.glue.data import load_features, load_raw, row_count_notes
 from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import (
@@ -41,7 +43,7 @@ from pkd_tune.reporting.records import (
     write_json,
     write_trials,
 )
-from pkd_tune.reporting.tables import plural, write_report
+from pkd_tune.reporting.tables import learnt_nothing, plural, write_report
 from pkd_tune.tuning.run_folder import check_same_search, choose_run_folder
 from pkd_tune.tuning.slots import Slots, choose_slots
 from pkd_tune.tuning.space import Space, find_space, load_space
@@ -83,7 +85,7 @@ def make_parser() -> Parser:
     )
     add("--trials", type=int, metavar="N", help="trials in all, shared by the depths (default: what the space says)")
     add("--space", metavar="FILE", help="search space: a TOML file, or default or demo (default: default, or demo)")
-    add("--seed", type=int, default=42, metavar="N", help="seed of sampling and of training (default: %(default)s)")
+    add("--seed", type=seed, default=42, metavar="N", help="seed of sampling and of training (default: %(default)s)")
     add(
         "--out",
         type=Path,
@@ -96,9 +98,9 @@ def make_parser() -> Parser:
 
 
 def search(args: argparse.Namespace, argv: list[str]) -> int:
-    """Runs the command; returns its exit code: 0, or 1 when no trial was completed."""
+    """Runs the command; returns its exit code: 0, 1 when no trial was completed, 130 when Ctrl-C cut it short."""
     config, space, slots = resolve(args)
-    name = "demo" if args.demo else config.data.teacher_dir.name
+    name = "demo" if args.demo else model_name(config.data.teacher_dir)
     run_dir = choose_run_folder(args.out.resolve() / config.data.task, name, new=args.new)
     record = {"demo": args.demo, "search": asdict(config), "space": asdict(space)["parameters"]}
     record = json.loads(json.dumps(record, default=str))
@@ -128,6 +130,11 @@ def resolve(args: argparse.Namespace) -> tuple[SearchConfig, Space, Slots]:
     task, data_dir = find_data(args, problems)
     folder = find_encoder(args, "--teacher", data_dir, problems)
     student_folder = find_encoder(args, "--student", data_dir, problems) if args.student else folder
+    for flag, model in (("--teacher", folder), ("--student", student_folder if args.student else None)):
+        if model is not None and task is not None and space is not None:
+            check_fit(model, flag, task, space.max_length, problems)
+    if args.student and space is not None and space.init != "pretrained":
+        problems.found.append(f"--student: init in the space is {space.init!r}, the teacher; leave out --student")
     depths = None
     if folder is not None and student_folder is not None:
         most = (
@@ -136,6 +143,8 @@ def resolve(args: argparse.Namespace) -> tuple[SearchConfig, Space, Slots]:
             else min(layer_count(folder), layer_count(student_folder) + 1)
         )
         depths = problems.attempt(lambda: choose_depths(args.depths, most))
+    if depths is not None and space is not None and (args.trials or space.trials) < len(depths):
+        problems.found.append(f"--trials {args.trials}: give at least {len(depths)}, one for each depth")
     problems.raise_any()
     assert task is not None and space is not None and slots is not None  # noqa: PT018 - for the type checker
     assert folder is not None and student_folder is not None and depths is not None  # noqa: PT018
@@ -203,7 +212,7 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
             show,
         )
     say(
-        f"teacher: {data.teacher_dir.name}, {teacher.layers} layers, {task.name} dev score "
+        f"teacher: {model_name(data.teacher_dir)}, {teacher.layers} layers, {task.name} dev score "
         f"{teacher.metrics['score']:.1f} ({task.baseline}: {teacher.majority['score']:.1f})"
     )
     record["content"] = {
@@ -217,7 +226,8 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
     open_classroom(data, teacher, torch.device(slots.device), config.student_training.seed)
 
     studies = Studies(run_dir / "study.log", config.depths, config.trials, space.parameters, config.seed)
-    run_search(config, teacher, studies, run_dir, slots)
+    if studies.remaining():
+        run_search(config, teacher, studies, run_dir, slots)
     write_trials(run_dir / TRIALS, studies.rows())
     say("exporting the best student of each depth, and scoring what was exported")
     command = record["provenance"]["command"]
@@ -227,6 +237,9 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
     report = write_report(run_dir)
     for line in closing_lines(summary, run_dir, report):
         say(line)
+    if studies.unfinished():
+        say(f"stopped with {plural(studies.unfinished(), 'trial')} to go; run the same command to continue")
+        return 130
     return 0 if summary["students"] else 1
 
 
@@ -237,6 +250,7 @@ def closing_lines(summary: dict[str, Any], run_dir: Path, report: Path) -> list[
         f"{plural(student['layers'], 'layer')}: dev score {student['metrics']['score']:.1f} "
         f"(teacher {teacher['metrics']['score']:.1f}), {student['parameters'] / teacher['parameters']:.0%} of its "
         f"size, {teacher['latency_ms'] / student['latency_ms']:.1f} times as fast"
+        + (f"; no better than {teacher['baseline']}" if learnt_nothing(student, teacher) else "")
         for student in summary["students"]
     ] or ["no trial reached the end of its training; the report says why"]
     return [

@@ -26,13 +26,13 @@ PKD = DistillConfig(student_layers=2, alpha=0.5, beta=10.0, temperature=5.0, str
 def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path: Path) -> None:
     write_task(task, tmp_path, train=160)
     tiny = tiny_data / "models/pretrained/tiny"
-    data = DataConfig(task=task.name, data_dir=tmp_path, pretrained_dir=tiny, max_length=32)
+    data = DataConfig(task=task.name, data_dir=tmp_path, teacher_dir=tiny, student_dir=tiny, max_length=32)
     splits = load_features(task, tmp_path, tiny, 32)
     finetuned = tmp_path / "models/finetuned"
-    teacher = prepare_teacher(task, splits, tiny, finetuned, TEACHING, CPU, lambda evaluation: None)
+    teacher = prepare_teacher(task, splits, tiny, finetuned, [TEACHING], CPU, lambda evaluation: None)
     assert teacher.metrics["score"] > 80 > teacher.majority["score"]
     # A fine-tuned folder is taken as it is.
-    assert prepare_teacher(task, splits, teacher.folder, finetuned, TEACHING, CPU, print).metrics == teacher.metrics
+    assert prepare_teacher(task, splits, teacher.folder, finetuned, [TEACHING], CPU, print).metrics == teacher.metrics
 
     classroom = open_classroom(data, teacher, CPU, seed=0)
     cached = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "teacher_cache").rglob("*.safetensors")}
@@ -55,8 +55,15 @@ def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path:
     if not task.regression:
         assert plain.config.id2label == dict(enumerate(task.labels))
 
-    facts: dict[str, Any] = {"layers": 2, "trial": 0, "settings": {}, "imitated_layers": [2], **measured}
-    whole = {"layers": 4, "name": "tiny", **measured}
+    facts: dict[str, Any] = {
+        "layers": 2,
+        "trial": 0,
+        "settings": {},
+        "imitated_layers": [2],
+        "latency_ms": 1.0,
+        **measured,
+    }
+    whole = {"layers": 4, "name": "tiny", "latency_ms": 2.0, **measured}
     write_card(facts, whole, task, "a command", target, demo=False)
     card = (target / "README.md").read_text()
     for name, value in measured["metrics"].items():
@@ -73,7 +80,7 @@ def test_a_classifier_is_no_teacher_for_a_regression(tiny_data: Path, tmp_path: 
     splits = load_features(task, tmp_path, tiny, 32)
     save_classifier(load_classifier(tiny, ("a", "b", "c"), seed=0), tiny, tmp_path / "nli")
     with pytest.raises(UserError, match="its classifier has 3 outputs, but STS-B needs 1"):
-        prepare_teacher(task, splits, tmp_path / "nli", tmp_path, TEACHING, CPU, print)
+        prepare_teacher(task, splits, tmp_path / "nli", tmp_path, [TEACHING], CPU, print)
 
 
 def test_a_regression_teacher_must_beat_the_mean(tiny_data: Path, tmp_path: Path) -> None:
@@ -84,4 +91,4 @@ def test_a_regression_teacher_must_beat_the_mean(tiny_data: Path, tmp_path: Path
     flat.classifier.weight.data.zero_()
     save_classifier(flat, tiny, tmp_path / "flat")
     with pytest.raises(UserError, match=r"scores 0\.0 on STS-B dev, and always predicting the mean label scores 0\.0"):
-        prepare_teacher(task, splits, tmp_path / "flat", tmp_path, TEACHING, CPU, print)
+        prepare_teacher(task, splits, tmp_path / "flat", tmp_path, [TEACHING], CPU, print)

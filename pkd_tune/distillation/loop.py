@@ -21,7 +21,7 @@ from pkd_tune.glue.data import Split
 from pkd_tune.glue.tasks import Task, predictions, score
 
 ADAM_EPSILON = 1e-6
-"""BERT's own value, ten times below PyTorch's weight on small second moments."""
+"""BERT's own value, a hundred times PyTorch's default."""
 
 
 CONSTANT_SPREAD = 1e-3

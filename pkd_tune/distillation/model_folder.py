@@ -5,11 +5,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 WEIGHTS = "model.safetensors"
 """Name of the weight file."""
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 """One of these is enough to build the tokenizer."""
+
+
+def model_name(folder: Path) -> str:
+    """Returns what a model is called in reports and folder names: `bert-base-uncased` for the hub's snapshot of it.
+
+    The hub's cache keeps google-bert/bert-base-uncased in `models--google-bert--bert-base-uncased/snapshots/<commit>`.
+    """
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.split("--")[-1]
+    return folder.name
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -37,9 +49,38 @@ def encoder_problems(folder: Path, flag: str) -> list[str]:
         problems.append(f"{flag} {folder}: num_hidden_layers in config.json must be a whole number above 1")
     if not (folder / WEIGHTS).is_file():
         problems.append(f"{flag} {folder}: no {WEIGHTS} there; convert the weights to safetensors (save_pretrained)")
+    elif not problems and (wrong := _weights_problem(folder, config)):
+        problems.append(f"{flag} {folder}: {wrong}; download or save the model again")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         problems.append(f"{flag} {folder}: no tokenizer there; add {' or '.join(TOKENIZER_FILES)}")
     return problems
+
+
+def _weights_problem(folder: Path, config: dict[str, Any]) -> str | None:
+    """Returns why the weight file does not fit its config.json, from its header alone; None when it does."""
+    try:
+        with safe_open(folder / WEIGHTS, framework="np") as file:
+            shapes = {name.removeprefix("bert."): file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        return f"{WEIGHTS} cannot be read ({error})"
+    width = config.get("hidden_size", 768)
+    layers = config.get("num_hidden_layers", 12)
+    expected = {
+        "embeddings.word_embeddings.weight": [config.get("vocab_size", 30522), width],
+        "embeddings.position_embeddings.weight": [config.get("max_position_embeddings", 512), width],
+        f"encoder.layer.{layers - 1}.output.dense.weight": [width, config.get("intermediate_size", 3072)],
+    }
+    for name, shape in expected.items():
+        if name not in shapes:
+            return f"{WEIGHTS} has no {name}, which config.json promises"
+        if shapes[name] != shape:
+            return f"{name} in {WEIGHTS} has shape {shapes[name]}, but config.json says {shape}"
+    return None
+
+
+def length_limit(folder: Path) -> int:
+    """Returns how many word pieces the model in a folder can read."""
+    return int(read_config(folder).get("max_position_embeddings", 512))
 
 
 def layer_count(folder: Path) -> int:
@@ -58,6 +99,7 @@ def class_count(folder: Path) -> int:
 
 
 def weights_key(folder: Path) -> str:
-    """Returns the hash of a folder's weights, by which the model is known."""
+    """Returns the hash of a folder's weights and configuration, by which the model is known."""
     with (folder / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(f"{weights} {json.dumps(read_config(folder), sort_keys=True)}".encode()).hexdigest()[:16]

@@ -18,9 +18,11 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
+from pkd_tune.config import UserError
 from pkd_tune.distillation.batches import Batch
 
 _LAYER = "bert.encoder.layer."
+_MAY_BE_NEW = ("classifier.", "bert.pooler.")
 
 
 class Output(NamedTuple):
@@ -42,6 +44,9 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> Bert
         labels: Class names in the order of class ids; they become the model's `id2label`. None of them:
             a regression model with one output.
         seed: Seeds the missing weights.
+
+    Raises:
+        UserError: When weights of the encoder itself are missing.
     """
     if labels:
         head = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
@@ -54,7 +59,7 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> Bert
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = BertForSequenceClassification.from_pretrained(
+            model, loading = BertForSequenceClassification.from_pretrained(
                 model_dir,
                 num_labels=len(labels) or 1,
                 **head,
@@ -62,9 +67,13 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> Bert
                 attn_implementation="sdpa",
                 use_safetensors=True,
                 local_files_only=True,
+                output_loading_info=True,
             )
     finally:
         transformers_logging.set_verbosity(verbosity)
+    missing = sorted(name for name in loading["missing_keys"] if not name.startswith(_MAY_BE_NEW))
+    if missing:
+        raise UserError(f"{model_dir}: its weights lack {missing[0]} and {len(missing) - 1} more; save the model again")
     assert isinstance(model, BertForSequenceClassification)
     return model
 

@@ -43,7 +43,9 @@ class Classroom:
     device: torch.device
 
 
-def open_classroom(data: DataConfig, teacher: Teacher, device: torch.device, seed: int) -> Classroom:
+def open_classroom(
+    data: DataConfig, teacher: Teacher, device: torch.device, seed: int, *, verify: bool = True
+) -> Classroom:
     """Opens tokens, teacher outputs and initial weights, computing the teacher's outputs where they are missing.
 
     Args:
@@ -51,13 +53,14 @@ def open_classroom(data: DataConfig, teacher: Teacher, device: torch.device, see
         teacher: From `prepare_teacher()`.
         device: Where students will be trained.
         seed: Seeds the weights that the pretrained folder does not hold: the classifier every student starts with.
+        verify: Whether the teacher's outputs are checked byte by byte, where they are there already.
 
     Raises:
         UserError: When the cached outputs do not reproduce the teacher's dev score.
     """
     task = TASKS[data.task]
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
-    outputs = compute_teacher_outputs(data, teacher.folder, device, ("train", *task.dev_splits))
+    outputs = compute_teacher_outputs(data, teacher.folder, device, ("train", *task.dev_splits), verify=verify)
     dev = {name: splits[name] for name in task.dev_splits}
     predicted = {
         name: predictions(task, outputs[name].logits(torch.arange(len(split))).numpy()) for name, split in dev.items()
@@ -85,7 +88,12 @@ def teacher_cache_folder(data: DataConfig) -> Path:
 
 
 def compute_teacher_outputs(
-    data: DataConfig, teacher_dir: Path, device: torch.device, names: Sequence[str] | None = None
+    data: DataConfig,
+    teacher_dir: Path,
+    device: torch.device,
+    names: Sequence[str] | None = None,
+    *,
+    verify: bool = True,
 ) -> dict[str, TeacherOutputs]:
     """Opens what a fine-tuned teacher says of the given splits, computing what is missing.
 
@@ -94,6 +102,7 @@ def compute_teacher_outputs(
         teacher_dir: The fine-tuned teacher.
         device: Where it runs.
         names: Of splits; all of the task's where left out.
+        verify: Whether files that are there are checked byte by byte.
     """
     task = TASKS[data.task]
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
@@ -103,7 +112,8 @@ def compute_teacher_outputs(
         return load_classifier(teacher_dir, task.labels, seed=0).to(device)
 
     return {
-        name: teacher_outputs(teacher_cache_folder(data), splits[name], key, load_teacher) for name in names or splits
+        name: teacher_outputs(teacher_cache_folder(data), splits[name], key, load_teacher, verify=verify)
+        for name in names or splits
     }
 
 

@@ -16,7 +16,7 @@ from pkd_tune.config import TrainingConfig, UserError
 from pkd_tune.distillation.batches import Batch
 from pkd_tune.distillation.loop import Evaluation, evaluate, fit
 from pkd_tune.distillation.losses import LossParts, finetune_loss
-from pkd_tune.distillation.model_folder import class_count, has_classifier, layer_count, weights_key
+from pkd_tune.distillation.model_folder import class_count, has_classifier, layer_count, model_name, weights_key
 from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
 from pkd_tune.glue.data import Split
 from pkd_tune.glue.tasks import Task, majority_score
@@ -127,7 +127,7 @@ def finetune(
         "trainings": [asdict(config) for config in configs],
     }
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-    finished = folder / f"{pretrained_dir.name}-{layers}-layer-{key}"
+    finished = folder / f"{model_name(pretrained_dir)}-{layers}-layer-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{finished}.lock"):
         if finished.is_dir():

@@ -27,8 +27,15 @@ from pkd_tune.glue.data import Split
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key: raising it makes all older files unused."""
+
+
+HASH = "sha256"
+"""Name under which a file's header has the hash of its tensors."""
+
+_NO_HASH = "0" * 64  # stands in the header until the tensors are there
+_HEADER_PEEK = 4096  # bytes that surely hold the header
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,8 @@ def teacher_outputs(
     split: Split,
     teacher_key: str,
     load_teacher: Callable[[], BertForSequenceClassification],
+    *,
+    verify: bool = True,
 ) -> TeacherOutputs:
     """Opens the teacher's outputs for a split, computing them first where they are not there.
 
@@ -68,26 +77,30 @@ def teacher_outputs(
         split: Its key covers texts, tokenizer and maximum length.
         teacher_key: From `weights_key()`.
         load_teacher: Called only when the outputs must be computed; runs in fp32 on the device its model is on.
+        verify: Whether every byte of a file that is there is checked against its hash. A trial's process leaves it out,
+            because the search has done it.
     """
     key = hashlib.sha256(f"{FORMAT} {teacher_key} {split.key}".encode()).hexdigest()[:16]
     path = folder / f"{split.name}-{key}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if path.exists():
-            found = _open(path, len(split))
+            found = _open(path, len(split), verify=verify)
             if found is not None:
                 return found
             logger.warning("%s is damaged or of another split; computing it again", path)
         _build(path, split, load_teacher())
-    built = _open(path, len(split))
+    built = _open(path, len(split), verify=False)
     assert built is not None
     return built
 
 
-def _open(path: Path, examples: int) -> TeacherOutputs | None:
+def _open(path: Path, examples: int, *, verify: bool) -> TeacherOutputs | None:
     """Maps a file into memory; None unless it is whole and holds each example once."""
     try:
         with safe_open(path, framework="pt") as file:
+            if verify and file.metadata() != {HASH: _data_hash(path)}:
+                return None
             logits_NC, cls_NLH, ids_N = (file.get_tensor(name) for name in ("logits", "cls", "example_id"))
     except SafetensorError:
         return None
@@ -117,7 +130,18 @@ def _build(path: Path, split: Split, teacher: BertForSequenceClassification) -> 
         start = rows.stop
     for array in arrays.values():
         array.flush()
+    with temporary.open("r+b") as file:
+        file.seek(file.read(_HEADER_PEEK).index(_NO_HASH.encode()))
+        file.write(_data_hash(temporary).encode())
     os.replace(temporary, path)
+
+
+def _data_hash(path: Path) -> str:
+    """Returns the hash of a safetensors file's tensors, all that follows its header."""
+    with path.open("rb") as file:
+        (header,) = struct.unpack("<Q", file.read(8))
+        file.seek(8 + header)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _create_safetensors(path: Path, tensors: dict[str, tuple[str, type, tuple[int, ...]]]) -> dict[str, np.memmap]:
@@ -126,7 +150,7 @@ def _create_safetensors(path: Path, tensors: dict[str, tuple[str, type, tuple[in
     The library writes only tensors that are in memory as a whole. Layout: the header's length as 8 bytes, the header
     as JSON padded with spaces to a multiple of 8, then the tensors (https://huggingface.co/docs/safetensors).
     """
-    header: dict[str, object] = {}
+    header: dict[str, object] = {"__metadata__": {HASH: _NO_HASH}}
     starts: dict[str, int] = {}
     offset = 0
     for name, (format_name, dtype, shape) in tensors.items():
@@ -136,7 +160,7 @@ def _create_safetensors(path: Path, tensors: dict[str, tuple[str, type, tuple[in
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + offset)
+        os.posix_fallocate(file.fileno(), 0, 8 + len(text) + offset)  # a full disk says so here, not at a mapped page
     return {
         name: np.memmap(path, np.dtype(dtype), "r+", 8 + len(text) + starts[name], shape)
         for name, (_, dtype, shape) in tensors.items()

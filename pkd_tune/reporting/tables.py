@@ -38,7 +38,7 @@ def report(run: dict[str, Any], summary: dict[str, Any], trials: pd.DataFrame) -
         f"# {task}: PKD students of {summary['teacher']['name']}",
         *(["**A made-up demo corpus, not GLUE's.**"] if run["demo"] else []),
         _results(summary),
-        "\n".join(_notes(run, summary)),
+        "\n".join(_notes(run, summary, trials)),
         "## Best settings",
         _settings(summary["students"]),
         "## Trials",
@@ -58,6 +58,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def plural(count: int, noun: str) -> str:
     """Returns the count with its noun, `1 layer` or `2 layers`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def learnt_nothing(student: dict[str, Any], teacher: dict[str, Any]) -> bool:
+    """Tells whether a student scores no better than always predicting the most frequent class, or the mean label."""
+    return bool(student["metrics"]["score"] <= teacher["majority"]["score"] + 0.05)
 
 
 def metrics_text(metrics: dict[str, float]) -> str:
@@ -95,13 +100,22 @@ def _results(summary: dict[str, Any]) -> str:
     return table(header, rows)
 
 
-def _notes(run: dict[str, Any], summary: dict[str, Any]) -> list[str]:
+def _notes(run: dict[str, Any], summary: dict[str, Any], trials: pd.DataFrame) -> list[str]:
     students = summary["students"]
     missing = [depth for depth in run["search"]["depths"] if depth not in {student["layers"] for student in students}]
     lines = [
         f"No trial of {plural(depth, 'layer')} reached the end of its training, so there is no student of that depth.\n"
         for depth in missing
     ]
+    lines += [
+        f"The best student of {plural(student['layers'], 'layer')} is no better than always predicting the "
+        f"{summary['teacher']['baseline']}: it has learnt nothing.\n"
+        for student in students
+        if learnt_nothing(student, summary["teacher"])
+    ]
+    ended = int(trials["state"].isin(["complete", "stopped early", "failed"]).sum())
+    if ended < run["search"]["trials"]:
+        lines.append(f"The search was cut short: {ended} of {run['search']['trials']} trials ended.\n")
     lines += [
         "Metrics are times 100, of the exported folder loaded again with plain `transformers` in fp32. A student's "
         "score is a *selection score*: the best evaluation of the best trial, on the split that selected it, so it is "
@@ -119,8 +133,17 @@ def _settings(students: list[dict[str, Any]]) -> str:
     for student in students:
         values = [_value(student["settings"][name]) for name in names]
         layers = ", ".join(map(str, student["imitated_layers"])) or "none"
-        rows.append([plural(student["layers"], "layer"), student["trial"], *values, layers, f"{student['epoch']:.1f}"])
-    text = table(["student", "trial", *names, "teacher layers imitated", "best epoch"], rows)
+        rows.append(
+            [
+                plural(student["layers"], "layer"),
+                student["trial"],
+                f"{student['search_score']:.1f}",
+                *values,
+                layers,
+                f"{student['epoch']:.1f}",
+            ]
+        )
+    text = table(["student", "trial", "score in the search", *names, "teacher layers imitated", "best epoch"], rows)
     if any(not student["imitated_layers"] for student in students):
         text += "\n\nOne layer has no inner layer to imitate with: beta, strategy and normalize have no effect there."
     return text

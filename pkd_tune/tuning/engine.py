@@ -41,6 +41,7 @@ def run_search(search: SearchConfig, teacher: Teacher, studies: Studies, run_dir
     resources = {"cpu": 1, "gpu": 1} if slots.device == "cuda" else {"cpu": 1}
     bar = SearchBar(studies)
     ray.init(
+        address="local",
         num_cpus=slots.count,
         num_gpus=slots.count if slots.device == "cuda" else 0,
         object_store_memory=OBJECT_STORE_BYTES,

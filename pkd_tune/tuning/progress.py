@@ -24,7 +24,7 @@ class SearchBar(tune.Callback):
         """Draws the bar."""
         if self.stream.isatty():
             total = sum(self.studies.quota.values())
-            layout = "search {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}"
+            layout = "search {n_fmt}/{total_fmt} {elapsed} {bar} {desc}"  # the bar takes what room is left
             self.bar = tqdm(total=total, file=self.stream, dynamic_ncols=True, bar_format=layout, smoothing=0)
         self._draw()
 
@@ -53,17 +53,17 @@ class SearchBar(tune.Callback):
     def text(self) -> str:
         """Returns what the bar says, without the bar."""
         counts = self.studies.counts()
-        parts = [f"{counts['running']} running", f"{counts['stopped']} stopped early", f"{counts['failed']} failed"]
         best = {depth: self.studies.best_score(depth) for depth in self.studies.quota}
         scores = ", ".join(f"{depth}L {'–' if score is None else f'{score:.1f}'}" for depth, score in best.items())
-        return ", ".join(parts) + f" | best {scores}"
+        ended = f"{counts['stopped']} stopped early, {counts['failed']} failed"
+        return f"best {scores} | {counts['running']} running, {ended}"
 
     def _draw(self, *, ended: bool = False) -> None:
         counts = self.studies.counts()
         finished = counts["done"] + counts["stopped"] + counts["failed"]
         if self.bar is not None:
             self.bar.n = finished
-            self.bar.set_postfix_str(self.text())
+            self.bar.set_description_str(self.text())
         elif ended:
             print(f"search {finished}/{sum(self.studies.quota.values())} trials, {self.text()}", file=self.stream)
 

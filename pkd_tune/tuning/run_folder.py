@@ -7,6 +7,9 @@ from typing import Any
 
 from pkd_tune.config import UserError
 
+COMPARED = ("demo", "search", "space", "content")
+"""Parts of run.json that make a search the same; machine, versions and date may change."""
+
 PLACES = ("search.data.data_dir", "search.data.teacher_dir", "search.data.student_dir")
 """Settings that only say where something lies; what lies there is compared by content."""
 
@@ -37,7 +40,7 @@ def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str
     Raises:
         UserError: One line per setting that differs.
     """
-    before, now = dict(_flat(recorded)), dict(_flat(current))
+    before, now = (dict(_flat({k: v for k, v in r.items() if k in COMPARED})) for r in (recorded, current))
     differing = [
         f"{run_dir}: {key} was {before[key]!r} in this run and is now {now[key]!r}; give the old value, or start "
         "another run with --new"

@@ -1,5 +1,6 @@
 """A Ray TrialScheduler whose rungs are the studies' pruner, so that they outlive Ray and this process."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from pkd_tune.tuning.searcher import assignment_of
 from pkd_tune.tuning.study import Studies
+
+REASON_LENGTH = 200
+"""Longest reason of a failed trial; a dead process fills a page of Ray's advice."""
 
 
 class StudyScheduler(FIFOScheduler):
@@ -32,7 +36,7 @@ class StudyScheduler(FIFOScheduler):
         """Ends a trial that raised, with the last line of its error."""
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
         lines = text.strip().splitlines() or ["the trial's process died"]
-        self.studies.fail(assignment_of(trial.config), lines[-1].strip())
+        self.studies.fail(assignment_of(trial.config), textwrap.shorten(lines[-1], REASON_LENGTH))
 
     def __getstate__(self) -> dict[str, Any]:
         """Keeps nothing: Ray pickles schedulers, and the journal is what lasts."""

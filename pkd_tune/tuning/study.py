@@ -51,6 +51,7 @@ class Studies:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.parameters = parameters
         self.quota = {depth: trials // len(depths) + (i < trials % len(depths)) for i, depth in enumerate(depths)}
+        _repair(journal)
         storage = JournalStorage(JournalFileBackend(str(journal)))
         self._studies: dict[int, optuna.Study] = {}
         self._running: dict[Assignment, optuna.Trial] = {}
@@ -59,11 +60,14 @@ class Studies:
                 storage=storage, study_name=f"depth-{depth}", load_if_exists=True, direction="maximize"
             )
             study.sampler = _sampler(seed + 1000 * depth + len(study.get_trials(deepcopy=False)))
+            # Trials below the median of the complete ones at the same evaluation are stopped.
             study.pruner = optuna.pruners.PercentilePruner(50.0, n_startup_trials=STARTUP_TRIALS)
             self._studies[depth] = study
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if trial.number not in self._interrupted(depth):  # else this process died between the next two lines
-                    study.enqueue_trial(trial.params, user_attrs={"resumes": trial.number})
+                    # What was queued itself and died before it was read is in fixed_params only.
+                    settings = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+                    study.enqueue_trial(settings, user_attrs={"resumes": trial.number})
                 study.tell(trial.number, state=TrialState.FAIL)
 
     def ask(self) -> tuple[Assignment, dict[str, Any]] | None:
@@ -113,6 +117,14 @@ class Studies:
         trial.set_user_attr("error", reason)
         self._studies[assignment.depth].tell(trial, state=TrialState.FAIL)
 
+    def remaining(self) -> int:
+        """Returns how many trials are still to be started."""
+        return sum(max(0, quota - len(self._counted(depth))) for depth, quota in self.quota.items())
+
+    def unfinished(self) -> int:
+        """Returns how many trials have not ended: running ones, and those still to be started."""
+        return self.remaining() + self.counts()["running"]
+
     def counts(self) -> dict[str, int]:
         """Returns how many trials are complete, stopped early, failed and running, over all depths."""
         names = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "running"}
@@ -141,7 +153,7 @@ class Studies:
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns one flat row per trial, depth by depth in the order of starting, as trials.csv has them."""
-        states = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
+        states = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "interrupted"}
         rows = []
         for depth in self.quota:
             interrupted = self._interrupted(depth)
@@ -195,6 +207,16 @@ class Studies:
     def _scores(self, assignment: Assignment) -> list[float]:
         trial = self._studies[assignment.depth].get_trials(deepcopy=False)[assignment.number]
         return list(trial.intermediate_values.values())
+
+
+def _repair(journal: Path) -> None:
+    """Undoes what a process can leave behind that was killed while it wrote: half a line, or its lock."""
+    Path(f"{journal}.lock").unlink(missing_ok=True)
+    if not journal.exists():
+        return
+    with journal.open("r+b") as file:
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
 
 
 def _sampler(seed: int) -> optuna.samplers.TPESampler:

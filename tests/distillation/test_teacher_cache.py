@@ -50,7 +50,7 @@ def test_the_teacher_runs_once(tmp_path: Path, split: Split, teacher: BertForSeq
         teacher_outputs(tmp_path, replace(split, key="other texts"), "t", refuse)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "rows", "garbage"])
+@pytest.mark.parametrize("damage", ["truncated", "rows", "garbage", "one value"])
 def test_a_damaged_file_is_named_and_built_again(
     tmp_path: Path,
     split: Split,
@@ -66,6 +66,8 @@ def test_a_damaged_file_is_named_and_built_again(
         swapped = np.zeros(len(split), np.int64).tobytes()
         assert ids in whole
         path.write_bytes(whole.replace(ids, swapped))
+    elif damage == "one value":
+        path.write_bytes(whole[:-200] + b"\1" + whole[-199:])
     else:
         path.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"\0" * len(whole))
     with caplog.at_level(logging.WARNING):

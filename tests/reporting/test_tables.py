@@ -74,7 +74,7 @@ def test_the_report_of_a_recorded_run() -> None:
         "| teacher, 6 layers | 86.0 | 80.0 | 83.0 | 20.0 M | 100% | 10.0 ms | 1.0× |",
         "| best student, 3 layers | 84.0 | 76.0 | 80.0 | 15.0 M | 75% | 5.0 ms | 2.0× |",
         "| most frequent class | 81.2 | 68.4 | 74.8 |  |  |  |  |",
-        "| 3 layers | 1 | 0.512 | 100 | skip | yes | 2, 4 | 3.5 |",
+        "| 3 layers | 1 | 80.1 | 0.512 | 100 | skip | yes | 2, 4 | 3.5 |",
         "| 2 layers | 2 | 0 | 0 | 2 | 0 |",
         "| 3 layers | 3 | 1 | 1 | 0 | 1 |",
         "2 failed with: `the loss was not finite`",
