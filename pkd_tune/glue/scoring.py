@@ -48,7 +48,6 @@ def score(task: Task, predictions: Mapping[str, "Values"], labels: Mapping[str, 
         UserError: A split has no labels: GLUE keeps those of its test splits to itself.
         ValueError: Splits are missing, or predictions and labels differ in length or are empty.
     """
-    import numpy as np
 
     if not task.dev_splits:
         raise UserError(f"{task.name} has no split with labels; only the GLUE server can score it")
@@ -61,17 +60,28 @@ def score(task: Task, predictions: Mapping[str, "Values"], labels: Mapping[str, 
     scores: dict[str, float] = {}
     means = []
     for name in task.dev_splits:
-        predictions_N, labels_N = np.asarray(predictions[name]), np.asarray(labels[name])
-        if predictions_N.shape != labels_N.shape or predictions_N.ndim != 1 or not len(labels_N):
-            raise ValueError(
-                f"predictions and labels must be two non-empty rows of one length, "
-                f"but got shapes {predictions_N.shape} and {labels_N.shape}"
-            )
-        suffix = task.split(name).suffix
-        of_split = {metric + suffix: 100 * _METRICS[metric](predictions_N, labels_N) for metric in task.metrics}
+        of_split = split_metrics(task, name, predictions[name], labels[name])
         scores |= of_split
         means.append(sum(of_split.values()) / len(of_split))
     return {**scores, "score": sum(means) / len(means)}
+
+
+def split_metrics(task: Task, split: str, predictions: "Values", labels: "Values | None") -> dict[str, float]:
+    """The task's metrics on one split by name, times 100; those of a second dev split carry its suffix.
+
+    Raises:
+        UserError: The split has no labels.
+    """
+    if labels is None or split in task.test_splits:
+        raise UserError(f"{task.name} {split} has no labels; give one of its other splits to score")
+    predictions_N, labels_N = np.asarray(predictions), np.asarray(labels)
+    if predictions_N.shape != labels_N.shape or predictions_N.ndim != 1 or not len(labels_N):
+        raise ValueError(
+            f"predictions and labels must be two non-empty rows of one length, "
+            f"but got shapes {predictions_N.shape} and {labels_N.shape}"
+        )
+    suffix = task.split(split).suffix
+    return {metric + suffix: 100 * _METRICS[metric](predictions_N, labels_N) for metric in task.metrics}
 
 
 def majority_score(task: Task, labels: Mapping[str, "Values | None"]) -> dict[str, float]:

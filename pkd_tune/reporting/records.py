@@ -11,6 +11,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,12 +40,17 @@ def provenance(module: str, arguments: list[str]) -> dict[str, Any]:
     }
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` write a file beside the path, then gives it its name: it appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
+    write(temporary)
     os.replace(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

@@ -1,0 +1,116 @@
+"""Predictions of a small model: scores, Parquet, GLUE files; in this process, on tiny and made-up data."""
+
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tiny import write_task
+
+from pkd_tune.command_line import run_command
+from pkd_tune.distillation.modeling import load_classifier
+from pkd_tune.distillation.teacher import save_classifier
+from pkd_tune.glue.tasks import TASKS
+from pkd_tune.predict import make_parser, predict
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    """Returns a folder with tiny MRPC, MNLI and WNLI of the official test size, and an untrained model for each."""
+    folder = tmp_path_factory.mktemp("predict")
+    shutil.copytree(tiny_data, folder / "data")
+    write_task(TASKS["MNLI"], folder / "data")
+    write_task(TASKS["WNLI"], folder / "data", test=146)
+    tiny = tiny_data / "models/pretrained/tiny"
+    for name in ("MRPC", "MNLI", "WNLI"):
+        save_classifier(load_classifier(tiny, TASKS[name].labels, seed=1), tiny, folder / name)
+    return folder
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(home)
+
+    def run(*flags: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["predict", "--gpus", "0", *flags])
+        code = run_command(make_parser(), predict)
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return run
+
+
+def test_scores_and_tables_of_every_split(run: Run, home: Path) -> None:
+    code, output, _ = run("--task", "mrpc", "--model", "./MRPC", "--splits", "train", "dev", "test")
+    assert code == 0
+    train, dev, test = output.splitlines()
+    assert train.startswith("MRPC train: F1 ")
+    assert "no labels to score" in test
+    table = pd.read_parquet(home / "predictions" / "MRPC-dev.parquet")
+    assert table["example_id"].tolist() == list(range(40))
+    assert (table["prediction"] == (table["logit_1"] > table["logit_0"])).all()
+    assert set(table["class"]) <= {"equivalent", "not_equivalent"}
+    accuracy = 100 * (table["prediction"] == table["label"]).mean()
+    assert f"accuracy {accuracy:.1f}" in dev
+    assert "label" not in pd.read_parquet(home / "predictions" / "MRPC-test.parquet")
+
+
+def test_both_dev_splits_of_mnli_are_the_default(run: Run) -> None:
+    code, output, _ = run("--task", "MNLI", "--model", "./MNLI")
+    assert code == 0
+    assert [line.split(":")[0] for line in output.splitlines()] == ["MNLI dev", "MNLI dev_mm"]
+    assert "accuracy (mm)" in output
+
+
+def test_one_tasks_glue_file(run: Run, home: Path) -> None:
+    code, output, notes = run("--task", "WNLI", "--model", "./WNLI", "--glue-zip", "one.zip")
+    assert code == 0
+    assert output.splitlines()[-1] == "one.zip"
+    assert "takes it only with all" in notes
+    with zipfile.ZipFile(home / "one.zip") as archive:
+        assert archive.namelist() == ["WNLI.tsv"]
+        lines = archive.read("WNLI.tsv").decode().splitlines()
+    assert lines[0] == "index\tprediction"
+    assert len(lines) == 147
+
+
+def test_a_whole_submission_is_filled_only_when_asked(run: Run, home: Path) -> None:
+    code, _, notes = run("--task", "WNLI", "--model", "./WNLI", "--glue-zip", "all.zip", "--fill-missing")
+    assert code == 0
+    assert "RTE: no predictions; filled with" in notes
+    with zipfile.ZipFile(home / "all.zip") as archive:
+        assert len(archive.namelist()) == 11
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--task", "MRPC", "--model", "tiny"), "is pretrained only"),
+        (("--task", "MRPC", "--model", "./MNLI"), "has 3 outputs, but MRPC needs 2"),
+        (("--task", "MRPC", "--model", "./MRPC", "--splits", "dev_mm"), "--splits dev_mm: MRPC has train, dev, test"),
+        (("--task", "MRPC", "MNLI", "--model", "./MRPC"), "1 given for 2 tasks"),
+        (("--task", "MRPC", "--model", "./MRPC", "--fill-missing"), "--fill-missing belongs to --glue-zip"),
+        (("--task", "MRPC", "--model", "./MRPC", "--max-length", "100"), "reads at most 64 word pieces, not 100"),
+        (("--task", "MRPC", "--model", "./MRPC", "--out", "data/models/pretrained/tiny/config.json"), "is a file"),
+        (("--task", "RTE", "--model", "./MRPC"), "--data-dir"),
+    ],
+)
+def test_a_mistake_is_one_line(run: Run, home: Path, flags: tuple[str, ...], says: str) -> None:
+    before = sorted(home.rglob("*"))
+    code, output, errors = run(*flags)
+    assert (code, output) == (2, "")
+    assert says in errors
+    assert len(errors.splitlines()) == 1
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_test_split_of_another_size_is_no_submission(run: Run, home: Path) -> None:
+    code, _, errors = run("--task", "MRPC", "--model", "./MRPC", "--glue-zip", "wrong.zip")
+    assert code == 2
+    assert "8 predictions, but the official split has 1,725 rows" in errors
+    assert not (home / "wrong.zip").exists()
