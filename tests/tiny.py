@@ -26,7 +26,9 @@ def write_mrpc(folder: Path, *, train: int = 96, dev: int = 40, test: int = 8, s
         (folder / f"{name}.tsv").write_text(text, encoding="utf-8" if name == "test" else "utf-8-sig")
 
 
-def write_bert(folder: Path, *, layers: int = TINY_LAYERS, width: int = 32, seed: int = 0) -> None:
+def write_bert(
+    folder: Path, *, layers: int = TINY_LAYERS, width: int = 32, dropout: float = 0.1, seed: int = 0
+) -> None:
     """Writes an ordinary Hugging Face folder with a small, randomly initialised BERT encoder."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizer
@@ -42,6 +44,8 @@ def write_bert(folder: Path, *, layers: int = TINY_LAYERS, width: int = 32, seed
         intermediate_size=64,
         max_position_embeddings=64,
         initializer_range=0.15,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -74,6 +74,8 @@ def split_metrics(task: Task, split: str, predictions: "Values", labels: "Values
     """
     if labels is None or split in task.test_splits:
         raise UserError(f"{task.name} {split} has no labels; give one of its other splits to score")
+    import numpy as np
+
     predictions_N, labels_N = np.asarray(predictions), np.asarray(labels)
     if predictions_N.shape != labels_N.shape or predictions_N.ndim != 1 or not len(labels_N):
         raise ValueError(

@@ -2,12 +2,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import write_bert
 
 from pkd_tune.config import DataConfig, DistillConfig, Init, TrainingConfig, UserError
-from pkd_tune.distillation.loop import Evaluation
+from pkd_tune.distillation import modeling
+from pkd_tune.distillation.batches import collate
+from pkd_tune.distillation.loop import Evaluation, evaluate
+from pkd_tune.distillation.losses import pkd_loss
+from pkd_tune.distillation.modeling import cut_to_layers, load_classifier
 from pkd_tune.distillation.student import Classroom, distill, open_classroom
 from pkd_tune.distillation.teacher import Teacher, prepare_teacher
 from pkd_tune.glue.data import load_features
@@ -162,3 +167,52 @@ def test_strategies_differ(classroom: Classroom) -> None:
 def test_impossible_settings_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         replace(PKD, **change)
+
+
+def test_the_first_step_is_the_loss_by_hand(tiny_data: Path, tmp_path: Path) -> None:
+    """Student layers 1..k-1 meet the mapped teacher layers of the same examples, whatever the order of the batch."""
+    write_bert(tmp_path / "still", dropout=0.0)
+    data = DataConfig(
+        task="MRPC",
+        data_dir=tiny_data,
+        teacher_dir=tmp_path / "still",
+        student_dir=tmp_path / "still",
+        max_length=32,
+    )
+    splits = load_features(TASK, tiny_data, data.teacher_dir, 32)
+    still = prepare_teacher(TASK, splits, data.teacher_dir, tmp_path / "made", [TEACHING], CPU, nothing)
+    classroom = open_classroom(data, still, CPU, seed=0)
+    everything = TrainingConfig(epochs=1, batch_size=len(splits["train"]), evaluations_per_epoch=1, learning_rate=1e-9)
+    config = replace(PKD, strategy="last", normalize=False)
+    (evaluation,) = run(classroom, config, everything)
+
+    batch = collate(splits["train"], np.arange(len(splits["train"])), CPU, pad_id=0)
+    student = cut_to_layers(classroom.start, (1, 2, 3)).eval()
+    teacher = load_classifier(still.folder, TASK.labels, seed=0).eval()
+    of_student, of_teacher = modeling.run(student, batch), modeling.run(teacher, batch)
+    expected = pkd_loss(
+        of_student.logits_BC,
+        of_teacher.logits_BC,
+        batch.labels_B,
+        of_student.cls_BLH[:, [0, 1]],
+        of_teacher.cls_BLH[:, [1, 2]],
+        alpha=config.alpha,
+        beta=config.beta,
+        temperature=config.temperature,
+        normalize=False,
+    )
+    for name, value in expected._asdict().items():
+        # The training step may run in bf16.
+        assert getattr(evaluation.losses, name).item() == pytest.approx(value.item(), rel=0.03), name
+
+
+def test_what_training_leaves_is_its_best_evaluation(classroom: Classroom) -> None:
+    """Also when the last one is worse: a rate that destroys what was learnt."""
+    for seed in range(20):
+        training = replace(TRAINING, epochs=3, learning_rate=1.5e-2, seed=seed)
+        student, fitted = distill(classroom, PKD, training, nothing)
+        if fitted.last.metrics["score"] < fitted.best.metrics["score"]:
+            break
+    else:
+        raise AssertionError("no seed ended below its best")
+    assert evaluate(student, classroom.dev, TASK)[0] == fitted.best.metrics
