@@ -13,7 +13,7 @@ from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig, UserError
 from pkd_tune.distillation.modeling import load_classifier
 from pkd_tune.distillation.student import distill, open_classroom
 from pkd_tune.distillation.teacher import prepare_teacher, save_classifier
-from pkd_tune.export import export_student, measure, write_card
+from pkd_tune.export import check_reproduced, export_student, measure, write_card
 from pkd_tune.glue.data import load_features, load_raw
 from pkd_tune.glue.tasks import TASKS, Task
 
@@ -92,3 +92,11 @@ def test_a_regression_teacher_must_beat_the_mean(tiny_data: Path, tmp_path: Path
     save_classifier(flat, tiny, tmp_path / "flat")
     with pytest.raises(UserError, match=r"scores 0\.0 on STS-B dev, and always predicting the mean label scores 0\.0"):
         prepare_teacher(task, splits, tmp_path / "flat", tmp_path, [TEACHING], CPU, print)
+
+
+def test_an_export_that_is_not_what_was_searched_is_refused() -> None:
+    student = {"folder": "best/3-layer", "search_score": 80.0, "metrics": {"score": 79.2}}
+    check_reproduced(student, {"dev": 1000})
+    check_reproduced({**student, "search_score": 75.0}, {"dev": 60})
+    with pytest.raises(RuntimeError, match=r"best/3-layer scores 79\.20, but its trial scored 81\.00"):
+        check_reproduced({**student, "search_score": 81.0}, {"dev": 1000})

@@ -113,3 +113,56 @@ def test_what_a_dead_driver_left_running_is_run_again_once(tmp_path: Path) -> No
     assert added.number == 4
     assert all(row["alpha"] != pytest.approx(parameters["alpha"]) for row in more.rows()[:-1])
     assert more.ask() is None
+
+
+def test_a_torn_last_line_and_a_left_lock_cost_nothing_but_that_line(tmp_path: Path) -> None:
+    studies = opened(tmp_path, trials=3, depths=(1,))
+    first, _ = ask(studies)
+    finish(studies, first, 70.0)
+    journal = tmp_path / "study.log"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 4, "study')
+    (tmp_path / "study.log.lock").symlink_to(journal)
+    again = opened(tmp_path, trials=3, depths=(1,))
+    best = again.best(1)
+    assert best is not None
+    assert best.value == 70.0
+    assert journal.read_bytes().startswith(whole)
+    assert not (tmp_path / "study.log.lock").is_symlink()
+
+
+def test_settings_survive_a_death_before_the_repeated_trial_was_read(tmp_path: Path) -> None:
+    dead = opened(tmp_path, trials=1, depths=(1,))
+    _, parameters = ask(dead)
+    dead_again = opened(tmp_path, trials=1, depths=(1,))
+    dead_again._studies[1].ask()  # the repeated trial is taken, and the process dies before it is given its values
+    studies = opened(tmp_path, trials=1, depths=(1,))
+    assert ask(studies)[1] == parameters
+
+
+def test_a_death_between_queueing_and_ending_repeats_a_trial_once(tmp_path: Path) -> None:
+    dead = opened(tmp_path, trials=2, depths=(1,))
+    first, parameters = ask(dead)
+    dead._studies[1].enqueue_trial({"alpha": parameters["alpha"]}, user_attrs={"resumes": first.number})
+    studies = opened(tmp_path, trials=2, depths=(1,))
+    assert ask(studies)[1] == parameters
+    assert ask(studies)[1] != parameters
+    assert studies.ask() is None
+
+
+def test_what_has_not_ended_is_counted(tmp_path: Path) -> None:
+    studies = opened(tmp_path, trials=3, depths=(1,))
+    assert (studies.remaining(), studies.unfinished()) == (3, 3)
+    assignment, _ = ask(studies)
+    assert (studies.remaining(), studies.unfinished()) == (2, 3)
+    finish(studies, assignment, 70.0)
+    assert (studies.remaining(), studies.unfinished()) == (2, 2)
+    assert opened(tmp_path, trials=1, depths=(1,)).remaining() == 0
+
+
+def test_the_second_trial_is_never_stopped_early(tmp_path: Path) -> None:
+    studies = opened(tmp_path, trials=2, depths=(1,))
+    first, _ = ask(studies)
+    finish(studies, first, 90.0, 90.0)
+    second, _ = ask(studies)
+    assert not studies.report(second, 1, 10.0, {})
