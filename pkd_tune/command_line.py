@@ -75,6 +75,22 @@ def add_data_flags(parser: Parser) -> None:
     )
 
 
+def add_teacher_flags(parser: Parser) -> None:
+    """Adds the flags that say who teaches and what students are cut from: --teacher, --student."""
+    parser.add_argument(
+        "--teacher",
+        default=DEFAULT_MODEL,
+        metavar="MODEL",
+        help="BERT to fine-tune as the teacher, or a classifier fine-tuned for the task: a folder, a name under "
+        "models/pretrained, or a name on the hub (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--student",
+        metavar="MODEL",
+        help="BERT that students are cut from, which may be narrower than the teacher (default: what --teacher names)",
+    )
+
+
 def add_training_flags(parser: Parser) -> None:
     """Adds the flags that say how one model is trained, but for its learning rate, and where."""
     add = parser.add_argument

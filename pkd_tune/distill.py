@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from pkd_tune.command_line import (
-    DEFAULT_MODEL,
     Parser,
     Problems,
     add_data_flags,
+    add_teacher_flags,
     add_training_flags,
     check_fit,
     check_positive,
@@ -67,14 +67,7 @@ def make_parser() -> Parser:
         "--method", required=True, choices=["kd", "pkd"], help="vanilla KD, or Patient KD with the [CLS] states as well"
     )
     add("--layers", type=int, required=True, metavar="K", help="depth of the student")
-    add(
-        "--teacher",
-        default=DEFAULT_MODEL,
-        metavar="MODEL",
-        help="BERT to fine-tune as the teacher, or a classifier fine-tuned for the task: a folder, a name under "
-        "models/pretrained, or a name on the hub (default: %(default)s)",
-    )
-    add("--student", metavar="MODEL", help="BERT the student is cut from (default: what --teacher names)")
+    add_teacher_flags(parser)
     add(
         "--init",
         choices=["pretrained", "teacher", "teacher-skip"],

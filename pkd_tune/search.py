@@ -17,10 +17,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pkd_tune.command_line import (
-    DEFAULT_MODEL,
     Parser,
     Problems,
     add_data_flags,
+    add_teacher_flags,
     check_fit,
     check_writable,
     find_data,
@@ -64,18 +64,7 @@ def make_parser() -> Parser:
         metavar="N",
         help="GPUs to use, one trial on each; 0: the CPU, one trial per core (default: all GPUs found, else the CPU)",
     )
-    add(
-        "--teacher",
-        default=DEFAULT_MODEL,
-        metavar="MODEL",
-        help="BERT to fine-tune as the teacher, or a classifier fine-tuned for the task: a folder, a name under "
-        "models/pretrained, or a name on the hub (default: %(default)s)",
-    )
-    add(
-        "--student",
-        metavar="MODEL",
-        help="BERT that students are cut from, which may be narrower than the teacher (default: what --teacher names)",
-    )
+    add_teacher_flags(parser)
     add(
         "--depths",
         type=int,

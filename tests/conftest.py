@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny import write_bert, write_mrpc
+from tiny import SPACE, write_bert, write_mrpc
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
 os.environ["OMP_NUM_THREADS"] = "1"  # models are tiny: more threads only wait for each other
@@ -23,26 +23,5 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_space(tmp_path: Path) -> Path:
     """Returns a space file whose trainings take a second."""
     path = tmp_path / "tiny.toml"
-    path.write_text(
-        """
-[search]
-trials = 4
-[teacher]
-epochs = 6
-learning_rates = [3e-3]
-[training]
-epochs = 2
-batch_size = 16
-max_length = 32
-evaluations_per_epoch = 2
-init = "pretrained"
-[space]
-alpha = { low = 0.2, high = 0.9 }
-beta = { low = 1.0, high = 100.0, log = true }
-temperature = 10
-learning_rate = { low = 5e-4, high = 5e-3, log = true }
-strategy = { choices = ["skip", "last"] }
-normalize = { choices = [true, false] }
-"""
-    )
+    path.write_text(SPACE)
     return path

@@ -95,7 +95,7 @@ def test_a_whole_submission_is_filled_only_when_asked(run: Run, home: Path) -> N
         (("--task", "MRPC", "--model", "./MRPC", "--splits", "dev_mm"), "--splits dev_mm: MRPC has train, dev, test"),
         (("--task", "MRPC", "MNLI", "--model", "./MRPC"), "1 given for 2 tasks"),
         (("--task", "MRPC", "--model", "./MRPC", "--fill-missing"), "--fill-missing belongs to --glue-zip"),
-        (("--task", "MRPC", "--model", "./MRPC", "--max-length", "100"), "reads at most 64 word pieces, not 100"),
+        (("--task", "MRPC", "--model", "./MRPC", "--max-length", "200"), "reads at most 128 word pieces, not 200"),
         (("--task", "MRPC", "--model", "./MRPC", "--out", "data/models/pretrained/tiny/config.json"), "is a file"),
         (("--task", "RTE", "--model", "./MRPC"), "--data-dir"),
     ],

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from tiny import SPACE
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pkd_tune.command_line import run_command
@@ -37,26 +38,6 @@ def search(home: Path) -> Search:
     return run
 
 
-SPACE = """
-[search]
-trials = 4
-[teacher]
-epochs = 6
-learning_rates = [3e-3]
-[training]
-epochs = 2
-batch_size = 16
-max_length = 32
-evaluations_per_epoch = 2
-init = "pretrained"
-[space]
-alpha = { low = 0.2, high = 0.9 }
-beta = { low = 1.0, high = 100.0, log = true }
-temperature = 10
-learning_rate = { low = 5e-4, high = 5e-3, log = true }
-strategy = { choices = ["skip", "last"] }
-normalize = { choices = [true, false] }
-"""
 FLAGS = ("--task", "mrpc", "--gpus", "0", "--teacher", "tiny", "--depths", "3", "1", "--space", "space.toml")
 
 

@@ -8,6 +8,26 @@ from pkd_tune.glue.tasks import Task
 WORDS = "red green blue round square small large old new quick slow warm cold near far".split()
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "same", "other", ".", *WORDS]
 TINY_LAYERS = 4
+SPACE = """
+[search]
+trials = 4
+[teacher]
+epochs = 6
+learning_rates = [3e-3]
+[training]
+epochs = 2
+batch_size = 16
+max_length = 32
+evaluations_per_epoch = 2
+init = "pretrained"
+[space]
+alpha = { low = 0.2, high = 0.9 }
+beta = { low = 1.0, high = 100.0, log = true }
+temperature = 10
+learning_rate = { low = 5e-4, high = 5e-3, log = true }
+strategy = { choices = ["skip", "last"] }
+normalize = { choices = [true, false] }
+"""
 
 
 def write_mrpc(folder: Path, *, train: int = 96, dev: int = 40, test: int = 8, seed: int = 0) -> None:
@@ -42,7 +62,7 @@ def write_bert(
         num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=64,
-        max_position_embeddings=64,
+        max_position_embeddings=128,
         initializer_range=0.15,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,

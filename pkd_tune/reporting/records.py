@@ -19,6 +19,8 @@ from typing import Any
 
 import pandas as pd
 
+from pkd_tune.config import UserError
+
 RUN, SUMMARY, TRIALS = "run.json", "summary.json", "trials.csv"
 
 
@@ -59,8 +61,15 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads what `write_json` wrote."""
-    record = json.loads(path.read_text(encoding="utf-8"))
+    """Reads what `write_json` wrote.
+
+    Raises:
+        UserError: When the file is not such a record, as after somebody edited or cut it.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged ({error}); restore it, or start another run with --new") from error
     assert isinstance(record, dict)
     return record
 

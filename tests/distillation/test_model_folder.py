@@ -21,7 +21,7 @@ def change(folder: Path, **settings: Any) -> None:
 
 def test_a_good_folder_has_no_problem(folder: Path) -> None:
     assert encoder_problems(folder, "--teacher") == []
-    assert length_limit(folder) == 64
+    assert length_limit(folder) == 128
 
 
 @pytest.mark.parametrize(
