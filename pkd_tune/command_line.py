@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pkd_tune.config import UserError
 from pkd_tune.distillation.model_folder import class_count, encoder_problems, has_classifier, length_limit
-from pkd_tune.glue.data import check_source
+from pkd_tune.glue.data import RawSplit, check_source, load_raw, row_count_notes
 from pkd_tune.glue.demo import write_demo
 from pkd_tune.glue.hub import find_pretrained
 from pkd_tune.glue.tasks import TASKS, Task, find_trainable
@@ -221,6 +221,14 @@ def training_bar(name: str) -> Iterator[Callable[["Evaluation"], None]]:
             bar.update(1)
 
         yield show
+
+
+def load_examples(task: Task, data_dir: Path, *, demo: bool) -> dict[str, RawSplit]:
+    """Reads a task's splits, and says where their sizes are not the official ones; the demo's are not meant to be."""
+    raw = load_raw(task, data_dir)
+    for note in [] if demo else row_count_notes(task, raw):
+        say(f"note: {note}")
+    return raw
 
 
 def say(line: str) -> None:

@@ -28,6 +28,7 @@ from pkd_tune.command_line import (
     check_writable,
     find_data,
     find_encoder,
+    load_examples,
     run_command,
     say,
     training_bar,
@@ -101,6 +102,7 @@ def distill(args: argparse.Namespace, argv: list[str]) -> int:
 
     data, config, device = settings.data, settings.distillation, torch.device(device_name)
     task, name = TASKS[data.task], f"{args.method} {config.student_layers}-layer student"
+    load_examples(task, data.data_dir, demo=args.demo)
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     finetuned = data.data_dir / "models" / "finetuned" / task.name
     with training_bar("teacher") as show:

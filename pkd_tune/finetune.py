@@ -22,6 +22,7 @@ from pkd_tune.command_line import (
     check_positive,
     find_data,
     find_encoder,
+    load_examples,
     run_command,
     say,
     training_bar,
@@ -70,6 +71,7 @@ def finetune(args: argparse.Namespace, argv: list[str]) -> int:
     from pkd_tune.distillation.student import compute_teacher_outputs
 
     device, task = torch.device(device_name), TASKS[data.task]
+    load_examples(task, data.data_dir, demo=args.demo)
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     folder = data.data_dir / "models" / "finetuned" / task.name
     with training_bar(f"{task.name}, {plural(layers, 'layer')}") as show:

@@ -25,6 +25,7 @@ from pkd_tune.command_line import (
     check_writable,
     find_data,
     find_encoder,
+    load_examples,
     run_command,
     say,
     seed,
@@ -32,12 +33,13 @@ from pkd_tune.command_line import (
 )
 from pkd_tune.config import DataConfig, SearchConfig, UserError
 from pkd_tune.distillation.model_folder import layer_count, model_name
-from pkd_tune.glue.data import load_features, load_raw, row_count_notes
+from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import (
     RUN,
     SUMMARY,
     TRIALS,
+    plain,
     provenance,
     read_json,
     write_json,
@@ -92,7 +94,7 @@ def search(args: argparse.Namespace, argv: list[str]) -> int:
     name = "demo" if args.demo else model_name(config.data.teacher_dir)
     run_dir = choose_run_folder(args.out.resolve() / config.data.task, name, new=args.new)
     record = {"demo": args.demo, "search": asdict(config), "space": asdict(space)["parameters"]}
-    record = json.loads(json.dumps(record, default=str))
+    record = json.loads(json.dumps(record, default=plain))
     if (run_dir / RUN).exists():
         check_same_search(run_dir, read_json(run_dir / RUN), record)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -186,9 +188,9 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
     from pkd_tune.tuning.study import Studies
 
     data, task = config.data, TASKS[config.data.task]
-    raw = load_raw(task, data.data_dir)
-    for note in [] if record["demo"] else row_count_notes(task, raw):
-        say(f"note: {note}")
+    raw = load_examples(task, data.data_dir, demo=record["demo"])
+    if 1 in config.depths:
+        say("note: a student of one layer has no inner layer to imitate with; beta has no effect there")
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     with training_bar("teacher") as show:
         teacher = prepare_teacher(

@@ -57,7 +57,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Writes a record as indented JSON; dataclasses become objects and paths strings."""
-    write_text(path, json.dumps(record, indent=2, ensure_ascii=False, default=_plain) + "\n")
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False, default=plain) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -87,11 +87,15 @@ def read_trials(path: Path) -> pd.DataFrame:
         return pd.DataFrame({"depth": [], "state": []})
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Returns what JSON can hold of a dataclass or a path; paths below the working folder are written relative to it.
+
+    A record then says nothing of the machine's own folders, and can be committed.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, Path):
-        return str(value)
+        return value.relative_to(Path.cwd()).as_posix() if value.is_relative_to(Path.cwd()) else str(value)
     raise TypeError(f"cannot write a {type(value).__name__} as JSON")
 
 
