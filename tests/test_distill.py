@@ -154,4 +154,4 @@ def test_a_classifier_for_another_task_is_no_teacher(run: Run, teacher: str, hom
     (other / "config.json").write_text(json.dumps(config))
     code, _, errors = run(distill, "--teacher", "./three", "--method", "kd", "--layers", "2", *QUICK)
     assert code == 2
-    assert "its classifier has 3 classes, but MRPC has 2" in errors.splitlines()[-1]
+    assert "its classifier has 3 outputs, but MRPC needs 2" in errors.splitlines()[-1]
