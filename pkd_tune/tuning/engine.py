@@ -21,7 +21,7 @@ from pkd_tune.tuning.progress import SearchBar
 from pkd_tune.tuning.scheduler import StudyScheduler
 from pkd_tune.tuning.searcher import StudySearcher, assignment_of
 from pkd_tune.tuning.slots import Slots
-from pkd_tune.tuning.study import Studies
+from pkd_tune.tuning.study import Assignment, Studies
 from pkd_tune.tuning.trial import checkpoint_path, run_trial
 
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -35,6 +35,7 @@ def run_search(search: SearchConfig, teacher: Teacher, studies: Studies, run_dir
     records are under `ray/` in the run folder, the best weights of complete trials under `checkpoints/`.
     """
     checkpoints = run_dir / "checkpoints"
+    remove_leftovers(studies, checkpoints)
     trainable = tune.with_parameters(
         run_trial, search=search, teacher=teacher, device=slots.device, checkpoints=checkpoints
     )
@@ -74,6 +75,19 @@ def run_search(search: SearchConfig, teacher: Teacher, studies: Studies, run_dir
     finally:
         bar.close()
         ray.shutdown()
+
+
+def remove_leftovers(studies: Studies, checkpoints: Path) -> None:
+    """Deletes weights that a killed search left behind: all but those of the best trial of each depth."""
+    best = {depth: studies.best(depth) for depth in studies.quota}
+    kept = {
+        checkpoint_path(checkpoints, Assignment(depth, trial.number))
+        for depth, trial in best.items()
+        if trial is not None
+    }
+    for path in checkpoints.glob("depth-*"):
+        if path.is_file() and path not in kept:
+            path.unlink()
 
 
 class KeepBestWeights(tune.Callback):

@@ -11,7 +11,7 @@ from pkd_tune.distillation.student import open_classroom
 from pkd_tune.distillation.teacher import Teacher, prepare_teacher
 from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
-from pkd_tune.tuning.engine import run_search
+from pkd_tune.tuning.engine import remove_leftovers, run_search
 from pkd_tune.tuning.slots import Slots
 from pkd_tune.tuning.space import Choice, Float, load_space
 from pkd_tune.tuning.study import Studies
@@ -74,6 +74,20 @@ def test_bad_trials_fail_with_their_reason_and_the_others_finish(
     ]
     assert studies.best(2) is None
     assert studies.ask() is None
+
+
+def test_weights_of_a_killed_search_do_not_pile_up(tmp_path: Path) -> None:
+    studies = Studies(tmp_path / "study.log", (2,), 3, {"alpha": Float(0.2, 0.9, log=False)}, seed=0)
+    for score in (70.0, 80.0):
+        asked = studies.ask()
+        assert asked is not None
+        studies.report(asked[0], 1, score, {})
+        studies.complete(asked[0])
+    names = ["depth-2-trial-0000.safetensors", "depth-2-trial-0001.safetensors", "depth-2-trial-0002.partial"]
+    for name in names:
+        (tmp_path / name).touch()
+    remove_leftovers(studies, tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("depth-*")) == ["depth-2-trial-0001.safetensors"]
 
 
 def test_a_trial_reports_what_it_saw(tmp_path: Path, tiny_space: Path, search: SearchConfig, teacher: Teacher) -> None:
