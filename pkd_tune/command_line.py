@@ -184,7 +184,8 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, list[str]
     Returns:
         The exit code; 2 after a `UserError`, whose problems are printed one line each; 130 after Ctrl-C.
     """
-    logging.basicConfig(level=logging.WARNING, format=f"{parser.prog}: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("pkd_tune").setLevel(logging.INFO)
     argv = sys.argv[1:]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's SIGTERM is a Ctrl-C
     try:

@@ -22,7 +22,7 @@ from pkd_tune.distillation.teacher import Teacher, save_classifier
 from pkd_tune.glue.data import RawSplit
 from pkd_tune.glue.tasks import TASKS, Task, TaskSplit, predictions, score
 from pkd_tune.reporting.records import write_text
-from pkd_tune.reporting.tables import metric_titles, plural
+from pkd_tune.reporting.tables import metric_titles, setting_text
 from pkd_tune.tuning.study import Assignment, Studies
 from pkd_tune.tuning.trial import checkpoint_path
 
@@ -195,7 +195,7 @@ def _load_plain(model_dir: Path, max_length: int) -> tuple[Callable[[RawSplit, s
 
 def latency_machine() -> str:
     """Returns on what latencies are measured."""
-    return f"{torch.get_num_threads()} threads of a {platform.machine()} CPU"
+    return f"{torch.get_num_threads()} threads of {platform.machine()}"
 
 
 def write_card(
@@ -216,8 +216,10 @@ def write_card(
         f"| {title} | {student['metrics'][name]:.1f} | {teacher['metrics'][name]:.1f} |"
         for name, title in titles.items()
     )
-    settings = "\n".join(f"- {name}: {value}" for name, value in student["settings"].items())
+    settings = "\n".join(f"- {name}: {setting_text(value)}" for name, value in student["settings"].items())
     imitated = ", ".join(map(str, student["imitated_layers"])) or "none"
+    pair = task.splits[0].layout.sentence2 is not None
+    example = '{"text": "First sentence .", "text_pair": "Second sentence ."}' if pair else '"A sentence ."'
     data = f"a made-up demo corpus in the format of {task.name}" if demo else f"GLUE {task.name}"
     index = f"""datasets:
 - nyu-mll/glue
@@ -235,7 +237,7 @@ tags:
 - pkd_tune
 {"" if demo else index}---
 
-# {data[0].upper() + data[1:]}, {plural(student["layers"], "layer")}
+# {student["layers"]}-layer BERT for {data}
 
 A BERT model for {data}, distilled from a {teacher["layers"]}-layer teacher ({teacher["name"]}) with
 Patient Knowledge Distillation (Sun et al., EMNLP 2019, https://arxiv.org/abs/1908.09355).
@@ -252,6 +254,13 @@ The score is the best evaluation of the best of several trials on the split that
 Settings of trial {student["trial"]} (teacher layers imitated: {imitated}):
 
 {settings}
+
+Use:
+
+    from transformers import pipeline
+
+    classify = pipeline("text-classification", "PATH OR NAME OF THIS FOLDER")
+    print(classify({example}))
 
 Made with `{command}`.
 """

@@ -24,7 +24,6 @@ from pkd_tune.command_line import (
     find_encoder,
     load_examples,
     run_command,
-    say,
     training_bar,
 )
 from pkd_tune.config import DataConfig, TrainingConfig
@@ -87,7 +86,6 @@ def finetune(args: argparse.Namespace, argv: list[str]) -> int:
     }
     write_json(model_dir / "result.json", record)
     if layers == layer_count(data.teacher_dir):
-        say("computing its outputs for every split, once")
         compute_teacher_outputs(data, model_dir, device)
     print(f"{task.name} dev: {metrics_text(metrics)}")
     print(model_dir)

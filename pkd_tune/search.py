@@ -101,7 +101,7 @@ def search(args: argparse.Namespace, argv: list[str]) -> int:
     try:
         with FileLock(run_dir / "run.lock", blocking=False):
             record = {**record, "slots": asdict(slots), "provenance": provenance("pkd_tune.search", argv)}
-            return run(config, space, slots, run_dir, record)
+            return run(config, space, slots, run_dir, record, new=args.new)
     except Timeout as error:
         raise UserError(f"{run_dir}: another search is running there; wait, or start another with --new") from error
 
@@ -176,7 +176,7 @@ def choose_depths(asked: list[int] | None, teacher_layers: int) -> tuple[int, ..
     return tuple(sorted(set(asked)))
 
 
-def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record: dict[str, Any]) -> int:
+def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record: dict[str, Any], *, new: bool) -> int:
     """Does the work of a search in its folder: prepare, search, export, report."""
     # These take seconds to import: only now, after everything quick has been checked.
     import torch
@@ -189,6 +189,8 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
 
     data, task = config.data, TASKS[config.data.task]
     raw = load_examples(task, data.data_dir, demo=record["demo"])
+    depths = ", ".join(map(str, config.depths))
+    say(f"{task.name}: {plural(config.trials, 'trial')} at depths {depths}, {slots.count} at once on {slots.device}")
     if 1 in config.depths:
         say("note: a student of one layer has no inner layer to imitate with; beta has no effect there")
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
@@ -211,14 +213,17 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
         **{name: splits[name].key for name in ("train", *task.dev_splits)},
     }
     if (run_dir / RUN).exists():
-        check_same_search(run_dir, read_json(run_dir / RUN), record)
+        before = read_json(run_dir / RUN)
+        check_same_search(run_dir, before, record)
+        record = continued(before, record)
     write_json(run_dir / RUN, record)
-    say("teacher outputs: computed once for every example, then shared by all trials")
     open_classroom(data, teacher, torch.device(slots.device), config.student_training.seed)
 
     studies = Studies(run_dir / "study.log", config.depths, config.trials, space.parameters, config.seed)
     if studies.remaining():
         run_search(config, teacher, studies, run_dir, slots)
+    else:
+        say("all its trials are done; a larger --trials adds to them, --new starts another run")
     write_trials(run_dir / TRIALS, studies.rows())
     say("exporting the best student of each depth, and scoring what was exported")
     command = record["provenance"]["command"]
@@ -229,9 +234,22 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
     for line in closing_lines(summary, run_dir, report):
         say(line)
     if studies.unfinished():
-        say(f"stopped with {plural(studies.unfinished(), 'trial')} to go; run the same command to continue")
+        again = "the same command without --new" if new else "the same command"
+        say(f"stopped with {plural(studies.unfinished(), 'trial')} to go; {again} continues")
         return 130
     return 0 if summary["students"] else 1
+
+
+def continued(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Returns the record of a run that goes on: begun when and as it was, with the later commands beside it."""
+    later = [*before.get("continued_with", []), now["provenance"]["command"]]
+    trials = max(before["search"]["trials"], now["search"]["trials"])
+    return {
+        **now,
+        "search": {**now["search"], "trials": trials},
+        "provenance": before["provenance"],
+        "continued_with": [command for command in dict.fromkeys(later) if command != before["provenance"]["command"]],
+    }
 
 
 def closing_lines(summary: dict[str, Any], run_dir: Path, report: Path) -> list[str]:

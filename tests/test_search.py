@@ -117,7 +117,7 @@ def test_a_larger_total_adds_trials_and_other_settings_are_refused(finished: Pat
     before = pd.read_csv(finished / "trials.csv")
     refused = search(*FLAGS, "--trials", "6", "--seed", "7")
     assert refused.returncode == 2
-    assert "search.seed was 42 in this run and is now 7" in refused.stderr
+    assert "--seed was 42 in this run and is now 7" in refused.stderr
     done = search(*FLAGS, "--trials", "6")
     assert done.returncode == 0, done.stderr
     after = pd.read_csv(finished / "trials.csv")

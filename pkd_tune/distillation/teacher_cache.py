@@ -89,6 +89,7 @@ def teacher_outputs(
             if found is not None:
                 return found
             logger.warning("%s is damaged or of another split; computing it again", path)
+        logger.info("computing what the teacher says of %s: %d examples, once", split.name, len(split))
         _build(path, split, load_teacher())
     built = _open(path, len(split), verify=False)
     assert built is not None

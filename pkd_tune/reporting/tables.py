@@ -8,6 +8,8 @@ import pandas as pd
 
 from pkd_tune.reporting.records import RUN, SUMMARY, TRIALS, read_json, read_trials, write_text
 
+WITHOUT_EFFECT_AT_ONE_LAYER = ("beta", "strategy", "normalize")
+
 METRIC_TITLES = {
     "f1": "F1",
     "accuracy": "accuracy",
@@ -89,7 +91,7 @@ def _results(summary: dict[str, Any]) -> str:
             [
                 name,
                 *(f"{model['metrics'][metric]:.1f}" for metric in titles),
-                f"{model['parameters'] / 1e6:.1f} M",
+                f"{model['parameters'] / 1e6:.{1 if model['parameters'] > 1e7 else 2}f} M",
                 f"{model['parameters'] / teacher['parameters']:.0%}",
                 f"{model['latency_ms']:.1f} ms",
                 f"{teacher['latency_ms'] / model['latency_ms']:.1f}×",
@@ -120,7 +122,8 @@ def _notes(run: dict[str, Any], summary: dict[str, Any], trials: pd.DataFrame) -
         "Metrics are times 100, of the exported folder loaded again with plain `transformers` in fp32. A student's "
         "score is a *selection score*: the best evaluation of the best trial, on the split that selected it, so it is "
         "optimistic.",
-        f"Latency is the median over single dev examples in fp32 on {summary['latency_on']}.",
+        "A trial's own score may differ a little: training computes in bf16 where the hardware does. ",
+        f"Latency is the median of one forward pass for a single dev example in fp32 on {summary['latency_on']}.",
     ]
     return lines
 
@@ -131,8 +134,12 @@ def _settings(students: list[dict[str, Any]]) -> str:
     names = list(students[0]["settings"])
     rows = []
     for student in students:
-        values = [_value(student["settings"][name]) for name in names]
-        layers = ", ".join(map(str, student["imitated_layers"])) or "none"
+        imitated = student["imitated_layers"]
+        layers = ", ".join(f"{i}→{layer}" for i, layer in enumerate(imitated, start=1)) or "none"
+        values = [
+            "–" if not imitated and name in WITHOUT_EFFECT_AT_ONE_LAYER else setting_text(student["settings"][name])
+            for name in names
+        ]
         rows.append(
             [
                 plural(student["layers"], "layer"),
@@ -143,7 +150,9 @@ def _settings(students: list[dict[str, Any]]) -> str:
                 f"{student['epoch']:.1f}",
             ]
         )
-    text = table(["student", "trial", "score in the search", *names, "teacher layers imitated", "best epoch"], rows)
+    text = table(
+        ["student", "trial", "score in the search", *names, "student layer → teacher layer", "best epoch"], rows
+    )
     if any(not student["imitated_layers"] for student in students):
         text += "\n\nOne layer has no inner layer to imitate with: beta, strategy and normalize have no effect there."
     return text
@@ -166,11 +175,14 @@ def _making(run: dict[str, Any], summary: dict[str, Any]) -> str:
     rates = ", ".join(f"{each['learning_rate']:g}" for each in teacher_trainings)
     source = "used as it was given, not fine-tuned here"
     if summary["teacher"]["finetuned_here"]:
-        source = f"fine-tuned here for {teacher_trainings[0]['epochs']} epochs, the best of learning rates {rates}"
+        source = f"fine-tuned here for {teacher_trainings[0]['epochs']} epochs at learning rate {rates}"
+        if len(teacher_trainings) > 1:
+            source += ", the best of them kept"
     teacher = summary["teacher"]
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     facts = [
         f"Command: `{made['command']}`",
+        *(f"Continued with: `{command}`" for command in run.get("continued_with", [])),
         f"Teacher: {teacher['name']}, {teacher['layers']} layers, {source}.",
         f"Students: first k layers of {teacher['name']}, {training['epochs']} epochs, batch size "
         f"{training['batch_size']}, at most {search['data']['max_length']} word pieces, seed {training['seed']}.",
@@ -180,17 +192,20 @@ def _making(run: dict[str, Any], summary: dict[str, Any]) -> str:
         f"Trials at once: {run['slots']['count']} on {run['slots']['device']}; {made['machine']}.",
         f"Versions: Python {made['python']}, {versions}{', commit ' + made['git'] if made['git'] else ''}.",
         f"Started {made['started']}.",
+        *(f"Student of {plural(student['layers'], 'layer')}: `{student['folder']}`" for student in summary["students"]),
+        "Every trial: `trials.csv`; TensorBoard: `tensorboard --logdir ray` in this folder.",
     ]
     return "\n".join(f"- {fact}" for fact in facts)
 
 
 def _parameter(spec: dict[str, Any]) -> str:
     if "values" in spec:
-        return " or ".join(_value(value) for value in spec["values"])
+        return " or ".join(setting_text(value) for value in spec["values"])
     return f"{spec['low']:g} to {spec['high']:g}{' (log)' if spec['log'] else ''}"
 
 
-def _value(value: Any) -> str:
+def setting_text(value: Any) -> str:
+    """Returns a setting's value as people write it: three digits, yes or no."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -56,7 +56,7 @@ class SearchBar(tune.Callback):
         best = {depth: self.studies.best_score(depth) for depth in self.studies.quota}
         scores = ", ".join(f"{depth}L {'–' if score is None else f'{score:.1f}'}" for depth, score in best.items())
         ended = f"{counts['stopped']} stopped early, {counts['failed']} failed"
-        return f"best {scores} | {counts['running']} running, {ended}"
+        return f"{scores} | {counts['running']} running, {ended}"
 
     def _draw(self, *, ended: bool = False) -> None:
         counts = self.studies.counts()

@@ -10,6 +10,9 @@ from pkd_tune.config import UserError
 COMPARED = ("demo", "search", "space", "content")
 """Parts of run.json that make a search the same; machine, versions and date may change."""
 
+FLAGS = {"search.seed": "--seed", "search.depths": "--depths", "demo": "--demo"}
+"""Settings that have a flag of their own; the others come from the space or from what was found."""
+
 PLACES = ("search.data.data_dir", "search.data.teacher_dir", "search.data.student_dir")
 """Settings that only say where something lies; what lies there is compared by content."""
 
@@ -42,12 +45,12 @@ def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str
     """
     before, now = (dict(_flat({k: v for k, v in r.items() if k in COMPARED})) for r in (recorded, current))
     differing = [
-        f"{run_dir}: {key} was {before[key]!r} in this run and is now {now[key]!r}; give the old value, or start "
-        "another run with --new"
+        f"{run_dir}: {FLAGS.get(key, key)} was {before[key]!r} in this run and is now {now[key]!r}; give the old value "
+        "or start another run with --new"
         for key in now
         if key in before
         and key not in (*PLACES, "search.trials")
-        and not key.startswith("provenance.")
+        and not _follows_seed(key)
         and before[key] != now[key]
     ]
     if differing:
@@ -57,7 +60,14 @@ def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str
 def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields every leaf of nested objects with its dotted name."""
     for key, value in record.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = {str(i): item for i, item in enumerate(value, start=1)}
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _follows_seed(key: str) -> bool:
+    """Tells whether a setting is a training's seed, which --seed sets along with the search's own."""
+    return key.endswith(".seed") and key != "search.seed"

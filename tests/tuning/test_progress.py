@@ -24,7 +24,7 @@ def searched(tmp_path: Path) -> Studies:
 
 def test_one_line_says_where_the_search_is(tmp_path: Path) -> None:
     text = SearchBar(searched(tmp_path), Terminal()).text()
-    assert text == "best 3L 81.3, 6L 90.0, 12L 92.0 | 1 running, 0 stopped early, 0 failed"
+    assert text == "3L 81.3, 6L 90.0, 12L 92.0 | 1 running, 0 stopped early, 0 failed"
 
 
 def test_eighty_columns_show_the_counts_and_every_best_score(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_eighty_columns_show_the_counts_and_every_best_score(tmp_path: Path) -> 
     line = stream.getvalue().split("\r")[-1].rstrip()
     assert len(line) <= 80
     assert line.startswith("search 3/9 ")
-    assert "best 3L 81.3, 6L 90.0, 12L 92.0 | 1 running" in line
+    assert "3L 81.3, 6L 90.0, 12L 92.0 | 1 running, 0 stopped early, 0" in line
     bar.close()
 
 

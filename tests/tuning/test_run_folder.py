@@ -23,9 +23,9 @@ def test_differing_settings_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         check_same_search(tmp_path, before, now)
     seed, depths = caught.value.problems
-    assert "search.seed was 1 in this run and is now 2" in seed
+    assert "--seed was 1 in this run and is now 2" in seed
     assert "--new" in seed
-    assert "search.depths was [2, 3] in this run and is now [2]" in depths
+    assert "--depths was [2, 3] in this run and is now [2]" in depths
 
 
 def test_more_trials_and_a_moved_folder_are_the_same_search(tmp_path: Path) -> None:
