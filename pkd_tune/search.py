@@ -190,7 +190,7 @@ def run(config: SearchConfig, space: Space, slots: Slots, run_dir: Path, record:
     data, task = config.data, TASKS[config.data.task]
     raw = load_examples(task, data.data_dir, demo=record["demo"])
     depths = ", ".join(map(str, config.depths))
-    say(f"{task.name}: {plural(config.trials, 'trial')} at depths {depths}, {slots.count} at once on {slots.device}")
+    say(f"{task.name}: {plural(config.trials, 'trial')} at depths {depths}; {slots.count} at once on {slots.device}")
     if 1 in config.depths:
         say("note: a student of one layer has no inner layer to imitate with; beta has no effect there")
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)

@@ -122,7 +122,7 @@ def _notes(run: dict[str, Any], summary: dict[str, Any], trials: pd.DataFrame) -
         "Metrics are times 100, of the exported folder loaded again with plain `transformers` in fp32. A student's "
         "score is a *selection score*: the best evaluation of the best trial, on the split that selected it, so it is "
         "optimistic.",
-        "A trial's own score may differ a little: training computes in bf16 where the hardware does. ",
+        "A trial's own score may differ a little: training computes in bf16 where the hardware does.",
         f"Latency is the median of one forward pass for a single dev example in fp32 on {summary['latency_on']}.",
     ]
     return lines

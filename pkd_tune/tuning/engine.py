@@ -2,6 +2,9 @@
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,6 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # it warns of every machine without a network
 
 import ray
 from ray import tune
@@ -42,15 +44,17 @@ def run_search(search: SearchConfig, teacher: Teacher, studies: Studies, run_dir
     )
     resources = {"cpu": 1, "gpu": 1} if slots.device == "cuda" else {"cpu": 1}
     bar = SearchBar(studies)
-    ray.init(
-        address="local",
-        num_cpus=slots.count,
-        num_gpus=slots.count if slots.device == "cuda" else 0,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with _stderr_to(run_dir / "ray-start.log"):
+        ray.init(
+            address="local",
+            _node_ip_address="127.0.0.1",  # listen on loopback only
+            num_cpus=slots.count,
+            num_gpus=slots.count if slots.device == "cuda" else 0,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     # How trials end is in the journal, and the report says it; Ray would print a traceback for each.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
@@ -106,6 +110,23 @@ class KeepBestWeights(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Keeps nothing: Ray pickles callbacks, and the journal is what lasts."""
         return {}
+
+
+@contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    """Sends what this process writes to standard error to the end of a file, C++ libraries included.
+
+    Ray's core says there what it finds odd about a machine, such as having no network; no setting of it keeps it quiet.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def _trial_name(trial: Any) -> str:
