@@ -1,0 +1,101 @@
+"""Writers of tiny files of any task, as TSV and as the hub lays them out, and the vocabulary they use."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pkd_tune.glue.data import Split
+from pkd_tune.glue.tasks import Task
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d", "e", '"', ".", "z", "##z"]
+ID = {word: number for number, word in enumerate(WORDS)}
+PAIRS = {
+    "train": [("a b", "c", 1), ('" a .', "d d d", 0), ("e", "e", 1)],
+    "dev": [("b b", "a", 0), ("c", "c c", 1)],
+    "test": [("d", "e", 0), ("a a a", "b", 0)],
+}
+VALUES = (1.25, 3.8)
+"""The label of a regression task where a class task has class 0 or 1; only the first is a number of base two."""
+Rows = dict[str, list[tuple[str, str, int]]]
+
+
+def rows_of(task: Task) -> Rows:
+    """Rows for each of a task's splits; a part's second split has those of the first backwards."""
+    return {split.name: PAIRS[split.part][:: -1 if split.suffix else 1] for split in task.splits}
+
+
+def write_tsv(task: Task, data_dir: Path, rows: Rows | None = None) -> Path:
+    """Writes <data_dir>/data_raw/<TASK>/ from (sentence1, sentence2, class id) rows."""
+    folder = data_dir / "data_raw" / task.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, examples in (rows or rows_of(task)).items():
+        layout = task.layout(split)
+        lines = [] if layout.header is None else ["\t".join(layout.header)]
+        for number, (first, second, label) in enumerate(examples):
+            cells = [str(number)] * (len(layout.header) if layout.header else 4)
+            cells[layout.sentence1] = first
+            if layout.sentence2 is not None:
+                cells[layout.sentence2] = second
+            if layout.label is not None:
+                cells[layout.label] = f"{VALUES[label]:.3f}" if task.regression else task.raw_labels[label]
+            lines.append("\t".join(cells))
+        (folder / f"{task.split(split).file}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def write_hub(task: Task, folder: Path, rows: Rows | None = None) -> Path:
+    """Writes a dataset repository as the hub has them: a README with configs, and a parquet file per split."""
+    (folder / task.hub_name).mkdir(parents=True, exist_ok=True)
+    classes = "".join(f"\n          '{number}': {name}" for number, name in enumerate(task.labels))
+    label = f"\n      dtype:\n        class_label:\n          names:{classes.replace('          ', '            ')}"
+    features_yaml = "".join(f"\n    - name: {column}\n      dtype: string" for column in task.hub_sentences)
+    features_yaml += f"\n    - name: label{chr(10) + '      dtype: float32' if task.regression else label}"
+    features_yaml += "\n    - name: idx\n      dtype: int32"
+    files = ""
+    for split, examples in (rows or rows_of(task)).items():
+        hub_split, unlabelled = task.split(split).hub, task.layout(split).label is None
+        sentences = list(zip(*[example[:2] for example in examples], strict=True))
+        columns: dict[str, object] = dict(zip(task.hub_sentences, map(list, sentences), strict=False))
+        labels = [VALUES[example[2]] if task.regression else example[2] for example in examples]
+        kind = pa.float32() if task.regression else pa.int64()
+        columns["label"] = pa.array([-1] * len(examples) if unlabelled else labels, kind)
+        # MRPC's idx on the hub is not the row number either.
+        columns["idx"] = pa.array([7 * number + 3 for number in range(len(examples))], pa.int32())
+        pq.write_table(pa.table(columns), folder / task.hub_name / f"{hub_split}-00000-of-00001.parquet")
+        files += f"\n  - split: {hub_split}\n    path: {task.hub_name}/{hub_split}-*"
+    (folder / "README.md").write_text(
+        f"---\ndataset_info:\n- config_name: {task.hub_name}\n  features:{features_yaml}\n"
+        f"configs:\n- config_name: {task.hub_name}\n  data_files:{files}\n---\n",
+        encoding="utf-8",
+    )
+    return folder
+
+
+def words(split: Split) -> list[str]:
+    return [
+        " ".join(WORDS[token] for token in split.input_ids[start:end])
+        for start, end in zip(split.offsets[:-1], split.offsets[1:], strict=True)
+    ]
+
+
+def offline(code: str, tmp_path: Path, **environment: str) -> str:
+    """Runs code in a fresh process whose hub is a closed port, and returns what it printed."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    variables = {
+        **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
+        "HF_HOME": str(tmp_path / "hf_home"),
+        "HF_ENDPOINT": f"http://127.0.0.1:{port}",
+        **environment,
+    }
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_DATASETS_CACHE", "TRANSFORMERS_OFFLINE"):
+        if name not in environment:
+            variables.pop(name, None)
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
