@@ -1,6 +1,7 @@
 """Writers of tiny files of any task, as TSV and as the hub lays them out, and the vocabulary they use."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
