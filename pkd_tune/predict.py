@@ -18,6 +18,7 @@ from pkd_tune.command_line import Parser, Problems, check_positive, check_writab
 from pkd_tune.config import UserError
 from pkd_tune.distillation.model_folder import class_count, encoder_problems, has_classifier, length_limit
 from pkd_tune.glue.data import check_source, load_features
+from pkd_tune.glue.demo import write_demo
 from pkd_tune.glue.hub import find_pretrained
 from pkd_tune.glue.scoring import predictions, split_metrics
 from pkd_tune.glue.submission import write_submission
@@ -46,6 +47,7 @@ def make_parser() -> Parser:
         metavar="SPLIT",
         help="train, dev, test; for MNLI also dev_mm, test_mm (default: dev; with --glue-zip the test splits)",
     )
+    add("--demo", action="store_true", help="predict the made-up corpus, for models trained on it")
     add("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="as of the other commands (default: data)")
     add("--max-length", type=int, metavar="N", help="longest example in word pieces (default: what a search uses)")
     add("--gpus", type=int, metavar="N", help="0: the CPU; 1: a GPU (default: a GPU when there is one)")
@@ -73,7 +75,7 @@ def predict(args: argparse.Namespace, argv: list[str]) -> int:
     for task, folder in jobs:
         model = load_classifier(folder, task.labels, seed=0).to(torch.device(device_name))
         max_length = args.max_length or min(load_space(find_space("default")).max_length, length_limit(folder))
-        splits = load_features(task, args.data_dir.resolve(), folder, max_length)
+        splits = load_features(task, data_folder(args), folder, max_length)
         for name in wanted_splits(task, args):
             logits_NC = loop.predict(model, splits[name], full_precision=True).numpy()
             predicted_N = predictions(task, logits_NC)
@@ -141,12 +143,14 @@ def resolve(args: argparse.Namespace) -> tuple[list[tuple[Task, Path]], str]:
         problems.found.append("--fill-missing belongs to --glue-zip; leave it out, or name a zip")
     if len(args.task) != len(args.model):
         problems.found.append(f"--model: {len(args.model)} given for {len(args.task)} tasks; give one for each task")
-    data_dir, jobs = args.data_dir.resolve(), []
+    data_dir, jobs = data_folder(args), []
     for name, model in zip(args.task, args.model, strict=False):
         task = problems.attempt(partial(find_task, name))
         folder = problems.attempt(partial(find_pretrained, model, data_dir))
         if task is None:
             continue
+        if args.demo and not problems.found:
+            problems.attempt(partial(write_demo, data_dir, task.name))
         problems.found += check_source(task, data_dir)
         problems.attempt(partial(wanted_splits, task, args))
         if folder is not None:
@@ -155,6 +159,12 @@ def resolve(args: argparse.Namespace) -> tuple[list[tuple[Task, Path]], str]:
     problems.raise_any()
     assert slots is not None
     return jobs, slots.device
+
+
+def data_folder(args: argparse.Namespace) -> Path:
+    """Returns the data folder; the demo's is beside the user's own data, not among it."""
+    folder: Path = args.data_dir.resolve()
+    return folder / "demo" if args.demo else folder
 
 
 def model_problems(folder: Path, task: Task, max_length: int | None) -> list[str]:

@@ -114,3 +114,11 @@ def test_a_test_split_of_another_size_is_no_submission(run: Run, home: Path) -> 
     assert code == 2
     assert "8 predictions, but the official split has 1,725 rows" in errors
     assert not (home / "wrong.zip").exists()
+
+
+def test_the_demo_of_every_task_can_be_predicted(run: Run, home: Path) -> None:
+    """AX comes with its own examples, which a model of MNLI predicts."""
+    code, output, errors = run("--demo", "--task", "AX", "WNLI", "--model", "./MNLI", "./WNLI", "--max-length", "64")
+    assert code == 0, errors
+    assert [line.split(":")[0] for line in output.splitlines()] == ["AX test", "WNLI dev"]
+    assert (home / "data" / "demo" / "data_raw" / "AX" / "test.tsv").exists()

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
 
@@ -38,6 +40,18 @@ def test_rows_are_found_by_example_id(tmp_path: Path, split: Split, teacher: Ber
     torch.testing.assert_close(cache.logits(torch.from_numpy(ids)), output.logits_BC, rtol=1e-4, atol=1e-5)
     states = cache.cls(torch.from_numpy(ids), (3, 1))
     torch.testing.assert_close(states.float(), output.cls_BLH[:, [2, 0]], rtol=1e-3, atol=1e-3)
+
+
+@given(order=st.permutations(range(40)))
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_order_of_examples_gets_its_own_rows(
+    tmp_path: Path, split: Split, teacher: BertForSequenceClassification, order: list[int]
+) -> None:
+    cache = teacher_outputs(tmp_path, split, "t", lambda: teacher)
+    ids_N = torch.tensor(order)
+    in_order_NC = cache.logits(torch.arange(len(split)))
+    assert torch.equal(cache.logits(ids_N), in_order_NC[ids_N])
+    assert torch.equal(cache.cls(ids_N, (2,)), cache.cls(torch.arange(len(split)), (2,))[ids_N])
 
 
 def test_the_teacher_runs_once(tmp_path: Path, split: Split, teacher: BertForSequenceClassification) -> None:
