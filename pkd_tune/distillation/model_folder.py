@@ -53,6 +53,11 @@ def encoder_problems(folder: Path, flag: str) -> list[str]:
         problems.append(f"{flag} {folder}: {wrong}; download or save the model again")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         problems.append(f"{flag} {folder}: no tokenizer there; add {' or '.join(TOKENIZER_FILES)}")
+    elif (folder / "tokenizer.json").is_file():
+        try:
+            json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            problems.append(f"{flag} {folder}: tokenizer.json is not JSON; download or save the tokenizer again")
     return problems
 
 

@@ -66,6 +66,14 @@ def test_evaluations_are_evenly_spread(model: BertForSequenceClassification, spl
     assert [evaluation.best_score for evaluation in evaluations] == running_best.tolist()
 
 
+def test_the_learning_rate_follows_the_schedule_over_all_epochs(
+    model: BertForSequenceClassification, splits: dict[str, Split]
+) -> None:
+    steps = 18  # 96 examples, batches of 16, 3 epochs; evaluated every third step
+    expected = [CONFIG.learning_rate * schedule(step, steps, 0.1) for step in range(2, steps, 3)]
+    assert [evaluation.learning_rate for evaluation in train(model, splits)] == pytest.approx(expected)
+
+
 def test_every_epoch_sees_every_example_in_a_new_order_with_dropout_on(
     model: BertForSequenceClassification, splits: dict[str, Split]
 ) -> None:

@@ -67,6 +67,13 @@ def test_kd_equals_the_original(
     assert parts.total.item() == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.parametrize(("depth", "kd"), [(6, 0.07683087885379791), (3, 0.08571528643369675)])
+def test_kd_at_temperature_10_equals_the_original(depth: int, kd: float) -> None:
+    weights = {"alpha": 0.7, "beta": 0.0, "temperature": 10.0, "normalize": True}
+    parts = pkd_loss(STUDENTS[depth], TEACHER, LABELS, None, None, **weights)
+    assert parts.kd.item() == pytest.approx(kd, rel=1e-5)
+
+
 def test_finetune_is_cross_entropy_alone() -> None:
     parts = finetune_loss(STUDENTS[6], LABELS)
     assert parts.total.item() == parts.ce.item() == pytest.approx(1.0535510778427124, rel=1e-5)

@@ -34,6 +34,7 @@ def test_a_good_folder_has_no_problem(folder: Path) -> None:
         (lambda folder: change(folder, num_hidden_layers=1), "must be a whole number above 1"),
         (lambda folder: change(folder, vocab_size=99), r"word_embeddings.weight in model.safetensors has shape"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 50), "model.safetensors cannot be read"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json is not JSON"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors there; convert"),
         (
             lambda folder: [(folder / name).unlink() for name in ("tokenizer.json", "vocab.txt")],
