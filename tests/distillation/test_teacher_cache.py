@@ -81,7 +81,8 @@ def test_a_damaged_file_is_named_and_built_again(
         assert ids in whole
         path.write_bytes(whole.replace(ids, swapped))
     elif damage == "one value":
-        path.write_bytes(whole[:-200] + b"\1" + whole[-199:])
+        at = 8 + int.from_bytes(whole[:8], "little") + 2  # in the first logit: nothing but the hash can tell
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 64]) + whole[at + 1 :])
     else:
         path.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"\0" * len(whole))
     with caplog.at_level(logging.WARNING):
