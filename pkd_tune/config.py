@@ -9,6 +9,7 @@ from typing import Literal
 
 Strategy = Literal["skip", "last"]
 Init = Literal["pretrained", "teacher", "teacher-skip"]
+SelectOn = Literal["dev", "holdout"]
 
 
 class UserError(ValueError):
@@ -95,6 +96,9 @@ class DataConfig:
     init: Init = "pretrained"
     """What students start from: the first k layers of the pretrained model (the paper's way), the first k layers of the
     fine-tuned teacher, or every (N/k)-th layer of it up to its top."""
+    select_on: SelectOn = "dev"
+    """Which examples choose epochs, trials and the teacher: the official dev split, as in the paper, or a part of the
+    training split."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -51,7 +51,7 @@ def run_trial(
                 "score": evaluation.metrics["score"],
                 "best_score": evaluation.best_score,
                 "metrics": evaluation.metrics,
-                "loss": {name: value.item() for name, value in evaluation.losses._asdict().items()},
+                "loss": evaluation.losses,
                 "gradient_norm": evaluation.gradient_norm,
                 "learning_rate": evaluation.learning_rate,
                 "seconds": time.perf_counter() - started,
