@@ -44,7 +44,34 @@ def run_search(search: SearchConfig, teacher: Teacher, studies: Studies, run_dir
     )
     resources = {"cpu": 1, "gpu": 1} if slots.device == "cuda" else {"cpu": 1}
     bar = SearchBar(studies)
-    with _stderr_to(run_dir / "ray-start.log"):
+    try:
+        with ray_of(slots, run_dir / "ray-start.log"):
+            tune.Tuner(
+                tune.with_resources(trainable, resources),
+                tune_config=tune.TuneConfig(
+                    search_alg=StudySearcher(studies),
+                    scheduler=StudyScheduler(studies),
+                    num_samples=-1,
+                    max_concurrent_trials=slots.count,
+                    reuse_actors=True,
+                    trial_dirname_creator=_trial_name,
+                    trial_name_creator=_trial_name,
+                ),
+                run_config=tune.RunConfig(
+                    name="ray",
+                    storage_path=str(run_dir),
+                    callbacks=[bar, KeepBestWeights(studies, checkpoints)],
+                    verbose=0,
+                ),
+            ).fit()
+    finally:
+        bar.close()
+
+
+@contextmanager
+def ray_of(slots: Slots, log: Path) -> Iterator[None]:
+    """Starts a Ray of this machine alone, a CPU or GPU per slot, and stops it; what its core says goes to the log."""
+    with _stderr_to(log):
         ray.init(
             address="local",
             _node_ip_address="127.0.0.1",  # listen on loopback only
@@ -58,27 +85,8 @@ def run_search(search: SearchConfig, teacher: Teacher, studies: Studies, run_dir
     # How trials end is in the journal, and the report says it; Ray would print a traceback for each.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, resources),
-            tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(studies),
-                scheduler=StudyScheduler(studies),
-                num_samples=-1,
-                max_concurrent_trials=slots.count,
-                reuse_actors=True,
-                trial_dirname_creator=_trial_name,
-                trial_name_creator=_trial_name,
-            ),
-            run_config=tune.RunConfig(
-                name="ray",
-                storage_path=str(run_dir),
-                callbacks=[bar, KeepBestWeights(studies, checkpoints)],
-                verbose=0,
-            ),
-        )
-        tuner.fit()
+        yield
     finally:
-        bar.close()
         ray.shutdown()
 
 
