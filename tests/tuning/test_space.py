@@ -90,7 +90,7 @@ def test_a_trial_chooses_inside_the_space(tiny_space: Path) -> None:
         ('sampler = "tpe"', 'stages = [{ method = "pdk" }]', "a stage in .* with a method of pkd, "),
         ('sampler = "tpe"', 'stages = [{ method = "kd", keep = ["alpha"] }]', "the first stage .* no stage before it"),
         ("low = 0.2, high = 0.9", "low = 0.2, high = 0.9, int = true", "low and high of alpha .* whole numbers"),
-        ("low = 0.2, high = 0.9", 'low = 0.2, high = 0.9, otherwise = 0.5', "when of alpha .* must be like"),
+        ("low = 0.2, high = 0.9", "low = 0.2, high = 0.9, otherwise = 0.5", "when of alpha .* must be like"),
         (
             "low = 0.2, high = 0.9",
             'low = 0.2, high = 0.9, when = { strategy = "skip" }, otherwise = 7',
