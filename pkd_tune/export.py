@@ -10,90 +10,93 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pkd_tune.config import SearchConfig, UserError
+from pkd_tune.comparison import against_controls, confirmed
+from pkd_tune.config import UserError
 from pkd_tune.distillation.layer_map import teacher_layers
 from pkd_tune.distillation.model_folder import WEIGHTS, model_name
 from pkd_tune.distillation.modeling import cut_to_layers, load_classifier
-from pkd_tune.distillation.teacher import Teacher, save_classifier
-from pkd_tune.glue.data import RawSplit
-from pkd_tune.glue.tasks import TASKS, Task, TaskSplit, predictions, score
+from pkd_tune.distillation.teacher import save_classifier
+from pkd_tune.glue.data import RawSplit, load_raw
+from pkd_tune.glue.tasks import TASKS, Task, TaskSplit, majority_score, predictions, score
 from pkd_tune.reporting.records import write_text
 from pkd_tune.reporting.tables import metric_titles, setting_text
-from pkd_tune.tuning.study import Assignment, Studies
-from pkd_tune.tuning.trial import checkpoint_path
+from pkd_tune.tuning.arms import Assignment
+from pkd_tune.tuning.study import Studies, evaluations
+from pkd_tune.tuning.trial import Workplace, weights_path
 
 LATENCY_EXAMPLES = 50
 """Single examples timed for a latency."""
 
 
-def export_best(
-    config: SearchConfig,
-    teacher: Teacher,
-    studies: Studies,
-    dev: Mapping[str, RawSplit],
-    run_dir: Path,
-    command: str,
-    *,
-    demo: bool,
-) -> dict[str, Any]:
-    """Exports the best complete trial of each depth to `best/<k>-layer/` and measures teacher and students alike.
+def export_best(workplace: Workplace, studies: Studies, run_dir: Path, command: str, *, demo: bool) -> dict[str, Any]:
+    """Exports the best trial of each depth and method below `best/`, and measures teacher and students alike.
 
     Args:
-        config: Of the search.
-        teacher: Of the search.
+        workplace: Of the search; holds the weights of trials.
         studies: Say which trial is best.
-        dev: What is scored: the task's dev splits by name.
-        run_dir: Holds the checkpoints and receives the folders.
+        run_dir: Receives the folders.
         command: What was run, for the model card.
         demo: Whether the data is the made-up corpus.
 
     Returns:
         What summary.json holds.
     """
+    config, teacher = workplace.search, workplace.teacher
     data, task = config.data, TASKS[config.data.task]
+    raw = load_raw(task, data.data_dir)
+    dev = {name: raw[name] for name in task.dev_splits}
     start = data.student_dir if data.init == "pretrained" else teacher.folder
     teacher_record: dict[str, Any] = {
         "name": model_name(data.teacher_dir),
         "layers": teacher.layers,
         "finetuned_here": teacher.finetuned_here,
-        "majority": teacher.majority,
+        "majority": majority_score(task, {name: split.labels for name, split in dev.items()}),
         "baseline": task.baseline,
         **measure(teacher.folder, dev, task, data.max_length),
     }
     students: list[dict[str, Any]] = []
-    for depth in config.depths:
-        best = studies.best(depth)
+    for arm in sorted(studies.plans, key=lambda arm: arm.depth):
+        best = studies.best(arm)
         if best is None:
             continue
-        settings = studies.settings(best)
-        target = run_dir / "best" / f"{depth}-layer"
-        weights = checkpoint_path(run_dir / "checkpoints", Assignment(depth, best.number))
+        settings = studies.settings(arm, best)
+        target = run_dir / "best" / (f"{arm.depth}-layer" + ("" if arm.method == "pkd" else f"-{arm.method}"))
+        weights = weights_path(workplace.folder, Assignment(arm, "search", best.number))
         if not weights.exists():
-            raise UserError(
-                f"{weights} is gone, and with it the best {depth}-layer student; start another run with --new"
-            )
-        export_student(weights, depth, start, task, config.student_training.seed, target)
+            raise UserError(f"{weights} is gone, and with it the best {arm.name} student; start another run with --new")
+        export_student(weights, arm.depth, start, task, config.student_training.seed, target)
+        scores = best.intermediate_values
+        best_step = max(scores, key=lambda step: (scores[step], -step))
         student: dict[str, Any] = {
-            "layers": depth,
+            "layers": arm.depth,
+            "method": arm.method,
             "trial": best.number,
+            "trials_ended": sum(trial.state.is_finished() for trial in studies.trials(arm)),
             "search_score": best.value,
-            "epoch": best.user_attrs["epoch"],
+            "epoch": evaluations(best)[best_step]["epoch"],
             "settings": settings,
-            "imitated_layers": teacher_layers(settings["strategy"], depth, teacher.layers),
+            "imitated_layers": teacher_layers(settings["strategy"], arm.depth, teacher.layers)
+            if settings["beta"]
+            else (),
+            "confirmed": confirmed(studies, arm),
             "folder": target.relative_to(run_dir).as_posix(),
             **measure(target, dev, task, data.max_length),
         }
-        check_reproduced(student, {name: len(split) for name, split in dev.items()})
+        if data.select_on == "dev":
+            check_reproduced(student, {name: len(split) for name, split in dev.items()})
         students.append(student)
     folders = [teacher.folder, *(run_dir / student["folder"] for student in students)]
     timed = latencies_ms(folders, dev[task.dev_splits[0]], data.max_length)
     for model, latency in zip([teacher_record, *students], timed, strict=True):
         model["latency_ms"] = latency
+    labels = {name: np.asarray(split.labels) for name, split in dev.items()}
     for student in students:
+        student["against"] = against_controls(workplace, studies, student, labels)
         write_card(student, teacher_record, task, command, run_dir / student["folder"], demo=demo)
     return {"teacher": teacher_record, "students": students, "latency_on": latency_machine()}
 

@@ -33,7 +33,7 @@ from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import provenance, write_json
 from pkd_tune.reporting.tables import metrics_text, plural
 from pkd_tune.tuning.slots import choose_slots
-from pkd_tune.tuning.space import find_space, load_space
+from pkd_tune.tuning.space_file import find_space, load_space
 
 
 def make_parser() -> Parser:

@@ -26,7 +26,7 @@ from pkd_tune.glue.tasks import TASKS, Task, find_task
 from pkd_tune.reporting.records import write_whole
 from pkd_tune.reporting.tables import METRIC_TITLES
 from pkd_tune.tuning.slots import choose_slots
-from pkd_tune.tuning.space import find_space, load_space
+from pkd_tune.tuning.space_file import find_space, load_space
 
 Logits = dict[str, npt.NDArray[np.float32]]
 
@@ -68,6 +68,7 @@ def predict(args: argparse.Namespace, argv: list[str]) -> int:
     jobs, device_name = resolve(args)
     import torch  # takes seconds: only now, after everything quick has been checked
 
+    from pkd_tune.distillation import inference
     from pkd_tune.distillation.modeling import load_classifier
 
     submitted: dict[str, dict[str, npt.NDArray[np.generic]]] = {}

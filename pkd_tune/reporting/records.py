@@ -21,7 +21,7 @@ import pandas as pd
 
 from pkd_tune.config import UserError
 
-RUN, SUMMARY, TRIALS = "run.json", "summary.json", "trials.csv"
+RUN, SUMMARY, TRIALS, EVALUATIONS = "run.json", "summary.json", "trials.csv", "evaluations.csv"
 
 
 def provenance(module: str, arguments: list[str]) -> dict[str, Any]:
