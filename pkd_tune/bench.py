@@ -13,7 +13,7 @@ else the machine does strikes all alike; the tables have medians, and ratios of 
   scoring one dev example. "Slots" are trials in processes of their own, with one thread or one GPU each.
 
 "Of peak" is needed work (`benchmark.results.needed_flops`, from lengths without padding) against what this machine
-reaches in the same run multiplying large square matrices with all its cores, in the contestant's precision.
+reaches in the same run multiplying large square matrices with --threads threads, in the contestant's precision.
 
 CUDA devices are measured in the same way, but nobody has run that yet.
 """
@@ -101,6 +101,7 @@ def make_parser() -> Parser:
     add("--batch-size", type=int, default=32, metavar="N", help="examples per step (default: %(default)s)")
     add("--steps", type=int, metavar="N", help="steps a turn (default: 16 on a CPU, 128 on a GPU)")
     add("--repeats", type=int, default=5, metavar="N", help="turns of each contestant (default: %(default)s)")
+    add("--threads", type=int, metavar="N", help="threads of contestants that run alone (default: all CPU cores)")
     add("--slots", type=int, nargs="+", metavar="N", help=f"trials at once (default: 1, 2, 4 ... up to {MAX_SLOTS})")
     add("--gpus", type=int, metavar="N", help="0: the CPU (default: a GPU when there is one)")
     add("--to", type=Path, metavar="FILE", help="also write every measurement as JSON")
@@ -135,7 +136,7 @@ def bench(args: argparse.Namespace, argv: list[str]) -> int:
         reports = report_seconds(4 * repeats, Path(folder))
     device = torch.cuda.get_device_name() if base.device == "cuda" else f"CPU {platform.machine()}"
     record: dict[str, Any] = {
-        "machine": f"{device}, {plural(base.threads, 'core')}, PyTorch {torch.__version__}",
+        "machine": f"{device}, {plural(len(os.sched_getaffinity(0)), 'core')}, PyTorch {torch.__version__}",
         "model": f"BERT {base.model['hidden_size']} wide, {base.model['num_attention_heads']} heads, random weights",
         "data": f"{settings.data}, {np.mean(base.lengths):.1f} word pieces each, batches of {base.batch_size}",
         "repeats": repeats,
@@ -159,8 +160,8 @@ def resolve(args: argparse.Namespace) -> Settings:
         UserError: With all problems found.
     """
     problems = Problems()
-    numbers = ("--layers", "--width", "--depths", "--max-length", "--batch-size", "--steps", "--repeats", "--slots")
-    check_positive(args, problems, *numbers)
+    check_positive(args, problems, "--layers", "--width", "--depths", "--max-length", "--batch-size", "--steps")
+    check_positive(args, problems, "--repeats", "--threads", "--slots")
     if args.to is not None:
         check_writable(args.to.resolve().parent, "--to", problems)
     slots = problems.attempt(lambda: choose_slots(args.gpus))
@@ -193,10 +194,9 @@ def settle(
     base = Work(
         kind="pkd",
         precision="fp32",
-        in_hardware=True,
         device=slots.device,
         gpu=0,
-        threads=len(os.sched_getaffinity(0)),
+        threads=args.threads or len(os.sched_getaffinity(0)),
         model={name: number for name, number in shape.items() if name != "num_hidden_layers"},
         depth=layers,
         lengths=spread(train_lengths, steps * args.batch_size),
@@ -228,9 +228,9 @@ def find_shape(args: argparse.Namespace) -> dict[str, int]:
         config = read_config(folder)
         return {name: config.get(name, usual) for name, usual in BERT_BASE.items()}
     width = args.width or 384
-    heads = 12 if width % 12 == 0 else width // 64
-    if heads == 0 or width % heads:
+    if width % 12 and width % 64:
         raise UserError(f"--width must be a multiple of 12 or of 64, but got {width}")
+    heads = 12 if width % 12 == 0 else width // 64
     shape = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width}
     return BERT_BASE | {"num_hidden_layers": args.layers or 6} | shape
 

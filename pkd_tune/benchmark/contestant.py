@@ -40,6 +40,9 @@ Turn = Callable[[dict[str, Any]], None]
 TASK = TASKS["MRPC"]
 LEARNING_RATE = 1e-5
 PEAK_SECONDS = 0.5
+PEAK_SIZES = {"cpu": 2048, "cuda": 8192}
+SOFTWARE_SIZE = 256
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class BenchOverError(Exception):
@@ -112,18 +115,15 @@ def distillation(work: Work, turn: Turn) -> None:
 
 
 def peak(work: Work, turn: Turn) -> None:
-    """Multiplies large square matrices, as fast as this machine can."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[work.precision]
+    """Multiplies large square matrices, in each precision, as fast as this machine can."""
     device = torch.device(work.device)
-    size = 8192 if device.type == "cuda" else 2048 if work.in_hardware else 256
-    a, b = (torch.randn(size, size).to(device, dtype) for _ in range(2))
-    out = torch.empty_like(a)
+    size = PEAK_SIZES[device.type]
     while True:
-        started, products = time.perf_counter(), 0
-        while products == 0 or _seconds_since(started, device) < PEAK_SECONDS:
-            torch.mm(a, b, out=out)
-            products += 1
-        turn({"flops_per_second": products * 2 * size**3 / _seconds_since(started, device)})
+        answer = {}
+        for precision, dtype in PRECISIONS.items():
+            in_hardware = precision in ("fp32", work.precision)
+            answer[precision] = _products_per_second(size if in_hardware else SOFTWARE_SIZE, dtype, device)
+        turn(answer)
 
 
 def costs(work: Work, turn: Turn) -> None:
@@ -224,6 +224,17 @@ def _epoch_clock(device: torch.device, turn: Turn) -> Callable[[object], None]:
         started = time.perf_counter()
 
     return report
+
+
+def _products_per_second(size: int, dtype: torch.dtype, device: torch.device) -> float:
+    """Returns floating-point operations per second, after a product that warms up."""
+    a, b = (torch.randn(size, size).to(device, dtype) for _ in range(2))
+    out = torch.mm(a, b)
+    started, products = time.perf_counter(), 0
+    while products == 0 or _seconds_since(started, device) < PEAK_SECONDS:
+        torch.mm(a, b, out=out)
+        products += 1
+    return products * 2 * size**3 / _seconds_since(started, device)
 
 
 def _seconds_since(started: float, device: torch.device) -> float:

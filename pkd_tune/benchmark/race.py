@@ -24,9 +24,8 @@ class Work:
     """`plain`, `finetune`, `kd` or `pkd`: an epoch of training; `peak`: matrix products; `costs`: the rest of a
     trial."""
     precision: str
-    """`fp32` or `bf16`. A plain loop and matrix products obey; our own loop is known to choose this one here."""
-    in_hardware: bool
-    """Whether the device multiplies in this precision in hardware."""
+    """`fp32`, or `bf16` where the device has it in hardware. A plain loop obeys; our own loop chooses by itself, and
+    this is what it is known to choose."""
     device: str
     """`cpu` or `cuda`."""
     gpu: int
@@ -74,26 +73,21 @@ def lineup(base: Work, slots: Sequence[int]) -> list[Entry]:
         slots: How many trials are run at once, with one thread or one GPU each.
     """
     ours = base.precision
+    trial = replace(base, threads=1 if base.device == "cpu" else base.threads)  # as `tuning.trial` has it
     # All its steps cost the same: a quarter of them will do.
     plain = replace(base, kind="plain", lengths=base.lengths[:: 4 if len(base.lengths) >= 4 * base.batch_size else 1])
     works = {
         "plain loop": replace(plain, precision="fp32"),
         **({} if ours == "fp32" else {f"plain loop, {ours}": plain}),
         **{f"ours, {title}": replace(base, kind=kind) for kind, title in METHODS.items()},
-        **{
-            f"peak, {precision}": replace(
-                base, kind="peak", precision=precision, in_hardware=precision in ("fp32", ours)
-            )
-            for precision in ("fp32", "bf16")
-        },
-        "costs": replace(base, kind="costs"),
+        "peak": replace(base, kind="peak"),
+        "costs": replace(trial, kind="costs"),
     }
     entries = [Entry(name=name, works=(work,), first_process=i) for i, (name, work) in enumerate(works.items())]
-    trial = replace(base, turns=base.turns * len(slots), threads=1 if base.device == "cpu" else base.threads)
     return entries + [
         Entry(
             name=f"ours, PKD, {plural(count, 'slot')}",
-            works=tuple(replace(trial, gpu=gpu) for gpu in range(count)),
+            works=tuple(replace(trial, gpu=gpu, turns=base.turns * len(slots)) for gpu in range(count)),
             first_process=len(entries),
         )
         for count in slots

@@ -53,13 +53,19 @@ def summary(
         found: What they answered.
         report_seconds: How long each report held up a trial.
     """
-    peaks: dict[str, dict[str, Any]] = {}
-    for depth, entries in lineups.items():
-        for work in (entry.works[0] for entry in entries if entry.works[0].kind == "peak"):
-            peak = peaks.setdefault(work.precision, {"in_hardware": work.in_hardware, "measured": []})
-            peak["measured"] += [turn[0]["flops_per_second"] for turn in found[depth][f"peak, {work.precision}"]]
-    for peak in peaks.values():
-        peak["flops_per_second"] = median(peak["measured"])
+    ours = next(iter(lineups.values()))[-1].works[0].precision
+    measured = {
+        precision: [turn[0][precision] for answers in found.values() for turn in answers["peak"]]
+        for precision in ("fp32", "bf16")
+    }
+    peaks = {
+        precision: {
+            "flops_per_second": median(rates),
+            "in_hardware": precision in ("fp32", ours),
+            "measured": rates,
+        }
+        for precision, rates in measured.items()
+    }
     return {
         "peaks": peaks,
         "depths": [
@@ -119,7 +125,7 @@ def as_text(record: Mapping[str, Any]) -> str:
         f"{record['machine']}. {record['model']}. {record['data']}. Medians of {plural(record['repeats'], 'turn')}.",
         "Matrix products: "
         + ", ".join(
-            f"{precision} {peak['flops_per_second'] / 1e9:,.0f} GFLOP/s"
+            f"{precision} {_digits(peak['flops_per_second'] / 1e9)} GFLOP/s"
             + ("" if peak["in_hardware"] else " (in software)")
             for precision, peak in record["peaks"].items()
         )
@@ -139,7 +145,7 @@ def as_text(record: Mapping[str, Any]) -> str:
             (
                 f"{row['name']}, {row['precision']}",
                 f"{row['processes']} × {row['threads']}",
-                f"{row['examples_per_second']:,.1f}",
+                _digits(row["examples_per_second"]),
                 f"{row['tokens_per_second']:,.0f}",
                 f"{row['times_plain']:.2f}",
                 f"{row['share_of_peak']:.0%}",
@@ -148,6 +154,10 @@ def as_text(record: Mapping[str, Any]) -> str:
         ]
         parts += [table(header, lines), _remarks(rows, group["costs"])]
     return "\n\n".join(parts)
+
+
+def _digits(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.1f}"
 
 
 def _remarks(rows: list[dict[str, Any]], costs: dict[str, Any]) -> str:
