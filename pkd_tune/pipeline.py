@@ -145,7 +145,7 @@ def check_disk(workplace: Workplace, studies: Studies, slots: Slots) -> None:
     """
     workplace.folder.mkdir(parents=True, exist_ok=True)
     weights = (workplace.teacher.folder / WEIGHTS).stat().st_size  # a student is smaller
-    needed, free = disk_bytes(weights, studies, slots), shutil.disk_usage(workplace.folder).free
+    needed, free = disk_bytes(weights, len(studies.plans), slots), shutil.disk_usage(workplace.folder).free
     if needed > free:
         raise UserError(
             f"{workplace.folder}: trials may need {needed / 1e9:.1f} GB there, and {free / 1e9:.1f} GB are free; give "

@@ -84,7 +84,7 @@ def run_search(
         bar.close()
 
 
-def disk_bytes(weights: int, studies: Studies, slots: Slots) -> int:
+def disk_bytes(weights: int, arms: int, slots: Slots) -> int:
     """Returns the most bytes that trials' files take at once.
 
     A running trial keeps a state of its weights, its best weights and two moments of the optimiser, and writes the
@@ -92,10 +92,10 @@ def disk_bytes(weights: int, studies: Studies, slots: Slots) -> int:
 
     Args:
         weights: Bytes of the deepest student.
-        studies: Say how many winners there will be.
+        arms: Depths and methods, each of which has winners.
         slots: Say how many trials run at once.
     """
-    return weights * (2 * 4 * slots.count + (KEPT_WEIGHTS + 1) * len(studies.plans))
+    return weights * (2 * 4 * slots.count + (KEPT_WEIGHTS + 1) * arms)
 
 
 def remove_leftovers(studies: Studies, folder: Path) -> None:
