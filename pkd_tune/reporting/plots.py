@@ -49,13 +49,20 @@ def draw(figure: Figure) -> Canvas:
     """Returns a figure as matplotlib has it: up to three panels beside each other, as wide as a page's text."""
     columns = min(2 if len(figure.panels) == 4 else 3, len(figure.panels))
     rows = -(-len(figure.panels) // columns)
-    canvas = Canvas(figsize=(7.0 if columns > 1 else 3.5, 2.6 * rows), layout="constrained")
-    axes = canvas.subplots(rows, columns, squeeze=False).flat
-    for ax, panel in zip(axes, figure.panels, strict=False):
-        _draw_panel(ax, panel)
-    for ax in list(axes)[len(figure.panels) :]:
-        ax.set_visible(False)
+    width, height = 7.0 if columns > 1 else 3.5, 2.6 * rows
+    canvas = Canvas(figsize=(width, height))
+    left, bottom, top = 0.95 if _lies(figure.panels[0]) else 0.55, 0.45, 0.3  # inches; a layout engine doubles the time
+    for number, panel in enumerate(figure.panels):
+        row, column = divmod(number, columns)
+        corner = (column / columns + left / width, 1 - (row + 1) / rows + bottom / height)
+        size = (1 / columns - (left + 0.1) / width, 1 / rows - (bottom + top) / height)
+        _draw_panel(canvas.add_axes((*corner, *size)), panel)
     return canvas
+
+
+def _lies(panel: Panel) -> bool:
+    """Tells whether a panel has bars, which lie beside the names of what they are of."""
+    return any(series.kind == "bars" for series in panel.series)
 
 
 def _draw_panel(ax: Axes, panel: Panel) -> None:

@@ -86,14 +86,14 @@ def read_run(folder: Path) -> Run:
     found = set(trials["depth"]) | {student["layers"] for student in summary["students"]}
     search.setdefault("depths", sorted(found))
     students = [_student(student, trials) for student in summary["students"]]
-    settings = tuple((record or {}).get("space", {})) or tuple(name for name in _SETTINGS if name in trials)
+    settings = (record or {}).get("space", _SETTINGS)
     return Run(
         folder=folder,
         task=search["data"]["task"] if "data" in search else folder.parent.name,
         demo=bool((record or {}).get("demo", False)),
         record=record,
         search=search,
-        settings=settings,
+        settings=tuple(name for name in settings if name in trials),
         teacher=summary.get("teacher"),
         students=sorted(students, key=lambda student: (student["layers"], list(METHODS).index(student["method"]))),
         latency_on=summary.get("latency_on", "a CPU"),
