@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from pkd_tune.command_line import Parser, Problems, check_writable, run_command, say
 from pkd_tune.config import SearchConfig, UserError
+from pkd_tune.deployment.choice import find_student, finished_run
 from pkd_tune.distillation.layer_map import teacher_layers
 from pkd_tune.distillation.model_folder import WEIGHTS, model_name
 from pkd_tune.glue.data import RawSplit, check_source, load_raw
 from pkd_tune.glue.tasks import TASKS, Task
-from pkd_tune.reporting.records import find_student, read_run
 from pkd_tune.reporting.tables import metric_titles
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def export(args: argparse.Namespace, argv: list[str]) -> int:
         if refused:
             return 1
         models = [(unfinished, form) for form in shipped.forms]
-        timed = in_fresh_process(latencies_ms, models, dev[task.dev_splits[0]], max_length)
+        timed = latencies_ms(models, dev[task.dev_splits[0]], max_length)
         for each, latency in zip(forms, timed, strict=True):
             each["latency_ms"] = latency
         write_card(
@@ -142,7 +142,7 @@ def resolve(args: argparse.Namespace) -> Shipment:
         problems.found.append(f'--{forms[1]} needs {", ".join(missing)}: pip install "pkd_tune[onnx]"')
     target = args.to.resolve()
     check_new(target, problems)
-    records = problems.attempt(lambda: read_run(args.run))
+    records = problems.attempt(lambda: finished_run(args.run))
     if records is None:
         raise UserError(*problems.found)
     run, summary = records

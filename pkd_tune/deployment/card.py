@@ -11,12 +11,12 @@ from pkd_tune.reporting.tables import metric_titles, setting_text, table
 
 PKD = "with Patient Knowledge Distillation (Sun et al., EMNLP 2019, https://arxiv.org/abs/1908.09355)"
 KD = "with vanilla knowledge distillation (Hinton et al., 2015, https://arxiv.org/abs/1503.02531)"
-METHODS = {
+ORIGINS = {
     "pkd": f"distilled from {{teacher}}\n{PKD}",
     "kd": f"distilled from {{teacher}}\n{KD}",
     "finetuned": "fine-tuned without a teacher",
 }
-"""How a student came to be, by the name of its method."""
+"""How a student came to be, by the first word of its method."""
 
 
 def write_card(
@@ -57,7 +57,7 @@ def write_card(
     imitated = ", ".join(map(str, student["imitated_layers"])) or "none"
     data = f"a made-up demo corpus in the format of {task.name}" if demo else f"GLUE {task.name}"
     of_teacher = f"a {teacher['layers']}-layer teacher ({teacher['name']})"
-    origin = METHODS[student.get("method", "pkd")].format(teacher=of_teacher)
+    origin = ORIGINS[student.get("method", "pkd").split("-")[0]].format(teacher=of_teacher)
     held = {measured["form"] for measured in forms} or {PYTORCH}
     tags = "\n- onnx" if held - {PYTORCH} else ""
     index = f"""datasets:
@@ -84,6 +84,7 @@ A BERT model for {data}, {origin}.
 {results}
 
 The score is the best evaluation of the best of several trials on the split that selected it, so it is optimistic.
+{_confirmed(student)}
 {student["parameters"] / 1e6:.1f} M parameters, {student["parameters"] / teacher["parameters"]:.0%} of the teacher's;
 {student["latency_ms"]:.1f} ms per example against {teacher["latency_ms"]:.1f} ms.
 
@@ -123,6 +124,15 @@ single example on {latency_on}, tokenising left out, the forms taking turns:
 
 {forms_table(forms, titles)}
 """
+
+
+def _confirmed(student: dict[str, Any]) -> str:
+    """Returns a line on the trainings that confirmed the student's settings; empty when there were none."""
+    if not (confirmed := student.get("confirmed")):
+        return ""
+    spread = "" if confirmed["sd"] is None else f" ± {confirmed['sd']:.1f} (mean ± sd)"
+    seeds = ", ".join(map(str, confirmed["seeds"]))
+    return f"Its settings trained again with other seeds ({seeds}) score {confirmed['mean']:.1f}{spread}."
 
 
 def _use(task: Task, held: set[str]) -> str:
