@@ -69,7 +69,9 @@ def dashboard(args: argparse.Namespace, argv: list[str]) -> int:
             command = ["pkd_tune.tuning.journal_pages", journal, str(port)]
             trials = stack.enter_context(serving("trials", port, command))
             port = free_port(TENSORBOARD_PORT)
-            command = ["tensorboard.main", "--logdir", events, "--host", HOST, "--port", str(port)]
+            # Its fast loader is a process of its own, which outlives it a little.
+            loader = "--load_fast=false"
+            command = ["tensorboard.main", "--logdir", events, "--host", HOST, "--port", str(port), loader]
             curves = stack.enter_context(serving("TensorBoard", port, command))
             servers = [trials, curves]
             for server in servers:
