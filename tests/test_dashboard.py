@@ -15,7 +15,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from browser import opened
+from tiny import SPACE
 
 from pkd_tune.command_line import run_command
 from pkd_tune.dashboard import (
@@ -44,6 +47,15 @@ def start(run: Path) -> subprocess.Popen[str]:
 def get(address: str) -> tuple[int, str]:
     with urllib.request.urlopen(address, timeout=SECONDS) as answer:
         return answer.status, answer.read().decode()
+
+
+def scalars(tensorboard: str, trials: int) -> dict[str, Any]:
+    """Returns TensorBoard's scalars by trial, once it knows as many; it reads events after it has begun to answer."""
+    until = time.monotonic() + SECONDS
+    found: dict[str, Any] = {}
+    while len(found) < trials and time.monotonic() < until:
+        found = json.loads(get(tensorboard + "data/plugin/scalars/tags")[1])
+    return found
 
 
 def family(process: int) -> list[int]:
@@ -106,10 +118,7 @@ def test_every_trial_is_in_optuna_dashboard(shown: Shown) -> None:
 
 def test_every_trials_scalars_are_in_tensorboard(shown: Shown) -> None:
     _, addresses = shown
-    until = time.monotonic() + SECONDS
-    tags: dict[str, Any] = {}
-    while len(tags) < 2 and time.monotonic() < until:  # it reads the events after it has begun to answer
-        tags = json.loads(get(addresses["TensorBoard:"] + "data/plugin/scalars/tags")[1])
+    tags = scalars(addresses["TensorBoard:"], trials=2)
     assert set(tags) == {"depth-1-trial-0000", "depth-1-trial-0001"}
     assert all("ray/tune/score" in of_trial for of_trial in tags.values())
 
@@ -231,3 +240,54 @@ def test_a_mistake_is_one_line(
     (line,) = output.err.splitlines()
     assert says in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(600)  # a search, two servers and a browser at once
+def test_a_running_search_is_seen_in_the_browser_and_not_disturbed(tiny_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    (tmp_path / "space.toml").write_text(SPACE)
+    run = tmp_path / "results" / "MRPC" / "tiny"
+    flags = ["--task", "MRPC", "--teacher", "tiny", "--depths", "1", "--trials", "200", "--space", "space.toml"]
+    command = [sys.executable, "-m", "pkd_tune.search", "--gpus", "0", *flags]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as search:
+        try:
+            until = time.monotonic() + SECONDS
+            while not list((run / "ray").rglob("events.out.tfevents.*")) and time.monotonic() < until:
+                assert search.poll() is None
+            _look_at(run)
+            assert search.poll() is None  # all that was seen was seen while it ran
+        finally:
+            search.send_signal(signal.SIGINT)
+            _, said = search.communicate(timeout=SECONDS)
+    assert search.returncode == 130, said
+    trials = pd.read_csv(run / "trials.csv")
+    assert set(trials["state"]) <= {"complete", "stopped early", "interrupted"}
+    assert trials["trial"].tolist() == list(range(len(trials)))
+    assert not Path(f"{run / 'study.log'}.lock").exists()
+
+
+def _look_at(run: Path) -> None:
+    """Opens both dashboards of a run in a browser, as a person would."""
+    process = start(run)
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(4)]
+        addresses = dict(line.strip().split(maxsplit=1) for line in lines)
+        with opened() as (page, errors):
+            asked: list[str] = []
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto(addresses["trials:"])
+            page.get_by_text("depth-1").click()
+            page.locator(".js-plotly-plot").first.wait_for()
+            page.goto(addresses["trials:"] + "dashboard/studies/0/trials")
+            page.get_by_text("learning_rate").first.wait_for()
+            assert scalars(addresses["TensorBoard:"], trials=1)  # for the page asks only once
+            page.goto(addresses["TensorBoard:"] + "#timeseries")
+            page.get_by_text("depth-1-trial-0000").first.wait_for()
+            page.locator("scalar-card canvas, scalar-card svg").first.wait_for()
+            assert errors == []
+            assert [url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))] == []
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=SECONDS) == 0
