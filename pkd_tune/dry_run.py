@@ -23,7 +23,8 @@ from pkd_tune.glue.data import Split, load_features, selection_splits
 from pkd_tune.glue.features import take
 from pkd_tune.glue.tasks import TASKS
 from pkd_tune.pipeline import plan_search
-from pkd_tune.reporting.tables import plural, table
+from pkd_tune.reporting.blocks import Table, markdown
+from pkd_tune.reporting.words import plural
 from pkd_tune.request import Request
 from pkd_tune.tuning.arms import Plan
 from pkd_tune.tuning.engine import KEPT_WEIGHTS, disk_bytes
@@ -185,7 +186,7 @@ def plan_text(
     header = ["student", "method", "trials", "seeds", "epochs expected", "an epoch takes", "slot time"]
     return "\n".join(
         [
-            table(header, rows),
+            _table(header, rows),
             "",
             f"{plural(slots.count, 'trial')} at once on {slots.device}. Rungs at evaluations "
             f"{', '.join(map(str, rungs)) or 'none'} of {evaluations}.",
@@ -197,3 +198,7 @@ def plan_text(
             f"Timed alone, {TIMED_STEPS} steps a depth; trials that run at once share the machine and may be slower.",
         ]
     )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    return markdown([Table(header, rows)]).strip()

@@ -18,7 +18,6 @@ from pkd_tune.distillation.model_folder import WEIGHTS, model_name
 from pkd_tune.distillation.published import PUBLISHED
 from pkd_tune.distillation.student import open_classroom
 from pkd_tune.distillation.teacher import Teacher, prepare_teacher
-from pkd_tune.export import export_best
 from pkd_tune.glue.data import load_features, selection_splits
 from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import (
@@ -30,9 +29,10 @@ from pkd_tune.reporting.records import (
     provenance,
     read_json,
     write_json,
-    write_trials,
+    write_rows,
 )
-from pkd_tune.reporting.tables import learnt_nothing, plural, write_report
+from pkd_tune.reporting.tables import learnt_nothing, write_report
+from pkd_tune.reporting.words import plural
 from pkd_tune.request import Request
 from pkd_tune.run_folder import begin_run_folder, check_same_search
 from pkd_tune.tuning import cluster
@@ -44,6 +44,7 @@ from pkd_tune.tuning.space import description
 from pkd_tune.tuning.study import Studies
 from pkd_tune.tuning.trial import Workplace
 from pkd_tune.tuning.warm_start import finished_trials
+from pkd_tune.winners import export_best
 
 
 def run(request: Request) -> int:
@@ -184,8 +185,8 @@ def prepare(request: Request, slots: Slots, run_dir: Path, record: dict[str, Any
 
 def finish(request: Request, workplace: Workplace, studies: Studies, run_dir: Path, record: dict[str, Any]) -> int:
     """Exports and compares the winners, writes the report and says where everything is; returns the exit code."""
-    write_trials(run_dir / TRIALS, trial_rows(studies))
-    write_trials(run_dir / EVALUATIONS, evaluation_rows(studies))
+    write_rows(run_dir / TRIALS, trial_rows(studies))
+    write_rows(run_dir / EVALUATIONS, evaluation_rows(studies))
     if studies.unfinished():
         say("interrupted: writing the report of what there is; Ctrl-C again stops now")
     say("exporting the best student of each depth, and scoring what was exported")
