@@ -2,10 +2,11 @@
 
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from pkd_tune.reporting.tables import learnt_nothing, write_report
 from pkd_tune.reporting.words import plural
 from pkd_tune.request import Request
 from pkd_tune.run_folder import begin_run_folder, check_same_search
+from pkd_tune.timing import measured_per_gpu
 from pkd_tune.tuning import cluster
 from pkd_tune.tuning.arms import Plan, plan_arms
 from pkd_tune.tuning.engine import disk_bytes, run_search
@@ -67,7 +69,7 @@ def run(request: Request) -> int:
     run_dir = begin_run_folder(request.out / data.task, name, record, new=request.new)
     try:
         with FileLock(run_dir / "run.lock", blocking=False), ExitStack() as stack:
-            slots = request.slots or join(request, run_dir, stack)
+            slots = with_measured_share(request, request.slots or join(request, run_dir, stack))
             made = provenance("pkd_tune.search", list(request.argv))
             record = {**record, "slots": asdict(slots), "provenance": made}
             teacher = prepare(request, slots, run_dir, record)
@@ -135,7 +137,25 @@ def join(request: Request, run_dir: Path, stack: ExitStack) -> Slots:
     storage = ("--storage", Path(request.storage).resolve()) if request.storage else ("--out", run_dir)
     storage[1].mkdir(parents=True, exist_ok=True)
     cluster.check_shared([("--data-dir", data_dir), storage])
-    return cluster.cluster_slots(request.gpus, request.trials_per_gpu)
+    return cluster.cluster_slots(request.gpus, request.trials_per_gpu or 1)
+
+
+def with_measured_share(request: Request, slots: Slots) -> Slots:
+    """Lets as many trials share a GPU as this machine's has room for, unless the number was given.
+
+    A machine without a GPU, such as a cluster's head node, cannot measure that: there each trial has a GPU of its own.
+    """
+    if slots.device == "cpu" or request.trials_per_gpu is not None:
+        return slots
+    if not torch.cuda.is_available():
+        say("note: no GPU here to measure on, so each trial has a GPU of its own; --trials-per-gpu says otherwise")
+        return slots
+    config, task = request.config, TASKS[request.config.data.task]
+    features = load_features(task, config.data.data_dir, config.data.student_dir, config.data.max_length)
+    splits = selection_splits(task, features, config.data.select_on)
+    cores = len(os.sched_getaffinity(0)) // torch.cuda.device_count()
+    share = measured_per_gpu(config, splits, cores)
+    return replace(slots, count=slots.count * share, per_gpu=share)
 
 
 def check_disk(workplace: Workplace, studies: Studies, slots: Slots) -> None:

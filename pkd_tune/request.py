@@ -27,7 +27,8 @@ class Request:
     slots: Slots | None
     """Of this machine; None where a cluster's are used."""
     gpus: int | None
-    trials_per_gpu: int
+    trials_per_gpu: int | None
+    """None: as many as its memory has room for."""
     address: str | None
     """Of a running Ray cluster."""
     storage: str | None
