@@ -89,7 +89,16 @@ def run(request: Request) -> int:
                 if request.address is None:
                     own = cluster.own_cluster(slots, run_dir / "ray-start.log", dashboard=request.ray_dashboard)
                     stack.enter_context(dashboard_file(run_dir, stack.enter_context(own)))
-                run_search(workplace, studies, run_dir, slots, storage=request.storage, loggers=request.loggers)
+                run_search(
+                    workplace,
+                    studies,
+                    run_dir,
+                    slots,
+                    storage=request.storage,
+                    loggers=request.loggers,
+                    quiet=request.quiet,
+                    verbose=request.verbose,
+                )
             else:
                 say("all its trials are done; a larger --trials adds to them, --new starts another run")
             return finish(request, workplace, studies, run_dir, record)
@@ -214,13 +223,14 @@ def finish(request: Request, workplace: Workplace, studies: Studies, run_dir: Pa
     write_json(run_dir / SUMMARY, summary)
     report = write_report(run_dir)
     for line in closing_lines(summary, run_dir, report):
-        say(line)
+        say(line, always=True)
     if studies.unfinished():
         again = "the same command without --new" if request.new else "the same command"
-        say(f"stopped with {plural(studies.unfinished(), 'trial')} to go; {again} continues")
+        say(f"stopped with {plural(studies.unfinished(), 'trial')} to go; {again} continues", always=True)
         return 130
     if not summary["students"]:
-        say(f"no trial was completed; most often because: {commonest_failure(studies) or 'all were stopped early'}")
+        reason = commonest_failure(studies) or "all were stopped early"
+        say(f"no trial was completed; most often because: {reason}", always=True)
         return 1
     return 0
 

@@ -38,5 +38,9 @@ class Request:
     ray_dashboard: bool
     loggers: tuple[str, ...]
     """Services that get every result as well: wandb, mlflow."""
+    quiet: bool
+    """Whether there is no progress bar."""
+    verbose: bool
+    """Whether what happens to trials and processes is shown."""
     argv: tuple[str, ...]
     """The command line."""

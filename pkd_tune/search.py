@@ -18,6 +18,7 @@ from pkd_tune.command_line import (
     Problems,
     add_data_flags,
     add_teacher_flags,
+    be_quiet,
     check_fit,
     check_positive,
     check_writable,
@@ -126,6 +127,8 @@ def make_parser() -> Parser:
 
 def search(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code: 0, 1 when no trial was completed, 130 when Ctrl-C cut it short."""
+    if args.quiet:
+        be_quiet()
     request = resolve(args, argv)
     # These take seconds to import: only now, after everything quick has been checked.
     if args.dry_run:
@@ -214,6 +217,8 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
         trial_timeout=args.trial_timeout,
         ray_dashboard=args.ray_dashboard,
         loggers=tuple(args.log),
+        quiet=args.quiet,
+        verbose=args.verbose,
         argv=tuple(argv),
     )
 
