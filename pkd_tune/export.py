@@ -1,293 +1,182 @@
-"""Turns the best trial of a depth into a Hugging Face folder, loads it again, and measures what was loaded.
+"""Ships a student of a search: its Hugging Face folder, and ONNX and int8 forms of it, each loaded and scored again.
 
-A folder holds safetensors weights, configuration, tokenizer and a model card; `transformers` needs nothing of ours.
+python -m pkd_tune.export results/MRPC/minilm --layers 3 --to mrpc-3-layer
+python -m pkd_tune.export results/MRPC/minilm --layers 3 --to mrpc-3-layer --onnx --int8
 """
 
-import platform
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+import argparse
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-from pkd_tune.comparison import against_controls, confirmed
+from pkd_tune.command_line import Parser, Problems, check_writable, run_command, say
 from pkd_tune.config import UserError
-from pkd_tune.distillation.layer_map import teacher_layers
-from pkd_tune.distillation.model_folder import WEIGHTS, model_name
-from pkd_tune.distillation.modeling import cut_to_layers, load_classifier
-from pkd_tune.distillation.teacher import save_classifier
-from pkd_tune.glue.data import RawSplit, load_raw
-from pkd_tune.glue.tasks import TASKS, Task, TaskSplit, majority_score, predictions, score
-from pkd_tune.reporting.records import write_text
-from pkd_tune.reporting.tables import metric_titles, setting_text
-from pkd_tune.tuning.arms import Assignment
-from pkd_tune.tuning.study import Studies, evaluations
-from pkd_tune.tuning.trial import Workplace, weights_path
+from pkd_tune.deployment.choice import find_student, finished_run
+from pkd_tune.distillation.model_folder import WEIGHTS
+from pkd_tune.glue.data import check_source, load_raw
+from pkd_tune.glue.tasks import TASKS, Task
+from pkd_tune.reporting.words import metric_titles
 
-LATENCY_EXAMPLES = 50
-"""Single examples timed for a latency."""
+if TYPE_CHECKING:
+    pass
+
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""What writing and running ONNX takes; the extra `onnx` installs them."""
 
 
-def export_best(workplace: Workplace, studies: Studies, run_dir: Path, command: str, *, demo: bool) -> dict[str, Any]:
-    """Exports the best trial of each depth and method below `best/`, and measures teacher and students alike.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shipment:
+    """What is to be shipped, resolved."""
 
-    Args:
-        workplace: Of the search; holds the weights of trials.
-        studies: Say which trial is best.
-        run_dir: Receives the folders.
-        command: What was run, for the model card.
-        demo: Whether the data is the made-up corpus.
+    run: dict[str, Any]
+    """The run's run.json."""
+    teacher: dict[str, Any]
+    """As summary.json has it."""
+    student: dict[str, Any]
+    """As summary.json has it."""
+    folder: Path
+    """Where the run keeps the student."""
+    task: Task
+    """What the student predicts."""
+    data_dir: Path
+    """Holds the dev split."""
+    target: Path
+    """The folder to write."""
+    forms: tuple[str, ...]
+    """What is written: PyTorch's form always, and first."""
 
-    Returns:
-        What summary.json holds.
-    """
-    config, teacher = workplace.search, workplace.teacher
-    data, task = config.data, TASKS[config.data.task]
-    raw = load_raw(task, data.data_dir)
+
+def make_parser() -> Parser:
+    """Returns the command's flags."""
+    parser = Parser(
+        prog="python -m pkd_tune.export",
+        description="Ships a student of a search: a Hugging Face folder with a model card, and ONNX. Each form is "
+        "loaded in a fresh process and scored on dev again; one that scores differently is refused.",
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="folder of a search's run, for example results/MRPC/minilm")
+    add("--layers", type=int, required=True, metavar="K", help="depth of the student")
+    add("--method", default="pkd", help="how the student was trained, where a run has several (default: %(default)s)")
+    add("--to", type=Path, required=True, metavar="DIR", help="the folder to write: a new one, or an empty one")
+    add("--onnx", action="store_true", help="also write ONNX for onnxruntime, with dynamic batch and length")
+    add("--int8", action="store_true", help="also write ONNX with int8 weights, dynamically quantised")
+    add("--data-dir", type=Path, metavar="DIR", help="what the search had as --data-dir (default: as the run says)")
+    return parser
+
+
+def export(args: argparse.Namespace, argv: list[str]) -> int:
+    """Runs the command; returns its exit code: 0, or 1 when a form scores differently from the student."""
+    shipped = resolve(args)
+    # These take seconds to import: only now, after everything quick has been checked.
+    from pkd_tune.deployment.card import forms_table, write_card
+    from pkd_tune.deployment.conversion import write_forms
+    from pkd_tune.deployment.forms import PYTORCH, refusals
+    from pkd_tune.deployment.measuring import in_fresh_process, latencies_ms, latency_machine, measure
+
+    task, max_length = shipped.task, shipped.run["search"]["data"]["max_length"]
+    raw = load_raw(task, shipped.data_dir)
     dev = {name: raw[name] for name in task.dev_splits}
-    start = data.student_dir if data.init == "pretrained" else teacher.folder
-    teacher_record: dict[str, Any] = {
-        "name": model_name(data.teacher_dir),
-        "layers": teacher.layers,
-        "finetuned_here": teacher.finetuned_here,
-        "majority": majority_score(task, {name: split.labels for name, split in dev.items()}),
-        "baseline": task.baseline,
-        **measure(teacher.folder, dev, task, data.max_length),
-    }
-    students: list[dict[str, Any]] = []
-    for arm in sorted(studies.plans, key=lambda arm: arm.depth):
-        best = studies.best(arm)
-        if best is None:
-            continue
-        settings = studies.settings(arm, best)
-        target = run_dir / "best" / (f"{arm.depth}-layer" + ("" if arm.method == "pkd" else f"-{arm.method}"))
-        weights = weights_path(workplace.folder, Assignment(arm, "search", best.number))
-        if not weights.exists():
-            raise UserError(f"{weights} is gone, and with it the best {arm.name} student; start another run with --new")
-        export_student(weights, arm.depth, start, task, config.student_training.seed, target)
-        scores = best.intermediate_values
-        best_step = max(scores, key=lambda step: (scores[step], -step))
-        student: dict[str, Any] = {
-            "layers": arm.depth,
-            "method": arm.method,
-            "trial": best.number,
-            "trials_ended": sum(trial.state.is_finished() for trial in studies.trials(arm)),
-            "search_score": best.value,
-            "epoch": evaluations(best)[best_step]["epoch"],
-            "settings": settings,
-            "imitated_layers": teacher_layers(settings["strategy"], arm.depth, teacher.layers)
-            if settings["beta"]
-            else (),
-            "confirmed": confirmed(studies, arm),
-            "folder": target.relative_to(run_dir).as_posix(),
-            **measure(target, dev, task, data.max_length),
-        }
-        if data.select_on == "dev":
-            check_reproduced(student, {name: len(split) for name, split in dev.items()})
-        students.append(student)
-    folders = [teacher.folder, *(run_dir / student["folder"] for student in students)]
-    timed = latencies_ms(folders, dev[task.dev_splits[0]], data.max_length)
-    for model, latency in zip([teacher_record, *students], timed, strict=True):
-        model["latency_ms"] = latency
-    labels = {name: np.asarray(split.labels) for name, split in dev.items()}
-    for student in students:
-        student["against"] = against_controls(workplace, studies, student, labels)
-        write_card(student, teacher_record, task, command, run_dir / student["folder"], demo=demo)
-    return {"teacher": teacher_record, "students": students, "latency_on": latency_machine()}
+    unfinished = shipped.target.with_name(f".{shipped.target.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        # copyfile, for the weights that transformers saves can be read by their owner alone.
+        kept = shutil.ignore_patterns("README.md")
+        shutil.copytree(shipped.folder, unfinished, ignore=kept, copy_function=shutil.copyfile)
+        say(f"writing {', '.join(shipped.forms)}")
+        write_forms(unfinished, shipped.forms)
+        say("loading and scoring each in a fresh process")
+        forms = [
+            {"form": form, **in_fresh_process(measure, unfinished, dev, task, max_length, form)}
+            for form in shipped.forms
+        ]
+        refused = refusals(
+            forms, shipped.student["metrics"]["score"], {name: len(split) for name, split in dev.items()}
+        )
+        for form, reason in refused.items():
+            remedy = f"is {shipped.folder} or the data in {shipped.data_dir} not what the search had?"
+            say(f"refused: {reason}; {remedy if form == PYTORCH else f'leave out --{form}'}")
+        if refused:
+            return 1
+        models = [(unfinished, form) for form in shipped.forms]
+        timed = latencies_ms(models, dev[task.dev_splits[0]], max_length)
+        for each, latency in zip(forms, timed, strict=True):
+            each["latency_ms"] = latency
+        write_card(
+            shipped.student,
+            shipped.teacher,
+            task,
+            shipped.run["provenance"]["command"],
+            unfinished,
+            seed=shipped.run["search"]["student_training"]["seed"],
+            demo=shipped.run["demo"],
+            forms=forms,
+            latency_on=latency_machine(),
+        )
+        os.replace(unfinished, shipped.target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    print(forms_table(forms, metric_titles(shipped.student["metrics"])))
+    print(shipped.target)
+    return 0
 
 
-def check_reproduced(student: dict[str, Any], sizes: Mapping[str, int]) -> None:
-    """Refuses an exported student whose score is not its trial's.
-
-    Trials score in bf16 where the hardware has it and the export in fp32, which can move an example across the
-    boundary; so three examples of the smallest dev split, or one point, are let pass.
+def resolve(args: argparse.Namespace) -> Shipment:
+    """Turns flags into what is to be shipped.
 
     Raises:
-        RuntimeError: When the scores are further apart: what was exported is not what was searched.
+        UserError: With all problems found.
     """
-    exported, searched = student["metrics"]["score"], student["search_score"]
-    if abs(exported - searched) > max(1.0, 300 / min(sizes.values())):
-        raise RuntimeError(f"{student['folder']} scores {exported:.2f}, but its trial scored {searched:.2f}")
-
-
-def export_student(weights: Path, layers: int, pretrained_dir: Path, task: Task, seed: int, target: Path) -> None:
-    """Writes a student's folder from the weights its trial saved; replaces an older one.
-
-    Args:
-        weights: The safetensors file of the trial.
-        layers: The student's depth.
-        pretrained_dir: The encoder it was cut from, and its tokenizer.
-        task: Gives the class names.
-        seed: Only fills weights that `weights` then overwrites.
-        target: The folder.
-    """
-    student = cut_to_layers(load_classifier(pretrained_dir, task.labels, seed), range(1, layers + 1))
-    student.load_state_dict(load_file(weights))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    save_classifier(student, pretrained_dir, target)
-
-
-def measure(model_dir: Path, dev: Mapping[str, RawSplit], task: Task, max_length: int) -> dict[str, Any]:
-    """Loads a folder as any user of `transformers` would, in fp32 on the CPU, and scores it.
-
-    Args:
-        model_dir: A classifier's folder.
-        dev: The task's dev splits by name.
-        task: Says how to score.
-        max_length: Longest example in word pieces.
-
-    Returns:
-        `metrics` (times 100), `parameters`, and `size_mb` of the weight file.
-    """
-    encode, model = _load_plain(model_dir, max_length)
-    predicted = {}
-    with torch.inference_mode():
-        for name, split in dev.items():
-            slices = [slice(start, start + 32) for start in range(0, len(split), 32)]
-            logits_NC = torch.cat([model(**encode(split, rows)).logits for rows in slices])
-            predicted[name] = predictions(task, logits_NC.numpy())
-    return {
-        "metrics": score(task, predicted, {name: split.labels for name, split in dev.items()}),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "size_mb": (model_dir / WEIGHTS).stat().st_size / 1e6,
-    }
-
-
-def latencies_ms(folders: Sequence[Path], split: RawSplit, max_length: int) -> list[float]:
-    """Returns each model's median time for a single example in fp32 on the CPU, tokenising left out.
-
-    The models take turns at every example, so that whatever else the machine does strikes them alike.
-
-    Args:
-        folders: Of the models.
-        split: Its first `LATENCY_EXAMPLES` examples are timed.
-        max_length: Longest example in word pieces.
-    """
-    loaded = [_load_plain(folder, max_length) for folder in folders]
-    seconds: list[list[float]] = [[] for _ in loaded]
-    with torch.inference_mode():
-        for i in range(min(LATENCY_EXAMPLES, len(split))):
-            for (encode, model), times in zip(loaded, seconds, strict=True):
-                single = encode(split, slice(i, i + 1))
-                model(**single)  # brings the model's weights back into the processor's caches
-                started = time.perf_counter()
-                model(**single)
-                times.append(time.perf_counter() - started)
-    return [1000 * statistics.median(times) for times in seconds]
-
-
-def _load_plain(model_dir: Path, max_length: int) -> tuple[Callable[[RawSplit, slice], Any], Any]:
-    """Returns what turns examples into a padded batch, and the model, as plain `transformers` loads them."""
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        model_dir, local_files_only=True, use_safetensors=True, dtype=torch.float32
+    problems = Problems()
+    forms = ["pytorch", *(name for name in ("onnx", "int8") if getattr(args, name))]
+    missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
+    if missing and len(forms) > 1:
+        problems.found.append(f'--{forms[1]} needs {", ".join(missing)}: pip install "pkd_tune[onnx]"')
+    target = args.to.resolve()
+    check_new(target, problems)
+    records = problems.attempt(lambda: finished_run(args.run))
+    if records is None:
+        raise UserError(*problems.found)
+    run, summary = records
+    student = problems.attempt(lambda: find_student(args.run, summary, args.layers, args.method))
+    data_dir = Path(run["search"]["data"]["data_dir"]).resolve()
+    if args.data_dir is not None:
+        data_dir = args.data_dir.resolve() / "demo" if run["demo"] else args.data_dir.resolve()
+    task = TASKS[run["search"]["data"]["task"]]
+    if data_dir.is_dir():
+        problems.found += check_source(task, data_dir)
+    else:
+        problems.found.append(f"{data_dir}, which holds the dev split, is not there; say where it is with --data-dir")
+    problems.raise_any()
+    assert student is not None
+    folder = args.run.resolve() / student["folder"]
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder}: no {WEIGHTS} there; the command of the search, run again, writes it")
+    return Shipment(
+        run=run,
+        teacher=summary["teacher"],
+        student=student,
+        folder=folder,
+        task=task,
+        data_dir=data_dir,
+        target=target,
+        forms=tuple(forms),
     )
 
-    def encode(split: RawSplit, rows: slice) -> Any:
-        second = None if split.sentence2 is None else split.sentence2[rows]
-        texts = split.sentence1[rows]
-        return tokenizer(texts, second, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
 
-    return encode, model.eval()
-
-
-def latency_machine() -> str:
-    """Returns on what latencies are measured."""
-    return f"{torch.get_num_threads()} threads of {platform.machine()}"
-
-
-def write_card(
-    student: dict[str, Any], teacher: dict[str, Any], task: Task, command: str, target: Path, *, demo: bool
-) -> None:
-    """Writes the model card (README.md) of an exported student.
-
-    Args:
-        student: As summary.json has it.
-        teacher: As summary.json has it.
-        task: What it predicts.
-        command: What was run to get it.
-        target: The student's folder.
-        demo: Whether the data was the made-up corpus, which must not pass for GLUE's.
-    """
-    titles = metric_titles(student["metrics"])
-    results = "\n".join(
-        f"| {title} | {student['metrics'][name]:.1f} | {teacher['metrics'][name]:.1f} |"
-        for name, title in titles.items()
-    )
-    settings = "\n".join(f"- {name}: {setting_text(value)}" for name, value in student["settings"].items())
-    imitated = ", ".join(map(str, student["imitated_layers"])) or "none"
-    pair = task.splits[0].layout.sentence2 is not None
-    example = '{"text": "First sentence .", "text_pair": "Second sentence ."}' if pair else '"A sentence ."'
-    data = f"a made-up demo corpus in the format of {task.name}" if demo else f"GLUE {task.name}"
-    index = f"""datasets:
-- nyu-mll/glue
-model-index:
-- name: {task.name}-{student["layers"]}-layer
-  results:
-{"".join(_index_entry(student["metrics"], task, task.split(name)) for name in task.dev_splits)}"""
-    card = f"""---
-library_name: transformers
-pipeline_tag: text-classification
-language: en
-tags:
-- knowledge-distillation
-- patient-knowledge-distillation
-- pkd_tune
-{"" if demo else index}---
-
-# {student["layers"]}-layer BERT for {data}
-
-A BERT model for {data}, distilled from a {teacher["layers"]}-layer teacher ({teacher["name"]}) with
-Patient Knowledge Distillation (Sun et al., EMNLP 2019, https://arxiv.org/abs/1908.09355).
-{_meaning(task)}
-
-| dev split, × 100 | this model | teacher |
-| :-- | --: | --: |
-{results}
-
-The score is the best evaluation of the best of several trials on the split that selected it, so it is optimistic.
-{student["parameters"] / 1e6:.1f} M parameters, {student["parameters"] / teacher["parameters"]:.0%} of the teacher's;
-{student["latency_ms"]:.1f} ms per example against {teacher["latency_ms"]:.1f} ms.
-
-Settings of trial {student["trial"]} (teacher layers imitated: {imitated}):
-
-{settings}
-
-Use:
-
-    from transformers import pipeline
-
-    classify = pipeline("text-classification", "PATH OR NAME OF THIS FOLDER")
-    print(classify({example}))
-
-Made with `{command}`.
-"""
-    write_text(target / "README.md", card)
+def check_new(target: Path, problems: Problems) -> None:
+    """Keeps a problem when --to names what is there already, or what cannot be written."""
+    check_writable(target.parent, "--to", problems)
+    if target.is_dir() and any(target.iterdir()):
+        problems.found.append(f"--to {target}: there is something in it; give a new folder, or empty this one")
+    elif target.exists() and not target.is_dir():
+        problems.found.append(f"--to {target}: is a file; give a new folder")
+    elif target == Path.cwd():
+        problems.found.append(f"--to {target}: is the working folder; give a new folder in it")
 
 
-def _meaning(task: Task) -> str:
-    """Returns what the model's outputs mean."""
-    if task.value_range is not None:
-        low, high = task.value_range
-        return f"Its one output is a score from {low:g} to {high:g}."
-    return f"Classes: {', '.join(f'{i} {label}' for i, label in enumerate(task.labels))}."
-
-
-def _index_entry(metrics: dict[str, float], task: Task, split: TaskSplit) -> str:
-    """Returns what the hub's index of results gets for one dev split."""
-    values = "\n".join(f"    - type: {name}\n      value: {metrics[name + split.suffix]:.2f}" for name in task.metrics)
-    return f"""  - task:
-      type: text-classification
-    dataset:
-      name: GLUE {task.name}
-      type: nyu-mll/glue
-      config: {task.hub_name}
-      split: {split.hub}
-    metrics:
-{values}
-"""
+if __name__ == "__main__":
+    sys.exit(run_command(make_parser(), export))

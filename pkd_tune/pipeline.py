@@ -2,10 +2,11 @@
 
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from pkd_tune.distillation.model_folder import WEIGHTS, model_name
 from pkd_tune.distillation.published import PUBLISHED
 from pkd_tune.distillation.student import open_classroom
 from pkd_tune.distillation.teacher import Teacher, prepare_teacher
-from pkd_tune.export import export_best
 from pkd_tune.glue.data import load_features, selection_splits
 from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import (
@@ -30,11 +30,13 @@ from pkd_tune.reporting.records import (
     provenance,
     read_json,
     write_json,
-    write_trials,
+    write_rows,
 )
-from pkd_tune.reporting.tables import learnt_nothing, plural, write_report
+from pkd_tune.reporting.tables import learnt_nothing, write_report
+from pkd_tune.reporting.words import plural
 from pkd_tune.request import Request
 from pkd_tune.run_folder import begin_run_folder, check_same_search
+from pkd_tune.timing import measured_per_gpu
 from pkd_tune.tuning import cluster
 from pkd_tune.tuning.arms import Plan, plan_arms
 from pkd_tune.tuning.engine import disk_bytes, run_search
@@ -44,6 +46,7 @@ from pkd_tune.tuning.space import description
 from pkd_tune.tuning.study import Studies
 from pkd_tune.tuning.trial import Workplace
 from pkd_tune.tuning.warm_start import finished_trials
+from pkd_tune.winners import export_best
 
 
 def run(request: Request) -> int:
@@ -66,7 +69,7 @@ def run(request: Request) -> int:
     run_dir = begin_run_folder(request.out / data.task, name, record, new=request.new)
     try:
         with FileLock(run_dir / "run.lock", blocking=False), ExitStack() as stack:
-            slots = request.slots or join(request, run_dir, stack)
+            slots = with_measured_share(request, request.slots or join(request, run_dir, stack))
             made = provenance("pkd_tune.search", list(request.argv))
             record = {**record, "slots": asdict(slots), "provenance": made}
             teacher = prepare(request, slots, run_dir, record)
@@ -86,7 +89,16 @@ def run(request: Request) -> int:
                 if request.address is None:
                     own = cluster.own_cluster(slots, run_dir / "ray-start.log", dashboard=request.ray_dashboard)
                     stack.enter_context(dashboard_file(run_dir, stack.enter_context(own)))
-                run_search(workplace, studies, run_dir, slots, storage=request.storage, loggers=request.loggers)
+                run_search(
+                    workplace,
+                    studies,
+                    run_dir,
+                    slots,
+                    storage=request.storage,
+                    loggers=request.loggers,
+                    quiet=request.quiet,
+                    verbose=request.verbose,
+                )
             else:
                 say("all its trials are done; a larger --trials adds to them, --new starts another run")
             return finish(request, workplace, studies, run_dir, record)
@@ -134,7 +146,25 @@ def join(request: Request, run_dir: Path, stack: ExitStack) -> Slots:
     storage = ("--storage", Path(request.storage).resolve()) if request.storage else ("--out", run_dir)
     storage[1].mkdir(parents=True, exist_ok=True)
     cluster.check_shared([("--data-dir", data_dir), storage])
-    return cluster.cluster_slots(request.gpus, request.trials_per_gpu)
+    return cluster.cluster_slots(request.gpus, request.trials_per_gpu or 1)
+
+
+def with_measured_share(request: Request, slots: Slots) -> Slots:
+    """Lets as many trials share a GPU as this machine's has room for, unless the number was given.
+
+    A machine without a GPU, such as a cluster's head node, cannot measure that: there each trial has a GPU of its own.
+    """
+    if slots.device == "cpu" or request.trials_per_gpu is not None:
+        return slots
+    if not torch.cuda.is_available():
+        say("note: no GPU here to measure on, so each trial has a GPU of its own; --trials-per-gpu says otherwise")
+        return slots
+    config, task = request.config, TASKS[request.config.data.task]
+    features = load_features(task, config.data.data_dir, config.data.student_dir, config.data.max_length)
+    splits = selection_splits(task, features, config.data.select_on)
+    cores = len(os.sched_getaffinity(0)) // torch.cuda.device_count()
+    share = measured_per_gpu(config, splits, cores)
+    return replace(slots, count=slots.count * share, per_gpu=share)
 
 
 def check_disk(workplace: Workplace, studies: Studies, slots: Slots) -> None:
@@ -145,7 +175,7 @@ def check_disk(workplace: Workplace, studies: Studies, slots: Slots) -> None:
     """
     workplace.folder.mkdir(parents=True, exist_ok=True)
     weights = (workplace.teacher.folder / WEIGHTS).stat().st_size  # a student is smaller
-    needed, free = disk_bytes(weights, studies, slots), shutil.disk_usage(workplace.folder).free
+    needed, free = disk_bytes(weights, len(studies.plans), slots), shutil.disk_usage(workplace.folder).free
     if needed > free:
         raise UserError(
             f"{workplace.folder}: trials may need {needed / 1e9:.1f} GB there, and {free / 1e9:.1f} GB are free; give "
@@ -184,8 +214,8 @@ def prepare(request: Request, slots: Slots, run_dir: Path, record: dict[str, Any
 
 def finish(request: Request, workplace: Workplace, studies: Studies, run_dir: Path, record: dict[str, Any]) -> int:
     """Exports and compares the winners, writes the report and says where everything is; returns the exit code."""
-    write_trials(run_dir / TRIALS, trial_rows(studies))
-    write_trials(run_dir / EVALUATIONS, evaluation_rows(studies))
+    write_rows(run_dir / TRIALS, trial_rows(studies))
+    write_rows(run_dir / EVALUATIONS, evaluation_rows(studies))
     if studies.unfinished():
         say("interrupted: writing the report of what there is; Ctrl-C again stops now")
     say("exporting the best student of each depth, and scoring what was exported")
@@ -193,13 +223,14 @@ def finish(request: Request, workplace: Workplace, studies: Studies, run_dir: Pa
     write_json(run_dir / SUMMARY, summary)
     report = write_report(run_dir)
     for line in closing_lines(summary, run_dir, report):
-        say(line)
+        say(line, always=True)
     if studies.unfinished():
         again = "the same command without --new" if request.new else "the same command"
-        say(f"stopped with {plural(studies.unfinished(), 'trial')} to go; {again} continues")
+        say(f"stopped with {plural(studies.unfinished(), 'trial')} to go; {again} continues", always=True)
         return 130
     if not summary["students"]:
-        say(f"no trial was completed; most often because: {commonest_failure(studies) or 'all were stopped early'}")
+        reason = commonest_failure(studies) or "all were stopped early"
+        say(f"no trial was completed; most often because: {reason}", always=True)
         return 1
     return 0
 

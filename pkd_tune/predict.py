@@ -24,7 +24,7 @@ from pkd_tune.glue.scoring import predictions, split_metrics
 from pkd_tune.glue.submission import write_submission
 from pkd_tune.glue.tasks import TASKS, Task, find_task
 from pkd_tune.reporting.records import write_whole
-from pkd_tune.reporting.tables import METRIC_TITLES
+from pkd_tune.reporting.words import METRIC_TITLES
 from pkd_tune.tuning.slots import choose_slots
 from pkd_tune.tuning.space_file import find_space, load_space
 

@@ -1,6 +1,9 @@
 """What every test may use: tiny data that tests share, and a space whose trainings take a second."""
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +28,16 @@ def tiny_space(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(SPACE)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    """Returns the run folder of a finished search that tests share and must not change: two trials of one layer."""
+    home = tmp_path_factory.mktemp("searched")
+    shutil.copytree(tiny_data, home / "data")
+    (home / "space.toml").write_text(SPACE.replace("epochs = 2", "epochs = 6"))
+    flags = ["--task", "MRPC", "--teacher", "tiny", "--depths", "1", "--trials", "2", "--space", "space.toml"]
+    command = [sys.executable, "-m", "pkd_tune.search", "--gpus", "0", *flags]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return home / "results" / "MRPC" / "tiny"

@@ -1,97 +1,267 @@
-"""A teacher, a student and its exported folder for tasks that are not like MRPC, without Ray."""
+"""Shipping a student: what is written, whether it is the same model, and when nothing is written."""
 
+import io
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
-from safetensors.torch import save_file
-from tiny import write_task
-from transformers import AutoModelForSequenceClassification
+from huggingface_hub import ModelCard
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig, UserError
-from pkd_tune.distillation.modeling import load_classifier
-from pkd_tune.distillation.student import distill, open_classroom
-from pkd_tune.distillation.teacher import prepare_teacher, save_classifier
-from pkd_tune.export import check_reproduced, export_student, measure, write_card
-from pkd_tune.glue.data import load_features, load_raw
-from pkd_tune.glue.tasks import TASKS, Task
+from pkd_tune.command_line import run_command
+from pkd_tune.export import export, make_parser
+from pkd_tune.winners import check_reproduced
 
-CPU = torch.device("cpu")
-TEACHING = TrainingConfig(epochs=8, batch_size=16, learning_rate=4e-3, evaluations_per_epoch=1, seed=0)
-PKD = DistillConfig(student_layers=2, alpha=0.5, beta=10.0, temperature=5.0, strategy="skip", normalize=True)
+Ship = Callable[..., tuple[int, str, str]]
+RUN = "results/MRPC/tiny"
 
 
-@pytest.mark.parametrize("task", [TASKS["STS-B"], TASKS["MNLI"]], ids=lambda task: task.name)
-def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path: Path) -> None:
-    write_task(task, tmp_path, train=160)
-    tiny = tiny_data / "models/pretrained/tiny"
-    data = DataConfig(task=task.name, data_dir=tmp_path, teacher_dir=tiny, student_dir=tiny, max_length=32)
-    splits = load_features(task, tmp_path, tiny, 32)
-    finetuned = tmp_path / "models/finetuned"
-    teacher = prepare_teacher(task, splits, tiny, finetuned, [TEACHING], CPU, lambda evaluation: None)
-    assert teacher.metrics["score"] > 80 > teacher.majority["score"]
-    # A fine-tuned folder is taken as it is.
-    assert prepare_teacher(task, splits, teacher.folder, finetuned, [TEACHING], CPU, print).metrics == teacher.metrics
+@pytest.fixture(scope="module")
+def home(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a working folder with a copy of the tiny run, and of the data it was searched on."""
+    folder = tmp_path_factory.mktemp("export")
+    return shutil.copytree(tiny_run.parents[2], folder, dirs_exist_ok=True)
 
-    classroom = open_classroom(data, teacher, CPU, seed=0)
-    cached = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "teacher_cache").rglob("*.safetensors")}
-    assert cached == {"train", *task.dev_splits}
-    student, result = distill(classroom, PKD, TEACHING, lambda evaluation: None)
-    assert result.best.losses.kd > 0
 
-    save_file(student.state_dict(), tmp_path / "weights.safetensors")
-    target = tmp_path / "best" / "2-layer"
-    export_student(tmp_path / "weights.safetensors", 2, tiny, task, 0, target)
-    raw = load_raw(task, tmp_path)
-    dev = {name: raw[name] for name in task.dev_splits}
-    measured = measure(target, dev, task, 32)
-    # Training scores in bf16 where the processor has it, which swaps some ranks; a class changes only at a tie.
-    assert measured["metrics"] == pytest.approx(result.best.metrics, abs=2.0 if task.regression else 3.0)
+@pytest.fixture(scope="module")
+def ship(home: Path) -> Ship:
+    """Returns what runs the command in the working folder: exit code, standard output, standard error."""
 
-    plain = AutoModelForSequenceClassification.from_pretrained(target)
-    assert plain.config.num_labels == task.outputs
-    assert plain.config.problem_type == ("regression" if task.regression else None)
-    if not task.regression:
-        assert plain.config.id2label == dict(enumerate(task.labels))
+    def ship(*flags: str) -> tuple[int, str, str]:
+        output, errors = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, chdir(home), redirect_stdout(output), redirect_stderr(errors):
+            patch.setattr(sys, "argv", ["export", *flags])
+            code = run_command(make_parser(), export)
+        return code, output.getvalue(), errors.getvalue()
 
-    facts: dict[str, Any] = {
-        "layers": 2,
-        "trial": 0,
-        "settings": {},
-        "imitated_layers": [2],
-        "latency_ms": 1.0,
-        **measured,
+    return ship
+
+
+@pytest.fixture(scope="module")
+def shipped(home: Path, ship: Ship) -> tuple[Path, str]:
+    """Returns a folder with every form, and what the command printed."""
+    code, output, errors = ship(RUN, "--layers", "1", "--to", "out/shipped", "--onnx", "--int8")
+    assert code == 0, errors
+    assert errors.splitlines() == ["writing pytorch, onnx, int8", "loading and scoring each in a fresh process"]
+    return home / "out" / "shipped", output
+
+
+def student(home: Path) -> dict[str, Any]:
+    summary = json.loads((home / RUN / "summary.json").read_text())
+    (found,) = summary["students"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_folder_is_the_student_of_the_run(shipped: tuple[Path, str], home: Path) -> None:
+    folder, output = shipped
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    hugging_face = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
+    assert files == hugging_face | {"onnx/model.onnx", "onnx/model_quantized.onnx"}
+    assert [path.name for path in folder.parent.iterdir()] == ["shipped"]  # nothing unfinished beside it
+    kept = home / RUN / "best" / "1-layer" / "model.safetensors"
+    assert (folder / "model.safetensors").read_bytes() == kept.read_bytes()
+    assert output.splitlines()[-1] == str(folder)
+
+
+def test_onnx_computes_the_same_for_any_batch_and_length(shipped: tuple[Path, str]) -> None:
+    folder, _ = shipped
+    session = onnxruntime.InferenceSession(folder / "onnx/model.onnx")
+    assert {(each.name, *each.shape) for each in session.get_inputs()} == {
+        (name, "batch", "length") for name in ("input_ids", "attention_mask", "token_type_ids")
     }
-    whole = {"layers": 4, "name": "tiny", "latency_ms": 2.0, **measured}
-    write_card(facts, whole, task, "a command", target, demo=False)
-    card = (target / "README.md").read_text()
-    for name, value in measured["metrics"].items():
-        if name != "score":
-            assert f"value: {value:.2f}" in card
-    for split in dev:
-        assert f"      split: {task.split(split).hub}\n" in card
-    assert ("score from 0 to 5" if task.regression else "0 entailment, 1 neutral, 2 contradiction") in card
+    assert [(each.name, *each.shape) for each in session.get_outputs()] == [("logits", "batch", 2)]
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for words in ([1], [3, 60], [2, 40, 5, 1, 9, 9, 30]):
+        first, second = ["red green " * count for count in words], ["blue same"] * len(words)
+        inputs = dict(tokenizer(first, second, padding=True, return_tensors="np"))
+        (logits,) = session.run(["logits"], inputs)
+        with torch.inference_mode():
+            expected = model(**{name: torch.from_numpy(value) for name, value in inputs.items()}).logits.numpy()
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-def test_a_classifier_is_no_teacher_for_a_regression(tiny_data: Path, tmp_path: Path) -> None:
-    task, tiny = TASKS["STS-B"], tiny_data / "models/pretrained/tiny"
-    write_task(task, tmp_path)
-    splits = load_features(task, tmp_path, tiny, 32)
-    save_classifier(load_classifier(tiny, ("a", "b", "c"), seed=0), tiny, tmp_path / "nli")
-    with pytest.raises(UserError, match="its classifier has 3 outputs, but STS-B needs 1"):
-        prepare_teacher(task, splits, tmp_path / "nli", tmp_path, [TEACHING], CPU, print)
+def test_int8_holds_every_matrix_in_one_byte_a_weight(shipped: tuple[Path, str]) -> None:
+    folder, _ = shipped
+
+    def matrices(file: str) -> list[onnx.TensorProto]:
+        graph = onnx.load(folder / "onnx" / file).graph
+        return [each for each in graph.initializer if len(each.dims) == 2 and min(each.dims) > 1]
+
+    quantised, whole = matrices("model_quantized.onnx"), matrices("model.onnx")
+    assert {each.data_type for each in quantised} <= {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+    assert {each.data_type for each in whole} == {onnx.TensorProto.FLOAT}
+    assert sorted(tuple(each.dims) for each in quantised) == sorted(tuple(each.dims) for each in whole)
 
 
-def test_a_regression_teacher_must_beat_the_mean(tiny_data: Path, tmp_path: Path) -> None:
-    task, tiny = TASKS["STS-B"], tiny_data / "models/pretrained/tiny"
-    write_task(task, tmp_path)
-    splits = load_features(task, tmp_path, tiny, 32)
-    flat = load_classifier(tiny, (), seed=0)
-    flat.classifier.weight.data.zero_()
-    save_classifier(flat, tiny, tmp_path / "flat")
-    with pytest.raises(UserError, match=r"scores 0\.0 on STS-B dev, and always predicting the mean label scores 0\.0"):
-        prepare_teacher(task, splits, tmp_path / "flat", tmp_path, [TEACHING], CPU, print)
+def test_the_card_says_what_each_form_scores_weighs_and_takes(shipped: tuple[Path, str], home: Path) -> None:
+    folder, output = shipped
+    text = (folder / "README.md").read_text()
+    table = [line for line in output.splitlines() if line.startswith("|")]
+    assert "\n".join(table) in text
+    recorded = student(home)
+    accuracy, f1 = recorded["metrics"]["accuracy"], recorded["metrics"]["f1"]
+    for title, file in (("PyTorch, fp32", "model.safetensors"), ("ONNX, fp32", "onnx/model.onnx")):
+        (row,) = [line for line in table if f"| {title} |" in line]
+        size = (folder / file).stat().st_size / 1e6
+        assert row.startswith(f"| {title} | `{file}` | {size:.1f} MB | {f1:.1f} | {accuracy:.1f} |")
+        assert re.search(r"\| \d+\.\d ms \|$", row)
+    run = json.loads((home / RUN / "run.json").read_text())
+    assert f"Made with `{run['provenance']['command']}`." in text
+    assert "seed 42;" in text
+    card = ModelCard(text).data
+    assert card.pipeline_tag == "text-classification"
+    assert "onnx" in card.tags
+    assert {(each.metric_type, each.metric_value) for each in card.eval_results or []} == {
+        ("f1", round(f1, 2)),
+        ("accuracy", round(accuracy, 2)),
+    }
+
+
+def test_the_code_in_the_card_runs(shipped: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = shipped
+    text = (folder / "README.md").read_text().split("---\n", maxsplit=2)[2]
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, flags=re.MULTILINE)
+    assert len(blocks) == 2
+    for block in blocks:
+        code = re.sub(r"^    ", "", block, flags=re.MULTILINE)
+        exec(re.sub("PATH( OR NAME)? OF THIS FOLDER", str(folder), code), {})
+    classified, logits = capsys.readouterr().out.splitlines()
+    assert classified.startswith("{'label': '")
+    assert logits.startswith("[[")
+
+
+def test_int8_alone_leaves_no_fp32_onnx(tmp_path: Path, shipped: tuple[Path, str]) -> None:
+    from pkd_tune.deployment.conversion import write_forms
+
+    folder, _ = shipped
+    shutil.copytree(folder, tmp_path / "student", ignore=shutil.ignore_patterns("onnx"))
+    write_forms(tmp_path / "student", ["pytorch", "int8"])
+    assert [path.name for path in (tmp_path / "student" / "onnx").iterdir()] == ["model_quantized.onnx"]
+
+
+@contextmanager
+def changed(file: Path, change: Callable[[str], str]) -> Iterator[None]:
+    """Changes a file for as long as the context lasts."""
+    before = file.read_text()
+    file.write_text(change(before))
+    try:
+        yield
+    finally:
+        file.write_text(before)
+
+
+def test_a_student_that_does_not_score_as_recorded_is_refused(home: Path, ship: Ship) -> None:
+    def lower(text: str) -> str:
+        record = json.loads(text)
+        record["students"][0]["metrics"]["score"] -= 10
+        return json.dumps(record)
+
+    with changed(home / RUN / "summary.json", lower):
+        code, output, errors = ship(RUN, "--layers", "1", "--to", "refused/student")
+    assert (code, output) == (1, "")
+    assert re.search(r"refused: PyTorch, fp32 scores [\d.]+ instead of [\d.]+; at most 2\.50 points off", errors)
+    assert list((home / "refused").iterdir()) == []
+
+
+def _no_run_json(home: Path) -> None:
+    (home / RUN / "run.json").unlink()
+
+
+def _no_summary(home: Path) -> None:
+    (home / RUN / "summary.json").unlink()
+
+
+def _no_student(home: Path) -> None:
+    shutil.rmtree(home / RUN / "best")
+
+
+def _no_data(home: Path) -> None:
+    shutil.move(home / "data", home / "moved")
+
+
+def _no_dev(home: Path) -> None:
+    (home / "data/data_raw/MRPC/dev.tsv").unlink()
+
+
+def _full(home: Path) -> None:
+    (home / "new").mkdir()
+    (home / "new" / "thesis.tex").touch()
+
+
+def _file(home: Path) -> None:
+    (home / "new").touch()
+
+
+def _unchanged(home: Path) -> None:
+    pass
+
+
+TO = ("--to", "new")
+MISTAKES = {
+    "no-run": (_unchanged, ("results/MRPC/other", "--layers", "1", *TO), ["results/MRPC/other: no run.json there"]),
+    "no-run-json": (_no_run_json, (RUN, "--layers", "1", *TO), ["no run.json there; give the folder of a run"]),
+    "unfinished": (_no_summary, (RUN, "--layers", "1", *TO), ["has not ended", "python -m pkd_tune.search --gpus 0"]),
+    "layers": (
+        _unchanged,
+        (RUN, "--layers", "3", *TO),
+        ["--layers 3 --method pkd", "no such student; it has pkd with 1"],
+    ),
+    "method": (_unchanged, (RUN, "--layers", "1", "--method", "kd", *TO), ["--method kd", "it has pkd with 1"]),
+    "no-student": (_no_student, (RUN, "--layers", "1", *TO), ["best/1-layer: no model.safetensors there"]),
+    "no-data": (
+        _no_data,
+        (RUN, "--layers", "1", *TO),
+        ["/data, which holds the dev split, is not there", "--data-dir"],
+    ),
+    "data-dir": (_unchanged, (RUN, "--layers", "1", *TO, "--data-dir", "nowhere"), ["nowhere, which holds the dev"]),
+    "dev": (_no_dev, (RUN, "--layers", "1", *TO), ["dev.tsv"]),
+    "full": (_full, (RUN, "--layers", "1", *TO), ["--to", "something in it; give a new folder, or empty this one"]),
+    "file": (_file, (RUN, "--layers", "1", *TO), ["--to", "is a file; give a new folder"]),
+    "working-folder": (_unchanged, (RUN, "--layers", "1", "--to", "."), ["--to", "there is something in it"]),
+}
+
+
+@pytest.mark.parametrize(("damage", "flags", "says"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line(
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], None],
+    flags: tuple[str, ...],
+    says: list[str],
+) -> None:
+    shutil.copytree(tiny_run.parents[2], tmp_path, dirs_exist_ok=True)
+    damage(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["export", *flags])
+    assert run_command(make_parser(), export) == 2
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()
+    for words in says:
+        assert words in line
+    assert output.out == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_onnx_without_its_packages_names_the_extra(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+    code, _, errors = ship(RUN, "--layers", "1", *TO, "--int8")
+    assert code == 2
+    assert errors.endswith('--int8 needs onnxruntime: pip install "pkd_tune[onnx]"\n')
 
 
 def test_an_export_that_is_not_what_was_searched_is_refused() -> None:

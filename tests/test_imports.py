@@ -15,6 +15,7 @@ ROOMS = {
     "tuning": {"config", "glue", "distillation", "tuning"},
     "reporting": {"config", "reporting"},
     "benchmark": {"config", "glue", "distillation", "reporting", "benchmark"},
+    "deployment": {"config", "glue", "distillation", "reporting", "deployment"},
 }
 OWN_ROOM = {"ray": "tuning", "optuna": "tuning"}
 NOT_IN_REPORTING = {"torch", "transformers", "ray", "optuna", "datasets"}

@@ -1,6 +1,7 @@
 """Runs the trials of the studies on Ray to their end, and keeps their files in bounds."""
 
 import logging
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -10,6 +11,7 @@ from typing import Any
 import pkd_tune.tuning.cluster  # noqa: F401 - first: it sets what Ray reads when it is imported
 
 from ray import tune  # isort: skip
+from tqdm import tqdm
 
 from pkd_tune.tuning.arms import Assignment
 from pkd_tune.tuning.progress import SearchBar
@@ -37,6 +39,8 @@ def run_search(
     *,
     storage: str | None = None,
     loggers: Sequence[str] = (),
+    quiet: bool = False,
+    verbose: bool = False,
     trainable: Callable[..., None] = run_trial,
 ) -> None:
     """Runs trials until the studies have no more, or until Ctrl-C. Ray must have been started.
@@ -52,15 +56,18 @@ def run_search(
         slots: How many trials at once, on what.
         storage: Where Ray keeps its own records instead, a path or URI that all nodes see.
         loggers: Services that get every result as well: wandb, mlflow.
+        quiet: Whether there is no progress bar.
+        verbose: Whether what goes to `run.log` is shown as well.
         trainable: What a trial runs.
     """
     workplace.folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(studies, workplace.folder)
     bar = SearchBar(studies, workplace.search.student_training.epochs)
+    callbacks: list[tune.Callback] = [] if quiet else [bar]
     # How trials end is in the journal, and the report says it; Ray would print a traceback for each.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
-        with _log_to(run_dir / "run.log"):
+        with _log_to(run_dir / "run.log", show=verbose):
             tune.Tuner(
                 tune.with_resources(tune.with_parameters(trainable, workplace=workplace), slots.resources),
                 tune_config=tune.TuneConfig(
@@ -76,7 +83,11 @@ def run_search(
                     name="ray",
                     storage_path=storage or str(run_dir),
                     failure_config=tune.FailureConfig(max_failures=RESTARTS),
-                    callbacks=[bar, Housekeeping(studies, workplace.folder), *_service_callbacks(loggers, run_dir)],
+                    callbacks=[
+                        *callbacks,
+                        Housekeeping(studies, workplace.folder),
+                        *_service_callbacks(loggers, run_dir),
+                    ],
                     verbose=0,
                 ),
             ).fit()
@@ -84,7 +95,7 @@ def run_search(
         bar.close()
 
 
-def disk_bytes(weights: int, studies: Studies, slots: Slots) -> int:
+def disk_bytes(weights: int, arms: int, slots: Slots) -> int:
     """Returns the most bytes that trials' files take at once.
 
     A running trial keeps a state of its weights, its best weights and two moments of the optimiser, and writes the
@@ -92,10 +103,10 @@ def disk_bytes(weights: int, studies: Studies, slots: Slots) -> int:
 
     Args:
         weights: Bytes of the deepest student.
-        studies: Say how many winners there will be.
+        arms: Depths and methods, each of which has winners.
         slots: Say how many trials run at once.
     """
-    return weights * (2 * 4 * slots.count + (KEPT_WEIGHTS + 1) * len(studies.plans))
+    return weights * (2 * 4 * slots.count + (KEPT_WEIGHTS + 1) * arms)
 
 
 def remove_leftovers(studies: Studies, folder: Path) -> None:
@@ -163,14 +174,25 @@ def _service_callbacks(names: Sequence[str], run_dir: Path) -> list[tune.Callbac
     return callbacks
 
 
+class BesideTheBar(logging.Handler):
+    """Prints messages above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one."""
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
 @contextmanager
-def _log_to(path: Path) -> Iterator[None]:
+def _log_to(path: Path, *, show: bool) -> Iterator[None]:
     """Sends what this room logs, and what Ray prints of dead processes, to a file and not to the terminal."""
     room = logging.getLogger("pkd_tune.tuning")
     with path.open("a", encoding="utf-8") as file, redirect_stdout(file):
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         room.addHandler(handler)
+        shown = BesideTheBar()
+        if show:
+            room.addHandler(shown)
         room.propagate = False
         room.setLevel(logging.INFO)
         try:
@@ -178,6 +200,7 @@ def _log_to(path: Path) -> Iterator[None]:
         finally:
             room.propagate = True
             room.removeHandler(handler)
+            room.removeHandler(shown)
 
 
 def _trial_name(trial: Any) -> str:

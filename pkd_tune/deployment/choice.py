@@ -1,0 +1,43 @@
+"""Which student of a run is meant, from the run's records alone."""
+
+from pathlib import Path
+from typing import Any
+
+from pkd_tune.config import UserError
+from pkd_tune.reporting.records import RUN, SUMMARY, read_json
+
+
+def finished_run(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns run.json and summary.json of a run that has students.
+
+    Raises:
+        UserError: When the folder is no run's, or its search has not got as far as a summary.
+    """
+    if not (run_dir / RUN).is_file():
+        raise UserError(f"{run_dir}: no {RUN} there; give the folder of a run, for example results/MRPC/minilm")
+    run = read_json(run_dir / RUN)
+    if not (run_dir / SUMMARY).is_file():
+        command = run["provenance"]["command"]
+        raise UserError(f"{run_dir}: its search has not ended, so there is no student yet; finish it with: {command}")
+    return run, read_json(run_dir / SUMMARY)
+
+
+def find_student(run_dir: Path, summary: dict[str, Any], layers: int, method: str) -> dict[str, Any]:
+    """Returns what a summary says of one student.
+
+    Args:
+        run_dir: Named in the error.
+        summary: Of summary.json.
+        layers: The student's depth.
+        method: How it was trained; `pkd` where the summary says nothing of it.
+
+    Raises:
+        UserError: When there is none such; says which there are.
+    """
+    students: dict[tuple[str, int], dict[str, Any]] = {
+        (student.get("method", "pkd"), student["layers"]): student for student in summary["students"]
+    }
+    if (method, layers) not in students:
+        there = ", ".join(f"{name} with {depth}" for name, depth in students) or "none"
+        raise UserError(f"--layers {layers} --method {method}: {run_dir} has no such student; it has {there}")
+    return students[method, layers]

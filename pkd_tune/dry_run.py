@@ -1,0 +1,107 @@
+"""What a search would cost on this machine, from a few timed steps at every depth. Nothing is trained or kept."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from pkd_tune.command_line import load_examples, say
+from pkd_tune.config import SearchConfig
+from pkd_tune.distillation.model_folder import WEIGHTS, layer_count
+from pkd_tune.glue.data import load_features, selection_splits
+from pkd_tune.glue.tasks import TASKS
+from pkd_tune.pipeline import plan_search
+from pkd_tune.reporting.blocks import Table, markdown
+from pkd_tune.reporting.words import plural
+from pkd_tune.request import Request
+from pkd_tune.timing import TIMED_STEPS, Cost, time_student, time_teacher
+from pkd_tune.tuning.arms import Plan
+from pkd_tune.tuning.engine import KEPT_WEIGHTS, disk_bytes
+from pkd_tune.tuning.sampling import REDUCTION, WARM_UP_TRIALS
+from pkd_tune.tuning.slots import Slots
+
+
+def dry_run(request: Request) -> int:
+    """Prints the plan of a search; returns the exit code."""
+    config = request.config
+    data, task = config.data, TASKS[config.data.task]
+    plans = plan_search(request)
+    slots = request.slots or Slots(device="cuda", count=request.gpus or 1)
+    device = torch.device(slots.device if torch.cuda.is_available() else "cpu")
+    load_examples(task, data.data_dir, demo=request.demo)
+    features = load_features(task, data.data_dir, data.student_dir, data.max_length)
+    splits = selection_splits(task, features, data.select_on)
+    torch.set_num_threads(1 if device.type == "cpu" else torch.get_num_threads())
+    costs = {}
+    for depth in config.depths:
+        say(f"timing a student of {plural(depth, 'layer')}")
+        costs[depth] = time_student(config, splits, depth, device)
+    say(f"timing the teacher, {plural(layer_count(data.teacher_dir), 'layer')}")
+    teacher_seconds = time_teacher(config, splits, device)
+    weights = (data.student_dir / WEIGHTS).stat().st_size
+    print(plan_text(config, plans, slots, costs, teacher_seconds, disk_bytes(weights, len(plans), slots)))
+    return 0
+
+
+def expected_evaluations(trials: int, evaluations: int, *, early_stopping: bool) -> float:
+    """Returns how many evaluations the trials of one study get, when half of those that reach a rung go on.
+
+    The first few pass a rung in any case; the best are never stopped.
+    """
+    if not early_stopping:
+        return float(trials * evaluations)
+    total, reaching, done, rung = 0.0, float(trials), 0, 1
+    while rung < evaluations:
+        total += reaching * (rung - done)
+        reaching = min(reaching, WARM_UP_TRIALS) + max(0.0, reaching - WARM_UP_TRIALS) / REDUCTION
+        done, rung = rung, rung * 2
+    return total + reaching * (evaluations - done)
+
+
+def plan_text(
+    config: SearchConfig, plans: Sequence[Plan], slots: Slots, costs: Mapping[int, Cost], teacher: float, disk: int
+) -> str:
+    """Returns the plan as a person reads it."""
+    training = config.student_training
+    evaluations = training.epochs * training.evaluations_per_epoch
+    rows, expected, most = [], 0.0, 0.0
+    for plan in plans:
+        cost = costs[plan.arm.depth]
+        each = cost.epoch / training.evaluations_per_epoch + cost.evaluation
+        likely = expected_evaluations(plan.quota, evaluations, early_stopping=config.early_stopping)
+        confirming = config.seeds * evaluations
+        epochs = (likely + confirming) / training.evaluations_per_epoch
+        expected += (likely + confirming) * each
+        most += (plan.quota * evaluations + confirming) * each
+        rows.append(
+            [
+                plural(plan.arm.depth, "layer"),
+                plan.arm.method,
+                plan.quota,
+                config.seeds,
+                f"{epochs:.0f} of {(plan.quota + config.seeds) * training.epochs}",
+                f"{cost.epoch:.1f} s",
+                f"{(likely + confirming) * each / 60:.1f} min",
+            ]
+        )
+    rungs = [2**i for i in range(evaluations.bit_length()) if 2**i < evaluations] if config.early_stopping else []
+    unit = "GPU-hours" if slots.device == "cuda" else "core-hours"
+    hours = expected / 3600 / slots.per_gpu
+    header = ["student", "method", "trials", "seeds", "epochs expected", "an epoch takes", "slot time"]
+    return "\n".join(
+        [
+            _table(header, rows),
+            "",
+            f"{plural(slots.count, 'trial')} at once on {slots.device}. Rungs at evaluations "
+            f"{', '.join(map(str, rungs)) or 'none'} of {evaluations}.",
+            f"Teacher, unless it is there already: {teacher / 60:.1f} min.",
+            f"Search and confirmation: about {expected / slots.count / 60:.1f} min, at most "
+            f"{most / slots.count / 60:.1f} min if nothing is stopped early.",
+            f"That is {hours:.2f} {unit}, at most {most / 3600 / slots.per_gpu:.2f}.",
+            f"Disk: at most {disk / 1e9:.2f} GB for the files of trials, of which the best {KEPT_WEIGHTS} a row stay.",
+            f"Timed alone, {TIMED_STEPS} steps a depth; trials that run at once share the machine and may be slower.",
+        ]
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    return markdown([Table(header, rows)]).strip()

@@ -1,0 +1,96 @@
+"""A teacher, a student and its exported folder for tasks that are not like MRPC, without Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import write_task
+from transformers import AutoModelForSequenceClassification
+
+from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig, UserError
+from pkd_tune.deployment.card import write_card
+from pkd_tune.deployment.conversion import export_student
+from pkd_tune.deployment.measuring import measure
+from pkd_tune.distillation.modeling import load_classifier
+from pkd_tune.distillation.student import distill, open_classroom
+from pkd_tune.distillation.teacher import prepare_teacher, save_classifier
+from pkd_tune.glue.data import load_features, load_raw
+from pkd_tune.glue.tasks import TASKS, Task
+
+CPU = torch.device("cpu")
+TEACHING = TrainingConfig(epochs=8, batch_size=16, learning_rate=4e-3, evaluations_per_epoch=1, seed=0)
+PKD = DistillConfig(student_layers=2, alpha=0.5, beta=10.0, temperature=5.0, strategy="skip", normalize=True)
+
+
+@pytest.mark.parametrize("task", [TASKS["STS-B"], TASKS["MNLI"]], ids=lambda task: task.name)
+def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path: Path) -> None:
+    write_task(task, tmp_path, train=160)
+    tiny = tiny_data / "models/pretrained/tiny"
+    data = DataConfig(task=task.name, data_dir=tmp_path, teacher_dir=tiny, student_dir=tiny, max_length=32)
+    splits = load_features(task, tmp_path, tiny, 32)
+    finetuned = tmp_path / "models/finetuned"
+    teacher = prepare_teacher(task, splits, tiny, finetuned, [TEACHING], CPU, lambda evaluation: None)
+    assert teacher.metrics["score"] > 80 > teacher.majority["score"]
+    # A fine-tuned folder is taken as it is.
+    assert prepare_teacher(task, splits, teacher.folder, finetuned, [TEACHING], CPU, print).metrics == teacher.metrics
+
+    classroom = open_classroom(data, teacher, CPU, seed=0)
+    cached = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "teacher_cache").rglob("*.safetensors")}
+    assert cached == {"train", *task.dev_splits}
+    student, result = distill(classroom, PKD, TEACHING, lambda evaluation: None)
+    assert result.best.losses.kd > 0
+
+    save_file(student.state_dict(), tmp_path / "weights.safetensors")
+    target = tmp_path / "best" / "2-layer"
+    export_student(tmp_path / "weights.safetensors", 2, tiny, task, 0, target)
+    raw = load_raw(task, tmp_path)
+    dev = {name: raw[name] for name in task.dev_splits}
+    measured = measure(target, dev, task, 32)
+    # Training scores in bf16 where the processor has it, which swaps some ranks; a class changes only at a tie.
+    assert measured["metrics"] == pytest.approx(result.best.metrics, abs=2.0 if task.regression else 3.0)
+
+    plain = AutoModelForSequenceClassification.from_pretrained(target)
+    assert plain.config.num_labels == task.outputs
+    assert plain.config.problem_type == ("regression" if task.regression else None)
+    if not task.regression:
+        assert plain.config.id2label == dict(enumerate(task.labels))
+
+    facts: dict[str, Any] = {
+        "layers": 2,
+        "trial": 0,
+        "settings": {},
+        "imitated_layers": [2],
+        "latency_ms": 1.0,
+        **measured,
+    }
+    whole = {"layers": 4, "name": "tiny", "latency_ms": 2.0, **measured}
+    write_card(facts, whole, task, "a command", target, seed=0, demo=False)
+    card = (target / "README.md").read_text()
+    for name, value in measured["metrics"].items():
+        if name != "score":
+            assert f"value: {value:.2f}" in card
+    for split in dev:
+        assert f"      split: {task.split(split).hub}\n" in card
+    assert ("score from 0 to 5" if task.regression else "0 entailment, 1 neutral, 2 contradiction") in card
+
+
+def test_a_classifier_is_no_teacher_for_a_regression(tiny_data: Path, tmp_path: Path) -> None:
+    task, tiny = TASKS["STS-B"], tiny_data / "models/pretrained/tiny"
+    write_task(task, tmp_path)
+    splits = load_features(task, tmp_path, tiny, 32)
+    save_classifier(load_classifier(tiny, ("a", "b", "c"), seed=0), tiny, tmp_path / "nli")
+    with pytest.raises(UserError, match="its classifier has 3 outputs, but STS-B needs 1"):
+        prepare_teacher(task, splits, tmp_path / "nli", tmp_path, [TEACHING], CPU, print)
+
+
+def test_a_regression_teacher_must_beat_the_mean(tiny_data: Path, tmp_path: Path) -> None:
+    task, tiny = TASKS["STS-B"], tiny_data / "models/pretrained/tiny"
+    write_task(task, tmp_path)
+    splits = load_features(task, tmp_path, tiny, 32)
+    flat = load_classifier(tiny, (), seed=0)
+    flat.classifier.weight.data.zero_()
+    save_classifier(flat, tiny, tmp_path / "flat")
+    with pytest.raises(UserError, match=r"scores 0\.0 on STS-B dev, and always predicting the mean label scores 0\.0"):
+        prepare_teacher(task, splits, tmp_path / "flat", tmp_path, [TEACHING], CPU, print)
