@@ -40,7 +40,7 @@ from pkd_tune.glue.data import check_source, load_features
 from pkd_tune.glue.hub import find_pretrained
 from pkd_tune.glue.tasks import find_trainable
 from pkd_tune.reporting.records import provenance, write_json
-from pkd_tune.reporting.tables import plural
+from pkd_tune.reporting.words import plural
 from pkd_tune.tuning.slots import Slots, choose_slots
 
 MRPC_LENGTHS = (19, 32, 36, 39, 41, 44, 45, 47, 50, 51, 53, 55, 57, 59, 61, 62, 64, 67, 70, 74, 103)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TypeAlias
 
-from pkd_tune.reporting.tables import plural
+from pkd_tune.reporting.words import plural
 
 Answer: TypeAlias = dict[str, float]
 Process: TypeAlias = "subprocess.Popen[str]"

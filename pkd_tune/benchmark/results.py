@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from pkd_tune.benchmark.race import Answer, Entry, Work
-from pkd_tune.reporting.tables import plural, table
+from pkd_tune.reporting.blocks import Table, Text, markdown
+from pkd_tune.reporting.words import plural
 
 CLASSES = 2
 COSTS = {
@@ -121,15 +122,15 @@ def _costs(found: Found, report_seconds: list[float]) -> dict[str, Any]:
 
 def as_text(record: Mapping[str, Any]) -> str:
     """Returns the tables of a bench: what the machine reaches, then speed and other costs for each depth."""
-    parts = [
-        f"{record['machine']}. {record['model']}. {record['data']}. Medians of {plural(record['repeats'], 'turn')}.",
-        "Matrix products: "
-        + ", ".join(
-            f"{precision} {_digits(peak['flops_per_second'] / 1e9)} GFLOP/s"
-            + ("" if peak["in_hardware"] else " (in software)")
-            for precision, peak in record["peaks"].items()
-        )
-        + ".",
+    products = ", ".join(
+        f"{precision} {_digits(peak['flops_per_second'] / 1e9)} GFLOP/s"
+        + ("" if peak["in_hardware"] else " (in software)")
+        for precision, peak in record["peaks"].items()
+    )
+    turns = plural(record["repeats"], "turn")
+    blocks: list[Text | Table] = [
+        Text(f"{record['machine']}. {record['model']}. {record['data']}. Medians of {turns}."),
+        Text(f"Matrix products: {products}."),
     ]
     for group in record["depths"]:
         rows = group["training"]
@@ -152,8 +153,8 @@ def as_text(record: Mapping[str, Any]) -> str:
             )
             for row in rows
         ]
-        parts += [table(header, lines), _remarks(rows, group["costs"])]
-    return "\n\n".join(parts)
+        blocks += [Table(header, lines), Text(_remarks(rows, group["costs"]))]
+    return markdown(blocks).rstrip()
 
 
 def _digits(number: float) -> str:
