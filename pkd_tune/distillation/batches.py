@@ -11,6 +11,9 @@ from torch import Tensor
 
 from pkd_tune.glue.data import Split
 
+SCORING_TOKENS = {"cpu": 2048, "cuda": 8192}
+"""Tokens in a batch that is scored. On a CPU more are slower: lengths differ more, and caches overflow."""
+
 WINDOW_BATCHES = 16
 """Examples are sorted by length inside windows of this many batches: little padding, order still nearly random."""
 
@@ -54,7 +57,7 @@ def training_batches(lengths_N: np.ndarray, batch_size: int, rng: np.random.Gene
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def scoring_batches(lengths_N: np.ndarray, tokens_per_batch: int = 8192) -> list[np.ndarray]:
+def scoring_batches(lengths_N: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
     """Returns every example once, longest first, in batches of at most `tokens_per_batch` tokens with padding."""
     order_N = np.argsort(-lengths_N, kind="stable")
     batches = []

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import BertForSequenceClassification
 
-from pkd_tune.distillation.batches import Batch, collate, scoring_batches
+from pkd_tune.distillation.batches import SCORING_TOKENS, Batch, collate, scoring_batches
 from pkd_tune.distillation.modeling import Output, run
 from pkd_tune.glue.data import Split
 from pkd_tune.glue.tasks import Task, predictions, score
@@ -76,7 +76,7 @@ def outputs(
 ) -> Iterator[tuple[Batch, Output]]:
     """Yields every example once, in batches of similar length, with what the model says of them in evaluation mode."""
     model.eval()
-    for example_ids in scoring_batches(split.lengths):
+    for example_ids in scoring_batches(split.lengths, SCORING_TOKENS[model.device.type]):
         batch = collate(split, example_ids, model.device, model.config.pad_token_id)
         with torch.inference_mode(), nullcontext() if full_precision else mixed_precision(model.device):
             output = run(model, batch)
