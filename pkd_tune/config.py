@@ -9,6 +9,9 @@ from typing import Literal
 
 Strategy = Literal["skip", "last"]
 Init = Literal["pretrained", "teacher", "teacher-skip"]
+SelectOn = Literal["dev", "holdout"]
+Method = Literal["pkd", "pkd-skip", "pkd-last", "kd", "finetuned"]
+Sampler = Literal["tpe", "random", "grid"]
 
 
 class UserError(ValueError):
@@ -95,6 +98,19 @@ class DataConfig:
     init: Init = "pretrained"
     """What students start from: the first k layers of the pretrained model (the paper's way), the first k layers of the
     fine-tuned teacher, or every (N/k)-th layer of it up to its top."""
+    select_on: SelectOn = "dev"
+    """Which examples choose epochs, trials and the teacher: the official dev split, as in the paper, or a part of the
+    training split."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One of several searches that follow each other at every depth."""
+
+    method: Method
+    """What is searched."""
+    keep: tuple[str, ...] = ()
+    """Parameters whose values are those of the best student of the stage before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +124,18 @@ class SearchConfig:
     """How students are trained; each trial brings its own learning rate."""
     depths: tuple[int, ...]
     """Student depths to search, each in a study of its own."""
-    trials: int
-    """Trials in all, shared evenly between the depths; a larger total continues a finished search."""
+    stages: tuple[Stage, ...]
+    """Methods to search: those that keep nothing at once, the others after the stage before them."""
+    trials: int | None
+    """Trials of each PKD method, shared evenly between the depths; None: every setting of a finite space, at every
+    depth. A larger number continues a finished search."""
+    control_trials: int = 0
+    """Trials of each control, vanilla KD and fine-tuning alone, shared evenly between the depths."""
+    seeds: int = 0
+    """Trainings on fresh seeds that confirm the best settings of each method and depth."""
+    sampler: Sampler = "tpe"
+    """What chooses the settings."""
+    early_stopping: bool = True
+    """Whether trials that are not among the better half at a rung are stopped there."""
     seed: int = 42
     """Seeds the sampler; the trainings have their own."""

@@ -40,9 +40,10 @@ from pkd_tune.distillation.published import Published, published
 from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import provenance, write_json
-from pkd_tune.reporting.tables import metrics_text
+from pkd_tune.reporting.words import metrics_text
 from pkd_tune.tuning.slots import choose_slots
-from pkd_tune.tuning.space import Float, Space, find_space, load_space
+from pkd_tune.tuning.space import Float
+from pkd_tune.tuning.space_file import Space, find_space, load_space
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

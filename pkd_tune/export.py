@@ -1,33 +1,28 @@
 """Ships a student of a search: its Hugging Face folder, and ONNX and int8 forms of it, each loaded and scored again.
 
-    python -m pkd_tune.export results/MRPC/minilm --layers 3 --to mrpc-3-layer
-    python -m pkd_tune.export results/MRPC/minilm --layers 3 --to mrpc-3-layer --onnx --int8
-
-The search itself exports the best student of each depth into its run, with `export_best`.
+python -m pkd_tune.export results/MRPC/minilm --layers 3 --to mrpc-3-layer
+python -m pkd_tune.export results/MRPC/minilm --layers 3 --to mrpc-3-layer --onnx --int8
 """
 
 import argparse
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pkd_tune.command_line import Parser, Problems, check_writable, run_command, say
-from pkd_tune.config import SearchConfig, UserError
+from pkd_tune.config import UserError
 from pkd_tune.deployment.choice import find_student, finished_run
-from pkd_tune.distillation.layer_map import teacher_layers
-from pkd_tune.distillation.model_folder import WEIGHTS, model_name
-from pkd_tune.glue.data import RawSplit, check_source, load_raw
+from pkd_tune.distillation.model_folder import WEIGHTS
+from pkd_tune.glue.data import check_source, load_raw
 from pkd_tune.glue.tasks import TASKS, Task
-from pkd_tune.reporting.tables import metric_titles
+from pkd_tune.reporting.words import metric_titles
 
 if TYPE_CHECKING:
-    from pkd_tune.distillation.teacher import Teacher
-    from pkd_tune.tuning.study import Studies
+    pass
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What writing and running ONNX takes; the extra `onnx` installs them."""
@@ -181,96 +176,6 @@ def check_new(target: Path, problems: Problems) -> None:
         problems.found.append(f"--to {target}: is a file; give a new folder")
     elif target == Path.cwd():
         problems.found.append(f"--to {target}: is the working folder; give a new folder in it")
-
-
-def export_best(
-    config: SearchConfig,
-    teacher: "Teacher",
-    studies: "Studies",
-    dev: Mapping[str, RawSplit],
-    run_dir: Path,
-    command: str,
-    *,
-    demo: bool,
-) -> dict[str, Any]:
-    """Exports the best complete trial of each depth to `best/<k>-layer/` and measures teacher and students alike.
-
-    Args:
-        config: Of the search.
-        teacher: Of the search.
-        studies: Say which trial is best.
-        dev: What is scored: the task's dev splits by name.
-        run_dir: Holds the checkpoints and receives the folders.
-        command: What was run, for the model card.
-        demo: Whether the data is the made-up corpus.
-
-    Returns:
-        What summary.json holds.
-    """
-    from pkd_tune.deployment.card import write_card
-    from pkd_tune.deployment.conversion import export_student
-    from pkd_tune.deployment.forms import PYTORCH
-    from pkd_tune.deployment.measuring import latencies_ms, latency_machine, measure
-    from pkd_tune.tuning.study import Assignment
-    from pkd_tune.tuning.trial import checkpoint_path
-
-    data, task = config.data, TASKS[config.data.task]
-    start = data.student_dir if data.init == "pretrained" else teacher.folder
-    teacher_record: dict[str, Any] = {
-        "name": model_name(data.teacher_dir),
-        "layers": teacher.layers,
-        "finetuned_here": teacher.finetuned_here,
-        "majority": teacher.majority,
-        "baseline": task.baseline,
-        **measure(teacher.folder, dev, task, data.max_length),
-    }
-    students: list[dict[str, Any]] = []
-    for depth in config.depths:
-        best = studies.best(depth)
-        if best is None:
-            continue
-        settings = studies.settings(best)
-        target = run_dir / "best" / f"{depth}-layer"
-        weights = checkpoint_path(run_dir / "checkpoints", Assignment(depth, best.number))
-        if not weights.exists():
-            raise UserError(
-                f"{weights} is gone, and with it the best {depth}-layer student; start another run with --new"
-            )
-        export_student(weights, depth, start, task, config.student_training.seed, target)
-        student: dict[str, Any] = {
-            "layers": depth,
-            "trial": best.number,
-            "search_score": best.value,
-            "epoch": best.user_attrs["epoch"],
-            "settings": settings,
-            "imitated_layers": teacher_layers(settings["strategy"], depth, teacher.layers),
-            "folder": target.relative_to(run_dir).as_posix(),
-            **measure(target, dev, task, data.max_length),
-        }
-        check_reproduced(student, {name: len(split) for name, split in dev.items()})
-        students.append(student)
-    folders = [teacher.folder, *(run_dir / student["folder"] for student in students)]
-    timed = latencies_ms([(folder, PYTORCH) for folder in folders], dev[task.dev_splits[0]], data.max_length)
-    for model, latency in zip([teacher_record, *students], timed, strict=True):
-        model["latency_ms"] = latency
-    for student in students:
-        seed, folder = config.student_training.seed, run_dir / student["folder"]
-        write_card(student, teacher_record, task, command, folder, seed=seed, demo=demo)
-    return {"teacher": teacher_record, "students": students, "latency_on": latency_machine()}
-
-
-def check_reproduced(student: dict[str, Any], sizes: Mapping[str, int]) -> None:
-    """Refuses an exported student whose score is not its trial's.
-
-    Trials score in bf16 where the hardware has it and the export in fp32, which can move an example across the
-    boundary; so three examples of the smallest dev split, or one point, are let pass.
-
-    Raises:
-        RuntimeError: When the scores are further apart: what was exported is not what was searched.
-    """
-    exported, searched = student["metrics"]["score"], student["search_score"]
-    if abs(exported - searched) > max(1.0, 300 / min(sizes.values())):
-        raise RuntimeError(f"{student['folder']} scores {exported:.2f}, but its trial scored {searched:.2f}")
 
 
 if __name__ == "__main__":

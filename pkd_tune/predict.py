@@ -24,9 +24,9 @@ from pkd_tune.glue.scoring import predictions, split_metrics
 from pkd_tune.glue.submission import write_submission
 from pkd_tune.glue.tasks import TASKS, Task, find_task
 from pkd_tune.reporting.records import write_whole
-from pkd_tune.reporting.tables import METRIC_TITLES
+from pkd_tune.reporting.words import METRIC_TITLES
 from pkd_tune.tuning.slots import choose_slots
-from pkd_tune.tuning.space import find_space, load_space
+from pkd_tune.tuning.space_file import find_space, load_space
 
 Logits = dict[str, npt.NDArray[np.float32]]
 
@@ -68,7 +68,7 @@ def predict(args: argparse.Namespace, argv: list[str]) -> int:
     jobs, device_name = resolve(args)
     import torch  # takes seconds: only now, after everything quick has been checked
 
-    from pkd_tune.distillation import loop
+    from pkd_tune.distillation import inference
     from pkd_tune.distillation.modeling import load_classifier
 
     submitted: dict[str, dict[str, npt.NDArray[np.generic]]] = {}
@@ -77,7 +77,7 @@ def predict(args: argparse.Namespace, argv: list[str]) -> int:
         max_length = args.max_length or min(load_space(find_space("default")).max_length, length_limit(folder))
         splits = load_features(task, data_folder(args), folder, max_length)
         for name in wanted_splits(task, args):
-            logits_NC = loop.predict(model, splits[name], full_precision=True).numpy()
+            logits_NC = inference.predict(model, splits[name], full_precision=True).numpy()
             predicted_N = predictions(task, logits_NC)
             path = args.out / f"{task.name}-{name}.parquet"
             table = as_table(task, logits_NC, predicted_N, splits[name].labels)

@@ -19,7 +19,8 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pkd_tune.command_line import run_command
-from pkd_tune.export import check_reproduced, export, make_parser
+from pkd_tune.export import export, make_parser
+from pkd_tune.winners import check_reproduced
 
 Ship = Callable[..., tuple[int, str, str]]
 RUN = "results/MRPC/tiny"

@@ -6,8 +6,9 @@ from typing import Any
 
 from pkd_tune.deployment.forms import FORMS, INT8, ONNX, PYTORCH
 from pkd_tune.glue.tasks import Task, TaskSplit
+from pkd_tune.reporting.blocks import Table, markdown
 from pkd_tune.reporting.records import write_text
-from pkd_tune.reporting.tables import metric_titles, setting_text, table
+from pkd_tune.reporting.words import metric_titles, setting_text
 
 PKD = "with Patient Knowledge Distillation (Sun et al., EMNLP 2019, https://arxiv.org/abs/1908.09355)"
 KD = "with vanilla knowledge distillation (Hinton et al., 2015, https://arxiv.org/abs/1503.02531)"
@@ -46,7 +47,7 @@ def write_card(
         latency_on: What the forms' latencies were measured on.
     """
     titles = metric_titles(student["metrics"])
-    results = table(
+    results = _table(
         ["dev split, × 100", "this model", "teacher"],
         [
             [title, f"{student['metrics'][name]:.1f}", f"{teacher['metrics'][name]:.1f}"]
@@ -111,7 +112,7 @@ def forms_table(forms: Sequence[dict[str, Any]], titles: dict[str, str]) -> str:
         ]
         for measured in forms
     ]
-    return table(["form", "file", "size", *titles.values(), "latency"], rows)
+    return _table(["form", "file", "size", *titles.values(), "latency"], rows)
 
 
 def _forms(forms: Sequence[dict[str, Any]], titles: dict[str, str], latency_on: str) -> str:
@@ -182,3 +183,7 @@ def _index_entry(metrics: dict[str, float], task: Task, split: TaskSplit) -> str
     metrics:
 {values}
 """
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    return markdown([Table(header, rows)]).strip()

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from pkd_tune.deployment.forms import FORMS, PYTORCH, load
 from pkd_tune.glue.data import RawSplit
 from pkd_tune.glue.tasks import Task, predictions, score
-from pkd_tune.reporting.tables import plural
+from pkd_tune.reporting.words import plural
 
 LATENCY_EXAMPLES = 50
 """Single examples timed for a latency."""

@@ -3,7 +3,7 @@
 Shape suffixes: N examples of a split, B of a batch, T tokens of the batch's longest example.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -27,6 +27,15 @@ class Batch:
     """True where there is a token, False where there is padding."""
     labels_B: Tensor
     """Class ids, int64, or the labels of a regression task, fp32."""
+
+
+def in_parts(batch: Batch, parts: int) -> list[Batch]:
+    """Cuts a batch into at most that many batches of about equal size, none of them empty."""
+    size = -(-len(batch.labels_B) // parts)
+    return [
+        Batch(**{field.name: getattr(batch, field.name)[start : start + size] for field in fields(Batch)})
+        for start in range(0, len(batch.labels_B), size)
+    ]
 
 
 def training_batches(lengths_N: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:

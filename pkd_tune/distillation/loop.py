@@ -1,12 +1,12 @@
 """The only training loop: teacher, student without a teacher, KD and PKD differ in the step function they pass.
 
-Shape suffixes: N examples of a split, C classes.
+Shape suffixes: 4 and 5 the loss and its terms (total, ce, kd, pt), and the gradient norm.
 """
 
+import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -14,19 +14,30 @@ from torch import Tensor
 from transformers import BertForSequenceClassification
 
 from pkd_tune.config import TrainingConfig
-from pkd_tune.distillation.batches import Batch, collate, scoring_batches, training_batches
+from pkd_tune.distillation.batches import Batch, collate, in_parts, training_batches
+from pkd_tune.distillation.inference import Watcher, evaluate, mixed_precision
 from pkd_tune.distillation.losses import LossParts
-from pkd_tune.distillation.modeling import Output, run
+from pkd_tune.distillation.training_state import (
+    StateFile,
+    generator_states,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_generator_states,
+)
 from pkd_tune.glue.data import Split
-from pkd_tune.glue.tasks import Task, predictions, score
+from pkd_tune.glue.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 ADAM_EPSILON = 1e-6
 """BERT's own value, a hundred times PyTorch's default."""
 
-
 CONSTANT_SPREAD = 1e-3
 """Predictions that differ by less are all the same: it is the last digit of a submitted value, and class ids differ
 by 1."""
+
+FINITE_CHECK_STEPS = {"cpu": 1, "cuda": 25}
+"""After how many steps the loss is looked at: on a GPU every look waits for it."""
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -49,14 +60,18 @@ class Evaluation:
     """The task's metrics on its dev splits by name, times 100, and their `score`."""
     best_score: float
     """The highest score so far, this one included."""
-    losses: LossParts
-    """Means over the steps since the last evaluation, as scalar tensors."""
+    losses: dict[str, float]
+    """Means of total, ce, kd and pt over the steps since the last evaluation."""
     gradient_norm: float
     """Mean L2 norm before clipping since the last evaluation."""
     learning_rate: float
     """Of the last step."""
     degenerate: bool
     """True where every prediction is the same class, or the same value."""
+    watched: dict[str, float] = field(default_factory=dict)
+    """What the watcher saw."""
+    micro_batches: int = 1
+    """Parts in which a batch goes through the model: 2 after the device ran out of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +90,36 @@ def fit(
     task: Task,
     config: TrainingConfig,
     report: Callable[[Evaluation], None],
+    *,
     projection: torch.nn.Module | None = None,
+    watcher: Watcher | None = None,
+    state: StateFile | None = None,
 ) -> FitResult:
     """Trains the model in place and leaves it with the weights of its best evaluation.
 
     The schedule always spans all epochs, so scores at one point of two trainings are comparable. Dropout stays on in
     every epoch and the order of examples is new in each: the authors' released code does neither, by oversight.
 
+    Where the device runs out of memory, the batch is done again in two halves whose gradients are added up, and so are
+    all later ones: the effective batch stays.
+
     Args:
         model: Trained on the device it is on.
-        step: Returns the loss of a batch, with gradient to the model.
+        step: Returns the loss of a batch, with gradient to the model; its terms are means over the batch.
         train: Split with labels.
-        dev: The task's dev splits by name, with labels, scored `evaluations_per_epoch` times an epoch.
-        task: Says how the dev splits are scored.
+        dev: The splits by name, with labels, that are scored `evaluations_per_epoch` times an epoch.
+        task: Says how they are scored.
         config: Epochs, batch size, learning rate and the rest.
         report: Called after every evaluation; what it raises ends the training.
         projection: Trained along with the model when the step uses one; not part of the model.
+        watcher: Sees every evaluation.
+        state: Written at the end of epochs; a training that finds one goes on from there, to the same result as one
+            that was never interrupted. Evaluations before it are not reported again.
 
     Raises:
-        TrainingDivergedError: When a loss was not finite; found at the next evaluation.
+        TrainingDivergedError: When a loss was not finite.
     """
-    device, pad_id = model.device, model.config.pad_token_id
+    device = model.device
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     trained = [*model.named_parameters(), *(projection.named_parameters() if projection is not None else ())]
@@ -105,29 +129,47 @@ def fit(
     evaluate_after = _evaluation_steps(config, steps_per_epoch)
     best: Evaluation | None = None
     best_weights: dict[str, Tensor] = {}
-    sums_5 = torch.zeros(5, device=device)  # total, ce, kd, pt, gradient norm: read only at an evaluation
+    sums_5 = torch.zeros(5, device=device)  # total, ce, kd, pt, gradient norm
     steps_since = done = 0
-    for _ in range(config.epochs):
+    parts = 1
+    modules = {"model": model, **({} if projection is None else {"projection": projection})}
+    found = state.load() if state is not None else None
+    if found is not None:
+        tensors, facts = found
+        done, best = facts["done"], Evaluation(**facts["best"])
+        for name, module in modules.items():
+            module.load_state_dict(_under(name, tensors))
+        best_weights = {name: tensor.to(device) for name, tensor in _under("best", tensors).items()}
+        load_optimizer_tensors(optimizer, tensors)
+        set_generator_states(tensors, device)
+        rng.bit_generator.state = facts["rng"]
+    for epoch in range(done // steps_per_epoch, config.epochs):
         for example_ids in training_batches(train.lengths, config.batch_size, rng):
             model.train()
             learning_rate = config.learning_rate * schedule(done, total_steps, config.warmup_fraction)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
-            batch = collate(train, example_ids, device, pad_id)
-            with mixed_precision(device):
-                losses = step(batch)
-            losses.total.backward()  # type: ignore[no-untyped-call]
+            batch = collate(train, example_ids, device, model.config.pad_token_id)
+            losses_4 = _backward(step, batch, parts, device)
+            if losses_4 is None:
+                parts = 2
+                optimizer.zero_grad(set_to_none=True)
+                logger.warning("out of memory: going on with batches in two halves, their gradients added up")
+                losses_4 = _backward(step, batch, parts, device)
+                if losses_4 is None:
+                    raise MemoryError(f"out of memory with batches of {config.batch_size} in halves; lower batch_size")
             norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in trained], config.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            sums_5 += torch.stack([*losses, norm]).detach()
+            sums_5 += torch.cat([losses_4, norm.detach()[None]])
             steps_since, done = steps_since + 1, done + 1
+            if done in evaluate_after or done % FINITE_CHECK_STEPS[device.type] == 0:
+                means = (sums_5 / steps_since).tolist()
+                if not all(map(math.isfinite, means)):
+                    raise TrainingDivergedError(f"the loss was not finite at step {done} of {total_steps}")
             if done not in evaluate_after:
                 continue
-            means = (sums_5 / steps_since).cpu()
-            if not torch.isfinite(means).all():
-                raise TrainingDivergedError(f"the loss was not finite at step {done} of {total_steps}")
-            metrics, predicted = evaluate(model, dev, task)
+            metrics, predicted = evaluate(model, dev, task, watcher=watcher)
             improved = best is None or metrics["score"] > best.best_score
             evaluation = Evaluation(
                 number=evaluate_after.index(done) + 1,
@@ -136,10 +178,12 @@ def fit(
                 epochs=config.epochs,
                 metrics=metrics,
                 best_score=metrics["score"] if best is None or improved else best.best_score,
-                losses=LossParts(*means[:4]),
-                gradient_norm=means[4].item(),
+                losses=dict(zip(LossParts._fields, means[:4], strict=True)),
+                gradient_norm=means[4],
                 learning_rate=learning_rate,
                 degenerate=bool(np.ptp(np.concatenate([*predicted.values()])) < CONSTANT_SPREAD),
+                watched=watcher.read() if watcher is not None else {},
+                micro_batches=parts,
             )
             if improved:
                 best = evaluation
@@ -147,62 +191,27 @@ def fit(
             report(evaluation)
             sums_5.zero_()
             steps_since = 0
+        if state is not None and epoch + 1 < config.epochs and state.is_due():
+            assert best is not None
+            tensors = {
+                **{
+                    f"{name}.{key}": value
+                    for name, weights in {
+                        **{n: m.state_dict() for n, m in modules.items()},
+                        "best": best_weights,
+                    }.items()
+                    for key, value in weights.items()
+                },
+                **optimizer_tensors(optimizer),
+                **generator_states(device),
+            }
+            try:
+                state.write(tensors, {"done": done, "best": asdict(best), "rng": rng.bit_generator.state})
+            except OSError as error:
+                logger.warning("an interruption would now repeat more than an epoch: %s", error)
     assert best is not None
     model.load_state_dict(best_weights)
     return FitResult(best=best, last=evaluation)
-
-
-def evaluate(
-    model: BertForSequenceClassification, dev: Mapping[str, Split], task: Task, *, full_precision: bool = False
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Returns the task's metrics on its dev splits, times 100, and what the model predicts for each of them.
-
-    Raises:
-        UserError: When a split has no labels.
-    """
-    predicted = {
-        name: predictions(task, predict(model, split, full_precision=full_precision).numpy())
-        for name, split in dev.items()
-    }
-    return score(task, predicted, {name: split.labels for name, split in dev.items()}), predicted
-
-
-def predict(model: BertForSequenceClassification, split: Split, *, full_precision: bool = False) -> Tensor:
-    """Returns the logits of every example in the order of example ids: (N, C), fp32, on the CPU.
-
-    Args:
-        model: Put in evaluation mode, where it is left.
-        split: Labels are not looked at.
-        full_precision: fp32 throughout, as a plain reload of the exported model computes.
-    """
-    logits_NC = torch.empty(len(split), model.config.num_labels)
-    for batch, output in outputs(model, split, full_precision=full_precision):
-        logits_NC[batch.example_ids_B] = output.logits_BC.float().cpu()
-    return logits_NC
-
-
-def outputs(
-    model: BertForSequenceClassification, split: Split, *, full_precision: bool
-) -> Iterator[tuple[Batch, Output]]:
-    """Yields every example once, in batches of similar length, with what the model says of them in evaluation mode."""
-    model.eval()
-    for example_ids in scoring_batches(split.lengths):
-        batch = collate(split, example_ids, model.device, model.config.pad_token_id)
-        with torch.inference_mode(), nullcontext() if full_precision else mixed_precision(model.device):
-            output = run(model, batch)
-        yield batch, output
-
-
-def mixed_precision(device: torch.device) -> torch.autocast | nullcontext[None]:
-    """Returns bf16 autocast where the device multiplies bf16 matrices in hardware, else a context that does nothing.
-
-    Master weights, losses and optimiser state stay fp32 either way.
-    """
-    if device.type == "cuda":
-        supported = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        supported = torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16) if supported else nullcontext()
 
 
 def schedule(step: int, total_steps: int, warmup_fraction: float) -> float:
@@ -237,3 +246,36 @@ def _optimizer(parameters: list[tuple[str, torch.nn.Parameter]], config: Trainin
         {"params": plain, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, eps=ADAM_EPSILON, fused=True)
+
+
+def _backward(step: Callable[[Batch], LossParts], batch: Batch, parts: int, device: torch.device) -> Tensor | None:
+    """Adds the batch's gradients to the parameters; returns its total, ce, kd and pt, or None when memory ran out.
+
+    In several parts, losses and gradients are weighted by size: the terms are means, so that the sum is that of the
+    whole batch.
+    """
+    sums_4 = torch.zeros(4, device=device)
+    try:
+        for part in in_parts(batch, parts) if parts > 1 else [batch]:
+            with mixed_precision(device):
+                losses = step(part)
+            share = len(part.labels_B) / len(batch.labels_B)
+            (losses.total * share).backward()  # type: ignore[no-untyped-call]
+            sums_4 += share * torch.stack([*losses]).detach()
+        return sums_4
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+    # Only here, after the error and the frames it holds are gone, can the memory be given back.
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return None
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors whose names begin with a prefix and a dot, without it."""
+    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}

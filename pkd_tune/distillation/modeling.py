@@ -1,13 +1,14 @@
 """Load a BERT classifier, cut it to a depth, and run it for [CLS] alone.
 
-Shape suffixes: B examples, T tokens, Q query tokens, H hidden size, A attention heads, D head size, L layers,
-C classes.
+Shape suffixes: B examples, T tokens, S any number of tokens, H hidden size, A attention heads, D head size, X = B A,
+L layers, C classes.
 
 The models are Hugging Face's own classes, so that what is saved is standard. Only the forward pass is ours: it keeps
 the [CLS] state of every layer, and computes the top layer for [CLS] alone, since no other token of it reaches the
 logits.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from pkd_tune.config import UserError
 from pkd_tune.distillation.batches import Batch
+from pkd_tune.distillation.dropout import dropout
 
 _LAYER = "bert.encoder.layer."
 _MAY_BE_NEW = ("classifier.", "bert.pooler.")
@@ -103,33 +105,89 @@ def run(model: BertForSequenceClassification, batch: Batch) -> Output:
     The logits and [CLS] states equal those of the model's own forward pass; tests hold them together.
     """
     bert = model.bert
-    hidden_BTH = bert.embeddings(input_ids=batch.input_ids_BT, token_type_ids=batch.token_types_BT)
-    attend_B11T = batch.mask_BT[:, None, None, :]
+    hidden_BTH = _embed(bert.embeddings, batch)
+    bias_B1T = torch.zeros_like(batch.mask_BT, dtype=hidden_BTH.dtype).masked_fill_(~batch.mask_BT, -math.inf)[:, None]
     states = []
-    top = len(bert.encoder.layer) - 1
-    for depth, layer in enumerate(bert.encoder.layer):
-        queries_BQH = hidden_BTH[:, :1] if depth == top else hidden_BTH
-        hidden_BTH = _run_layer(layer, queries_BQH, hidden_BTH, attend_B11T)
+    *lower, top = bert.encoder.layer
+    for layer in lower:
+        context_BTH = _attend(layer.attention.self, hidden_BTH, bias_B1T)
+        hidden_BTH = _finish_layer(layer, context_BTH, hidden_BTH)
         states.append(hidden_BTH[:, 0])
-    pooled_BH = model.dropout(bert.pooler(hidden_BTH))
+    context_BH = _attend_from_cls(top.attention.self, hidden_BTH, bias_B1T)
+    states.append(_finish_layer(top, context_BH, hidden_BTH[:, 0]))
+    pooled_BH = dropout(bert.pooler(states[-1][:, None]), model.dropout)
     return Output(model.classifier(pooled_BH), torch.stack(states, dim=1))
 
 
-def _run_layer(layer: Any, queries_BQH: Tensor, hidden_BTH: Tensor, attend_B11T: Tensor) -> Tensor:
-    """Returns the layer's output for the query tokens, which attend to all tokens: (B, Q, H)."""
-    attention = layer.attention.self
+def _embed(embeddings: Any, batch: Batch) -> Tensor:
+    """Returns the input of the first layer: (B, T, H)."""
+    words_BTH = embeddings.word_embeddings(batch.input_ids_BT)
+    types_BTH = embeddings.token_type_embeddings(batch.token_types_BT)
+    positions_TH = embeddings.position_embeddings.weight[: words_BTH.shape[1]]
+    return dropout(embeddings.LayerNorm(words_BTH + types_BTH + positions_TH), embeddings.dropout)
 
-    def heads(x_BSH: Tensor) -> Tensor:
-        split_shape = (*x_BSH.shape[:2], attention.num_attention_heads, attention.attention_head_size)
-        return x_BSH.view(split_shape).transpose(1, 2)
 
-    context_BAQD = F.scaled_dot_product_attention(
-        heads(attention.query(queries_BQH)),
-        heads(attention.key(hidden_BTH)),
-        heads(attention.value(hidden_BTH)),
-        attn_mask=attend_B11T,
-        dropout_p=attention.dropout.p if layer.training else 0.0,
-    )
-    attended_BQH = layer.attention.output(context_BAQD.transpose(1, 2).flatten(-2), queries_BQH)
-    output_BQH: Tensor = layer.output(layer.intermediate(attended_BQH), attended_BQH)
-    return output_BQH
+def _attend(attention: Any, hidden_BTH: Tensor, bias_B1T: Tensor) -> Tensor:
+    """Returns what every token gathers from all tokens: (B, T, H)."""
+    projections = (attention.query, attention.key, attention.value)
+    weight_3HH = torch.cat([projection.weight for projection in projections])
+    bias_3H = torch.cat([projection.bias for projection in projections])
+    split_shape = (*hidden_BTH.shape[:2], 3, attention.num_attention_heads, attention.attention_head_size)
+    projected_3BATD = F.linear(hidden_BTH, weight_3HH, bias_3H).view(split_shape).permute(2, 0, 3, 1, 4)
+    query_BATD, key_BATD, value_BATD = projected_3BATD.unbind()
+    dropping = attention.training and attention.dropout.p > 0
+    if dropping and hidden_BTH.device.type == "cpu":  # PyTorch's fused kernel has no dropout there
+        context_BATD = _attend_and_drop(query_BATD, key_BATD, value_BATD, bias_B1T, attention.dropout)
+    else:
+        context_BATD = F.scaled_dot_product_attention(
+            query_BATD,
+            key_BATD,
+            value_BATD,
+            attn_mask=bias_B1T[:, None].to(query_BATD.dtype),
+            dropout_p=attention.dropout.p if dropping else 0.0,
+        )
+    return context_BATD.transpose(1, 2).flatten(-2)
+
+
+def _attend_and_drop(
+    query_BATD: Tensor, key_BATD: Tensor, value_BATD: Tensor, bias_B1T: Tensor, drop: torch.nn.Dropout
+) -> Tensor:
+    """Returns softmax(query key / sqrt(D) + bias) with dropout, times value: (B, A, T, D)."""
+    shape = query_BATD.shape
+    query_XTD, key_XTD, value_XTD = (x.reshape(-1, *shape[2:]) for x in (query_BATD, key_BATD, value_BATD))
+    bias_X1T = bias_B1T.repeat_interleave(shape[1], dim=0)
+    scores_XTT = torch.baddbmm(bias_X1T, query_XTD, key_XTD.transpose(1, 2), alpha=shape[-1] ** -0.5)
+    return torch.bmm(dropout(scores_XTT.softmax(-1), drop), value_XTD).view(shape)
+
+
+def _attend_from_cls(attention: Any, hidden_BTH: Tensor, bias_B1T: Tensor) -> Tensor:
+    """Returns what [CLS] gathers from all tokens: (B, H).
+
+    With a single query, the key and value matrices are applied to it and to what it gathers instead of to every token:
+    q . (K h + k) = (K' q) . h + q . k, and the sum of p (V h + v) over tokens is V (sum of p h) + v (sum of p).
+    """
+    heads = (attention.num_attention_heads, attention.attention_head_size)
+    query_BAD = attention.query(hidden_BTH[:, 0]).unflatten(-1, heads) * heads[1] ** -0.5
+    key_ADH, value_ADH = (m.weight.unflatten(0, heads) for m in (attention.key, attention.value))
+    key_AD, value_AD = (m.bias.unflatten(0, heads) for m in (attention.key, attention.value))
+    query_BAH = torch.einsum("bad,adh->bah", query_BAD, key_ADH)
+    offset_BA1 = (query_BAD * key_AD).sum(-1, keepdim=True)
+    scores_BAT = torch.bmm(query_BAH, hidden_BTH.transpose(1, 2)) + offset_BA1 + bias_B1T
+    share_BAT = dropout(scores_BAT.softmax(-1), attention.dropout)
+    gathered_BAH = torch.bmm(share_BAT, hidden_BTH)
+    bias_BAD = share_BAT.sum(-1, keepdim=True) * value_AD
+    context_BH: Tensor = (torch.einsum("bah,adh->bad", gathered_BAH, value_ADH) + bias_BAD).flatten(-2)
+    return context_BH
+
+
+def _finish_layer(layer: Any, context_BSH: Tensor, hidden_BSH: Tensor) -> Tensor:
+    """Returns the layer's output for tokens, given what they gathered and what they were before; any S, or none."""
+    hidden_BSH = _add_and_normalize(layer.attention.output, context_BSH, hidden_BSH)
+    return _add_and_normalize(layer.output, layer.intermediate(hidden_BSH), hidden_BSH)
+
+
+def _add_and_normalize(output: Any, x: Tensor, residual_BSH: Tensor) -> Tensor:
+    change_BSH = dropout(output.dense(x), output.dropout)
+    # Adding bf16 to fp32 on a CPU takes twenty times as long as converting first.
+    normalized_BSH: Tensor = output.LayerNorm(residual_BSH + change_BSH.to(residual_BSH.dtype))
+    return normalized_BSH

@@ -13,13 +13,15 @@ from transformers import BertForSequenceClassification
 from pkd_tune.config import DataConfig, DistillConfig, Init, TrainingConfig, UserError
 from pkd_tune.distillation.batches import Batch
 from pkd_tune.distillation.layer_map import start_layers, teacher_layers
+from pkd_tune.distillation.likeness import Likeness
 from pkd_tune.distillation.loop import Evaluation, FitResult, fit
 from pkd_tune.distillation.losses import LossParts, pkd_loss
 from pkd_tune.distillation.model_folder import weights_key
 from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.teacher_cache import TeacherOutputs, teacher_outputs
-from pkd_tune.glue.data import Split, load_features
+from pkd_tune.distillation.training_state import StateFile
+from pkd_tune.glue.data import Split, load_features, selection_splits
 from pkd_tune.glue.tasks import TASKS, Task, predictions, score
 
 REPRODUCTION_TOLERANCE = 0.5
@@ -33,13 +35,17 @@ class Classroom:
     task: Task
     train: Split
     dev: Mapping[str, Split]
-    """The task's dev splits by name."""
+    """What students are chosen on: splits under the names of the task's dev splits."""
+    official_dev: Mapping[str, Split]
+    """The task's own dev splits by name; the same unless a part of the training split chooses."""
     start: BertForSequenceClassification
     """The model that every student is cut from, on the CPU."""
     init: Init
     """Says which of its layers."""
     teacher_train: TeacherOutputs
     """What the teacher says of the training split."""
+    teacher_dev: Mapping[str, TeacherOutputs]
+    """What the teacher says of the splits students are chosen on."""
     device: torch.device
 
 
@@ -60,8 +66,9 @@ def open_classroom(
     """
     task = TASKS[data.task]
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
-    outputs = compute_teacher_outputs(data, teacher.folder, device, ("train", *task.dev_splits), verify=verify)
-    dev = {name: splits[name] for name in task.dev_splits}
+    chosen = selection_splits(task, splits, data.select_on)
+    outputs = compute_teacher_outputs(data, teacher.folder, device, tuple(chosen), verify=verify)
+    dev = {name: chosen[name] for name in task.dev_splits}
     predicted = {
         name: predictions(task, outputs[name].logits(torch.arange(len(split))).numpy()) for name, split in dev.items()
     }
@@ -73,11 +80,13 @@ def open_classroom(
         )
     return Classroom(
         task=task,
-        train=splits["train"],
+        train=chosen["train"],
         dev=dev,
+        official_dev={name: splits[name] for name in task.dev_splits},
         start=load_classifier(data.student_dir if data.init == "pretrained" else teacher.folder, task.labels, seed),
         init=data.init,
         teacher_train=outputs["train"],
+        teacher_dev={name: outputs[name] for name in task.dev_splits},
         device=device,
     )
 
@@ -106,6 +115,8 @@ def compute_teacher_outputs(
     """
     task = TASKS[data.task]
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
+    if data.select_on != "dev":
+        splits = selection_splits(task, splits, data.select_on)
     key = weights_key(teacher_dir)
 
     def load_teacher() -> BertForSequenceClassification:
@@ -122,6 +133,7 @@ def distill(
     config: DistillConfig,
     training: TrainingConfig,
     report: Callable[[Evaluation], None],
+    state: StateFile | None = None,
 ) -> tuple[BertForSequenceClassification, FitResult]:
     """Trains one student and returns it with the weights of its best evaluation.
 
@@ -132,6 +144,7 @@ def distill(
         config: The student's depth and the weights of the three loss terms.
         training: Learning rate, epochs, seed and the rest.
         report: Called after every evaluation; what it raises ends the training.
+        state: Lets an interrupted training go on from its last epoch.
 
     Raises:
         TrainingDivergedError: When the loss is not finite.
@@ -162,7 +175,18 @@ def distill(
             normalize=config.normalize,
         )
 
-    return student, fit(student, step, classroom.train, classroom.dev, classroom.task, training, report, projection)
+    return student, fit(
+        student,
+        step,
+        classroom.train,
+        classroom.dev,
+        classroom.task,
+        training,
+        report,
+        projection=projection,
+        watcher=Likeness(classroom.teacher_dev, imitated),
+        state=state,
+    )
 
 
 def _projection(student_width: int, teacher_width: int, seed: int) -> torch.nn.Linear | None:

@@ -14,10 +14,12 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 from pkd_tune.config import TrainingConfig, UserError
 from pkd_tune.distillation.batches import Batch
-from pkd_tune.distillation.loop import Evaluation, evaluate, fit
+from pkd_tune.distillation.inference import evaluate
+from pkd_tune.distillation.loop import Evaluation, fit
 from pkd_tune.distillation.losses import LossParts, finetune_loss
 from pkd_tune.distillation.model_folder import class_count, has_classifier, layer_count, model_name, weights_key
 from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
+from pkd_tune.distillation.training_state import StateFile
 from pkd_tune.glue.data import Split
 from pkd_tune.glue.tasks import Task, majority_score
 
@@ -109,6 +111,8 @@ def finetune(
 ) -> Path:
     """Returns the folder of a fine-tuned classifier, training it where no process has done so yet.
 
+    A training that was interrupted goes on from its last epoch.
+
     Args:
         task: What it must classify.
         splits: `train` and the task's dev splits, with labels.
@@ -133,19 +137,23 @@ def finetune(
         if finished.is_dir():
             return finished
         dev = {name: splits[name] for name in task.dev_splits}
+        states = [StateFile(finished.with_name(f".{finished.name}.{i}.training")) for i in range(len(configs))]
         best: tuple[float, BertForSequenceClassification] | None = None
-        for config in configs:
+        for config, state in zip(configs, states, strict=True):
             whole = load_classifier(pretrained_dir, task.labels, seed=config.seed)
             model = cut_to_layers(whole, range(1, layers + 1)).to(device)
 
             def step(batch: Batch, model: BertForSequenceClassification = model) -> LossParts:
                 return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
 
-            dev_score = fit(model, step, splits["train"], dev, task, config, report).best.best_score
+            fitted = fit(model, step, splits["train"], dev, task, config, report, state=state)
+            dev_score = fitted.best.best_score
             if best is None or dev_score > best[0]:
                 best = dev_score, model
         assert best is not None
         save_classifier(best[1], pretrained_dir, finished)
+        for state in states:
+            state.delete()
         return finished
 
 

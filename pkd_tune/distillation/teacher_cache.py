@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import BertForSequenceClassification
 
-from pkd_tune.distillation.loop import outputs
+from pkd_tune.distillation.inference import outputs
 from pkd_tune.glue.data import Split
 
 logger = logging.getLogger(__name__)

@@ -9,14 +9,16 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from filelock import FileLock
 
-from pkd_tune.config import UserError
+from pkd_tune.config import SelectOn, UserError
 from pkd_tune.glue.features import (
     DamagedFileError,
     Split,
     load_tokenizer,
     open_split,
+    take,
     tokenise,
     tokenizer_key,
     write_split,
@@ -28,9 +30,21 @@ from pkd_tune.glue.tsv import RawSplit, read_tsv, tsv_problems
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["RawSplit", "Split", "check_source", "load_features", "load_raw", "read_tsv", "row_count_notes"]
+__all__ = [
+    "RawSplit",
+    "Split",
+    "check_source",
+    "load_features",
+    "load_raw",
+    "read_tsv",
+    "row_count_notes",
+    "selection_splits",
+]
 
 logger = logging.getLogger(__name__)
+
+HOLDOUT_SHARE = 0.1
+"""Share of the training split that is held out for every dev split it stands in for."""
 
 _FORMAT = "1"  # Of the files of tokenised examples; another number makes every one be built again.
 
@@ -68,6 +82,30 @@ def load_raw(task: Task, data_dir: Path, hub_repository: str = "nyu-mll/glue") -
     if folder.is_dir():
         return _raw_from_folder(task, folder)
     return _raw_from_hub(task, _open_hub(task, data_dir, hub_repository))
+
+
+def selection_splits(task: Task, splits: dict[str, Split], select_on: SelectOn) -> dict[str, Split]:
+    """The splits a search works with: `train`, and those its choices are made on, under the names of the dev splits.
+
+    Args:
+        task: The task.
+        splits: From `load_features()`.
+        select_on: `dev`: the official dev splits, as the paper does. `holdout`: for each of them `HOLDOUT_SHARE` of the
+            training split, with its proportion of classes; training then has the rest, and the official dev splits
+            see nothing before all choices are made.
+    """
+    if select_on == "dev":
+        return {name: splits[name] for name in ("train", *task.dev_splits)}
+    from sklearn.model_selection import train_test_split
+
+    train = splits["train"]
+    rest, chosen = np.arange(len(train)), {}
+    for name in task.dev_splits:
+        strata = None if task.regression or train.labels is None else train.labels[rest]
+        size = max(task.outputs, int(HOLDOUT_SHARE * len(train)))
+        rest, held = train_test_split(rest, test_size=size, random_state=0, stratify=strata)
+        chosen[name] = take(train, name, np.sort(held))
+    return {"train": take(train, "train", np.sort(rest)), **chosen}
 
 
 def row_count_notes(task: Task, raw: dict[str, RawSplit]) -> list[str]:

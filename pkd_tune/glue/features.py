@@ -71,6 +71,23 @@ class Split:
         return np.diff(self.offsets)
 
 
+def take(split: Split, name: str, example_ids_M: npt.NDArray[np.int64]) -> Split:
+    """A split of its own made of some examples of another, which become its examples 0 .. M-1."""
+    lengths_M = split.lengths[example_ids_M]
+    offsets = np.concatenate([[0], np.cumsum(lengths_M)])
+    position_T = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths_M)
+    source_T = np.repeat(split.offsets[example_ids_M], lengths_M) + position_T
+    chosen = hashlib.sha256(f"{split.key}\0{name}\0".encode() + example_ids_M.astype("<i8").tobytes())
+    return Split(
+        name=name,
+        key=chosen.hexdigest()[:16],
+        input_ids=split.input_ids[source_T],
+        offsets=offsets,
+        first_lengths=split.first_lengths[example_ids_M],
+        labels=None if split.labels is None else split.labels[example_ids_M],
+    )
+
+
 def tokenizer_key(model_dir: Path) -> str:
     """Hash of the tokenizer's files in a model's folder.
 

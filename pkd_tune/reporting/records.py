@@ -1,7 +1,8 @@
-"""What a run leaves for reports: run.json, summary.json and trials.csv, written whole or not at all.
+"""What a run leaves for reports: run.json, summary.json, trials.csv and evaluations.csv, written whole or not at all.
 
-run.json says what was searched, on what and with what; summary.json, the teacher and the best student of each depth;
-trials.csv, every trial. A report needs these three files and nothing else.
+run.json says what was searched, on what and with what; summary.json, the teacher and the best student of each depth
+and method; trials.csv, every training; evaluations.csv, every scoring of the dev split during them. A report needs
+these files and nothing else; `run.py` reads them.
 """
 
 import importlib.metadata
@@ -21,7 +22,7 @@ import pandas as pd
 
 from pkd_tune.config import UserError
 
-RUN, SUMMARY, TRIALS = "run.json", "summary.json", "trials.csv"
+RUN, SUMMARY, TRIALS, EVALUATIONS = "run.json", "summary.json", "trials.csv", "evaluations.csv"
 
 
 def provenance(module: str, arguments: list[str]) -> dict[str, Any]:
@@ -74,17 +75,26 @@ def read_json(path: Path) -> dict[str, Any]:
     return record
 
 
-def write_trials(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes one line per trial; a column that only some trials have is empty in the others."""
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes one line per trial or evaluation; a column that only some rows have is empty in the others."""
     write_text(path, pd.DataFrame(rows).to_csv(index=False))
 
 
-def read_trials(path: Path) -> pd.DataFrame:
-    """Reads what `write_trials` wrote; a search without trials gives an empty table."""
+write_trials = write_rows
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Reads what `write_rows` wrote; no file, or one without rows, gives an empty table.
+
+    Raises:
+        UserError: When the file is no such table, as after somebody edited or cut it.
+    """
     try:
         return pd.read_csv(path)
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame({"depth": [], "state": []})
+    except (FileNotFoundError, pd.errors.EmptyDataError):
+        return pd.DataFrame()
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}); restore it, or start another run with --new") from error
 
 
 def plain(value: Any) -> Any:

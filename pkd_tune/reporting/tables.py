@@ -1,65 +1,87 @@
-"""report.md: a run's answer in one page of Markdown."""
+"""The words and tables of a run's report: the answer first, how it was made last."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+from pkd_tune.reporting.blocks import Block, Bullets, Heading, Table, Text, markdown
+from pkd_tune.reporting.making import background
+from pkd_tune.reporting.methods import CONTROLS, METHODS, in_order, student_title, unused_settings
+from pkd_tune.reporting.published_scores import PUBLISHED_NOTE, compares, published_dev, published_table
+from pkd_tune.reporting.records import write_text
+from pkd_tune.reporting.run import ENDED, Run, read_run
+from pkd_tune.reporting.words import (
+    METRIC_TITLES,
+    SETTING_SYMBOLS,
+    listed,
+    metric_titles,
+    metrics_text,
+    millions,
+    plural,
+    setting_text,
+    signed,
+    spread_text,
+)
 
-from pkd_tune.reporting.records import RUN, SUMMARY, TRIALS, read_json, read_trials, write_text
-
-WITHOUT_EFFECT_AT_ONE_LAYER = ("beta", "strategy", "normalize")
-
-METRIC_TITLES = {
-    "f1": "F1",
-    "accuracy": "accuracy",
-    "accuracy_mm": "accuracy (mm)",
-    "matthews": "Matthews correlation",
-    "pearson": "Pearson correlation",
-    "spearman": "Spearman correlation",
-}
+__all__ = [
+    "METRIC_TITLES",
+    "learnt_nothing",
+    "metric_titles",
+    "metrics_text",
+    "plural",
+    "results",
+    "setting_text",
+    "write_report",
+]
 
 
 def write_report(run_dir: Path) -> Path:
-    """Writes report.md from the run's records and returns its path."""
-    path = run_dir / "report.md"
-    write_text(path, report(read_json(run_dir / RUN), read_json(run_dir / SUMMARY), read_trials(run_dir / TRIALS)))
-    return path
+    """Writes report.md, report.html and plots/ from the records of a run folder; returns the path of report.md.
 
-
-def report(run: dict[str, Any], summary: dict[str, Any], trials: pd.DataFrame) -> str:
-    """Returns the report's text.
-
-    Args:
-        run: Of run.json.
-        summary: Of summary.json.
-        trials: Of trials.csv.
+    Raises:
+        UserError: When a record is damaged; nothing is written then.
     """
-    task = run["search"]["data"]["task"]
-    sections = [
-        f"# {task}: PKD students of {summary['teacher']['name']}",
-        *(["**A made-up demo corpus, not GLUE's.**"] if run["demo"] else []),
-        _results(summary),
-        "\n".join(_notes(run, summary, trials)),
-        "## Best settings",
-        _settings(summary["students"]),
-        "## Trials",
-        _trial_counts(run["search"]["depths"], trials),
-        "## How this was made",
-        _making(run, summary),
-    ]
-    return "\n\n".join(sections) + "\n"
+    # These load plotly, matplotlib and scikit-learn, which takes seconds.
+    from pkd_tune.reporting.figures_of_search import search_figures
+    from pkd_tune.reporting.figures_of_students import student_figures
+    from pkd_tune.reporting.page import page, plots_html
+    from pkd_tune.reporting.parallel import parallel_coordinates
+    from pkd_tune.reporting.plots import write_plots
+
+    run = read_run(run_dir)
+    before, after = results(run), background(run)
+    figures = [*search_figures(run), *student_figures(run)]
+    plots = plots_html(figures, parallel_coordinates(run))
+    write_plots(figures, run_dir / "plots")
+    write_text(run_dir / "report.html", page(f"{run.task}: students of {run.name}", before, plots, after))
+    write_text(run_dir / "report.md", markdown([*before, *after]))
+    return run_dir / "report.md"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Returns a Markdown table; the first column is left-aligned, the others right-aligned."""
-    lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def plural(count: int, noun: str) -> str:
-    """Returns the count with its noun, `1 layer` or `2 layers`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def results(run: Run) -> list[Block]:
+    """Returns the first half of the report: every student's scores and costs, and how sure they are."""
+    blocks: list[Block] = [Heading(f"{run.task}: students of {run.name}", 1)]
+    if run.demo:
+        blocks.append(Text("**A made-up demo corpus, not GLUE's.**"))
+    if run.teacher:
+        blocks.append(_results(run, run.teacher))
+    else:
+        blocks.append(Text(_UNFINISHED))
+    if gaps := [*_gaps(run), *run.missing]:
+        blocks.append(Bullets(gaps))
+    if not run.students:
+        return blocks
+    if comparisons := [_comparison(student, each) for student in run.students for each in student["against"]]:
+        blocks += [
+            Heading("Which differences are real"),
+            Bullets(comparisons),
+            Text("Intervals hold 95 % of a paired bootstrap over dev examples."),
+        ]
+    if any(student["confirmed"] for student in run.students):
+        blocks += [Heading("Confirmed on fresh seeds"), _confirmations(run)]
+    if compares(run):
+        blocks += [Heading("Published for BERT-base"), published_table(run), Text(PUBLISHED_NOTE)]
+    return [*blocks, Heading("How to read the scores"), Bullets(list(_notes(run)))]
 
 
 def learnt_nothing(student: dict[str, Any], teacher: dict[str, Any]) -> bool:
@@ -67,145 +89,170 @@ def learnt_nothing(student: dict[str, Any], teacher: dict[str, Any]) -> bool:
     return bool(student["metrics"]["score"] <= teacher["majority"]["score"] + 0.05)
 
 
-def metrics_text(metrics: dict[str, float]) -> str:
-    """Returns the metrics by name in one line, as in `F1 86.0, accuracy 80.0, mean 83.0`."""
-    return ", ".join(f"{title} {metrics[name]:.1f}" for name, title in metric_titles(metrics).items())
+_UNFINISHED = (
+    "**This search is not finished**: there is no summary.json yet. It has just begun, is still running, or was "
+    "killed; the same command again continues it."
+)
 
 
-def metric_titles(metrics: dict[str, float]) -> dict[str, str]:
-    """Returns the title of each metric, and of the score where it is the mean of several."""
-    names = [name for name in metrics if name != "score"]
-    titles = {name: METRIC_TITLES[name] for name in names}
-    return titles if len(names) == 1 else {**titles, "score": "mean"}
-
-
-def _results(summary: dict[str, Any]) -> str:
-    teacher = summary["teacher"]
+def _results(run: Run, teacher: dict[str, Any]) -> Table:
     titles = metric_titles(teacher["metrics"])
-    header = ["dev split", *titles.values(), "parameters", "size of teacher", "latency", "speed-up"]
-    rows = []
-    for name, model in [(f"teacher, {teacher['layers']} layers", teacher)] + [
-        (f"best student, {plural(student['layers'], 'layer')}", student) for student in summary["students"]
-    ]:
-        rows.append(
-            [
-                name,
-                *(f"{model['metrics'][metric]:.1f}" for metric in titles),
-                f"{model['parameters'] / 1e6:.{1 if model['parameters'] > 1e7 else 2}f} M",
-                f"{model['parameters'] / teacher['parameters']:.0%}",
-                f"{model['latency_ms']:.1f} ms",
-                f"{teacher['latency_ms'] / model['latency_ms']:.1f}×",
-            ]
-        )
-    majority = teacher["majority"]
-    rows.append([teacher["baseline"], *(f"{majority[metric]:.1f}" for metric in titles), "", "", "", ""])
-    return table(header, rows)
-
-
-def _notes(run: dict[str, Any], summary: dict[str, Any], trials: pd.DataFrame) -> list[str]:
-    students = summary["students"]
-    missing = [depth for depth in run["search"]["depths"] if depth not in {student["layers"] for student in students}]
-    lines = [
-        f"No trial of {plural(depth, 'layer')} reached the end of its training, so there is no student of that depth.\n"
-        for depth in missing
+    confirmed = any(student["confirmed"] for student in run.students)
+    beside = [published_dev(run.task, m["method"], m["layers"]) for m in run.students] if compares(run) else []
+    header = [
+        "dev split",
+        *(["confirmed score"] if confirmed else []),
+        "selection score",
+        *titles.values(),
+        "parameters",
+        "size on disk",
+        "latency",
+        "speed-up",
+        *(["published, dev"] if beside else []),
+        "settings",
     ]
-    lines += [
-        f"The best student of {plural(student['layers'], 'layer')} is no better than always predicting the "
-        f"{summary['teacher']['baseline']}: it has learnt nothing.\n"
-        for student in students
-        if learnt_nothing(student, summary["teacher"])
-    ]
-    ended = int(trials["state"].isin(["complete", "stopped early", "failed"]).sum())
-    if ended < run["search"]["trials"]:
-        lines.append(f"The search was cut short: {ended} of {run['search']['trials']} trials ended.\n")
-    lines += [
-        "Metrics are times 100, of the exported folder loaded again with plain `transformers` in fp32. A student's "
-        "score is a *selection score*: the best evaluation of the best trial, on the split that selected it, so it is "
-        "optimistic.",
-        "A trial's own score may differ a little: training computes in bf16 where the hardware does.",
-        f"Latency is the median of one forward pass for a single dev example in fp32 on {summary['latency_on']}.",
-    ]
-    return lines
+    blank = [""] * (1 + confirmed)
 
-
-def _settings(students: list[dict[str, Any]]) -> str:
-    if not students:
-        return "None: no trial was completed."
-    names = list(students[0]["settings"])
-    rows = []
-    for student in students:
-        imitated = student["imitated_layers"]
-        layers = ", ".join(f"{i}→{layer}" for i, layer in enumerate(imitated, start=1)) or "none"
-        values = [
-            "–" if not imitated and name in WITHOUT_EFFECT_AT_ONE_LAYER else setting_text(student["settings"][name])
-            for name in names
+    def costs(model: dict[str, Any]) -> list[str]:
+        return [
+            *(f"{model['metrics'][metric]:.1f}" for metric in titles),
+            f"{millions(model['parameters'])} ({model['parameters'] / teacher['parameters']:.0%})",
+            f"{model['size_mb']:.1f} MB",
+            f"{model['latency_ms']:.1f} ms",
+            f"{teacher['latency_ms'] / model['latency_ms']:.1f}×",
         ]
+
+    own = [published_dev(run.task, "teacher", teacher["layers"])] if beside else []
+    rows: list[list[str]] = [[f"teacher, {plural(teacher['layers'], 'layer')}", *blank, *costs(teacher), *own, ""]]
+    groups = []
+    for number, student in enumerate(run.students):
+        if number == 0 or student["layers"] != run.students[number - 1]["layers"]:
+            groups.append(len(rows))
+        selection = f"{student['search_score']:.1f}"
+        if student["trials_ended"]:
+            selection += f" (best of {student['trials_ended']})"
         rows.append(
             [
-                plural(student["layers"], "layer"),
-                student["trial"],
-                f"{student['search_score']:.1f}",
-                *values,
-                layers,
-                f"{student['epoch']:.1f}",
+                student_title(student),
+                *([_confirmed_text(student)] if confirmed else []),
+                selection,
+                *costs(student),
+                *beside[number : number + 1],
+                _settings_text(student),
             ]
         )
-    text = table(
-        ["student", "trial", "score in the search", *names, "student layer → teacher layer", "best epoch"], rows
-    )
-    if any(not student["imitated_layers"] for student in students):
-        text += "\n\nOne layer has no inner layer to imitate with: beta, strategy and normalize have no effect there."
-    return text
+    groups.append(len(rows))
+    majority = [f"{teacher['majority'][metric]:.1f}" for metric in titles]
+    rows.append([teacher["baseline"], *blank, *majority, *[""] * (len(header) - 1 - len(blank) - len(majority))])
+    return Table(header, rows, left=(0, len(header) - 1), groups=tuple(groups))
 
 
-def _trial_counts(depths: list[int], trials: pd.DataFrame) -> str:
-    states = ["complete", "stopped early", "failed", "interrupted"]
+def _confirmed_text(student: dict[str, Any]) -> str:
+    confirmed = student["confirmed"]
+    if not confirmed:
+        return "–"
+    return f"{spread_text(confirmed['mean'], confirmed['sd'])} (n = {len(confirmed['scores'])})"
+
+
+def _settings_text(student: dict[str, Any]) -> str:
+    """Returns a student's settings in one line, without those that have no effect."""
+    unused = unused_settings(student["method"], student["layers"])
+    words = []
+    for name, value in student["settings"].items():
+        if name in unused:
+            continue
+        match name:
+            case "strategy":
+                words.append(str(value))
+            case "normalize":
+                words.append("normalized" if value else "not normalized")
+            case _:
+                words.append(f"{SETTING_SYMBOLS.get(name, name)} {setting_text(value)}")
+    return ", ".join(words) or "–"
+
+
+def _gaps(run: Run) -> Iterator[str]:
+    """Yields what is missing or weak among the students, a sentence each."""
+    there = {(student["layers"], student["method"]) for student in run.students}
+    for depth in run.search["depths"] if run.teacher else []:
+        if lost := [m for m in in_order(run.search["methods"]) if (depth, m) not in there]:
+            names = listed([METHODS[method].title for method in lost], "or")
+            yield (
+                f"No trial of {names} with {plural(depth, 'layer')} reached the end of its training, so there is no "
+                "such student."
+            )
+    for student in run.students:
+        if run.teacher and learnt_nothing(student, run.teacher):
+            yield (
+                f"{student_title(student)}: no better than always predicting the {run.teacher['baseline']}; it has "
+                "learnt nothing."
+            )
+    methods = run.search["methods"]
+    wanted = sum(run.search["control_trials" if method in CONTROLS else "trials"] for method in methods)
+    ended = int(run.of_stage("search")["state"].isin(ENDED).sum())
+    if ended < wanted:
+        yield f"The search was cut short: {ended} of {wanted} trials ended."
+    wanted = run.search["seeds"] * len(run.students)
+    ended = int((run.of_stage("confirm")["state"] == "complete").sum())
+    if ended < wanted:
+        yield f"Not everything is confirmed: {ended} of {wanted} trainings on fresh seeds are complete."
+
+
+def _comparison(student: dict[str, Any], against: dict[str, Any]) -> str:
+    """Returns in words how a student compares with a control of its depth."""
+    name, other = METHODS[student["method"]].title, METHODS[against["method"]].title
+    depth = plural(student["layers"], "layer")
+    interval = f"95 % interval {signed(against['low'])} to {signed(against['high'])}"
+    if not against["distinguishable"]:
+        difference = signed(against["difference"])
+        return f"{depth}: {name} and {other} are **not distinguishable** (difference {difference}, {interval})."
+    word = "better" if against["difference"] > 0 else "worse"
+    return f"{depth}: {name} is **{word}** than {other} by {abs(against['difference']):.1f} points ({interval})."
+
+
+def _confirmations(run: Run) -> Table:
+    confirmed = [student for student in run.students if student["confirmed"]]
+    titles = metric_titles({**confirmed[0]["confirmed"]["metrics"], "score": None})
     rows = []
-    for depth in depths:
-        of_depth = trials[trials["depth"] == depth]
-        rows.append([plural(depth, "layer"), len(of_depth), *((of_depth["state"] == state).sum() for state in states)])
-    text = table(["depth", "started", *states], rows)
-    errors = trials["error"].dropna().value_counts() if "error" in trials else pd.Series(dtype=int)
-    return text + "".join(f"\n\n{count} failed with: `{error}`" for error, count in errors.items())
+    for student in confirmed:
+        record = student["confirmed"]
+        spreads = {**record["metrics"], "score": {"mean": record["mean"], "sd": record["sd"]}}
+        rows.append(
+            [
+                student_title(student),
+                len(record["scores"]),
+                *(spread_text(spreads[name]["mean"], spreads[name]["sd"]) for name in titles),
+                ", ".join(f"{score:.1f}" for score in record["scores"]),
+            ]
+        )
+    depths = [student["layers"] for student in confirmed]
+    groups = tuple(i for i in range(1, len(depths)) if depths[i] != depths[i - 1])
+    return Table(["mean ± sd", "n", *titles.values(), "score of each seed"], rows, groups=groups)
 
 
-def _making(run: dict[str, Any], summary: dict[str, Any]) -> str:
-    search, made = run["search"], run["provenance"]
-    training, teacher_trainings = search["student_training"], search["teacher_trainings"]
-    rates = ", ".join(f"{each['learning_rate']:g}" for each in teacher_trainings)
-    source = "used as it was given, not fine-tuned here"
-    if summary["teacher"]["finetuned_here"]:
-        source = f"fine-tuned here for {teacher_trainings[0]['epochs']} epochs at learning rate {rates}"
-        if len(teacher_trainings) > 1:
-            source += ", the best of them kept"
-    teacher = summary["teacher"]
-    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    facts = [
-        f"Command: `{made['command']}`",
-        *(f"Continued with: `{command}`" for command in run.get("continued_with", [])),
-        f"Teacher: {teacher['name']}, {teacher['layers']} layers, {source}.",
-        f"Students: first k layers of {teacher['name']}, {training['epochs']} epochs, batch size "
-        f"{training['batch_size']}, at most {search['data']['max_length']} word pieces, seed {training['seed']}.",
-        f"Search: {search['trials']} trials over depths {', '.join(map(str, search['depths']))}; TPE, one study per "
-        f"depth, seed {search['seed']}; trials below the median of their depth are stopped early.",
-        f"Space: {'; '.join(f'{name} {_parameter(spec)}' for name, spec in run['space'].items())}.",
-        f"Trials at once: {run['slots']['count']} on {run['slots']['device']}; {made['machine']}.",
-        f"Versions: Python {made['python']}, {versions}{', commit ' + made['git'] if made['git'] else ''}.",
-        f"Started {made['started']}.",
-        *(f"Student of {plural(student['layers'], 'layer')}: `{student['folder']}`" for student in summary["students"]),
-        "Every trial: `trials.csv`; TensorBoard: `tensorboard --logdir ray` in this folder.",
-    ]
-    return "\n".join(f"- {fact}" for fact in facts)
-
-
-def _parameter(spec: dict[str, Any]) -> str:
-    if "values" in spec:
-        return " or ".join(setting_text(value) for value in spec["values"])
-    return f"{spec['low']:g} to {spec['high']:g}{' (log)' if spec['log'] else ''}"
-
-
-def setting_text(value: Any) -> str:
-    """Returns a setting's value as people write it: three digits, yes or no."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _notes(run: Run) -> Iterator[str]:
+    """Yields what the columns mean."""
+    assert run.teacher is not None
+    names = listed(list(metric_titles(run.teacher["metrics"]).values()))
+    holdout = run.search["select_on"] == "holdout"
+    where = "a slice held out of train" if holdout else "the dev split that selected it"
+    yield (
+        f"*Selection score*: the best evaluation of the best trial, on {where}, so it is optimistic"
+        f"{'; dev played no part in the choice' if holdout else ''}."
+    )
+    if any(student["confirmed"] for student in run.students):
+        yield (
+            "*Confirmed score*: mean ± standard deviation of n new trainings with the same settings on fresh seeds, "
+            "each at its best evaluation."
+        )
+    elif run.search["seeds"] == 0:
+        yield "No student was trained again on fresh seeds, so no score here says how much chance is in it."
+    yield (
+        f"*{names[0].upper()}{names[1:]}*: times 100, of the exported folder loaded again with plain `transformers` in "
+        "fp32. A trial's own score may differ a little: training computes in bf16 where the hardware does."
+    )
+    yield f"*Latency*: median of one forward pass for a single dev example in fp32 on {run.latency_on}."
+    yield (
+        "*Settings*: of L = (1 − α)·CE + α·KD + β·PT at temperature T and peak learning rate lr; skip or last says "
+        "which teacher layers are imitated, normalized that [CLS] states are scaled to length 1 first."
+    )

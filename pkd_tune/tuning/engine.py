@@ -1,132 +1,183 @@
-"""Starts Ray, runs the trials of the studies to their end, and stops Ray again."""
+"""Runs the trials of the studies on Ray to their end, and keeps their files in bounds."""
 
 import logging
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from pkd_tune.config import SearchConfig
-from pkd_tune.distillation.teacher import Teacher
+import pkd_tune.tuning.cluster  # noqa: F401 - first: it sets what Ray reads when it is imported
 
-# Ray reads these when it is imported. Its own progress tables, tips and usage reports have no place in our output.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+from ray import tune  # isort: skip
 
-import ray
-from ray import tune
-
+from pkd_tune.tuning.arms import Assignment
 from pkd_tune.tuning.progress import SearchBar
 from pkd_tune.tuning.scheduler import StudyScheduler
 from pkd_tune.tuning.searcher import StudySearcher, assignment_of
 from pkd_tune.tuning.slots import Slots
-from pkd_tune.tuning.study import Assignment, Studies
-from pkd_tune.tuning.trial import checkpoint_path, run_trial
+from pkd_tune.tuning.study import Studies
+from pkd_tune.tuning.trial import Workplace, predictions_path, run_trial, state_path, weights_path
 
-OBJECT_STORE_BYTES = 128 * 2**20
-"""Nothing large goes through Ray's object store: trials read the shared files themselves."""
+KEPT_WEIGHTS = 3
+"""Complete trials of each depth and method whose best weights stay on disk."""
+
+REASON_LENGTH = 200
+"""Longest reason of a failed trial; a dead process fills a page of Ray's advice."""
+
+RESTARTS = 3
+"""Times a trial is started again after its process died, or was replaced."""
 
 
-def run_search(search: SearchConfig, teacher: Teacher, studies: Studies, run_dir: Path, slots: Slots) -> None:
-    """Runs trials until every depth has its quota, or until Ctrl-C.
+def run_search(
+    workplace: Workplace,
+    studies: Studies,
+    run_dir: Path,
+    slots: Slots,
+    *,
+    storage: str | None = None,
+    loggers: Sequence[str] = (),
+    trainable: Callable[..., None] = run_trial,
+) -> None:
+    """Runs trials until the studies have no more, or until Ctrl-C. Ray must have been started.
 
     Every trial's suggestion, scores and end are in the studies; TensorBoard events, one folder per trial, and Ray's own
-    records are under `ray/` in the run folder, the best weights of complete trials under `checkpoints/`.
+    records are under `ray/` in the run folder, the files of trials in the workplace's, and what happened to processes
+    in `run.log`.
+
+    Args:
+        workplace: What all trials share.
+        studies: Say what is to be run, and remember how it went.
+        run_dir: The run's folder.
+        slots: How many trials at once, on what.
+        storage: Where Ray keeps its own records instead, a path or URI that all nodes see.
+        loggers: Services that get every result as well: wandb, mlflow.
+        trainable: What a trial runs.
     """
-    checkpoints = run_dir / "checkpoints"
-    remove_leftovers(studies, checkpoints)
-    trainable = tune.with_parameters(
-        run_trial, search=search, teacher=teacher, device=slots.device, checkpoints=checkpoints
-    )
-    resources = {"cpu": 1, "gpu": 1} if slots.device == "cuda" else {"cpu": 1}
-    bar = SearchBar(studies)
-    with _stderr_to(run_dir / "ray-start.log"):
-        ray.init(
-            address="local",
-            _node_ip_address="127.0.0.1",  # listen on loopback only
-            num_cpus=slots.count,
-            num_gpus=slots.count if slots.device == "cuda" else 0,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+    workplace.folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(studies, workplace.folder)
+    bar = SearchBar(studies, workplace.search.student_training.epochs)
     # How trials end is in the journal, and the report says it; Ray would print a traceback for each.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, resources),
-            tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(studies),
-                scheduler=StudyScheduler(studies),
-                num_samples=-1,
-                max_concurrent_trials=slots.count,
-                reuse_actors=True,
-                trial_dirname_creator=_trial_name,
-                trial_name_creator=_trial_name,
-            ),
-            run_config=tune.RunConfig(
-                name="ray",
-                storage_path=str(run_dir),
-                callbacks=[bar, KeepBestWeights(studies, checkpoints)],
-                verbose=0,
-            ),
-        )
-        tuner.fit()
+        with _log_to(run_dir / "run.log"):
+            tune.Tuner(
+                tune.with_resources(tune.with_parameters(trainable, workplace=workplace), slots.resources),
+                tune_config=tune.TuneConfig(
+                    search_alg=StudySearcher(studies),
+                    scheduler=StudyScheduler(studies),
+                    num_samples=-1,
+                    max_concurrent_trials=slots.count,
+                    reuse_actors=True,
+                    trial_dirname_creator=_trial_name,
+                    trial_name_creator=_trial_name,
+                ),
+                run_config=tune.RunConfig(
+                    name="ray",
+                    storage_path=storage or str(run_dir),
+                    failure_config=tune.FailureConfig(max_failures=RESTARTS),
+                    callbacks=[bar, Housekeeping(studies, workplace.folder), *_service_callbacks(loggers, run_dir)],
+                    verbose=0,
+                ),
+            ).fit()
     finally:
         bar.close()
-        ray.shutdown()
 
 
-def remove_leftovers(studies: Studies, checkpoints: Path) -> None:
-    """Deletes weights that a killed search left behind: all but those of the best trial of each depth."""
-    best = {depth: studies.best(depth) for depth in studies.quota}
-    kept = {
-        checkpoint_path(checkpoints, Assignment(depth, trial.number))
-        for depth, trial in best.items()
-        if trial is not None
-    }
-    for path in checkpoints.glob("depth-*"):
+def disk_bytes(weights: int, arms: int, slots: Slots) -> int:
+    """Returns the most bytes that trials' files take at once.
+
+    A running trial keeps a state of its weights, its best weights and two moments of the optimiser, and writes the
+    next before it gives up the last; an ended one, its best weights.
+
+    Args:
+        weights: Bytes of the deepest student.
+        arms: Depths and methods, each of which has winners.
+        slots: Say how many trials run at once.
+    """
+    return weights * (2 * 4 * slots.count + (KEPT_WEIGHTS + 1) * arms)
+
+
+def remove_leftovers(studies: Studies, folder: Path) -> None:
+    """Deletes what a killed search left behind: all but what belongs to running, winning and confirming trials."""
+    kept = set()
+    for arm in studies.plans:
+        best = [Assignment(arm, "search", trial.number) for trial in studies.ranking(arm)[:KEPT_WEIGHTS]]
+        kept |= {weights_path(folder, assignment) for assignment in best}
+        for stage in ("search", "confirm"):
+            for trial in studies.trials(arm, stage):
+                if trial.state.name == "RUNNING":
+                    kept.add(state_path(folder, Assignment(arm, stage, trial.number)))
+        kept |= {predictions_path(folder, Assignment(arm, "confirm", t.number)) for t in studies.trials(arm, "confirm")}
+    for path in folder.iterdir():
         if path.is_file() and path not in kept:
             path.unlink()
 
 
-class KeepBestWeights(tune.Callback):
-    """Deletes the weights of every complete trial but the best of each depth, so that the disk does not fill."""
+class Housekeeping(tune.Callback):
+    """Ends trials that Ray has given up, and deletes files that are not needed: the disk must not fill.
 
-    def __init__(self, studies: Studies, checkpoints: Path) -> None:
+    What stays is the best weights of the best few trials.
+    """
+
+    def __init__(self, studies: Studies, folder: Path) -> None:
         self.studies = studies
-        self.checkpoints = checkpoints
+        self.folder = folder
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Deletes what the trial that just ended has outdone, or what it saved in vain."""
-        for assignment in self.studies.outdone(assignment_of(trial.config).depth):
-            checkpoint_path(self.checkpoints, assignment).unlink(missing_ok=True)
+        assignment = assignment_of(trial.config)
+        state_path(self.folder, assignment).unlink(missing_ok=True)
+        for outdone in self.studies.ranking(assignment.arm)[KEPT_WEIGHTS:]:
+            weights_path(self.folder, Assignment(assignment.arm, "search", outdone.number)).unlink(missing_ok=True)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Ends a trial whose process died too often, with the last line of its error for a reason."""
+        assignment = assignment_of(trial.config)
+        text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+        lines = text.strip().splitlines() or ["the trial's process died"]
+        logging.getLogger(__name__).error("%s: given up\n%s", assignment.name, text)
+        self.studies.fail(assignment, textwrap.shorten(lines[-1], REASON_LENGTH))
+        state_path(self.folder, assignment).unlink(missing_ok=True)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Notes that a trial is started again."""
+        logging.getLogger(__name__).info("%s: its process ended; it is started again", assignment_of(trial.config).name)
 
     def __getstate__(self) -> dict[str, Any]:
         """Keeps nothing: Ray pickles callbacks, and the journal is what lasts."""
         return {}
 
 
-@contextmanager
-def _stderr_to(path: Path) -> Iterator[None]:
-    """Sends what this process writes to standard error to the end of a file, C++ libraries included.
+def _service_callbacks(names: Sequence[str], run_dir: Path) -> list[tune.Callback]:
+    """Returns Ray's own callbacks that send results to a service."""
+    callbacks: list[tune.Callback] = []
+    if "wandb" in names:
+        from ray.air.integrations.wandb import WandbLoggerCallback
 
-    Ray's core says there what it finds odd about a machine, such as having no network; no setting of it keeps it quiet.
-    """
-    sys.stderr.flush()
-    saved = os.dup(2)
-    try:
-        with path.open("ab") as file:
-            os.dup2(file.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+        callbacks.append(WandbLoggerCallback(project="pkd_tune", group=run_dir.name))
+    if "mlflow" in names:
+        from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+        callbacks.append(MLflowLoggerCallback(experiment_name=f"pkd_tune {run_dir.parent.name} {run_dir.name}"))
+    return callbacks
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Sends what this room logs, and what Ray prints of dead processes, to a file and not to the terminal."""
+    room = logging.getLogger("pkd_tune.tuning")
+    with path.open("a", encoding="utf-8") as file, redirect_stdout(file):
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        room.addHandler(handler)
+        room.propagate = False
+        room.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            room.propagate = True
+            room.removeHandler(handler)
 
 
 def _trial_name(trial: Any) -> str:

@@ -1,11 +1,13 @@
-"""The one progress bar of a search: trials done, running, stopped early and failed, and the best score per depth."""
+"""The one progress bar of a search: stage, trials done, running, stopped early and failed, best scores, time left."""
 
 import sys
+import time
 from typing import Any, TextIO
 
 from ray import tune
 from tqdm import tqdm
 
+from pkd_tune.tuning.ledger import best_scores, counts, epochs_done
 from pkd_tune.tuning.study import Studies
 
 
@@ -15,17 +17,26 @@ class SearchBar(tune.Callback):
     On a terminal it is one line that stays; elsewhere (a pipe, nohup) it prints a line for each trial that ends.
     """
 
-    def __init__(self, studies: Studies, stream: TextIO | None = None) -> None:
+    def __init__(self, studies: Studies, epochs: float, stream: TextIO | None = None) -> None:
+        """Prepares the bar.
+
+        Args:
+            studies: What is counted.
+            epochs: Of a trial that is not stopped early.
+            stream: Where to draw; standard error where left out.
+        """
         self.studies = studies
+        self.epochs = epochs
         self.stream = stream or sys.stderr
         self.bar: Any = None
+        self.began = time.monotonic()
+        self.epochs_before = epochs_done(studies)
 
     def setup(self, **info: Any) -> None:
         """Draws the bar."""
         if self.stream.isatty():
-            total = sum(self.studies.quota.values())
-            layout = "search {n_fmt}/{total_fmt} {elapsed} {bar} {desc}"  # the bar takes what room is left
-            self.bar = tqdm(total=total, file=self.stream, dynamic_ncols=True, bar_format=layout, smoothing=0)
+            layout = "{desc}"  # a bar of characters would take the room that the numbers need at 80 columns
+            self.bar = tqdm(total=self.studies.total(), file=self.stream, dynamic_ncols=True, bar_format=layout)
         self._draw()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -51,21 +62,36 @@ class SearchBar(tune.Callback):
             self.bar.close()
 
     def text(self) -> str:
-        """Returns what the bar says, without the bar."""
-        counts = self.studies.counts()
-        best = {depth: self.studies.best_score(depth) for depth in self.studies.quota}
-        scores = ", ".join(f"{depth}L {'–' if score is None else f'{score:.1f}'}" for depth, score in best.items())
-        ended = f"{counts['stopped']} stopped early, {counts['failed']} failed"
-        return f"{scores} | {counts['running']} running, {ended}"
+        """Returns what the bar says."""
+        found = counts(self.studies)
+        ended = found["done"] + found["stopped"] + found["failed"]
+        searching = any(len(self.studies.trials(arm)) < self.studies.quota(arm) for arm in self.studies.plans)
+        stage = "search" if searching or not self.studies.seeds else "confirm"
+        scores = " ".join(
+            f"{depth}L {'–' if score is None else f'{score:.1f}'}" for depth, score in best_scores(self.studies).items()
+        )
+        states = f"{found['running']} running, {found['stopped']} stopped, {found['failed']} failed"
+        return f"{stage} {ended}/{self.studies.total()} {self._pace()}| {scores} | {states}"
+
+    def _pace(self) -> str:
+        """Returns epochs per second and the time left at that pace; nothing before the first epoch.
+
+        What is left counts every trial to its last epoch, so that it shrinks faster as trials are stopped early.
+        """
+        elapsed = time.monotonic() - self.began
+        done = epochs_done(self.studies)
+        if done <= self.epochs_before or elapsed <= 0:
+            return ""
+        per_second = (done - self.epochs_before) / elapsed
+        found = counts(self.studies)
+        left = (self.studies.remaining() + found["running"] / 2) * self.epochs / per_second
+        return f"{per_second:.2g} epochs/s {tqdm.format_interval(left)} left "
 
     def _draw(self, *, ended: bool = False) -> None:
-        counts = self.studies.counts()
-        finished = counts["done"] + counts["stopped"] + counts["failed"]
         if self.bar is not None:
-            self.bar.n = finished
             self.bar.set_description_str(self.text())
         elif ended:
-            print(f"search {finished}/{sum(self.studies.quota.values())} trials, {self.text()}", file=self.stream)
+            print(self.text(), file=self.stream)
 
     def __getstate__(self) -> dict[str, Any]:
         """Keeps nothing: Ray pickles callbacks, and a bar belongs to one process."""

@@ -15,23 +15,41 @@ class Slots:
     device: str
     """`cpu` or `cuda`."""
     count: int
-    """One per GPU, or one per CPU core."""
+    """Trials at once, over all machines."""
+    per_gpu: int = 1
+    """Trials that share a GPU; without meaning on the CPU."""
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray reserves for one trial."""
+        return {"cpu": 1, "gpu": 1 / self.per_gpu} if self.device == "cuda" else {"cpu": 1}
 
 
-def choose_slots(gpus: int | None) -> Slots:
-    """Returns a slot for each GPU asked for; for 0, a slot for each CPU core; for None, all GPUs found, else the CPU.
+def choose_slots(gpus: int | None, per_gpu: int = 1) -> Slots:
+    """Returns the slots of this machine.
+
+    Args:
+        gpus: A slot, or several, for each; 0: a slot for each CPU core; None: all GPUs found, else the CPU.
+        per_gpu: Trials that share a GPU.
 
     Raises:
         UserError: When there are fewer GPUs than asked for.
     """
-    found = torch.cuda.device_count()
+    return slots_among(torch.cuda.device_count(), len(os.sched_getaffinity(0)), gpus, per_gpu)
+
+
+def slots_among(found_gpus: int, cores: int, gpus: int | None, per_gpu: int) -> Slots:
+    """Returns the slots of a machine, or a cluster, that has these GPUs and CPU cores.
+
+    Raises:
+        UserError: When there are fewer GPUs than asked for.
+    """
     if gpus is not None and gpus < 0:
         raise UserError(f"--gpus must be 0 or more, but got {gpus}")
-    if gpus is not None and gpus > found:
-        raise UserError(
-            f"--gpus {gpus}: only {found} found here; give --gpus {found}" + (" (CPU)" if not found else "")
-        )
-    wanted = found if gpus is None else gpus
+    if gpus is not None and gpus > found_gpus:
+        cpu = " (CPU)" if not found_gpus else ""
+        raise UserError(f"--gpus {gpus}: only {found_gpus} found here; give --gpus {found_gpus}{cpu}")
+    wanted = found_gpus if gpus is None else gpus
     if wanted:
-        return Slots(device="cuda", count=wanted)
-    return Slots(device="cpu", count=len(os.sched_getaffinity(0)))
+        return Slots(device="cuda", count=wanted * per_gpu, per_gpu=per_gpu)
+    return Slots(device="cpu", count=max(1, cores))

@@ -1,19 +1,38 @@
-"""Search spaces: a TOML file becomes typed parameters and budgets. Data only, never executed.
+"""What trials choose from: typed parameters, the settings each method leaves open, and every setting of a finite space.
 
-A file has the tables [search], [teacher], [training] and [space]; `search_spaces/default.toml` explains each key.
+`space_file` reads them from TOML.
 """
 
-import math
-import tomllib
-from collections.abc import Callable
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import as_file, files
-from pathlib import Path
 from typing import Any
 
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import Trial
 
-from pkd_tune.config import Init, TrainingConfig, UserError
+from pkd_tune.config import Method
+
+Value = float | str | bool
+Settings = dict[str, Any]
+
+MOST_LISTED = 100_000
+"""Settings of a space beyond which it is treated like one that has a range of real numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Says when a parameter is chosen at all."""
+
+    parameters: tuple[tuple[str, Value], ...]
+    """Other parameters, and the value each must have."""
+    otherwise: Value
+    """The parameter's value when one of them has another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,204 +42,174 @@ class Float:
     low: float
     high: float
     log: bool
+    when: Condition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Int:
+    """A whole number between two bounds, both included."""
+
+    low: int
+    high: int
+    log: bool
+    when: Condition | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """One of a list of values; a list of one is a fixed value."""
 
-    values: tuple[float | str | bool, ...]
+    values: tuple[Value, ...]
+    when: Condition | None = None
 
 
-Parameter = Float | Choice
+Parameter = Float | Int | Choice
+Parameters = dict[str, Parameter]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Space:
-    """A whole space file."""
-
-    parameters: dict[str, Parameter]
-    """What each trial chooses: alpha, beta, temperature, learning_rate, strategy and normalize."""
-    trials: int
-    """Trials in all when --trials is not given."""
-    max_length: int
-    """Longest example in word pieces."""
-    teacher: tuple[TrainingConfig, ...]
-    """How the teacher is fine-tuned, once per learning rate."""
-    init: Init
-    """What students start from."""
-    training: TrainingConfig
-    """How students are trained, but for the learning rate, which each trial chooses."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """What a value must be."""
-
-    text: str
-    holds: Callable[[Any], bool]
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-_POSITIVE_COUNT = _Rule("a whole number of at least 1", _count)
-_RATE = _Rule("a number above 0", lambda value: _number(value) and value > 0)
-_PARAMETER_RULES = {
-    "alpha": _Rule("a number in [0, 1]", lambda value: _number(value) and 0 <= value <= 1),
-    "beta": _Rule("a number of at least 0", lambda value: _number(value) and value >= 0),
-    "temperature": _RATE,
-    "learning_rate": _RATE,
-    "strategy": _Rule('"skip" or "last"', lambda value: value in ("skip", "last")),
-    "normalize": _Rule("true or false", lambda value: isinstance(value, bool)),
-}
-_BUDGET_RULES = {
-    "search": {"trials": _POSITIVE_COUNT},
-    "teacher": {
-        "epochs": _POSITIVE_COUNT,
-        "learning_rates": _Rule(
-            "a list of numbers above 0",
-            lambda value: isinstance(value, list) and len(value) > 0 and all(map(_RATE.holds, value)),
-        ),
-    },
-    "training": {
-        "epochs": _POSITIVE_COUNT,
-        "batch_size": _POSITIVE_COUNT,
-        "max_length": _Rule("a whole number from 8 to 512", lambda value: _count(value) and 8 <= value <= 512),
-        "evaluations_per_epoch": _POSITIVE_COUNT,
-        "init": _Rule(
-            '"pretrained", "teacher" or "teacher-skip"',
-            lambda value: value in ("pretrained", "teacher", "teacher-skip"),
-        ),
-    },
-}
-
-
-def find_space(name: str | Path) -> Path:
-    """Returns the path of a space file: an existing file, or the name of a shipped one (`default`, `demo`).
-
-    Raises:
-        UserError: When there is neither.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path.resolve()
-    shipped = sorted(file.name for file in files("pkd_tune.search_spaces").iterdir() if file.name.endswith(".toml"))
-    if f"{name}.toml" in shipped:
-        with as_file(files("pkd_tune.search_spaces") / f"{name}.toml") as shipped_path:
-            return shipped_path.resolve()
-    names = ", ".join(file.removesuffix(".toml") for file in shipped)
-    raise UserError(f"--space {name}: no such file, nor a shipped space of that name ({names})")
-
-
-def load_space(path: Path) -> Space:
-    """Reads a space file.
-
-    Raises:
-        UserError: With every problem found: unknown or missing tables and keys, impossible values and ranges.
-    """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a TOML file: {error}") from error
-    problems = []
-    for table in _unknown(tables, [*_BUDGET_RULES, "space"]):
-        problems.append(f"{path}: unknown table or key {table!r}; known are [search], [teacher], [training], [space]")
-    budgets: dict[str, dict[str, Any]] = {}
-    for table, rules in _BUDGET_RULES.items():
-        budgets[table] = _table(tables, table)
-        problems += [
-            f"{path}: unknown key {key!r} in [{table}]; known are {', '.join(rules)}"
-            for key in _unknown(budgets[table], rules)
-        ]
-        problems += [
-            f"{path}: {key} in [{table}] must be {rule.text}, but is {budgets[table].get(key)!r}"
-            for key, rule in rules.items()
-            if not rule.holds(budgets[table].get(key))
-        ]
-    space = _table(tables, "space")
-    problems += [
-        f"{path}: unknown key {key!r} in [space]; known are {', '.join(_PARAMETER_RULES)}"
-        for key in _unknown(space, _PARAMETER_RULES)
-    ]
-    parameters: dict[str, Parameter] = {}
-    for key, rule in _PARAMETER_RULES.items():
-        try:
-            parameters[key] = _parameter(space, key, rule)
-        except ValueError as error:
-            problems.append(f"{path}: {error}")
-    if problems:
-        raise UserError(*problems)
-    training = {key: value for key, value in budgets["training"].items() if key not in ("max_length", "init")}
-    return Space(
-        parameters=parameters,
-        trials=budgets["search"]["trials"],
-        max_length=budgets["training"]["max_length"],
-        init=budgets["training"]["init"],
-        teacher=tuple(
-            TrainingConfig(**{**training, "epochs": budgets["teacher"]["epochs"], "learning_rate": rate})
-            for rate in budgets["teacher"]["learning_rates"]
-        ),
-        training=TrainingConfig(**training),
-    )
-
-
-def suggest(trial: Trial, parameters: dict[str, Parameter]) -> dict[str, Any]:
+def suggest(trial: Trial, parameters: Parameters) -> Settings:
     """Lets an Optuna trial choose a value for every parameter; those with one value are not put to it."""
-    chosen: dict[str, Any] = {}
-    for name, parameter in parameters.items():
+    chosen: Settings = {}
+    for name in _unconditional_first(parameters):
+        parameter = parameters[name]
+        if not _exists(parameter, chosen):
+            assert parameter.when is not None
+            chosen[name] = parameter.when.otherwise
+            continue
         match parameter:
             case Float(low, high, log):
                 chosen[name] = trial.suggest_float(name, low, high, log=log)
+            case Int(low, high, log):
+                chosen[name] = trial.suggest_int(name, low, high, log=log)
             case Choice((only,)):
                 chosen[name] = only
             case Choice(values):
                 chosen[name] = trial.suggest_categorical(name, values)
-    return chosen
+    return {name: chosen[name] for name in parameters}
 
 
-def _parameter(space: dict[str, Any], key: str, rule: _Rule) -> Parameter:
-    """Reads one parameter; raises ValueError with the reason, without the file's name."""
-    if key not in space:
-        raise ValueError(f"{key} is missing in [space]")
-    value = space[key]
-    if not isinstance(value, dict):
-        value = {"choices": [value]}
-    if "choices" in value:
-        if unknown := _unknown(value, ["choices"]):
-            raise ValueError(f"{key} in [space] has choices and {unknown[0]!r}; give one or the other")
-        choices = value["choices"]
-        if not isinstance(choices, list) or not choices:
-            raise ValueError(f"choices of {key} in [space] must be a list of at least one value")
-        if wrong := [choice for choice in choices if not rule.holds(choice)]:
-            raise ValueError(f"{key} in [space] must be {rule.text}, but one choice is {wrong[0]!r}")
-        return Choice(tuple(choices))
-    if unknown := _unknown(value, ["low", "high", "log"]):
-        raise ValueError(f"unknown key {unknown[0]!r} of {key} in [space]; known are low, high, log, choices")
-    low: Any = value.get("low")
-    high: Any = value.get("high")
-    log = value.get("log", False)
-    for name, bound in (("low", low), ("high", high)):
-        if not _number(bound) or not rule.holds(bound):
-            raise ValueError(f"{name} of {key} in [space] must be {rule.text}, but is {bound!r}")
-    if not isinstance(log, bool):
-        raise ValueError(f"log of {key} in [space] must be true or false, but is {log!r}")
-    if not low < high:
-        raise ValueError(f"low of {key} in [space] must be below high, but {low} is not below {high}")
-    if log and low == 0:
-        raise ValueError(f"low of {key} in [space] must be above 0 on a logarithmic scale, but is 0")
-    return Float(float(low), float(high), log)
+def settings_of(parameters: Parameters, suggested: Mapping[str, Any]) -> Settings:
+    """Returns the value of every parameter, from those that Optuna remembers: all but the fixed and the absent."""
+    chosen: Settings = {}
+    for name in _unconditional_first(parameters):
+        parameter = parameters[name]
+        if not _exists(parameter, chosen):
+            assert parameter.when is not None
+            chosen[name] = parameter.when.otherwise
+        elif name in suggested:
+            chosen[name] = suggested[name]
+        else:
+            chosen[name] = parameter.values[0] if isinstance(parameter, Choice) else None
+    return {name: chosen[name] for name in parameters}
 
 
-def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
-    table = tables.get(name, {})
-    return table if isinstance(table, dict) else {}
+def suggested_part(parameters: Parameters, settings: Settings) -> Settings:
+    """Returns those of a setting's values that Optuna would be asked for."""
+    return {
+        name: settings[name]
+        for name, parameter in parameters.items()
+        if _exists(parameter, settings) and distribution(parameter) is not None
+    }
 
 
-def _unknown(table: dict[str, Any], known: Any) -> list[str]:
-    return [key for key in table if key not in known]
+def for_method(parameters: Parameters, method: Method) -> Parameters:
+    """Returns what is left to choose for a method; what its loss does not use is fixed."""
+    fixed: dict[str, Value] = {}
+    match method:
+        case "finetuned":
+            fixed = {"alpha": 0.0, "beta": 0.0, "temperature": 1.0, "strategy": "skip", "normalize": False}
+        case "kd":
+            fixed = {"beta": 0.0, "strategy": "skip", "normalize": False}
+        case "pkd-skip" | "pkd-last":
+            fixed = {"strategy": method.removeprefix("pkd-")}
+    return fix(parameters, fixed)
+
+
+def fix(parameters: Parameters, values: Mapping[str, Value]) -> Parameters:
+    """Returns the parameters with some of them fixed, and conditions that this decides resolved."""
+    fixed: Parameters = {name: Choice((values[name],)) if name in values else p for name, p in parameters.items()}
+    known = {name: p.values[0] for name, p in fixed.items() if isinstance(p, Choice) and len(p.values) == 1}
+    return {
+        name: Choice((parameter.when.otherwise,))
+        if parameter.when is not None
+        and any(known.get(other, value) != value for other, value in parameter.when.parameters)
+        else parameter
+        for name, parameter in fixed.items()
+    }
+
+
+def contains(parameters: Parameters, settings: Settings) -> bool:
+    """Tells whether a setting could have been chosen."""
+
+    def within(parameter: Parameter, value: Any) -> bool:
+        if not _exists(parameter, settings):
+            return parameter.when is not None and bool(value == parameter.when.otherwise)
+        match parameter:
+            case Choice(values):
+                return value in values
+            case Int(low, high):
+                return isinstance(value, int) and low <= value <= high
+            case Float(low, high):
+                return bool(low <= value <= high)
+
+    return all(name in settings and within(parameter, settings[name]) for name, parameter in parameters.items())
+
+
+def all_settings(parameters: Parameters) -> list[Settings] | None:
+    """Returns every setting of a finite space once, the last parameter changing fastest; None when it is not finite.
+
+    A space of more than `MOST_LISTED` settings counts as not finite.
+    """
+    columns: list[list[Value]] = []
+    size = 1
+    for parameter in parameters.values():
+        match parameter:
+            case Float():
+                return None
+            case Int(low, high):
+                column: list[Value] = list(range(low, high + 1))
+            case Choice(values):
+                column = list(values)
+        columns.append(column)
+        size *= len(column)
+        if size > MOST_LISTED:
+            return None
+    found: dict[tuple[tuple[str, Any], ...], None] = {}
+    for values in itertools.product(*columns):
+        raw = dict(zip(parameters, values, strict=True))
+        found[tuple(settings_of(parameters, raw).items())] = None
+    return [dict(items) for items in found]
+
+
+def distribution(parameter: Parameter) -> BaseDistribution | None:
+    """Returns what Optuna chooses from; None for a fixed value."""
+    match parameter:
+        case Float(low, high, log):
+            return FloatDistribution(low, high, log=log)
+        case Int(low, high, log):
+            return IntDistribution(low, high, log=log)
+        case Choice((_,)):
+            return None
+        case Choice(values):
+            return CategoricalDistribution(values)
+
+
+def description(parameter: Parameter) -> dict[str, Any]:
+    """Returns a parameter as run.json has it."""
+    match parameter:
+        case Choice(values):
+            shown: dict[str, Any] = {"values": list(values)}
+        case Float(low, high, log) | Int(low, high, log):
+            shown = {"low": low, "high": high, "log": log, "int": isinstance(parameter, Int)}
+    if parameter.when is not None:
+        shown |= {"when": dict(parameter.when.parameters), "otherwise": parameter.when.otherwise}
+    return shown
+
+
+def _exists(parameter: Parameter, chosen: Settings) -> bool:
+    return parameter.when is None or all(chosen[name] == value for name, value in parameter.when.parameters)
+
+
+def _unconditional_first(parameters: Parameters) -> list[str]:
+    """Returns the names in an order in which conditions can be decided: they name unconditional parameters only."""
+    return sorted(parameters, key=lambda name: parameters[name].when is not None)

@@ -1,227 +1,298 @@
-"""One Optuna study per depth in one journal file: the only memory of what was tried.
+"""Optuna studies in one journal file, the only memory of what was tried: one per depth and method, and one that
+confirms its winner.
 
 Searcher and scheduler both speak to this module, in the driver process. Whatever happens to Ray or to this process,
-the journal says which trials there were and how they ended.
+the journal says which trials there were, how far they got and how they ended.
 """
 
-import warnings
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from pkd_tune.tuning.space import Choice, Parameter, suggest
+from pkd_tune.config import Sampler
+from pkd_tune.tuning.arms import Arm, Assignment, Plan, Stage
+from pkd_tune.tuning.journal import open_journal
+from pkd_tune.tuning.sampling import REPEATS, Halving, ask_new, make_sampler
+from pkd_tune.tuning.space import Parameters, Settings, fix, settings_of, suggest, suggested_part
 
-STARTUP_TRIALS = 2
-"""Trials of a depth that must have run to the end before any is stopped early."""
+FROM = "from"
+"""User attribute of a trial that another run made: it informs the sampler, and is nothing else to this run."""
 
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """A running trial: its depth, and its number within the depth's study."""
-
-    depth: int
-    number: int
-
-    @property
-    def name(self) -> str:
-        """Names the trial in files and logs."""
-        return f"depth-{self.depth}-trial-{self.number:04d}"
+DEGENERATE_AFTER = 1.0
+"""Epochs after which a student that still predicts one class only is given up at its next rung. Before, many a good
+one does so, while the learning rate is still rising."""
 
 
 class Studies:
-    """The studies of one search, opened from its journal or begun there."""
+    """The studies of one search, opened from its journal or begun there.
+
+    Attributes:
+        plans: By arm, in the order of the search.
+        seeds: Of the trainings that confirm each winner.
+    """
 
     def __init__(
-        self, journal: Path, depths: tuple[int, ...], trials: int, parameters: dict[str, Parameter], seed: int
+        self,
+        journal: Path,
+        plans: Sequence[Plan],
+        *,
+        sampler: Sampler = "tpe",
+        seed: int = 0,
+        seeds: Sequence[int] = (),
+        early_stopping: bool = True,
     ) -> None:
-        """Opens the journal; trials that a dead process left running are told FAIL and queued once more.
+        """Opens the journal; trials that a dead process left running are handed out again first.
 
         Args:
             journal: The file; begun when missing. No other process may be using it.
-            depths: Student depths, each a study.
-            trials: Trials in all, shared as evenly as they go, the first depths taking the remainder.
-            parameters: What each trial chooses.
+            plans: What is to be done.
+            sampler: What chooses the settings.
             seed: Of the samplers. Continued searches mix in how many trials there are, so as not to repeat draws.
+            seeds: Trainings that confirm each arm's best setting; none of them: no confirmation.
+            early_stopping: Whether weak trials are stopped at rungs.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.parameters = parameters
-        self.quota = {depth: trials // len(depths) + (i < trials % len(depths)) for i, depth in enumerate(depths)}
-        _repair(journal)
-        storage = JournalStorage(JournalFileBackend(str(journal)))
-        self._studies: dict[int, optuna.Study] = {}
+        self.plans = {plan.arm: plan for plan in plans}
+        self.seeds = tuple(seeds)
+        self._kind, self._seed = sampler, seed
+        storage = open_journal(journal)
+        self._studies: dict[tuple[Arm, Stage], optuna.Study] = {}
         self._running: dict[Assignment, optuna.Trial] = {}
-        for depth in depths:
-            study = optuna.create_study(
-                storage=storage, study_name=f"depth-{depth}", load_if_exists=True, direction="maximize"
-            )
-            study.sampler = _sampler(seed + 1000 * depth + len(study.get_trials(deepcopy=False)))
-            # Trials below the median of the complete ones at the same evaluation are stopped.
-            study.pruner = optuna.pruners.PercentilePruner(50.0, n_startup_trials=STARTUP_TRIALS)
-            self._studies[depth] = study
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if trial.number not in self._interrupted(depth):  # else this process died between the next two lines
-                    # What was queued itself and died before it was read is in fixed_params only.
-                    settings = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-                    study.enqueue_trial(settings, user_attrs={"resumes": trial.number})
-                study.tell(trial.number, state=TrialState.FAIL)
+        self._handed_out: dict[Assignment, tuple[float, float]] = {}
+        self._left: list[Assignment] = []
+        for number, plan in enumerate(plans):
+            for stage in ("search", "confirm"):
+                name = plan.arm.name if stage == "search" else f"{plan.arm.name} confirmed"
+                study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, direction="maximize")
+                trials = study.get_trials(deepcopy=False)
+                study.sampler = make_sampler(sampler, seed + 1000 * number + len(trials))
+                confirming = stage == "confirm" or not early_stopping
+                study.pruner = optuna.pruners.NopPruner() if confirming else Halving()
+                self._studies[plan.arm, stage] = study
+                self._left += [Assignment(plan.arm, stage, t.number) for t in trials if t.state is TrialState.RUNNING]
+                if stage == "search" and not trials:
+                    for settings in plan.first:
+                        study.enqueue_trial(suggested_part(plan.parameters, settings), skip_if_exists=True)
 
-    def ask(self) -> tuple[Assignment, dict[str, Any]] | None:
-        """Returns the next trial and the values it tries, of the depth furthest behind its quota.
+    def ask(self) -> tuple[Assignment, Settings, int | None] | None:
+        """Returns the next trial, the values it tries, and its seed where it has one of its own.
 
-        None when every depth has its quota.
+        Trials of a dead process come first; then searches, the one furthest behind its quota; then confirmations of
+        arms whose search has ended. None when there is none now: more may come when running ones end.
         """
-        started = {depth: len(self._counted(depth)) for depth in self.quota}
-        waiting = [depth for depth in self.quota if started[depth] < self.quota[depth]]
-        if not waiting:
+        if self._left:
+            assignment = self._left.pop(0)
+            study = self._studies[assignment.arm, assignment.stage]
+            trial = optuna.Trial(study, study.get_trials(deepcopy=False)[assignment.number]._trial_id)
+            parameters = self._parameters(assignment.arm)
+            settings = suggest(trial, parameters)
+        elif (arm := self._next_search()) is not None:
+            study, parameters = self._studies[arm, "search"], self._parameters(arm)
+            trial, settings = ask_new(study, parameters, self._kind, self._seed)
+            assignment = Assignment(arm, "search", trial.number)
+        elif (wanted := self._next_confirmation()) is not None:
+            arm, seed = wanted
+            study, winner, parameters = self._studies[arm, "confirm"], self.best(arm), self._parameters(arm)
+            assert winner is not None
+            fixed = suggested_part(parameters, self.settings(arm, winner))
+            study.enqueue_trial(fixed, user_attrs={"winner": winner.number, "seed": seed})
+            trial = study.ask()
+            settings = suggest(trial, parameters)
+            assignment = Assignment(arm, "confirm", trial.number)
+        else:
             return None
-        depth = min(waiting, key=lambda depth: started[depth] / self.quota[depth])
-        trial = self._studies[depth].ask()
-        parameters = suggest(trial, self.parameters)
-        assignment = Assignment(depth, trial.number)
         self._running[assignment] = trial
-        return assignment, parameters
+        self._handed_out[assignment] = time.time(), self._seconds(assignment)
+        return assignment, settings, trial.user_attrs.get("seed")
 
     def report(self, assignment: Assignment, step: int, score: float, details: dict[str, Any]) -> bool:
         """Records one evaluation of a running trial; returns whether the trial should stop.
+
+        An evaluation that is repeated, because its process died after it, changes nothing.
 
         Args:
             assignment: The trial.
             step: Number of the evaluation, from 1.
             score: The task's score there.
-            details: Kept with the trial when this is its best evaluation so far.
+            details: Kept with the evaluation; `epoch` and `degenerate` decide as well.
         """
         trial = self._running[assignment]
-        if all(score > earlier for earlier in self._scores(assignment)):
-            for name, value in details.items():
-                trial.set_user_attr(name, value)
+        if step in self._frozen(assignment).intermediate_values:
+            return False
+        started, before = self._handed_out[assignment]
+        trial.set_user_attr(_evaluation(step), {**details, "seconds": round(before + time.time() - started, 2)})
         trial.report(score, step)
-        return trial.should_prune()
+        if trial.should_prune():
+            trial.set_user_attr("error", f"not in the better half at evaluation {step}")
+            return True
+        if details.get("degenerate") and self._is_hopeless(assignment, step, details["epoch"]):
+            trial.set_user_attr("error", f"predicts the same for every example after {details['epoch']:g} epochs")
+            return True
+        return False
 
-    def complete(self, assignment: Assignment) -> None:
-        """Ends a trial that used its whole budget; its value is its best evaluation."""
-        best = max(self._scores(assignment))
-        self._studies[assignment.depth].tell(self._running.pop(assignment), best)
+    def complete(self, assignment: Assignment, official: dict[str, float] | None = None) -> None:
+        """Ends a trial that used its whole budget; its value is its best evaluation.
+
+        Args:
+            assignment: The trial.
+            official: Metrics of its best weights on the official dev splits, where they are not what was evaluated.
+        """
+        trial = self._running.pop(assignment)
+        if official is not None:
+            trial.set_user_attr("official", official)
+        best = max(self._frozen(assignment).intermediate_values.values())
+        self._studies[assignment.arm, assignment.stage].tell(trial, best)
 
     def stop(self, assignment: Assignment) -> None:
         """Ends a trial that was stopped before its budget was used."""
-        self._studies[assignment.depth].tell(self._running.pop(assignment), state=TrialState.PRUNED)
+        trial = self._running.pop(assignment)
+        self._studies[assignment.arm, assignment.stage].tell(trial, state=TrialState.PRUNED)
 
     def fail(self, assignment: Assignment, reason: str) -> None:
         """Ends a trial that has no result, with the reason in one line."""
         trial = self._running.pop(assignment)
         trial.set_user_attr("error", reason)
-        self._studies[assignment.depth].tell(trial, state=TrialState.FAIL)
+        self._studies[assignment.arm, assignment.stage].tell(trial, state=TrialState.FAIL)
+
+    def warm_start(self, arm: Arm, source: str, trials: Sequence[FrozenTrial]) -> int:
+        """Shows an arm's sampler trials of another run; returns how many it was not shown before.
+
+        They keep their settings and final scores alone: they count for no quota, stop no trial and win nothing.
+        """
+        study = self._studies[arm, "search"]
+        if any(trial.user_attrs.get(FROM) == source for trial in study.get_trials(deepcopy=False)):
+            return 0
+        for trial in trials:
+            copy = optuna.create_trial(
+                params=trial.params,
+                distributions=trial.distributions,
+                value=trial.value,
+                user_attrs={FROM: source},
+            )
+            study.add_trial(copy)
+        return len(trials)
 
     def remaining(self) -> int:
-        """Returns how many trials are still to be started."""
-        return sum(max(0, quota - len(self._counted(depth))) for depth, quota in self.quota.items())
+        """Returns how many trials are still to be started, confirmations included."""
+        searches = sum(max(0, self.quota(arm) - len(self.trials(arm))) for arm in self.plans)
+        return len(self._left) + searches + sum(len(self._unconfirmed(arm)) for arm in self.plans)
+
+    def total(self) -> int:
+        """Returns how many trials there will have been in all."""
+        started = sum(len(self.trials(arm, stage)) for arm in self.plans for stage in ("search", "confirm"))
+        return started + self.remaining() - len(self._left)
 
     def unfinished(self) -> int:
         """Returns how many trials have not ended: running ones, and those still to be started."""
-        return self.remaining() + self.counts()["running"]
+        return self.remaining() + len(self._running)
 
-    def counts(self) -> dict[str, int]:
-        """Returns how many trials are complete, stopped early, failed and running, over all depths."""
-        names = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "running"}
-        counts = dict.fromkeys(names.values(), 0)
-        for depth in self.quota:
-            for trial in self._counted(depth):
-                counts[names[trial.state.name]] += 1
-        return counts
+    def idle(self) -> bool:
+        """Tells whether no trial has been handed out that has not ended."""
+        return not self._running
 
-    def best(self, depth: int) -> FrozenTrial | None:
-        """Returns the complete trial of a depth with the highest score; None when none is complete."""
-        return next(iter(self._ranking(depth)), None)
+    def quota(self, arm: Arm) -> int:
+        """Returns how many trials an arm's search has; none when what it waits for has brought nothing to keep."""
+        plan = self.plans[arm]
+        lost = plan.after is not None and not self._open(plan.after) and self.best(plan.after) is None
+        return 0 if lost else plan.quota
 
-    def outdone(self, depth: int) -> list[Assignment]:
-        """Returns the complete trials of a depth but the best."""
-        return [Assignment(depth, trial.number) for trial in self._ranking(depth)[1:]]
-
-    def best_score(self, depth: int) -> float | None:
-        """Returns the highest score any trial of a depth has reported so far; None when there is none."""
-        scores = [
-            score
-            for trial in self._studies[depth].get_trials(deepcopy=False)
-            for score in trial.intermediate_values.values()
-        ]
-        return max(scores, default=None)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Returns one flat row per trial, depth by depth in the order of starting, as trials.csv has them."""
-        states = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "interrupted"}
-        rows = []
-        for depth in self.quota:
-            interrupted = self._interrupted(depth)
-            for trial in self._studies[depth].get_trials(deepcopy=False):
-                if trial.state is TrialState.WAITING:
-                    continue
-                attributes = dict(trial.user_attrs)
-                metrics = attributes.pop("metrics", {})
-                scores = trial.intermediate_values
-                seconds = (trial.duration.total_seconds()) if trial.duration else None
-                rows.append(
-                    {
-                        "depth": depth,
-                        "trial": trial.number,
-                        "state": "interrupted" if trial.number in interrupted else states[trial.state.name],
-                        "score": max(scores.values(), default=None),
-                        **{name: value for name, value in metrics.items() if name != "score"},
-                        "best_epoch": attributes.pop("epoch", None),
-                        "evaluations": len(scores),
-                        "seconds": None if seconds is None else round(seconds, 1),
-                        **self.settings(trial),
-                        "error": attributes.pop("error", None),
-                    }
-                )
-        return rows
-
-    def settings(self, trial: FrozenTrial) -> dict[str, Any]:
-        """Returns the values a trial tried, fixed ones included."""
-        fixed = {name: p.values[0] for name, p in self.parameters.items() if isinstance(p, Choice)}
-        return {name: trial.params.get(name, fixed.get(name)) for name in self.parameters}
-
-    def _ranking(self, depth: int) -> list[FrozenTrial]:
-        """Returns the complete trials, best first; of equals, the earlier first."""
-        complete = self._studies[depth].get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
-
-    def _counted(self, depth: int) -> list[FrozenTrial]:
-        """Returns the trials that use up the quota: all that were started but the interrupted, which run again."""
-        interrupted = self._interrupted(depth)
-        return [
+    def trials(self, arm: Arm, stage: Stage = "search") -> list[FrozenTrial]:
+        """Returns the trials of an arm that were started here, in their order; confirmations of its winner only."""
+        trials = self._studies[arm, stage].get_trials(deepcopy=False)
+        started = [
             trial
-            for trial in self._studies[depth].get_trials(deepcopy=False)
-            if trial.state is not TrialState.WAITING and trial.number not in interrupted
+            for trial in trials
+            if trial.state is not TrialState.WAITING
+            and REPEATS not in trial.user_attrs
+            and FROM not in trial.user_attrs
         ]
+        if stage == "search":
+            return started
+        winner = self.best(arm)
+        return [trial for trial in started if winner is not None and trial.user_attrs["winner"] == winner.number]
 
-    def _interrupted(self, depth: int) -> set[int]:
-        """Returns the numbers of trials that a dead process left running and another trial repeats."""
-        trials = self._studies[depth].get_trials(deepcopy=False)
-        return {trial.user_attrs["resumes"] for trial in trials if "resumes" in trial.user_attrs}
+    def best(self, arm: Arm) -> FrozenTrial | None:
+        """Returns the complete trial of an arm's search with the highest score; None when none is complete."""
+        return next(iter(self.ranking(arm)), None)
 
-    def _scores(self, assignment: Assignment) -> list[float]:
-        trial = self._studies[assignment.depth].get_trials(deepcopy=False)[assignment.number]
-        return list(trial.intermediate_values.values())
+    def ranking(self, arm: Arm) -> list[FrozenTrial]:
+        """Returns the complete trials of an arm's search, best first; of equals, the earlier first."""
+        complete = self._studies[arm, "search"].get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        own = [trial for trial in complete if FROM not in trial.user_attrs]
+        return sorted(own, key=lambda trial: (-(trial.value or 0.0), trial.number))
 
+    def settings(self, arm: Arm, trial: FrozenTrial) -> Settings:
+        """Returns the values a trial tried, fixed ones included."""
+        return settings_of(self._parameters(arm), trial.params)
 
-def _repair(journal: Path) -> None:
-    """Undoes what a process can leave behind that was killed while it wrote: half a line, or its lock."""
-    Path(f"{journal}.lock").unlink(missing_ok=True)
-    if not journal.exists():
-        return
-    with journal.open("r+b") as file:
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)
-
-
-def _sampler(seed: int) -> optuna.samplers.TPESampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group` is, since 2021
-        return optuna.samplers.TPESampler(
-            n_startup_trials=5, multivariate=True, group=True, constant_liar=True, seed=seed
+    def _is_hopeless(self, assignment: Assignment, step: int, epoch: float) -> bool:
+        """Tells whether a trial that predicts one class only should be stopped: at a rung after the first epoch, where
+        another trial of its study was past that by then. Without one, the arm's training may just be slow to begin."""
+        study = self._studies[assignment.arm, assignment.stage]
+        if not isinstance(study.pruner, Halving) or step & (step - 1) or epoch < DEGENERATE_AFTER:
+            return False
+        return any(
+            not seen.get("degenerate")
+            for trial in self.trials(assignment.arm)
+            for earlier, seen in evaluations(trial).items()
+            if earlier <= step
         )
+
+    def _parameters(self, arm: Arm) -> Parameters:
+        """Returns what the trials of an arm choose, with what it keeps of another arm's winner fixed."""
+        plan = self.plans[arm]
+        if plan.after is None:
+            return plan.parameters
+        winner = self.best(plan.after)
+        assert winner is not None
+        kept = self.settings(plan.after, winner)
+        return fix(plan.parameters, {name: kept[name] for name in plan.keep})
+
+    def _next_search(self) -> Arm | None:
+        """Returns the arm whose search is furthest behind its quota; None when all have theirs or must wait."""
+        started = {
+            arm: len(self.trials(arm)) / self.quota(arm)
+            for arm, plan in self.plans.items()
+            if self.quota(arm) and (plan.after is None or not self._open(plan.after))
+        }
+        behind = [arm for arm, share in started.items() if share < 1]
+        return min(behind, key=lambda arm: started[arm]) if behind else None
+
+    def _next_confirmation(self) -> tuple[Arm, int] | None:
+        """Returns an arm whose search has ended, and a seed its winner was not yet trained with."""
+        ready = [arm for arm in self.plans if not self._open(arm)]
+        return next(((arm, seed) for arm in ready for seed in self._unconfirmed(arm)), None)
+
+    def _unconfirmed(self, arm: Arm) -> list[int]:
+        """Returns the seeds an arm's winner is still to be trained with; all of them while its search goes on."""
+        if not self._open(arm) and self.best(arm) is None:
+            return []
+        done = set() if self._open(arm) else {t.user_attrs["seed"] for t in self.trials(arm, "confirm")}
+        return [seed for seed in self.seeds if seed not in done]
+
+    def _open(self, arm: Arm) -> bool:
+        """Tells whether an arm's search has trials to start or to end."""
+        trials = self.trials(arm)
+        return len(trials) < self.quota(arm) or any(trial.state is TrialState.RUNNING for trial in trials)
+
+    def _seconds(self, assignment: Assignment) -> float:
+        """Returns how long a trial had been computing when its last evaluation was recorded."""
+        last = self._frozen(assignment).last_step
+        return 0.0 if last is None else float(self._frozen(assignment).user_attrs[_evaluation(last)]["seconds"])
+
+    def _frozen(self, assignment: Assignment) -> FrozenTrial:
+        study = self._studies[assignment.arm, assignment.stage]
+        return study.get_trials(deepcopy=False)[assignment.number]
+
+
+def evaluations(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
+    """Returns what was kept with each evaluation of a trial, by its number."""
+    return {step: trial.user_attrs[_evaluation(step)] for step in sorted(trial.intermediate_values)}
+
+
+def _evaluation(step: int) -> str:
+    return f"evaluation {step}"

@@ -4,81 +4,145 @@ The process opens its classroom (tokens, teacher outputs, initial weights) at it
 depends on its settings alone: weights, optimiser and every random generator it uses are set anew.
 """
 
-import os
-import time
-from dataclasses import replace
+import json
+import textwrap
+import traceback
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from ray import tune
-from safetensors.torch import save_file
 
 from pkd_tune.config import DataConfig, DistillConfig, SearchConfig
+from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError
 from pkd_tune.distillation.student import Classroom, distill, open_classroom
 from pkd_tune.distillation.teacher import Teacher
+from pkd_tune.distillation.training_state import StateFile, write_tensors
+from pkd_tune.tuning import process
+from pkd_tune.tuning.arms import Assignment
 from pkd_tune.tuning.searcher import assignment_of
-from pkd_tune.tuning.study import Assignment
+
+LOSS_PARAMETERS = ("alpha", "beta", "temperature", "strategy", "normalize")
+REASON_LENGTH = 200
 
 
-def run_trial(
-    config: dict[str, Any], *, search: SearchConfig, teacher: Teacher, device: str, checkpoints: Path
-) -> None:
-    """Distils one student, reports every evaluation to Ray, and saves its best weights when it reaches the end.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workplace:
+    """What all trials of a search share, besides their settings."""
+
+    search: SearchConfig
+    teacher: Teacher
+    device: str
+    """`cpu` or `cuda`."""
+    folder: Path
+    """Where trials keep their weights, states and predictions; every node sees it."""
+    timeout: float | None = None
+    """Seconds after which a trial is given up."""
+
+
+def run_trial(config: dict[str, Any], *, workplace: Workplace) -> None:
+    """Distils one student, reports every evaluation to Ray, and saves what is needed of it when it reaches the end.
+
+    A trial that raises is over, and says so in its last result; one whose process dies is started again by Ray and
+    goes on from its last epoch.
 
     Args:
-        config: `depth` and `trial` say which trial this is; the rest are the values it tries.
-        search: What all trials share.
-        teacher: Whom the student learns from.
-        device: `cpu` or `cuda`.
-        checkpoints: Folder for `checkpoint_path()`.
+        config: `depth`, `method`, `stage` and `trial` say which trial this is; the rest are the values it tries.
+        workplace: What all trials share.
     """
-    classroom = _classroom(search.data, teacher, device, search.student_training.seed)
-    chosen = {name: config[name] for name in ("alpha", "beta", "temperature", "strategy", "normalize")}
-    started = time.perf_counter()
-    evaluations = 0
-
-    def report(evaluation: Evaluation) -> None:
-        nonlocal evaluations
-        evaluations = evaluation.number
-        tune.report(
-            {
-                "evaluation": evaluation.number,
-                "evaluations": evaluation.of,
-                "epoch": evaluation.epoch,
-                "score": evaluation.metrics["score"],
-                "best_score": evaluation.best_score,
-                "metrics": evaluation.metrics,
-                "loss": {name: value.item() for name, value in evaluation.losses._asdict().items()},
-                "gradient_norm": evaluation.gradient_norm,
-                "learning_rate": evaluation.learning_rate,
-                "seconds": time.perf_counter() - started,
-            }
-        )
-
-    try:
-        student, _ = distill(
-            classroom,
-            DistillConfig(student_layers=config["depth"], **chosen),
-            replace(search.student_training, learning_rate=config["learning_rate"]),
-            report,
-        )
-    except TrainingDivergedError as error:
-        # Some settings do this; the process is sound, and Ray would throw it away if the error left this function.
-        tune.report({"evaluation": evaluations, "failure": str(error)})
+    assignment = assignment_of(config)
+    unusable = process.begin_trial(threads=1 if workplace.device == "cpu" else None)
+    if unusable is not None:
+        tune.report({"replaced": f"started in a new process: {unusable}"})
+        process.leave()
+    trace = workplace.folder / f"{assignment.name}.hung"
+    if trace.exists() and trace.stat().st_size:
+        where = trace.read_text()
+        trace.unlink()
+        tune.report({"failure": f"took longer than {workplace.timeout:g} seconds", "traceback": where})
         return
-    path = checkpoint_path(checkpoints, assignment_of(config))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    save_file({name: tensor.cpu() for name, tensor in student.state_dict().items()}, temporary)
-    os.replace(temporary, path)
+    try:
+        with process.deadline(workplace.timeout, trace):
+            official = _distil(config, assignment, workplace)
+        tune.report({"finished": json.dumps(official)})
+    except TrainingDivergedError as error:
+        tune.report({"failure": str(error)})  # some settings do this; the process is sound
+    except Exception as error:
+        process.spoil(f"the trial before ended with {type(error).__name__}")
+        reason = traceback.format_exception_only(error)[-1].strip()
+        last_line = textwrap.shorten(reason.splitlines()[-1], REASON_LENGTH)
+        tune.report({"failure": last_line, "traceback": traceback.format_exc()})
 
 
-def checkpoint_path(checkpoints: Path, assignment: Assignment) -> Path:
-    """Returns where the best weights of a complete trial lie."""
-    return checkpoints / f"{assignment.name}.safetensors"
+def _distil(config: dict[str, Any], assignment: Assignment, workplace: Workplace) -> dict[str, float] | None:
+    """Trains the student; returns its metrics on the official dev splits where this trial may look at them."""
+    search = workplace.search
+    classroom = _classroom(search.data, workplace.teacher, workplace.device, search.student_training.seed)
+    identity = ("depth", "method", "stage", "trial", "seed", *LOSS_PARAMETERS)
+    training = replace(search.student_training, **{name: v for name, v in config.items() if name not in identity})
+    if config["seed"] is not None:
+        training = replace(training, seed=config["seed"])
+    student, _ = distill(
+        classroom,
+        DistillConfig(student_layers=config["depth"], **{name: config[name] for name in LOSS_PARAMETERS}),
+        training,
+        _report,
+        StateFile(state_path(workplace.folder, assignment)),
+    )
+    if assignment.stage == "search":
+        write_tensors(weights_path(workplace.folder, assignment), student.state_dict())
+        return None
+    metrics, predicted = evaluate(student, classroom.official_dev, classroom.task)
+    tensors = {name: torch.from_numpy(values) for name, values in predicted.items()}
+    write_tensors(predictions_path(workplace.folder, assignment), tensors)
+    return metrics
+
+
+def _report(evaluation: Evaluation) -> None:
+    """Sends an evaluation to Ray: scalars for TensorBoard, and everything as JSON for the journal."""
+    details = {
+        "metrics": evaluation.metrics,
+        "epoch": evaluation.epoch,
+        "loss": evaluation.losses,
+        "gradient_norm": evaluation.gradient_norm,
+        "learning_rate": evaluation.learning_rate,
+        "watched": evaluation.watched,
+        "degenerate": evaluation.degenerate,
+        "micro_batches": evaluation.micro_batches,
+    }
+    tune.report(
+        {
+            "evaluation": evaluation.number,
+            "evaluations": evaluation.of,
+            "epoch": evaluation.epoch,
+            "score": evaluation.metrics["score"],
+            "best_score": evaluation.best_score,
+            "metrics": evaluation.metrics,
+            "loss": evaluation.losses,
+            "gradient_norm": evaluation.gradient_norm,
+            "learning_rate": evaluation.learning_rate,
+            "teacher": evaluation.watched,
+            "details": json.dumps(details),
+        }
+    )
+
+
+def weights_path(folder: Path, assignment: Assignment) -> Path:
+    """Returns where the best weights of a complete trial of a search lie."""
+    return folder / f"{assignment.name}.safetensors"
+
+
+def state_path(folder: Path, assignment: Assignment) -> Path:
+    """Returns where the state of a running trial lies, from which it can go on."""
+    return folder / f"{assignment.name}.training"
+
+
+def predictions_path(folder: Path, assignment: Assignment) -> Path:
+    """Returns where a confirmation's predictions for the dev splits lie."""
+    return folder / f"{assignment.name}.predictions"
 
 
 @lru_cache(maxsize=1)

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import write_task
+from tiny import write_bert, write_task
 from transformers import BertForSequenceClassification
 
 from pkd_tune.config import TrainingConfig, UserError
 from pkd_tune.distillation.batches import Batch
-from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, evaluate, fit, predict, schedule
+from pkd_tune.distillation.inference import evaluate, predict
+from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, fit, schedule
 from pkd_tune.distillation.losses import LossParts, finetune_loss
 from pkd_tune.distillation.modeling import load_classifier, run
+from pkd_tune.distillation.training_state import StateFile
 from pkd_tune.glue.data import load_features
 from pkd_tune.glue.features import Split
 from pkd_tune.glue.tasks import TASKS
@@ -93,7 +95,7 @@ def test_every_epoch_sees_every_example_in_a_new_order_with_dropout_on(
 def test_a_seed_repeats_a_training_exactly(tiny_data: Path, splits: dict[str, Split]) -> None:
     def losses(seed: int) -> list[float]:
         fresh = load_classifier(tiny_data / "models/pretrained/tiny", TASK.labels, seed=0)
-        return [evaluation.losses.total.item() for evaluation in train(fresh, splits, replace(CONFIG, seed=seed))]
+        return [evaluation.losses["total"] for evaluation in train(fresh, splits, replace(CONFIG, seed=seed))]
 
     first = losses(1)
     torch.rand(3)  # what ran before must not matter
@@ -108,7 +110,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(
         parts = finetune_loss(run(model, batch).logits_BC, batch.labels_B)
         return parts._replace(total=parts.total * math.nan)
 
-    with pytest.raises(TrainingDivergedError, match="not finite at step 3 of 18"):
+    with pytest.raises(TrainingDivergedError, match="not finite at step 1 of 18"):
         fit(model, step, splits["train"], {"dev": splits["dev"]}, TASK, CONFIG, lambda evaluation: None)
 
 
@@ -182,3 +184,88 @@ def test_the_schedule_rises_for_a_tenth_then_falls_and_is_never_0() -> None:
     assert shares[-1] == pytest.approx(1 / 18)
     assert all(a > b for a, b in pairwise(shares[2:]))
     assert schedule(0, 1, 0.1) == 1.0
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [3, 4])  # in the middle of the second epoch, and at its end
+def test_an_interrupted_training_ends_as_if_it_had_not_been(
+    tiny_data: Path, splits: dict[str, Split], tmp_path: Path, stop_at: int
+) -> None:
+    def fresh() -> BertForSequenceClassification:
+        return load_classifier(tiny_data / "models/pretrained/tiny", TASK.labels, seed=0)
+
+    def go_on(model: BertForSequenceClassification, report: Callable[[Evaluation], None]) -> None:
+        def step(batch: Batch) -> LossParts:
+            return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
+
+        state = StateFile(tmp_path / "state")
+        fit(model, step, splits["train"], {"dev": splits["dev"]}, TASK, CONFIG, report, state=state)
+
+    def interrupt(evaluation: Evaluation) -> None:
+        before.append(evaluation)
+        if evaluation.number == stop_at:
+            raise Interrupted
+
+    undisturbed, resumed = fresh(), fresh()
+    expected = train(undisturbed, splits)
+    before: list[Evaluation] = []
+    with pytest.raises(Interrupted):
+        go_on(fresh(), interrupt)
+    torch.rand(7)
+    after: list[Evaluation] = []
+    go_on(resumed, after.append)
+    assert before == expected[:stop_at]
+    assert after == expected[2:]  # the second epoch, from the end of the first
+    weights = undisturbed.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in resumed.state_dict().items())
+
+
+def test_a_state_that_is_not_whole_or_cannot_be_written_costs_only_time(
+    model: BertForSequenceClassification,
+    splits: dict[str, Split],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def step(batch: Batch) -> LossParts:
+        return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
+
+    path = tmp_path / "state"
+    path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")  # cut off inside its header
+    (tmp_path / "state.partial").mkdir()  # what writes the next one fails
+    evaluations: list[Evaluation] = []
+    state = StateFile(path)
+    fit(model, step, splits["train"], {"dev": splits["dev"]}, TASK, CONFIG, evaluations.append, state=state)
+    assert len(evaluations) == 6
+    assert "an interruption would now repeat more than an epoch" in caplog.text
+
+
+def test_running_out_of_memory_halves_the_batch_and_keeps_the_training(
+    tiny_data: Path, splits: dict[str, Split], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without dropout the two halves add up to the whole batch's gradients."""
+    write_bert(tiny_data.parent / "no-dropout", dropout=0.0)
+
+    def trained(most: int) -> list[Evaluation]:
+        model = load_classifier(tiny_data.parent / "no-dropout", TASK.labels, seed=0)
+
+        def step(batch: Batch) -> LossParts:
+            if len(batch.labels_B) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+            return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
+
+        evaluations: list[Evaluation] = []
+        config = replace(CONFIG, batch_size=15)  # halves of 8 and 7
+        fit(model, step, splits["train"], {"dev": splits["dev"]}, TASK, config, evaluations.append)
+        return evaluations
+
+    whole, halves = trained(15), trained(8)
+    assert [e.micro_batches for e in halves] == [2] * 6
+    for one, other in zip(whole, halves, strict=True):
+        assert other.losses == pytest.approx(one.losses, rel=1e-2)
+        assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=2e-2)
+    assert "two halves" in caplog.text
+    with pytest.raises(MemoryError, match="lower batch_size"):
+        trained(7)

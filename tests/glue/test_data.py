@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from glue_files import PAIRS, VALUES, offline, rows_of, write_hub, write_tsv
+from tiny import write_bert, write_task
 
 from pkd_tune.config import UserError
-from pkd_tune.glue.data import RawSplit, check_source, load_raw, row_count_notes
+from pkd_tune.glue.data import RawSplit, Split, check_source, load_features, load_raw, row_count_notes, selection_splits
 from pkd_tune.glue.tasks import TASKS, Task, majority_score
 
 MRPC, RTE, COLA = TASKS["MRPC"], TASKS["RTE"], TASKS["CoLA"]
@@ -169,3 +170,39 @@ def test_real_files_have_their_official_rows_and_class_counts(task: Task, positi
     if task is COLA:
         assert raw["train"].sentence1[0].startswith("Our friends won't buy this analysis")
         assert not (REAL_GLUE / "CoLA" / "dev.tsv").read_bytes().endswith(b"\n")
+
+
+@pytest.mark.parametrize("name", ["MRPC", "MNLI", "STS-B"])
+def test_a_holdout_is_a_stratified_part_of_train_that_training_does_not_see(tmp_path: Path, name: str) -> None:
+    task = TASKS[name]
+    write_task(task, tmp_path, train=120)
+    write_bert(tmp_path / "bert")
+    splits = load_features(task, tmp_path, tmp_path / "bert", 32)
+    assert selection_splits(task, splits, "dev").keys() == {"train", *task.dev_splits}
+    chosen = selection_splits(task, splits, "holdout")
+    assert {part: len(split) for part, split in chosen.items()} == {
+        "train": 120 - 12 * len(task.dev_splits),
+        **dict.fromkeys(task.dev_splits, 12),
+    }
+
+    def examples(split: Split) -> list[tuple[int, ...]]:
+        assert split.labels is not None
+        return [
+            (*split.input_ids[start:end], first, label)
+            for start, end, first, label in zip(
+                split.offsets, split.offsets[1:], split.first_lengths, split.labels, strict=False
+            )
+        ]
+
+    assert sorted(example for split in chosen.values() for example in examples(split)) == sorted(
+        examples(splits["train"])
+    )
+    if not task.regression:
+        whole, held = splits["train"].labels, chosen["dev"].labels
+        assert whole is not None
+        assert held is not None
+        for label in range(task.outputs):
+            assert abs((held == label).mean() - (whole == label).mean()) < 1 / 12
+    assert len({split.key for split in (*chosen.values(), *splits.values())}) == len(chosen) + len(splits)
+    again = selection_splits(task, splits, "holdout")
+    assert {part: split.key for part, split in again.items()} == {part: split.key for part, split in chosen.items()}

@@ -1,136 +1,201 @@
-"""report.md of a small recorded run, word for word where it matters."""
+"""report.md of recorded runs: one word for word, others where they differ, and what is said when half is missing."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
+from recorded_run import write_run
 
-from pkd_tune.glue.tasks import TASKS
-from pkd_tune.reporting.records import read_json, read_trials, write_json, write_trials
-from pkd_tune.reporting.tables import METRIC_TITLES, metric_titles, report, table, write_report
+from pkd_tune.config import UserError
+from pkd_tune.reporting.blocks import markdown
+from pkd_tune.reporting.making import background
+from pkd_tune.reporting.records import read_json, write_json, write_rows
+from pkd_tune.reporting.run import read_run
+from pkd_tune.reporting.tables import learnt_nothing, results, write_report
 
-RUN: dict[str, Any] = {
-    "demo": False,
-    "search": {
-        "data": {"task": "MRPC", "max_length": 128},
-        "teacher_trainings": [{"epochs": 4, "learning_rate": 5e-5}],
-        "student_training": {"epochs": 4, "batch_size": 32, "seed": 42},
-        "depths": [2, 3],
-        "trials": 5,
-        "seed": 42,
-    },
-    "space": {
-        "alpha": {"low": 0.2, "high": 0.9, "log": False},
-        "beta": {"low": 1.0, "high": 1000.0, "log": True},
-        "strategy": {"values": ["skip", "last"]},
-        "temperature": {"values": [10]},
-    },
-    "slots": {"device": "cpu", "count": 2},
-    "provenance": {
-        "command": "python -m pkd_tune.search --task MRPC",
-        "started": "2026-01-02T03:04:05+00:00",
-        "git": "abc1234",
-        "python": "3.11.7",
-        "versions": {"torch": "2.13.0"},
-        "machine": "Linux x86_64, 2 CPU cores",
-    },
+GOLDEN = Path(__file__).with_name("golden_report.md")
+
+
+def text_of(run: Path) -> str:
+    """Returns report.md without drawing anything."""
+    read = read_run(run)
+    return markdown([*results(read), *background(read)])
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Edits a JSON record in its place."""
+    record = read_json(path)
+    edit(record)
+    write_json(path, record)
+
+
+def test_the_report_of_a_recorded_run(tmp_path: Path) -> None:
+    """Three methods, two depths, a failed, an interrupted and several stopped trials.
+
+    After a wanted change: python tests/recorded_run.py x/MRPC/minilm && python -m pkd_tune.report --out x
+    """
+    path = write_report(write_run(tmp_path / "MRPC" / "minilm"))
+    text = path.read_text(encoding="utf-8")
+    states = set(pd.read_csv(path.with_name("trials.csv"))["state"])
+    assert states == {"complete", "stopped early", "failed", "interrupted"}
+    assert text == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_published_figures_stand_beside_students_of_bert_base(tmp_path: Path) -> None:
+    bert = {"task": "RTE", "teacher": "bert-base-uncased", "teacher_layers": 12, "depths": (3, 6), "trials": 4}
+    text = text_of(write_run(tmp_path / "RTE" / "bert", **bert))
+    assert "| published, dev | settings |" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| PKD, 6 layers |") and "lr" in line]
+    assert "| 68.2 (accuracy) |" in row
+    assert "| PKD, 3 layers | 62.1 | 62.5 | – | 58.2 |" in text
+    assert "| PKD, 6 layers | 68.2 | 68.2 | 66.5 | 65.5 |" in text
+    assert "dev and test scores are not comparable" in text
+    demo = text_of(write_run(tmp_path / "RTE" / "demo", **bert, demo=True))
+    assert "published" not in demo
+    assert "**A made-up demo corpus, not GLUE's.**" in demo
+
+
+def test_other_ways_of_selecting_and_confirming(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "CoLA" / "minilm", task="CoLA", select_on="holdout", seeds=0, trials=4)
+    text = text_of(run)
+    assert "on a slice held out of train, so it is optimistic; dev played no part in the choice." in text
+    assert "| Matthews correlation |" in text
+    assert "confirmed score" not in text
+    assert "No student was trained again on fresh seeds" in text
+    change(run / "run.json", lambda record: record["search"].update(seeds=2))
+    assert "Not everything is confirmed: 0 of 12 trainings" in text_of(run)
+
+
+def test_a_single_confirmation_has_no_deviation(tmp_path: Path) -> None:
+    text = text_of(write_run(tmp_path / "MRPC" / "minilm", seeds=1, trials=4, depths=(2,)))
+    assert "(n = 1)" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| KD, 2 layers |") and "(n = 1)" in line]
+    assert "±" not in row
+
+
+def test_a_student_that_learnt_nothing_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
+    summary = read_json(run / "summary.json")
+    student, teacher = summary["students"][0], summary["teacher"]
+    assert not learnt_nothing(student, teacher)
+    student["metrics"] = teacher["majority"]
+    assert learnt_nothing(student, teacher)
+    write_json(run / "summary.json", summary)
+    assert "PKD, 2 layers: no better than always predicting the most frequent class" in text_of(run)
+
+
+def test_settings_without_effect_are_not_shown(tmp_path: Path) -> None:
+    text = text_of(write_run(tmp_path / "MRPC" / "minilm", depths=(1,), trials=4))
+    rows = {line.split(" |")[0]: line for line in text.splitlines() if line.startswith("| ") and "lr" in line}
+    assert [("α" in row, "T " in row, "β" in row or "skip" in row or "last" in row) for row in rows.values()] == [
+        (False, False, False),  # fine-tuned
+        (True, True, False),  # KD
+        (True, True, False),  # PKD of one layer has no inner layer to imitate with
+    ]
+    assert "One layer has no inner layer" in text
+
+
+def test_a_search_cut_short_says_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
+    change(run / "run.json", lambda record: record["search"].update(trials=12))
+    assert "The search was cut short: 16 of 24 trials ended." in text_of(run)
+
+
+def test_parts_of_a_space_that_depend_on_others(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
+    spec = {"values": [1, 10], "when": {"strategy": "skip"}, "otherwise": 5}
+    change(run / "run.json", lambda record: record["space"].update(beta=spec))
+    assert "beta 1 or 10 when strategy is skip, else 5;" in text_of(run)
+
+
+UNFINISHED = "**This search is not finished**"
+
+
+def _begun(run: Path) -> None:
+    for name in ("summary.json", "trials.csv", "evaluations.csv"):
+        (run / name).unlink()
+
+
+def _killed(run: Path) -> None:
+    (run / "summary.json").unlink()
+
+
+def _fruitless(run: Path) -> None:
+    change(run / "summary.json", lambda summary: summary.update(students=[]))
+    trials = pd.read_csv(run / "trials.csv").assign(state="failed", error="out | of `memory`\nagain")
+    trials.to_csv(run / "trials.csv", index=False)
+
+
+def _trialless(run: Path) -> None:
+    change(run / "summary.json", lambda summary: summary.update(students=[]))
+    write_rows(run / "trials.csv", [])
+    write_rows(run / "evaluations.csv", [])
+
+
+def _no_record(run: Path) -> None:
+    (run / "run.json").unlink()
+
+
+def _no_trials(run: Path) -> None:
+    (run / "trials.csv").unlink()
+
+
+def _old(run: Path) -> None:
+    """Turns the records into those of the first release, which had PKD and nothing else."""
+    (run / "evaluations.csv").unlink()
+    for name in ("methods", "control_trials", "seeds", "sampler", "select_on"):
+        change(run / "run.json", lambda record, name=name: record["search"].pop(name))  # type: ignore[misc]
+    trials = pd.read_csv(run / "trials.csv")
+    trials = trials[(trials["method"] == "pkd") & (trials["stage"] == "search")]
+    trials.drop(columns=["method", "stage", "seed", "epochs", "started"]).to_csv(run / "trials.csv", index=False)
+    summary = read_json(run / "summary.json")
+    students = [student for student in summary["students"] if student["method"] == "pkd"]
+    for student in students:
+        for name in ("method", "trials_ended", "confirmed", "against"):
+            del student[name]
+    write_json(run / "summary.json", {**summary, "students": students})
+
+
+HALVES: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
+    "begun": (_begun, [UNFINISHED, "trials.csv is missing", "| PKD, 2 layers | 0 |", "- Command: `"], ["No trial of"]),
+    "killed": (_killed, [UNFINISHED, "| PKD, 2 layers | 7 |", "- Command: `"], ["No trial of"]),
+    "fruitless": (
+        _fruitless,
+        ["No trial of fine-tuned, KD or PKD with 2 layers reached the end", "failed: `out | of 'memory' again`"],
+        [UNFINISHED, "How to read"],
+    ),
+    "trialless": (_trialless, ["The search was cut short: 0 of 24 trials ended.", "| teacher, 6 layers |"], []),
+    "no-record": (_no_record, ["run.json is missing", "| PKD, 3 layers | 79.4 ± 0.3", "# MRPC: "], ["Command"]),
+    "no-trials": (_no_trials, ["trials.csv is missing", "| PKD, 3 layers |"], []),
+    "old": (
+        _old,
+        ["recorded before there were controls", "evaluations.csv is missing", "| PKD, 3 layers |", "(best of 6)"],
+        ["confirmed score", "KD, 3 layers |\n", "cut short"],
+    ),
 }
-TEACHER = {
-    "name": "minilm",
-    "layers": 6,
-    "finetuned_here": True,
-    "baseline": "most frequent class",
-    "majority": {"f1": 81.2, "accuracy": 68.4, "score": 74.8},
-    "metrics": {"f1": 86.0, "accuracy": 80.0, "score": 83.0},
-    "parameters": 20_000_000,
-    "latency_ms": 10.0,
-}
-STUDENT = {
-    "layers": 3,
-    "trial": 1,
-    "search_score": 80.1,
-    "epoch": 3.5,
-    "settings": {"alpha": 0.512345, "beta": 100.0, "strategy": "skip", "normalize": True},
-    "imitated_layers": [2, 4],
-    "folder": "best/3-layer",
-    "metrics": {"f1": 84.0, "accuracy": 76.0, "score": 80.0},
-    "parameters": 15_000_000,
-    "latency_ms": 5.0,
-}
-SUMMARY = {"teacher": TEACHER, "students": [STUDENT], "latency_on": "2 threads of a x86_64 CPU"}
-ROWS = [
-    {"depth": 2, "trial": 0, "state": "failed", "score": None, "error": "the loss was not finite"},
-    {"depth": 2, "trial": 1, "state": "failed", "score": None, "error": "the loss was not finite"},
-    {"depth": 3, "trial": 0, "state": "stopped early", "score": 70.0, "error": None},
-    {"depth": 3, "trial": 1, "state": "complete", "score": 80.1, "error": None},
-    {"depth": 3, "trial": 2, "state": "interrupted", "score": 75.0, "error": None},
-]
 
 
-def test_the_report_of_a_recorded_run() -> None:
-    text = report(RUN, SUMMARY, pd.DataFrame(ROWS))
-    assert text.startswith("# MRPC: PKD students of minilm\n")
-    for line in (
-        "| dev split | F1 | accuracy | mean | parameters | size of teacher | latency | speed-up |",
-        "| teacher, 6 layers | 86.0 | 80.0 | 83.0 | 20.0 M | 100% | 10.0 ms | 1.0× |",
-        "| best student, 3 layers | 84.0 | 76.0 | 80.0 | 15.0 M | 75% | 5.0 ms | 2.0× |",
-        "| most frequent class | 81.2 | 68.4 | 74.8 |  |  |  |  |",
-        "| 3 layers | 1 | 80.1 | 0.512 | 100 | skip | yes | 1→2, 2→4 | 3.5 |",
-        "| 2 layers | 2 | 0 | 0 | 2 | 0 |",
-        "| 3 layers | 3 | 1 | 1 | 0 | 1 |",
-        "2 failed with: `the loss was not finite`",
-        "- Command: `python -m pkd_tune.search --task MRPC`",
-        "- Space: alpha 0.2 to 0.9; beta 1 to 1000 (log); strategy skip or last; temperature 10.",
-    ):
-        assert line in text.splitlines(), line
-    assert "No trial of 2 layers reached the end" in text
-    assert "made-up" not in text
-    assert "made-up demo corpus, not GLUE's" in report({**RUN, "demo": True}, SUMMARY, pd.DataFrame(ROWS))
+@pytest.mark.parametrize(("damage", "says", "says_not"), HALVES.values(), ids=HALVES)
+def test_half_a_run_has_a_report_that_says_so(
+    tmp_path: Path, damage: Callable[[Path], None], says: list[str], says_not: list[str]
+) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm")
+    damage(run)
+    text = write_report(run).read_text()
+    assert [words for words in says if words not in text] == []
+    assert [words for words in says_not if words in text] == []
+    assert "nan" not in text.lower()
+    assert (run / "report.html").exists()
 
 
-def test_a_run_without_a_complete_trial_says_so() -> None:
-    text = report(RUN, {**SUMMARY, "students": []}, pd.DataFrame(ROWS[:2]))
-    assert "None: no trial was completed." in text
-    assert "No trial of 3 layers" in text
-
-
-def test_a_run_without_any_trial_still_has_a_report(tmp_path: Path) -> None:
-    write_json(tmp_path / "run.json", RUN)
-    write_json(tmp_path / "summary.json", {**SUMMARY, "students": []})
-    write_trials(tmp_path / "trials.csv", [])
-    assert "| 2 layers | 0 | 0 | 0 | 0 | 0 |" in write_report(tmp_path).read_text()
-
-
-def test_records_survive_the_disk(tmp_path: Path) -> None:
-    write_json(tmp_path / "run.json", {**RUN, "where": tmp_path})
-    assert read_json(tmp_path / "run.json") == {**RUN, "where": str(tmp_path)}
-    write_trials(tmp_path / "trials.csv", ROWS)
-    assert read_trials(tmp_path / "trials.csv")["state"].tolist() == [row["state"] for row in ROWS]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "trials.csv"]
-
-
-def test_one_metric_needs_no_mean() -> None:
-    assert metric_titles({"f1": 1.0, "accuracy": 2.0, "score": 1.5}) == {
-        "f1": "F1",
-        "accuracy": "accuracy",
-        "score": "mean",
-    }
-    assert metric_titles({"matthews": 1.0, "score": 1.0}) == {"matthews": "Matthews correlation"}
-    assert metric_titles({"accuracy": 1.0, "accuracy_mm": 2.0, "score": 1.5}) == {
-        "accuracy": "accuracy",
-        "accuracy_mm": "accuracy (mm)",
-        "score": "mean",
-    }
-
-
-def test_every_metric_of_every_task_has_a_title() -> None:
-    metrics = {name + split.suffix for task in TASKS.values() for split in task.splits for name in task.metrics}
-    assert metrics >= {"pearson", "spearman", "accuracy_mm"}
-    scored = {
-        name + task.split(dev).suffix for task in TASKS.values() for dev in task.dev_splits for name in task.metrics
-    }
-    assert scored <= METRIC_TITLES.keys()
-
-
-def test_a_table_is_markdown() -> None:
-    assert table(["a", "b"], [[1, "x"]]) == "| a | b |\n| :-- | --: |\n| 1 | x |"
+@pytest.mark.parametrize("name", ["run.json", "summary.json", "trials.csv", "evaluations.csv"])
+def test_a_damaged_record_is_named_and_nothing_is_written(tmp_path: Path, name: str) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
+    (run / name).write_text('a,b\n1,"2' if name.endswith("csv") else json.dumps({"a": 1})[:-1])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=name):
+        write_report(run)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,22 +1,38 @@
-"""Trials that go wrong, in a real Ray: each ends in the journal with its reason, and none ends the search."""
+"""The engine on a real Ray: trials that go well, that something happens to, many of them, and several machines."""
 
+import os
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import psutil
 import pytest
 import torch
+import trainables
 
-from pkd_tune.config import DataConfig, SearchConfig
-from pkd_tune.distillation.student import open_classroom
-from pkd_tune.distillation.teacher import Teacher, prepare_teacher
+from pkd_tune.config import DataConfig, DistillConfig, Method, SearchConfig, Stage, UserError
+from pkd_tune.distillation.loop import Evaluation
+from pkd_tune.distillation.student import distill, open_classroom
+from pkd_tune.distillation.teacher import prepare_teacher
 from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
-from pkd_tune.tuning.engine import remove_leftovers, run_search
+from pkd_tune.tuning import cluster
+from pkd_tune.tuning.arms import Arm, Assignment, Plan
+from pkd_tune.tuning.engine import KEPT_WEIGHTS, Housekeeping, remove_leftovers, run_search
+from pkd_tune.tuning.ledger import trial_rows
+from pkd_tune.tuning.searcher import StudySearcher
 from pkd_tune.tuning.slots import Slots
-from pkd_tune.tuning.space import Choice, Float, load_space
+from pkd_tune.tuning.space import Choice, Float, Parameters
+from pkd_tune.tuning.space_file import load_space
 from pkd_tune.tuning.study import Studies
+from pkd_tune.tuning.trial import Workplace, run_trial
 
 CPU = torch.device("cpu")
+ONE, TWO = Slots(device="cpu", count=1), Slots(device="cpu", count=2)
+ALPHA: Parameters = {"alpha": Float(0.2, 0.9, log=False)}
 
 
 @pytest.fixture(scope="module")
@@ -26,89 +42,260 @@ def data(tiny_data: Path) -> DataConfig:
 
 
 @pytest.fixture
-def search(data: DataConfig, tiny_space: Path) -> SearchConfig:
+def workplace(data: DataConfig, tiny_space: Path, tmp_path: Path) -> Workplace:
     space = load_space(tiny_space)
-    return SearchConfig(
-        data=data, teacher_trainings=space.teacher, student_training=space.training, depths=(1, 2), trials=6
+    search = SearchConfig(
+        data=data,
+        teacher_trainings=space.teacher,
+        student_training=space.training,
+        depths=(1, 2),
+        stages=(Stage(method="pkd"),),
+        trials=6,
     )
-
-
-@pytest.fixture
-def teacher(data: DataConfig, search: SearchConfig) -> Teacher:
     task = TASKS["MRPC"]
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
     finetuned = data.data_dir / "models/finetuned/MRPC"
-    teacher = prepare_teacher(
-        task, splits, data.student_dir, finetuned, search.teacher_trainings, CPU, lambda evaluation: None
-    )
+    teacher = prepare_teacher(task, splits, data.student_dir, finetuned, space.teacher, CPU, lambda evaluation: None)
     open_classroom(data, teacher, CPU, seed=search.student_training.seed)
-    return teacher
+    return Workplace(search=search, teacher=teacher, device="cpu", folder=tmp_path / "checkpoints")
 
 
-def test_bad_trials_fail_with_their_reason_and_the_others_finish(
-    tmp_path: Path, tiny_space: Path, search: SearchConfig, teacher: Teacher
-) -> None:
-    """Of three learning rates one makes the loss infinite; depth 2 cannot save its weights at all."""
-    parameters = {**load_space(tiny_space).parameters, "learning_rate": Choice((1e30, 2e-3, 3e-3))}
-    studies = Studies(tmp_path / "study.log", search.depths, search.trials, parameters, seed=1)
-    for depth, rates in ((1, (1e30, 2e-3, 3e-3)), (2, (2e-3, 2e-3, 3e-3))):
-        for rate in rates:
-            studies._studies[depth].enqueue_trial({"learning_rate": rate})
-    for number in range(3):  # a folder where the file should go, as a full or broken disk would refuse it
-        (tmp_path / "checkpoints" / f"depth-2-trial-{number:04d}.partial" / "x").mkdir(parents=True)
-
-    run_search(search, teacher, studies, tmp_path, Slots(device="cpu", count=2))
-
-    rows = studies.rows()
-    shallow, deep = ([row for row in rows if row["depth"] == depth] for depth in (1, 2))
-    assert [row["state"] for row in shallow] == ["failed", "complete", "complete"]
-    assert "not finite" in shallow[0]["error"]
-    assert all(row["state"] in ("failed", "stopped early") for row in deep)
-    failed = [row for row in deep if row["state"] == "failed"]
-    assert failed
-    assert all("directory" in row["error"] and "\n" not in row["error"] for row in failed)
-    best = studies.best(1)
-    assert best is not None
-    assert [path.name for path in (tmp_path / "checkpoints").glob("*.safetensors")] == [
-        f"depth-1-trial-{best.number:04d}.safetensors"
+def plans(space: Path, *quotas: tuple[int, int], learning_rates: tuple[float, ...] = (2e-3, 3e-3, 4e-3)) -> list[Plan]:
+    """Returns a plan for each (depth, trials) over three learning rates, in this order at first."""
+    parameters: Parameters = {**load_space(space).parameters, "learning_rate": Choice(learning_rates)}
+    parameters |= {"alpha": Choice((0.5,)), "beta": Choice((10.0,)), "strategy": Choice(("skip",))}
+    parameters |= {"normalize": Choice((True,))}
+    return [
+        Plan(
+            arm=Arm(depth, "pkd"),
+            quota=quota,
+            parameters=parameters,
+            first=tuple({"learning_rate": rate, **_fixed(parameters)} for rate in learning_rates[:quota]),
+        )
+        for depth, quota in quotas
     ]
-    assert studies.best(2) is None
-    assert studies.ask() is None
 
 
-def test_weights_of_a_killed_search_do_not_pile_up(tmp_path: Path) -> None:
-    studies = Studies(tmp_path / "study.log", (2,), 3, {"alpha": Float(0.2, 0.9, log=False)}, seed=0)
-    for score in (70.0, 80.0):
+def _fixed(parameters: Parameters) -> dict[str, Any]:
+    return {n: p.values[0] for n, p in parameters.items() if isinstance(p, Choice) and len(p.values) == 1}
+
+
+def search(
+    workplace: Workplace, studies: Studies, slots: Slots, trainable: Callable[..., None] = run_trial
+) -> list[dict[str, Any]]:
+    run_dir = workplace.folder.parent
+    with cluster.own_cluster(slots, run_dir / "ray-start.log"):
+        run_search(workplace, studies, run_dir, slots, trainable=trainable)
+    return trial_rows(studies)
+
+
+def directly(workplace: Workplace, depth: int, settings: dict[str, Any], seed: int | None = None) -> list[Evaluation]:
+    """Returns the evaluations of the same training outside Ray."""
+    torch.set_num_threads(1)  # as a trial on one core has
+    settings = dict(settings)
+    training = replace(workplace.search.student_training, learning_rate=settings.pop("learning_rate"))
+    training = training if seed is None else replace(training, seed=seed)
+    seen: list[Evaluation] = []
+    classroom = open_classroom(workplace.search.data, workplace.teacher, CPU, workplace.search.student_training.seed)
+    distill(classroom, DistillConfig(student_layers=depth, **settings), training, seen.append)
+    return seen
+
+
+def test_trials_in_one_process_score_what_each_scores_alone(
+    workplace: Workplace, tiny_space: Path, tmp_path: Path
+) -> None:
+    """First or last in a process, in the search or as a confirmation; a bad trial before changes nothing."""
+    rates = (1e30, 2e-3, 3e-3)
+    studies = Studies(
+        tmp_path / "study.log", plans(tiny_space, (2, 3), learning_rates=rates), seeds=(7,), early_stopping=False
+    )
+    rows = search(workplace, studies, ONE)
+    assert [row["state"] for row in rows] == ["failed", "complete", "complete", "complete"]
+    assert "not finite" in rows[0]["error"]
+    assert rows[3]["seed"] == 7
+    arm = Arm(2, "pkd")
+    for stage, trials in (("search", studies.trials(arm)[1:]), ("confirm", studies.trials(arm, "confirm"))):
+        for trial in trials:
+            seed = 7 if stage == "confirm" else None
+            seen = directly(workplace, 2, studies.settings(arm, trial), seed)
+            assert trial.intermediate_values == {e.number: e.metrics["score"] for e in seen}
+            assert trial.value == max(trial.intermediate_values.values())
+    winner = studies.best(arm)
+    assert winner is not None
+    files = {path.name for path in workplace.folder.iterdir()}
+    assert files == {
+        "2-layer-pkd-trial-0001.safetensors",
+        "2-layer-pkd-trial-0002.safetensors",
+        "2-layer-pkd-confirm-0000.predictions",
+    }
+
+
+def test_a_killed_process_costs_its_trial_an_epoch_at_most(
+    workplace: Workplace, tiny_space: Path, tmp_path: Path
+) -> None:
+    studies = Studies(tmp_path / "study.log", plans(tiny_space, (2, 2)), early_stopping=False)
+    rows = search(workplace, studies, ONE, trainables.killed_once)
+    assert (tmp_path / "2-layer-pkd-trial-0000.killed").exists()
+    assert [row["state"] for row in rows] == ["complete", "complete"]
+    arm = Arm(2, "pkd")
+    for trial in studies.trials(arm):
+        seen = directly(workplace, 2, studies.settings(arm, trial))
+        assert trial.intermediate_values == {e.number: e.metrics["score"] for e in seen}
+    assert "it is started again" in (tmp_path / "run.log").read_text()
+
+
+def test_a_disk_that_refuses_weights_fails_the_trial_and_its_process_is_replaced(
+    workplace: Workplace, tiny_space: Path, tmp_path: Path
+) -> None:
+    studies = Studies(tmp_path / "study.log", plans(tiny_space, (1, 2)), early_stopping=False)
+    in_the_way = workplace.folder / "1-layer-pkd-trial-0000.safetensors.partial" / "x"
+    in_the_way.mkdir(parents=True)  # a folder where the file should go
+    rows = search(workplace, studies, ONE)
+    assert [row["state"] for row in rows] == ["failed", "complete"]
+    assert "directory" in rows[0]["error"]
+    assert "\n" not in rows[0]["error"]
+    log = (tmp_path / "run.log").read_text()
+    assert "Traceback" in log
+    assert "2-layer" not in log
+    assert "1-layer-pkd-trial-0001: started in a new process: the trial before ended with" in log
+
+
+def test_a_trial_that_takes_too_long_is_given_up(workplace: Workplace, tiny_space: Path, tmp_path: Path) -> None:
+    hasty = replace(workplace, timeout=0.05)
+    studies = Studies(tmp_path / "study.log", plans(tiny_space, (1, 1)))
+    (row,) = search(hasty, studies, ONE)
+    assert (row["state"], row["error"]) == ("failed", "took longer than 0.05 seconds")
+    assert "File" in (tmp_path / "run.log").read_text()  # where it hung
+
+
+def test_a_batch_that_does_not_fit_is_halved_once(workplace: Workplace, tiny_space: Path, tmp_path: Path) -> None:
+    studies = Studies(tmp_path / "study.log", plans(tiny_space, (1, 2)), early_stopping=False)
+    rows = search(workplace, studies, ONE, trainables.short_of_memory)
+    assert [row["state"] for row in rows] == ["complete", "failed"]
+    assert "out of memory with batches of 16 in halves" in rows[1]["error"]
+    last = studies.trials(Arm(1, "pkd"))[0].user_attrs["evaluation 4"]
+    assert last["micro_batches"] == 2
+
+
+def test_a_trial_whose_process_died_too_often_has_the_end_of_its_error_for_a_reason(tmp_path: Path) -> None:
+    studies = Studies(tmp_path / "study.log", [Plan(arm=Arm(2, "pkd"), quota=1, parameters=ALPHA)])
+    config = StudySearcher(studies).suggest("a")
+    (tmp_path / "error.txt").write_text("Failure # 1\nTraceback\nActorDiedError: " + "it is dead " * 40 + "\n")
+    trial: Any = SimpleNamespace(config=config, error_file=str(tmp_path / "error.txt"))
+    Housekeeping(studies, tmp_path).on_trial_error(1, [], trial)
+    (row,) = trial_rows(studies)
+    assert row["state"] == "failed"
+    assert row["error"].startswith("ActorDiedError: it is dead")
+    assert len(row["error"]) <= 200
+
+
+def test_weights_and_states_of_a_killed_search_do_not_pile_up(tmp_path: Path) -> None:
+    arm = Arm(2, "pkd")
+    studies = Studies(tmp_path / "study.log", [Plan(arm=arm, quota=KEPT_WEIGHTS + 2, parameters=ALPHA)])
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for number in range(KEPT_WEIGHTS + 2):
         asked = studies.ask()
         assert asked is not None
-        studies.report(asked[0], 1, score, {})
-        studies.complete(asked[0])
-    names = ["depth-2-trial-0000.safetensors", "depth-2-trial-0001.safetensors", "depth-2-trial-0002.partial"]
-    for name in names:
-        (tmp_path / name).touch()
-    remove_leftovers(studies, tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("depth-*")) == ["depth-2-trial-0001.safetensors"]
+        if number <= KEPT_WEIGHTS:
+            studies.report(asked[0], 1, 70.0 + number, {"epoch": 1.0})
+            studies.complete(asked[0])
+        for kind in ("safetensors", "training", "safetensors.partial"):
+            (folder / f"{Assignment(arm, 'search', number).name}.{kind}").touch()
+    remove_leftovers(studies, folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(f"2-layer-pkd-trial-000{number}.safetensors" for number in range(1, KEPT_WEIGHTS + 1)),
+        f"2-layer-pkd-trial-000{KEPT_WEIGHTS + 1}.training",  # still running: it goes on from there
+    ]
 
 
-def test_a_trial_reports_what_it_saw(tmp_path: Path, tiny_space: Path, search: SearchConfig, teacher: Teacher) -> None:
-    """The journal's scores are those of the same training outside Ray."""
-    from pkd_tune.config import DistillConfig
-    from pkd_tune.distillation.loop import Evaluation
-    from pkd_tune.distillation.student import distill
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    import subprocess
+    import sys
 
-    torch.set_num_threads(1)  # as a trial on one core has
-    space = load_space(tiny_space)
-    one = replace(search, depths=(2,), trials=1)
-    parameters = {**space.parameters, "learning_rate": Float(1e-3, 2e-3, log=False)}
-    studies = Studies(tmp_path / "study.log", one.depths, one.trials, parameters, seed=1)
-    run_search(one, teacher, studies, tmp_path, Slots(device="cpu", count=1))
-    best = studies.best(2)
-    assert best is not None
+    code = """
+import resource, sys, torch
+from pathlib import Path
+from pkd_tune.distillation.training_state import write_tensors
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    write_tensors(Path(sys.argv[1]), {"a": torch.zeros(100_000)})
+except OSError as error:
+    print("refused:", error)
+"""
+    path = tmp_path / "weights.safetensors"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert done.stdout.startswith("refused:"), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
-    settings = studies.settings(best)
-    training = replace(one.student_training, learning_rate=settings.pop("learning_rate"))
-    seen: list[Evaluation] = []
-    classroom = open_classroom(one.data, teacher, CPU, seed=training.seed)
-    distill(classroom, DistillConfig(student_layers=2, **settings), training, seen.append)
-    assert best.intermediate_values == {e.number: e.metrics["score"] for e in seen}
-    assert best.value == max(best.intermediate_values.values())
+
+def test_no_cluster_at_an_address_is_one_clear_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"--address 127.0.0.1:1: no Ray cluster answers there"),
+        cluster.joined_cluster("127.0.0.1:1", tmp_path / "log"),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_a_thousand_instant_trials(workplace: Workplace, tmp_path: Path) -> None:
+    """Two depths share them; the driver stays small and quick, and so does the run's folder."""
+    arms: list[tuple[int, Method]] = [(1, "pkd"), (2, "pkd")]
+    studies = Studies(tmp_path / "study.log", [Plan(arm=Arm(*arm), quota=500, parameters=ALPHA) for arm in arms])
+    started = time.perf_counter()
+    rows = search(workplace, studies, TWO, trainables.instant)
+    seconds = time.perf_counter() - started
+    assert len(rows) == 1000
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    held = psutil.Process().memory_info().rss
+    print(f"{seconds / 1000:.3f} s per trial, {held / 1e6:.0f} MB in the driver, {size / 1e6:.1f} MB on disk")
+    assert held < 1e9
+    assert size < 100e6
+    for depth, method in arms:
+        best = studies.best(Arm(depth, method))
+        assert best is not None
+        assert abs(best.params["alpha"] - 0.5) < 0.01
+
+
+@pytest.mark.slow
+def test_sixteen_trials_share_eight_gpus_and_each_sees_one(workplace: Workplace, tmp_path: Path) -> None:
+    studies = Studies(tmp_path / "study.log", [Plan(arm=Arm(1, "pkd"), quota=16, parameters=ALPHA)])
+    slots = Slots(device="cuda", count=16, per_gpu=2)
+    rows = search(workplace, studies, slots, trainables.together)
+    assert [row["state"] for row in rows].count("failed") == 0
+    seen = [path.read_text() for path in workplace.folder.glob("*.here")]
+    assert sorted(seen) == sorted([str(gpu) for gpu in range(8)] * 2)
+
+
+@pytest.mark.slow
+def test_a_lost_node_costs_nothing_but_time(workplace: Workplace, tmp_path: Path) -> None:
+    import threading
+
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_health_check_period_ms"] = "1000"  # noqa: SIM112 - Ray's spelling
+    machines = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": 2**27}
+    )
+    nodes = [machines.add_node(num_cpus=1, object_store_memory=2**27) for _ in range(2)]
+    studies = Studies(tmp_path / "study.log", [Plan(arm=Arm(1, "pkd"), quota=4, parameters=ALPHA)])
+
+    def lose_one() -> None:
+        lost = nodes[0].node_id
+        while not any(lost in path.read_text() for path in workplace.folder.glob("*.nodes")):
+            time.sleep(0.1)
+        machines.remove_node(nodes[0], allow_graceful=False)
+
+    try:
+        with cluster.joined_cluster(machines.address, tmp_path / "log"):
+            assert cluster.cluster_slots(0, 1) == TWO
+            cluster.check_shared([("--out", tmp_path)])
+            loser = threading.Thread(target=lose_one)
+            loser.start()
+            run_search(workplace, studies, tmp_path, TWO, trainable=trainables.patient)
+            loser.join()
+    finally:
+        machines.shutdown()
+    rows = trial_rows(studies)
+    assert [row["state"] for row in rows] == ["complete"] * 4
+    assert [row["evaluations"] for row in rows] == [10] * 4

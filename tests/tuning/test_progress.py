@@ -1,8 +1,11 @@
 import io
 from pathlib import Path
 
+import pytest
+
+from pkd_tune.tuning.arms import Arm, Plan
 from pkd_tune.tuning.progress import SearchBar
-from pkd_tune.tuning.space import Float
+from pkd_tune.tuning.space import Float, Parameters
 from pkd_tune.tuning.study import Studies
 
 
@@ -11,40 +14,67 @@ class Terminal(io.StringIO):
         return True
 
 
-def searched(tmp_path: Path) -> Studies:
-    studies = Studies(tmp_path / "study.log", (3, 6, 12), 9, {"alpha": Float(0.2, 0.9, log=False)}, seed=0)
+def searched(tmp_path: Path, seeds: tuple[int, ...] = ()) -> Studies:
+    parameters: Parameters = {"alpha": Float(0.2, 0.9, log=False)}
+    plans = [Plan(arm=Arm(depth, "pkd"), quota=3, parameters=parameters) for depth in (3, 6, 12)]
+    studies = Studies(tmp_path / "study.log", plans, seeds=seeds)
     for score in (81.26, 90.0, 92.0):
-        asked = studies.ask()
-        assert asked is not None
-        studies.report(asked[0], 1, score, {})
-        studies.complete(asked[0])
-    studies.ask()
+        end(studies, score)
     return studies
 
 
+def end(studies: Studies, score: float) -> None:
+    asked = studies.ask()
+    assert asked is not None
+    studies.report(asked[0], 1, score, {"epoch": 2.0})
+    studies.complete(asked[0])
+
+
 def test_one_line_says_where_the_search_is(tmp_path: Path) -> None:
-    text = SearchBar(searched(tmp_path), Terminal()).text()
-    assert text == "3L 81.3, 6L 90.0, 12L 92.0 | 1 running, 0 stopped early, 0 failed"
+    studies = searched(tmp_path)
+    studies.ask()
+    text = SearchBar(studies, 2, Terminal()).text()
+    assert text == "search 3/9 | 3L 81.3 6L 90.0 12L 92.0 | 1 running, 0 stopped, 0 failed"
+
+
+def test_pace_and_time_left_are_those_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studies = searched(tmp_path)
+    bar = SearchBar(studies, 2, Terminal())
+    end(studies, 80.0)  # two epochs
+    clock = bar.began + 4.0
+    monkeypatch.setattr("pkd_tune.tuning.progress.time.monotonic", lambda: clock)
+    # five trials of two epochs are left, at half an epoch a second
+    assert (
+        bar.text() == "search 4/9 0.5 epochs/s 00:20 left | 3L 81.3 6L 90.0 12L 92.0 | 0 running, 0 stopped, 0 failed"
+    )
+
+
+def test_the_stage_is_named(tmp_path: Path) -> None:
+    studies = searched(tmp_path, seeds=(1,))
+    assert SearchBar(studies, 2, Terminal()).text().startswith("search 3/12 ")
+    for _ in range(6):
+        end(studies, 70.0)
+    assert SearchBar(studies, 2, Terminal()).text().startswith("confirm 9/12 ")
 
 
 def test_eighty_columns_show_the_counts_and_every_best_score(tmp_path: Path) -> None:
     stream = Terminal()
-    bar = SearchBar(searched(tmp_path), stream)
+    studies = searched(tmp_path)
+    bar = SearchBar(studies, 2, stream)
     bar.setup()
     bar.bar.ncols, bar.bar.dynamic_ncols = 80, None
     bar._draw()
     line = stream.getvalue().split("\r")[-1].rstrip()
     assert len(line) <= 80
-    assert line.startswith("search 3/9 ")
-    assert "3L 81.3, 6L 90.0, 12L 92.0 | 1 running, 0 stopped early, 0" in line
+    assert line.startswith("search 3/9 | 3L 81.3 6L 90.0 12L 92.0 | 0 running, 0 stopped, 0 failed")
     bar.close()
 
 
 def test_a_pipe_gets_a_line_for_each_trial_that_ends(tmp_path: Path) -> None:
     stream = io.StringIO()
-    bar = SearchBar(searched(tmp_path), stream)
+    bar = SearchBar(searched(tmp_path), 2, stream)
     bar.setup()
     bar.on_trial_result(0, [], None, None)
     assert stream.getvalue() == ""
     bar.on_trial_complete(0, [], None)
-    assert stream.getvalue() == f"search 3/9 trials, {bar.text()}\n"
+    assert stream.getvalue() == f"{bar.text()}\n"

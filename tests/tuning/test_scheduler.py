@@ -1,5 +1,6 @@
 """What searcher and scheduler tell Ray and the studies; Ray itself is in test_engine.py."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,9 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from pkd_tune.tuning.arms import Arm, Plan
+from pkd_tune.tuning.ledger import trial_rows
+from pkd_tune.tuning.sampling import WARM_UP_TRIALS
 from pkd_tune.tuning.scheduler import StudyScheduler
 from pkd_tune.tuning.searcher import StudySearcher
 from pkd_tune.tuning.space import Float
@@ -16,14 +20,18 @@ from pkd_tune.tuning.study import Studies
 
 @pytest.fixture
 def studies(tmp_path: Path) -> Studies:
-    return Studies(tmp_path / "study.log", (2,), 3, {"alpha": Float(0.2, 0.9, log=False)}, seed=0)
+    quota = WARM_UP_TRIALS + 1
+    plan = Plan(arm=Arm(2, "pkd"), quota=quota, parameters={"alpha": Float(0.2, 0.9, log=False)})
+    return Studies(tmp_path / "study.log", [plan])
 
 
 def result(evaluation: int, score: float, of: int = 2) -> dict[str, Any]:
-    return {"evaluation": evaluation, "evaluations": of, "epoch": evaluation / 2, "score": score, "metrics/f1": score}
+    metrics = {"f1": score, "score": score}
+    details = {"metrics": metrics, "epoch": evaluation / 2, "degenerate": False}
+    return {"evaluation": evaluation, "evaluations": of, "score": score, "details": json.dumps(details)}
 
 
-def test_a_trial_below_the_median_is_stopped_but_never_at_its_end(studies: Studies) -> None:
+def test_a_trial_in_the_worse_half_is_stopped_but_never_at_its_end(studies: Studies) -> None:
     searcher, scheduler = StudySearcher(studies), StudyScheduler(studies)
 
     def run(name: str, *scores: float) -> list[str]:
@@ -32,16 +40,32 @@ def test_a_trial_below_the_median_is_stopped_but_never_at_its_end(studies: Studi
         trial: Any = SimpleNamespace(config=config)
         results = [result(i, score) for i, score in enumerate(scores, start=1)]
         decisions = [scheduler.on_trial_result(None, trial, each) for each in results]
-        searcher.on_trial_complete(name, results[-1])
+        finished = {"finished": "null"} if len(scores) == 2 else {}
+        searcher.on_trial_complete(name, {**results[-1], **finished})
         return decisions
 
     go_on, stop = TrialScheduler.CONTINUE, TrialScheduler.STOP
-    assert run("a", 70.0, 80.0) == [go_on, go_on]
-    assert run("b", 71.0, 60.0) == [go_on, go_on]
-    assert run("c", 50.0) == [stop]
-    assert searcher.suggest("d") == Searcher.FINISHED
-    assert [row["state"] for row in studies.rows()] == ["complete", "complete", "stopped early"]
-    assert studies.rows()[0]["f1"] == 80.0
+    for i in range(WARM_UP_TRIALS):
+        assert run(f"a{i}", 70.0 + i, 80.0 - i) == [go_on, go_on]  # the last of them is the worst at its end
+    assert run("b", 50.0) == [stop]
+    assert searcher.suggest("c") == Searcher.FINISHED
+    assert [row["state"] for row in trial_rows(studies)] == ["complete"] * WARM_UP_TRIALS + ["stopped early"]
+    assert trial_rows(studies)[0]["f1"] == 80.0
+
+
+def test_ray_is_told_to_wait_while_a_running_trial_may_bring_more(tmp_path: Path) -> None:
+    plan = Plan(arm=Arm(2, "pkd"), quota=1, parameters={"alpha": Float(0.2, 0.9, log=False)})
+    studies = Studies(tmp_path / "study.log", [plan], seeds=(5,))
+    searcher, scheduler = StudySearcher(studies), StudyScheduler(studies)
+    config = searcher.suggest("a")
+    assert isinstance(config, dict)
+    assert (config["stage"], config["seed"]) == ("search", None)
+    assert searcher.suggest("b") is None
+    scheduler.on_trial_result(None, SimpleNamespace(config=config), result(1, 70.0, of=1))  # type: ignore[arg-type]
+    searcher.on_trial_complete("a", {**result(1, 70.0, of=1), "finished": "null"})
+    confirmation = searcher.suggest("b")
+    assert isinstance(confirmation, dict)
+    assert (confirmation["stage"], confirmation["seed"], confirmation["alpha"]) == ("confirm", 5, config["alpha"])
 
 
 @pytest.mark.parametrize(
@@ -56,17 +80,5 @@ def test_a_trial_without_a_result_has_failed(studies: Studies, last: dict[str, A
     searcher = StudySearcher(studies)
     searcher.suggest("a")
     searcher.on_trial_complete("a", last)
-    (row,) = studies.rows()
+    (row,) = trial_rows(studies)
     assert (row["state"], row["error"]) == ("failed", reason)
-
-
-def test_a_trial_that_raised_has_the_end_of_its_error_for_a_reason(studies: Studies, tmp_path: Path) -> None:
-    searcher, scheduler = StudySearcher(studies), StudyScheduler(studies)
-    (tmp_path / "error.txt").write_text("Failure # 1\nTraceback\nOSError: " + "no space left " * 40 + "\n")
-    trial: Any = SimpleNamespace(config=searcher.suggest("a"), error_file=str(tmp_path / "error.txt"))
-    scheduler.on_trial_error(None, trial)
-    searcher.on_trial_complete("a", error=True)
-    (row,) = studies.rows()
-    assert row["state"] == "failed"
-    assert row["error"].startswith("OSError: no space left")
-    assert len(row["error"]) <= 200

@@ -3,166 +3,298 @@ from typing import Any
 
 import pytest
 
-from pkd_tune.tuning.space import Choice, Float, Parameter
-from pkd_tune.tuning.study import Assignment, Studies
+from pkd_tune.config import Method
+from pkd_tune.tuning.arms import Arm, Assignment, Plan
+from pkd_tune.tuning.ledger import commonest_failure, counts, evaluation_rows, trial_rows
+from pkd_tune.tuning.sampling import WARM_UP_TRIALS
+from pkd_tune.tuning.space import Choice, Float, Parameters, Settings
+from pkd_tune.tuning.study import Studies
 
-PARAMETERS: dict[str, Parameter] = {"alpha": Float(0.2, 0.9, log=False), "temperature": Choice((10,))}
+PARAMETERS: Parameters = {"alpha": Float(0.2, 0.9, log=False), "temperature": Choice((10,))}
+FLAT: Parameters = {"alpha": Choice((0.2, 0.5, 0.7)), "temperature": Choice((5, 10))}
 
 
-def opened(tmp_path: Path, trials: int = 8, depths: tuple[int, ...] = (1, 2)) -> Studies:
-    return Studies(tmp_path / "study.log", depths, trials, PARAMETERS, seed=0)
+def plan(depth: int, quota: int, method: Method = "pkd", parameters: Parameters = PARAMETERS, **more: Any) -> Plan:
+    return Plan(arm=Arm(depth, method), quota=quota, parameters=parameters, **more)
+
+
+def opened(tmp_path: Path, *plans: Plan, **more: Any) -> Studies:
+    return Studies(tmp_path / "study.log", plans or (plan(1, 4), plan(2, 4)), **more)
+
+
+def seen(epoch: float, score: float, *, degenerate: bool = False) -> dict[str, Any]:
+    losses = {"total": 1.0, "ce": 0.5, "kd": 0.5, "pt": 0.0}
+    return {
+        "metrics": {"f1": score, "score": score},
+        "epoch": epoch,
+        "loss": losses,
+        "gradient_norm": 1.0,
+        "learning_rate": 1e-5,
+        "watched": {"agreement": 90.0},
+        "degenerate": degenerate,
+    }
+
+
+def report(studies: Studies, assignment: Assignment, *scores: float) -> list[bool]:
+    return [studies.report(assignment, i, score, seen(i / 2, score)) for i, score in enumerate(scores, start=1)]
 
 
 def finish(studies: Studies, assignment: Assignment, *scores: float) -> None:
-    for step, score in enumerate(scores, start=1):
-        studies.report(assignment, step, score, {"metrics": {"f1": score, "score": score}, "epoch": step / 2})
+    report(studies, assignment, *scores)
     studies.complete(assignment)
 
 
-def ask(studies: Studies) -> tuple[Assignment, dict[str, Any]]:
+def ask(studies: Studies) -> tuple[Assignment, Settings]:
     asked = studies.ask()
     assert asked is not None
-    return asked
+    return asked[0], asked[1]
 
 
-def test_depths_take_turns_until_both_have_their_quota(tmp_path: Path) -> None:
-    studies = opened(tmp_path, trials=5)
-    assert studies.quota == {1: 3, 2: 2}
-    asked = [ask(studies) for _ in range(5)]
-    assert [assignment.depth for assignment, _ in asked] == [1, 2, 1, 2, 1]
-    assert len({assignment for assignment, _ in asked}) == 5
-    assert all(set(parameters) == {"alpha", "temperature"} for _, parameters in asked)
+def run_all(studies: Studies, score: float = 70.0) -> list[tuple[Assignment, Settings, int | None]]:
+    done = []
+    while (asked := studies.ask()) is not None:
+        done.append(asked)
+        finish(studies, asked[0], score, score + 1)
+    return done
+
+
+def test_arms_take_turns_until_all_have_their_quota(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(1, 3), plan(2, 2), plan(2, 1, "kd"))
+    asked = [ask(studies) for _ in range(6)]
+    assert [a.arm.name for a, _ in asked] == [
+        *("1-layer-pkd", "2-layer-pkd", "2-layer-kd"),
+        *("1-layer-pkd", "2-layer-pkd", "1-layer-pkd"),
+    ]
+    assert len({assignment for assignment, _ in asked}) == 6
+    assert all(settings.keys() == {"alpha", "temperature"} for _, settings in asked)
     assert studies.ask() is None
+    assert not studies.idle()
 
 
 def test_the_best_trial_is_judged_by_its_best_evaluation(tmp_path: Path) -> None:
-    studies = opened(tmp_path, trials=3, depths=(2,))
+    studies = opened(tmp_path, plan(2, 3))
     for scores in ((70.0, 71.0), (60.0, 80.0, 65.0), (79.0, 79.5)):
-        assignment, _ = ask(studies)
-        finish(studies, assignment, *scores)
-    best = studies.best(2)
+        finish(studies, ask(studies)[0], *scores)
+    arm = Arm(2, "pkd")
+    assert [trial.number for trial in studies.ranking(arm)] == [1, 2, 0]
+    best = studies.best(arm)
     assert best is not None
-    assert (best.number, best.value) == (1, 80.0)
-    assert best.user_attrs == {"metrics": {"f1": 80.0, "score": 80.0}, "epoch": 1.0}
-    assert studies.outdone(2) == [Assignment(2, 2), Assignment(2, 0)]
-    assert studies.settings(best) == {"alpha": best.params["alpha"], "temperature": 10}
+    assert best.value == 80.0
+    assert studies.settings(arm, best) == {"alpha": best.params["alpha"], "temperature": 10}
+    row = trial_rows(studies)[1]
+    assert (row["score"], row["f1"], row["best_epoch"], row["epochs"], row["evaluations"]) == (80.0, 80.0, 1.0, 1.5, 3)
+    assert [row["score"] for row in evaluation_rows(studies)] == [70.0, 71.0, 60.0, 80.0, 65.0, 79.0, 79.5]
+    assert evaluation_rows(studies)[0]["loss_kd"] == 0.5
+    assert evaluation_rows(studies)[0]["agreement"] == 90.0
 
 
-def test_a_trial_below_the_median_is_stopped_and_says_so(tmp_path: Path) -> None:
-    studies = opened(tmp_path, trials=4, depths=(2,))
-    for _ in range(2):
+def test_the_worse_half_is_stopped_at_a_rung_but_none_of_the_first_few(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(2, 10))
+    for score in (80.0, 60.0, 70.0, 50.0)[:WARM_UP_TRIALS]:
         first, _ = ask(studies)
-        assert not studies.report(first, 1, 70.0, {})  # nothing to compare with yet
-        finish(studies, first, 70.0, 80.0)
-    weak, _ = ask(studies)
-    assert studies.report(weak, 1, 60.0, {"metrics": {"f1": 60.0}})
+        assert report(studies, first, score, score) == [False, False]
+        studies.complete(first)
+    weak, good = ask(studies)[0], ask(studies)[0]
+    assert report(studies, weak, 61.0) == [True]
     studies.stop(weak)
-    good, _ = ask(studies)
-    assert not studies.report(good, 1, 75.0, {})
-    finish(studies, good, 75.0, 76.0)
-    assert studies.counts() == {"done": 3, "stopped": 1, "failed": 0, "running": 0}
-    row = studies.rows()[2]
-    assert (row["state"], row["score"], row["f1"], row["evaluations"]) == ("stopped early", 60.0, 60.0, 1)
+    assert report(studies, good, 75.0, 75.0, 10.0) == [False, False, False]  # evaluation 3 is no rung
+    row = trial_rows(studies)[4]
+    assert (row["state"], row["score"], row["evaluations"]) == ("stopped early", 61.0, 1)
+    assert "better half" in row["error"]
+    assert counts(studies) == {"done": 4, "stopped": 1, "failed": 0, "running": 1}
 
 
-def test_depths_are_judged_apart(tmp_path: Path) -> None:
-    """A shallow trial is not stopped for scoring below the deep ones."""
-    studies = opened(tmp_path, trials=6)
-    for _ in range(2):
-        for score in (60.0, 90.0):
-            assignment, _ = ask(studies)
-            finish(studies, assignment, score if assignment.depth == 1 else 90.0)
-    shallow, _ = ask(studies)
-    assert shallow.depth == 1
-    assert not studies.report(shallow, 1, 61.0, {})
+def test_rungs_survive_a_restart(tmp_path: Path) -> None:
+    before = opened(tmp_path, plan(2, 10))
+    for score in (80.0, 60.0, 70.0, 50.0):
+        finish(before, ask(before)[0], score, score)
+    after = opened(tmp_path, plan(2, 10))
+    assert report(after, ask(after)[0], 61.0) == [True]
+
+
+def test_depths_are_judged_apart_and_each_has_its_winner(tmp_path: Path) -> None:
+    """The shallow one is always worse, and still gets its quota."""
+    studies = opened(tmp_path, plan(1, 8), plan(2, 8), sampler="random")
+    for i in range(16):
+        assignment, _ = ask(studies)
+        base = 60.0 if assignment.arm.depth == 1 else 90.0
+        stopped = report(studies, assignment, base + i % 3, base + i % 3)
+        (studies.stop if any(stopped) else studies.complete)(assignment)
+    for depth in (1, 2):
+        assert len(studies.trials(Arm(depth, "pkd"))) == 8
+        assert studies.best(Arm(depth, "pkd")) is not None
+    assert studies.ask() is None
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_a_trial_of_one_class_is_stopped_once_another_was_better_by_then(tmp_path: Path, early_stopping: bool) -> None:
+    studies = opened(tmp_path, plan(2, 4), early_stopping=early_stopping)
+
+    def constant(assignment: Assignment) -> list[bool]:
+        return [studies.report(assignment, i, 68.0, seen(i / 2, 68.0, degenerate=True)) for i in (1, 2, 3, 4)]
+
+    first, _ = ask(studies)
+    assert constant(first) == [False] * 4  # nobody has shown that more can be learnt
+    studies.complete(first)
+    finish(studies, ask(studies)[0], 68.0, 70.0)
+    again, _ = ask(studies)
+    expected = [False, True, False, True] if early_stopping else [False] * 4  # half an epoch proves nothing
+    assert constant(again) == expected
 
 
 def test_a_failed_trial_keeps_its_reason_and_uses_its_quota(tmp_path: Path) -> None:
-    studies = opened(tmp_path, trials=1, depths=(1,))
+    studies = opened(tmp_path, plan(1, 1))
     assignment, _ = ask(studies)
     studies.fail(assignment, "the loss was not finite at step 3 of 9")
     assert studies.ask() is None
-    assert studies.best(1) is None
-    (row,) = studies.rows()
+    assert studies.best(Arm(1, "pkd")) is None
+    (row,) = trial_rows(studies)
     assert (row["state"], row["error"]) == ("failed", "the loss was not finite at step 3 of 9")
     assert row["score"] is None
+    assert commonest_failure(studies) == "the loss was not finite at step 3 of 9"
 
 
-def test_what_a_dead_driver_left_running_is_run_again_once(tmp_path: Path) -> None:
-    dead = opened(tmp_path, trials=3, depths=(1,))
+def test_what_a_dead_driver_left_running_goes_on_under_its_own_number(tmp_path: Path) -> None:
+    dead = opened(tmp_path, plan(1, 3))
     first, _ = ask(dead)
     finish(dead, first, 70.0)
-    second, parameters = ask(dead)
-    dead.report(second, 1, 65.0, {})
+    second, settings = ask(dead)
+    report(dead, second, 65.0, 66.0)
 
-    studies = opened(tmp_path, trials=3, depths=(1,))
-    assert studies.counts() == {"done": 1, "stopped": 0, "failed": 0, "running": 0}
+    studies = opened(tmp_path, plan(1, 3))
+    assert trial_rows(studies)[1]["state"] == "interrupted"
+    assert (studies.remaining(), studies.total()) == (2, 3)
     again, same = ask(studies)
-    assert again.number == 2
-    assert same == parameters
-    finish(studies, again, 66.0)
+    assert (again, same) == (second, settings)
+    assert report(studies, again, 1.0, 2.0, 67.0) == [False] * 3  # the first two were recorded before it died
+    studies.complete(again)
+    assert [row["score"] for row in evaluation_rows(studies)] == [70.0, 65.0, 66.0, 67.0]
     last, fresh = ask(studies)
-    assert fresh != parameters
+    assert fresh != settings
     finish(studies, last, 64.0)
     assert studies.ask() is None
-    assert [row["state"] for row in studies.rows()] == ["complete", "interrupted", "complete", "complete"]
+    assert [row["state"] for row in trial_rows(studies)] == ["complete"] * 3
+    assert [row["trial"] for row in trial_rows(studies)] == [0, 1, 2]
 
-    # Opened once more, nothing is left to repeat; a larger total adds trials with settings of their own.
-    more = opened(tmp_path, trials=4, depths=(1,))
-    added, parameters = ask(more)
-    assert added.number == 4
-    assert all(row["alpha"] != pytest.approx(parameters["alpha"]) for row in more.rows()[:-1])
+    # A larger total adds trials with settings of their own.
+    more = opened(tmp_path, plan(1, 4))
+    added, settings = ask(more)
+    assert added.number == 3
+    assert all(row["alpha"] != pytest.approx(settings["alpha"]) for row in trial_rows(more)[:-1])
     assert more.ask() is None
 
 
+def test_a_death_before_any_value_was_chosen_costs_nothing(tmp_path: Path) -> None:
+    dead = opened(tmp_path, plan(1, 1))
+    dead._studies[Arm(1, "pkd"), "search"].ask()
+    studies = opened(tmp_path, plan(1, 1))
+    assignment, settings = ask(studies)
+    assert (assignment.number, settings["temperature"]) == (0, 10)
+    assert 0.2 <= settings["alpha"] <= 0.9
+    assert studies.ask() is None
+
+
 def test_a_torn_last_line_and_a_left_lock_cost_nothing_but_that_line(tmp_path: Path) -> None:
-    studies = opened(tmp_path, trials=3, depths=(1,))
-    first, _ = ask(studies)
-    finish(studies, first, 70.0)
+    studies = opened(tmp_path, plan(1, 3))
+    finish(studies, ask(studies)[0], 70.0)
     journal = tmp_path / "study.log"
     whole = journal.read_bytes()
     journal.write_bytes(whole + b'{"op_code": 4, "study')
     (tmp_path / "study.log.lock").symlink_to(journal)
-    again = opened(tmp_path, trials=3, depths=(1,))
-    best = again.best(1)
+    best = opened(tmp_path, plan(1, 3)).best(Arm(1, "pkd"))
     assert best is not None
     assert best.value == 70.0
     assert journal.read_bytes().startswith(whole)
     assert not (tmp_path / "study.log.lock").is_symlink()
 
 
-def test_settings_survive_a_death_before_the_repeated_trial_was_read(tmp_path: Path) -> None:
-    dead = opened(tmp_path, trials=1, depths=(1,))
-    _, parameters = ask(dead)
-    dead_again = opened(tmp_path, trials=1, depths=(1,))
-    dead_again._studies[1].ask()  # the repeated trial is taken, and the process dies before it is given its values
-    studies = opened(tmp_path, trials=1, depths=(1,))
-    assert ask(studies)[1] == parameters
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+def test_no_setting_is_tried_twice_and_a_finite_space_is_tried_whole(tmp_path: Path, sampler: Any) -> None:
+    studies = opened(tmp_path, plan(1, 6, parameters=FLAT), sampler=sampler, early_stopping=False)
+    tried = [tuple(settings.items()) for _, settings, _ in run_all(studies)]
+    assert len(tried) == len(set(tried)) == 6
+    assert len(trial_rows(studies)) == 6
 
 
-def test_a_death_between_queueing_and_ending_repeats_a_trial_once(tmp_path: Path) -> None:
-    dead = opened(tmp_path, trials=2, depths=(1,))
-    first, parameters = ask(dead)
-    dead._studies[1].enqueue_trial({"alpha": parameters["alpha"]}, user_attrs={"resumes": first.number})
-    studies = opened(tmp_path, trials=2, depths=(1,))
-    assert ask(studies)[1] == parameters
-    assert ask(studies)[1] != parameters
+def test_known_settings_come_first(tmp_path: Path) -> None:
+    first: tuple[Settings, ...] = ({"alpha": 0.5, "temperature": 10}, {"alpha": 0.7, "temperature": 10})
+    studies = opened(tmp_path, plan(1, 3, first=first))
+    asked = [ask(studies)[1] for _ in range(3)]
+    assert asked[:2] == list(first)
+    assert asked[2] not in first
+
+
+def test_a_stage_waits_and_keeps_the_best_values_of_the_one_before(tmp_path: Path) -> None:
+    kd = plan(1, 2, "kd", FLAT)
+    pkd = plan(1, 2, "pkd", {**FLAT, "beta": Choice((10, 100))}, after=kd.arm, keep=("alpha", "temperature"))
+    studies = opened(tmp_path, kd, pkd)
+    first, second = ask(studies), ask(studies)
+    assert {first[0].arm, second[0].arm} == {kd.arm}
+    assert studies.ask() is None  # both are running: whose values are to be kept?
+    finish(studies, first[0], 60.0)
+    assert studies.ask() is None
+    finish(studies, second[0], 70.0)
+    third, settings = ask(studies)
+    assert third.arm == pkd.arm
+    assert {name: settings[name] for name in pkd.keep} == second[1]
+    assert ask(studies)[1]["beta"] != settings["beta"]
+
+
+def test_a_stage_that_lost_its_predecessor_is_left_out(tmp_path: Path) -> None:
+    kd = plan(1, 1, "kd", FLAT)
+    studies = opened(tmp_path, kd, plan(1, 2, "pkd", FLAT, after=kd.arm, keep=("alpha",)))
+    studies.fail(ask(studies)[0], "out of memory")
+    assert studies.ask() is None
+    assert studies.unfinished() == 0
+
+
+def test_winners_are_confirmed_on_fresh_seeds_and_a_new_winner_again(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(1, 2), seeds=(7, 8))
+    one, two = ask(studies), ask(studies)
+    finish(studies, one[0], 60.0)
+    assert studies.ask() is None  # the search has not ended
+    finish(studies, two[0], 80.0)
+    asked = [studies.ask() for _ in range(2)]
+    assert [(a[0].stage, a[1], a[2]) for a in asked if a] == [("confirm", two[1], 7), ("confirm", two[1], 8)]
+    assert studies.ask() is None
+    for i, each in enumerate(asked):
+        assert each is not None
+        assert report(studies, each[0], 10.0, 10.0) == [False, False]  # never stopped early
+        studies.complete(each[0], {"f1": 70.0 + i, "score": 70.0 + i})
+    rows = trial_rows(studies)
+    assert [(row["stage"], row["seed"], row["score"]) for row in rows[2:]] == [
+        ("confirm", 7, 70.0),
+        ("confirm", 8, 71.0),
+    ]
+
+    more = opened(tmp_path, plan(1, 3), seeds=(7, 8))
+    finish(more, ask(more)[0], 90.0)
+    again = [more.ask() for _ in range(2)]
+    assert [a[2] for a in again if a] == [7, 8]
+    assert more.ask() is None
+    assert (
+        len([row for row in trial_rows(more) if row["stage"] == "confirm"]) == 2
+    )  # those of the old winner are not its
+
+
+def test_a_confirmation_that_was_cut_off_goes_on_with_its_seed(tmp_path: Path) -> None:
+    dead = opened(tmp_path, plan(1, 1), seeds=(7,))
+    settings = ask(dead)[1]
+    finish(dead, Assignment(Arm(1, "pkd"), "search", 0), 60.0)
+    assert dead.ask() is not None
+    studies = opened(tmp_path, plan(1, 1), seeds=(7,))
+    again = studies.ask()
+    assert again is not None
+    assert (again[0].stage, again[1], again[2]) == ("confirm", settings, 7)
+    finish(studies, again[0], 60.0)
     assert studies.ask() is None
 
 
 def test_what_has_not_ended_is_counted(tmp_path: Path) -> None:
-    studies = opened(tmp_path, trials=3, depths=(1,))
-    assert (studies.remaining(), studies.unfinished()) == (3, 3)
+    studies = opened(tmp_path, plan(1, 3))
+    assert (studies.remaining(), studies.unfinished(), studies.total()) == (3, 3, 3)
     assignment, _ = ask(studies)
-    assert (studies.remaining(), studies.unfinished()) == (2, 3)
+    assert (studies.remaining(), studies.unfinished(), studies.total()) == (2, 3, 3)
     finish(studies, assignment, 70.0)
-    assert (studies.remaining(), studies.unfinished()) == (2, 2)
-    assert opened(tmp_path, trials=1, depths=(1,)).remaining() == 0
-
-
-def test_the_second_trial_is_never_stopped_early(tmp_path: Path) -> None:
-    studies = opened(tmp_path, trials=2, depths=(1,))
-    first, _ = ask(studies)
-    finish(studies, first, 90.0, 90.0)
-    second, _ = ask(studies)
-    assert not studies.report(second, 1, 10.0, {})
+    assert (studies.remaining(), studies.unfinished(), studies.total()) == (2, 2, 3)
+    assert opened(tmp_path, plan(1, 1)).remaining() == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pkd_tune.config import UserError
+from pkd_tune.reporting.records import RUN, read_json
 
 COMPARED = ("demo", "search", "space", "content")
 """Parts of run.json that make a search the same; machine, versions and date may change."""
@@ -15,6 +16,10 @@ FLAGS = {"search.seed": "--seed", "search.depths": "--depths", "demo": "--demo"}
 
 PLACES = ("search.data.data_dir", "search.data.teacher_dir", "search.data.student_dir")
 """Settings that only say where something lies; what lies there is compared by content."""
+
+
+TOTALS = ("search.trials", "search.control_trials", "search.seeds")
+"""Settings that a continued run may raise."""
 
 
 def choose_run_folder(task_folder: Path, name: str, *, new: bool) -> Path:
@@ -32,8 +37,34 @@ def choose_run_folder(task_folder: Path, name: str, *, new: bool) -> Path:
     return task_folder / (name if number == 1 else f"{name}-{number}")
 
 
+def begin_run_folder(task_folder: Path, name: str, record: dict[str, Any], *, new: bool) -> Path:
+    """Returns the folder of the run to start or to continue, and makes it.
+
+    Of several searches that start a new run at once, each gets a folder of its own.
+
+    Args:
+        task_folder: Holds all runs of a task.
+        name: What a first run is called.
+        record: What run.json would be, as far as it is known.
+        new: Whether to start another run although there is one.
+
+    Raises:
+        UserError: When the run that would be continued has other settings.
+    """
+    task_folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        run_dir = choose_run_folder(task_folder, name, new=new)
+        if (run_dir / RUN).exists():
+            check_same_search(run_dir, read_json(run_dir / RUN), record)
+        try:
+            run_dir.mkdir(exist_ok=not new)
+            return run_dir
+        except FileExistsError:
+            continue  # another search took this number just now
+
+
 def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str, Any]) -> None:
-    """Refuses to continue a run whose settings are not the current ones; the number of trials may differ.
+    """Refuses to continue a run whose settings are not the current ones; the numbers of trials and seeds may differ.
 
     Args:
         run_dir: Named in the error.
@@ -48,10 +79,7 @@ def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str
         f"{run_dir}: {FLAGS.get(key, key)} was {before[key]!r} in this run and is now {now[key]!r}; give the old value "
         "or start another run with --new"
         for key in now
-        if key in before
-        and key not in (*PLACES, "search.trials")
-        and not _follows_seed(key)
-        and before[key] != now[key]
+        if key in before and key not in (*PLACES, *TOTALS) and not _follows_seed(key) and before[key] != now[key]
     ]
     if differing:
         raise UserError(*differing)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pkd_tune.config import UserError
-from pkd_tune.tuning.run_folder import check_same_search, choose_run_folder
+from pkd_tune.run_folder import check_same_search, choose_run_folder
 
 
 def test_the_latest_run_is_continued_unless_a_new_one_is_asked_for(tmp_path: Path) -> None:

@@ -1,0 +1,269 @@
+"""What a search does, step by step: teacher, teacher outputs, trials, exported students, comparisons, report."""
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from pkd_tune.command_line import load_examples, say, training_bar
+from pkd_tune.config import UserError
+from pkd_tune.distillation.model_folder import WEIGHTS, model_name
+from pkd_tune.distillation.published import PUBLISHED
+from pkd_tune.distillation.student import open_classroom
+from pkd_tune.distillation.teacher import Teacher, prepare_teacher
+from pkd_tune.glue.data import load_features, selection_splits
+from pkd_tune.glue.tasks import TASKS
+from pkd_tune.reporting.records import (
+    EVALUATIONS,
+    RUN,
+    SUMMARY,
+    TRIALS,
+    plain,
+    provenance,
+    read_json,
+    write_json,
+    write_rows,
+)
+from pkd_tune.reporting.tables import learnt_nothing, write_report
+from pkd_tune.reporting.words import plural
+from pkd_tune.request import Request
+from pkd_tune.run_folder import begin_run_folder, check_same_search
+from pkd_tune.tuning import cluster
+from pkd_tune.tuning.arms import Plan, plan_arms
+from pkd_tune.tuning.engine import disk_bytes, run_search
+from pkd_tune.tuning.ledger import commonest_failure, evaluation_rows, trial_rows
+from pkd_tune.tuning.slots import Slots
+from pkd_tune.tuning.space import description
+from pkd_tune.tuning.study import Studies
+from pkd_tune.tuning.trial import Workplace
+from pkd_tune.tuning.warm_start import finished_trials
+from pkd_tune.winners import export_best
+
+
+def run(request: Request) -> int:
+    """Does the work of a search; returns its exit code.
+
+    Raises:
+        UserError: When something that the user gave turns out not to fit.
+    """
+    data = request.config.data
+    plans = plan_search(request)
+    check_loggers(request.loggers)
+    earlier = {source: finished_trials(source, data.task, plans) for source in request.warm_start}
+    name = request.name or ("demo" if request.demo else model_name(data.teacher_dir))
+    record = {
+        "demo": request.demo,
+        "search": asdict(request.config),
+        "space": {name: description(parameter) for name, parameter in request.parameters.items()},
+    }
+    record = json.loads(json.dumps(record, default=plain))
+    run_dir = begin_run_folder(request.out / data.task, name, record, new=request.new)
+    try:
+        with FileLock(run_dir / "run.lock", blocking=False), ExitStack() as stack:
+            slots = request.slots or join(request, run_dir, stack)
+            made = provenance("pkd_tune.search", list(request.argv))
+            record = {**record, "slots": asdict(slots), "provenance": made}
+            teacher = prepare(request, slots, run_dir, record)
+            studies = open_studies(request, plans, run_dir)
+            for source, found in earlier.items():
+                taken = sum(studies.warm_start(arm, str(source), trials) for arm, trials in found.items())
+                say(f"{source}: {plural(taken, 'trial')} inform the search")
+            workplace = Workplace(
+                search=request.config,
+                teacher=teacher,
+                device=slots.device,
+                folder=(Path(request.storage).resolve() / run_dir.name if request.storage else run_dir) / "checkpoints",
+                timeout=request.trial_timeout,
+            )
+            if studies.remaining():
+                check_disk(workplace, studies, slots)
+                if request.address is None:
+                    own = cluster.own_cluster(slots, run_dir / "ray-start.log", dashboard=request.ray_dashboard)
+                    stack.enter_context(dashboard_file(run_dir, stack.enter_context(own)))
+                run_search(workplace, studies, run_dir, slots, storage=request.storage, loggers=request.loggers)
+            else:
+                say("all its trials are done; a larger --trials adds to them, --new starts another run")
+            return finish(request, workplace, studies, run_dir, record)
+    except Timeout as error:
+        raise UserError(f"{run_dir}: another search is running there; wait, or start another with --new") from error
+
+
+def plan_search(request: Request) -> list[Plan]:
+    """Returns what is to be done for every depth and method; the published winners of the task are tried first.
+
+    Raises:
+        UserError: When a grid is asked for and the space is not finite.
+    """
+    known = [
+        (method, depth, asdict(winner))
+        for (method, depth, task), winner in PUBLISHED.items()
+        if task == request.config.data.task
+    ]
+    return plan_arms(request.config, request.parameters, known)
+
+
+def open_studies(request: Request, plans: list[Plan], run_dir: Path) -> Studies:
+    """Opens the studies in a run's journal, or begins them."""
+    config = request.config
+    return Studies(
+        run_dir / "study.log",
+        plans,
+        sampler=config.sampler,
+        seed=config.seed,
+        seeds=[config.seed + i for i in range(1, config.seeds + 1)],
+        early_stopping=config.early_stopping,
+    )
+
+
+def join(request: Request, run_dir: Path, stack: ExitStack) -> Slots:
+    """Joins the cluster that was asked for until the stack closes, and returns its slots.
+
+    Raises:
+        UserError: When it is out of reach, or a node does not see the folders.
+    """
+    assert request.address is not None
+    stack.enter_context(cluster.joined_cluster(request.address, run_dir / "ray-start.log"))
+    data_dir = request.config.data.data_dir
+    data_dir.mkdir(parents=True, exist_ok=True)
+    storage = ("--storage", Path(request.storage).resolve()) if request.storage else ("--out", run_dir)
+    storage[1].mkdir(parents=True, exist_ok=True)
+    cluster.check_shared([("--data-dir", data_dir), storage])
+    return cluster.cluster_slots(request.gpus, request.trials_per_gpu)
+
+
+def check_disk(workplace: Workplace, studies: Studies, slots: Slots) -> None:
+    """Refuses to begin where the files of trials might not fit on the disk.
+
+    Raises:
+        UserError: With what is needed and what is free.
+    """
+    workplace.folder.mkdir(parents=True, exist_ok=True)
+    weights = (workplace.teacher.folder / WEIGHTS).stat().st_size  # a student is smaller
+    needed, free = disk_bytes(weights, len(studies.plans), slots), shutil.disk_usage(workplace.folder).free
+    if needed > free:
+        raise UserError(
+            f"{workplace.folder}: trials may need {needed / 1e9:.1f} GB there, and {free / 1e9:.1f} GB are free; give "
+            "--storage on a larger disk"
+        )
+
+
+def prepare(request: Request, slots: Slots, run_dir: Path, record: dict[str, Any]) -> Teacher:
+    """Makes everything that trials need, and writes down what the run is made of."""
+    config, data, task = request.config, request.config.data, TASKS[request.config.data.task]
+    device = torch.device(slots.device if torch.cuda.is_available() else "cpu")
+    load_examples(task, data.data_dir, demo=request.demo)
+    depths = ", ".join(map(str, config.depths))
+    methods = ", ".join(stage.method for stage in config.stages)
+    say(f"{task.name}: {methods} at depths {depths}; {plural(slots.count, 'trial')} at once on {slots.device}")
+    if 1 in config.depths:
+        say("note: a student of one layer has no inner layer to imitate with; beta has no effect there")
+    splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
+    chosen = selection_splits(task, splits, data.select_on)
+    with training_bar("teacher") as show:
+        finetuned = data.data_dir / "models" / "finetuned" / task.name
+        teacher = prepare_teacher(task, chosen, data.teacher_dir, finetuned, config.teacher_trainings, device, show)
+    say(
+        f"teacher: {model_name(data.teacher_dir)}, {teacher.layers} layers, {task.name} {data.select_on} score "
+        f"{teacher.metrics['score']:.1f} ({task.baseline}: {teacher.majority['score']:.1f})"
+    )
+    record["content"] = {"teacher": teacher.key, **{name: split.key for name, split in chosen.items()}}
+    if (run_dir / RUN).exists():
+        before = read_json(run_dir / RUN)
+        check_same_search(run_dir, before, record)
+        record |= continued(before, record)
+    write_json(run_dir / RUN, record)
+    open_classroom(data, teacher, device, config.student_training.seed)
+    return teacher
+
+
+def finish(request: Request, workplace: Workplace, studies: Studies, run_dir: Path, record: dict[str, Any]) -> int:
+    """Exports and compares the winners, writes the report and says where everything is; returns the exit code."""
+    write_rows(run_dir / TRIALS, trial_rows(studies))
+    write_rows(run_dir / EVALUATIONS, evaluation_rows(studies))
+    if studies.unfinished():
+        say("interrupted: writing the report of what there is; Ctrl-C again stops now")
+    say("exporting the best student of each depth, and scoring what was exported")
+    summary = export_best(workplace, studies, run_dir, record["provenance"]["command"], demo=request.demo)
+    write_json(run_dir / SUMMARY, summary)
+    report = write_report(run_dir)
+    for line in closing_lines(summary, run_dir, report):
+        say(line)
+    if studies.unfinished():
+        again = "the same command without --new" if request.new else "the same command"
+        say(f"stopped with {plural(studies.unfinished(), 'trial')} to go; {again} continues")
+        return 130
+    if not summary["students"]:
+        say(f"no trial was completed; most often because: {commonest_failure(studies) or 'all were stopped early'}")
+        return 1
+    return 0
+
+
+def continued(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Returns the record of a run that goes on: begun when and as it was, with the later commands beside it."""
+    later = [*before.get("continued_with", []), now["provenance"]["command"]]
+    return {
+        **now,
+        "provenance": before["provenance"],
+        "continued_with": [command for command in dict.fromkeys(later) if command != before["provenance"]["command"]],
+    }
+
+
+def closing_lines(summary: dict[str, Any], run_dir: Path, report: Path) -> list[str]:
+    """Returns what a finished search says: the best student of each depth, and where everything is."""
+    teacher = summary["teacher"]
+    lines = []
+    for student in summary["students"]:
+        confirmed = student["confirmed"]
+        score = f"dev score {student['metrics']['score']:.1f}"
+        if confirmed is not None:
+            spread = "" if confirmed["sd"] is None else f" ± {confirmed['sd']:.1f}"
+            score += f", on {plural(len(confirmed['seeds']), 'fresh seed')} {confirmed['mean']:.1f}{spread}"
+        lines.append(
+            f"{plural(student['layers'], 'layer')}, {student['method']}: {score} "
+            f"(teacher {teacher['metrics']['score']:.1f})"
+            + (f"; no better than {teacher['baseline']}" if learnt_nothing(student, teacher) else "")
+        )
+    sizes = {student["layers"]: student for student in summary["students"]}
+    lines += [
+        f"{plural(depth, 'layer')}: {student['parameters'] / teacher['parameters']:.0%} of the teacher's size, "
+        f"{teacher['latency_ms'] / student['latency_ms']:.1f} times as fast"
+        for depth, student in sizes.items()
+    ]
+    return [
+        *lines[:11],
+        f"report:      {report}",
+        f"checkpoints: {run_dir / 'best'}",
+        f"TensorBoard: tensorboard --logdir {run_dir / 'ray'}",
+    ]
+
+
+def check_loggers(names: tuple[str, ...]) -> None:
+    """Refuses a logging service whose library is not there.
+
+    Raises:
+        UserError: One line for each.
+    """
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            *(f'--log {name}: its library is not installed; pip install "pkd_tune[{name}]"' for name in missing)
+        )
+
+
+@contextmanager
+def dashboard_file(run_dir: Path, address: str | None) -> Iterator[None]:
+    """Leaves the address of Ray's dashboard in the run's folder for as long as it is there."""
+    path = run_dir / "dashboard.json"
+    if address is not None:
+        write_json(path, {"ray": address})
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

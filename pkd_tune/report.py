@@ -1,0 +1,101 @@
+"""Rebuilds every report below results/ from the records of its run, and the table of all tasks from all runs.
+
+    python -m pkd_tune.report
+    python -m pkd_tune.report --out results --latex
+
+Nothing is trained and no model is loaded, so the results may have been copied from elsewhere.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from pkd_tune.command_line import Parser, Problems, check_writable, run_command, say
+from pkd_tune.config import UserError
+from pkd_tune.reporting.across import blocks, latex, scores
+from pkd_tune.reporting.blocks import markdown
+from pkd_tune.reporting.records import write_text
+from pkd_tune.reporting.run import Run, is_run, read_run
+from pkd_tune.reporting.tables import write_report
+from pkd_tune.reporting.words import plural
+
+
+def make_parser() -> Parser:
+    """Returns the command's flags."""
+    parser = Parser(
+        prog="python -m pkd_tune.report",
+        description="Rebuilds the reports of all runs from their records, and the table of all tasks.",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="holds the runs, as <out>/<TASK>/<run>/, and receives glue.md, .html and .csv (default: %(default)s)",
+    )
+    parser.add_argument("--latex", action="store_true", help="write glue.tex too, for the LaTeX package booktabs")
+    return parser
+
+
+def report(args: argparse.Namespace, argv: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    from pkd_tune.reporting.page import page  # loads plotly, which takes a second
+
+    folders = find_runs(args.out)
+    problems = Problems()
+    check_writable(args.out, "--out", problems)
+    read = [problems.attempt(partial(read_run, folder)) for folder in folders]
+    problems.raise_any()
+    runs = [run for run in read if run is not None]
+    for folder in folders:
+        say(f"{write_report(folder)}, .html and plots")
+    counted, notes = choose(runs)
+    if not counted:
+        say("no search has ended yet, so there is no table of all tasks")
+        return 0
+    table = scores(counted)
+    content = blocks(table, notes)
+    write_text(args.out / "glue.md", markdown(content))
+    write_text(args.out / "glue.html", page("GLUE", content, "", []))
+    write_text(args.out / "glue.csv", table.to_csv(index=False, float_format="%.4f"))
+    endings = [".md", ".html", ".csv"]
+    if args.latex:
+        write_text(args.out / "glue.tex", latex(table))
+        endings.append(".tex")
+    say(f"{args.out / 'glue'}{', '.join(endings)}: {plural(table['task'].nunique(), 'task')}")
+    return 0
+
+
+def find_runs(out: Path) -> list[Path]:
+    """Returns the run folders below a folder of results, task by task.
+
+    Raises:
+        UserError: When there are none.
+    """
+    folders = sorted(folder for folder in out.glob("*/*") if folder.is_dir() and is_run(folder))
+    if not folders:
+        raise UserError(
+            f"--out {out}: there is no run in it, that is no {out}/<TASK>/<run>/ with run.json, summary.json or "
+            "trials.csv; run python -m pkd_tune.search first, or name the folder it wrote to"
+        )
+    return folders
+
+
+def choose(runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """Returns the runs that make the table, and what is to be said of the others."""
+    ended = [run for run in runs if run.teacher is not None]
+    real = [run for run in ended if not run.demo]
+    notes = []
+    if real and len(real) < len(ended):
+        notes.append(f"{plural(len(ended) - len(real), 'demo run')} left out: a made-up corpus is not GLUE.")
+    if ended and not real:
+        notes.append("**All runs are demos, on made-up corpora: these are not GLUE scores.**")
+    if len(ended) < len(runs):
+        unfinished = [f"`{run.task}/{run.folder.name}`" for run in runs if run.teacher is None]
+        notes.append(f"Not finished and left out: {', '.join(unfinished)}.")
+    return real or ended, notes
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(make_parser(), report))

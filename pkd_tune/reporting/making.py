@@ -1,0 +1,142 @@
+"""The second half of a run's report: how its trials ended, and everything needed to make it again."""
+
+from collections import Counter
+from typing import Any
+
+import pandas as pd
+
+from pkd_tune.reporting.blocks import Block, Bullets, Heading, Table
+from pkd_tune.reporting.methods import CONTROLS, METHODS, WORDS, in_order, student_title
+from pkd_tune.reporting.run import STATES, Run
+from pkd_tune.reporting.words import listed, plural, setting_text
+
+_SAMPLERS = {
+    "tpe": "TPE (Tree-structured Parzen Estimator)",
+    "random": "random search",
+    "grid": "every point of a grid",
+}
+_REASONS_SHOWN = 10
+
+
+def background(run: Run) -> list[Block]:
+    """Returns how the trials ended and how the run was made."""
+    blocks: list[Block] = [Heading("Trials"), _counts(run)]
+    if reasons := _reasons(run.trials):
+        blocks.append(Bullets(reasons))
+    blocks.append(Heading("How this was made"))
+    if run.students:
+        blocks.append(_students(run))
+    return [*blocks, Bullets(_facts(run))]
+
+
+def _counts(run: Run) -> Table:
+    rows: list[list[object]] = []
+    groups = []
+    for depth in run.search["depths"]:
+        groups.append(len(rows))
+        for stage, title in (("search", ""), ("confirm", ", fresh seeds")):
+            for method in in_order(run.search["methods"]):
+                trials = run.of_stage(stage)
+                trials = trials[(trials["depth"] == depth) & (trials["method"] == method)]
+                if stage == "search" or len(trials):
+                    counts = [int((trials["state"] == state).sum()) for state in STATES]
+                    name = f"{METHODS[method].title}, {plural(depth, 'layer')}{title}"
+                    rows.append([name, len(trials), *counts])
+    return Table(["trainings", "started", *STATES], rows, groups=tuple(groups[1:]))
+
+
+def _reasons(trials: pd.DataFrame) -> list[str]:
+    """Returns why trials have no result, the most frequent reasons first."""
+    given = trials[trials["error"].notna()]
+    lines = []
+    for (state, error), count in Counter(zip(given["state"], given["error"], strict=True)).most_common():
+        reason = " ".join(str(error).replace("`", "'").split())
+        lines.append(f"{count} {state}: `{reason[:300]}`")
+    more = len(lines) - _REASONS_SHOWN
+    return lines[:_REASONS_SHOWN] + ([f"{plural(more, 'other reason')}: see `trials.csv`"] if more > 0 else [])
+
+
+def _students(run: Run) -> Table:
+    rows = []
+    for student in run.students:
+        imitated = ", ".join(f"{i}→{layer}" for i, layer in enumerate(student["imitated_layers"], start=1)) or "none"
+        trial = f"{student['trial']}, epoch {student['epoch']:.1f}"
+        rows.append(
+            [
+                student_title(student),
+                trial,
+                "none" if student["method"] in CONTROLS else imitated,
+                f"`{student['folder']}`",
+            ]
+        )
+    return Table(["student", "trial", "student layer → teacher layer", "checkpoint"], rows, left=(0, 2, 3))
+
+
+def _facts(run: Run) -> list[str]:
+    facts = _made_by(run, run.record) if run.record else []
+    if any(student["method"].startswith("pkd") and student["layers"] == 1 for student in run.students):
+        facts.append("One layer has no inner layer to imitate with: beta, strategy and normalize have no effect there.")
+    seconds = run.trials["seconds"].sum()
+    if seconds > 0:
+        unit = "GPU-hours" if run.record and run.record["slots"]["device"] == "cuda" else "CPU-core-hours"
+        hours = f"{seconds / 3600:.1f}" if seconds > 36_000 else f"{seconds / 3600:.2f}"
+        facts.append(f"All trainings together took {hours} {unit}, without teacher and export.")
+    files = ["every training: `trials.csv`"]
+    if len(run.evaluations):
+        files.append("every evaluation: `evaluations.csv`")
+    return [*facts, f"In this folder: {'; '.join([*files, 'plots for papers: `plots/`'])}."]
+
+
+def _made_by(run: Run, record: dict[str, Any]) -> list[str]:
+    """Returns what run.json says, a sentence each."""
+    search, made = run.search, record["provenance"]
+    training = search["student_training"]
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    content = ", ".join(f"{name} `{key[:12]}`" for name, key in record.get("content", {}).items())
+    seeds = search["seeds"]
+    methods = in_order(search["methods"])
+    shares = [f"{search['trials']} trials for each PKD method"]
+    if any(method in CONTROLS for method in methods):
+        shares.append(f"{search['control_trials']} for each control")
+    start = {
+        "teacher": "first k layers of the fine-tuned teacher",
+        "teacher-skip": "every (N/k)-th layer of the fine-tuned teacher",
+    }.get(search["data"].get("init", "pretrained"), "first k layers of the pretrained model")
+    return [
+        f"Command: `{made['command']}`",
+        *(f"Continued with: `{command}`" for command in record.get("continued_with", [])),
+        *([f"Teacher: {_teacher(run.teacher, search['teacher_trainings'])}"] if run.teacher else []),
+        f"Students: {start}, {training['epochs']} epochs, batch size {training['batch_size']}, at most "
+        f"{search['data']['max_length']} word pieces, seed {training['seed']}.",
+        *(f"{WORDS[method]}." for method in methods),
+        f"Search: {' and '.join(shares)}, over depths {listed(search['depths'])}; "
+        f"{_SAMPLERS[search['sampler']]}, a study of its own for each depth and method, seed {search['seed']}; "
+        f"selected on {'a slice held out of train' if search['select_on'] == 'holdout' else 'dev'}.",
+        *([f"Confirmation: {plural(seeds, 'training')} of each student on fresh seeds."] if seeds else []),
+        f"Space: {'; '.join(f'{name} {_parameter(spec)}' for name, spec in record['space'].items())}.",
+        f"Trials at once: {record['slots']['count']} on {record['slots']['device']}; {made['machine']}.",
+        f"Versions: Python {made['python']}, {versions}{', commit ' + made['git'] if made['git'] else ''}.",
+        *([f"Content hashes: {content}."] if content else []),
+        f"Started {made['started']}.",
+    ]
+
+
+def _teacher(teacher: dict[str, Any], trainings: list[dict[str, Any]]) -> str:
+    source = "used as it was given, not fine-tuned here"
+    if teacher["finetuned_here"]:
+        rates = ", ".join(f"{each['learning_rate']:g}" for each in trainings)
+        source = f"fine-tuned here for {trainings[0]['epochs']} epochs at learning rate {rates}"
+        if len(trainings) > 1:
+            source += ", the best of them kept"
+    return f"{teacher['name']}, {plural(teacher['layers'], 'layer')}, {source}."
+
+
+def _parameter(spec: dict[str, Any]) -> str:
+    if "values" in spec:
+        text = " or ".join(setting_text(value) for value in spec["values"])
+    else:
+        text = f"{spec['low']:g} to {spec['high']:g}{' (log)' if spec['log'] else ''}"
+    if "when" in spec:
+        conditions = listed([f"{name} is {setting_text(value)}" for name, value in spec["when"].items()])
+        text += f" when {conditions}, else {setting_text(spec['otherwise'])}"
+    return text

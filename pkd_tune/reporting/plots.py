@@ -1,0 +1,111 @@
+"""plots/*.svg: the report's figures as papers take them.
+
+report.html needs Plotly for plots that answer to the pointer, but Plotly makes files only with the help of a browser;
+matplotlib needs none. Both draw the same `Figure`s.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+from pkd_tune.reporting.figures import Figure, Panel, Series
+from pkd_tune.reporting.records import write_whole
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "svg.hashsalt": "pkd_tune",  # the same plot is the same file
+}
+_DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+_MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v", "star": "*"}
+_TEXT = "#222222"
+
+
+def write_plots(figures: Sequence[Figure], folder: Path) -> None:
+    """Writes every figure as an SVG file of its name, and removes what earlier reports drew and this one does not."""
+    drawn = {f"{figure.name}.svg": figure for figure in figures if figure.panels}
+    for old in folder.glob("*.svg"):
+        if old.name not in drawn:
+            old.unlink()
+    with mpl.rc_context(_STYLE):
+        for name, figure in drawn.items():
+            canvas = draw(figure)
+            write_whole(folder / name, partial(canvas.savefig, format="svg", metadata={"Date": None}))
+
+
+def draw(figure: Figure) -> Canvas:
+    """Returns a figure as matplotlib has it: up to three panels beside each other, as wide as a page's text."""
+    columns = min(2 if len(figure.panels) == 4 else 3, len(figure.panels))
+    rows = -(-len(figure.panels) // columns)
+    width, height = 7.0 if columns > 1 else 3.5, 2.6 * rows
+    canvas = Canvas(figsize=(width, height))
+    left, bottom, top = 0.95 if _lies(figure.panels[0]) else 0.55, 0.45, 0.3  # inches; a layout engine doubles the time
+    for number, panel in enumerate(figure.panels):
+        row, column = divmod(number, columns)
+        corner = (column / columns + left / width, 1 - (row + 1) / rows + bottom / height)
+        size = (1 / columns - (left + 0.1) / width, 1 / rows - (bottom + top) / height)
+        _draw_panel(canvas.add_axes((*corner, *size)), panel)
+    return canvas
+
+
+def _lies(panel: Panel) -> bool:
+    """Tells whether a panel has bars, which lie beside the names of what they are of."""
+    return any(series.kind == "bars" for series in panel.series)
+
+
+def _draw_panel(ax: Axes, panel: Panel) -> None:
+    for number, series in enumerate(panel.series):
+        _draw_series(ax, series, number, len(panel.series))
+    ax.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
+    if panel.whole_x:
+        values = sorted({x for series in panel.series for x in series.x})
+        ax.xaxis.set_major_locator(FixedLocator(values) if len(values) <= 12 else MaxNLocator(integer=True))
+    if panel.log_y:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    if len({series.name for series in panel.series}) > 1:
+        ax.legend(fontsize=7)
+
+
+def _draw_series(ax: Axes, series: Series, number: int, of: int) -> None:
+    look = series.look
+    colour = look.colour or _TEXT
+    label = series.name if series.legend else None
+    if series.kind == "bars":
+        names = [str(name) for name in series.y]
+        height = 0.8 / of
+        places = [i + (number - (of - 1) / 2) * height for i in range(len(names))]
+        ax.barh(places, list(series.x), height, xerr=series.error, color=colour, label=label, error_kw={"lw": 0.8})
+        ax.set_yticks(range(len(names)), names)
+        return
+    points = series.kind == "points"
+    ax.errorbar(
+        list(series.x),
+        list(series.y),  # type: ignore[arg-type]
+        yerr=series.error if series.error and any(series.error) else None,
+        label=label,
+        color=colour,
+        linestyle="none" if points else _DASHES[look.dash],
+        linewidth=series.width * 0.6,
+        drawstyle="steps-post" if series.kind == "step" else "default",
+        marker=_MARKERS[look.symbol] if points or series.markers else "none",
+        markersize=8 if look.symbol == "star" else 4,
+        markerfacecolor="none" if series.hollow else colour,
+        alpha=series.opacity,
+        elinewidth=0.8,
+        capsize=2,
+    )

@@ -1,0 +1,61 @@
+"""How numbers and names are written, wherever people read them: metrics, counts, settings, spreads."""
+
+from collections.abc import Sequence
+from typing import Any
+
+METRIC_TITLES = {
+    "f1": "F1",
+    "accuracy": "accuracy",
+    "accuracy_mm": "accuracy (mm)",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+}
+
+SETTING_SYMBOLS = {"alpha": "α", "beta": "β", "temperature": "T", "learning_rate": "lr"}
+"""What the loss calls a setting: L = (1 − α)·CE + α·KD + β·PT."""
+
+
+def plural(count: int, noun: str) -> str:
+    """Returns the count with its noun, `1 layer` or `2 layers`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def listed(words: Sequence[object], last: str = "and") -> str:
+    """Returns the words as a sentence lists them: `a, b and c`."""
+    *before, end = map(str, words)
+    return f"{', '.join(before)} {last} {end}" if before else end
+
+
+def metrics_text(metrics: dict[str, float]) -> str:
+    """Returns the metrics by name in one line, as in `F1 86.0, accuracy 80.0, mean 83.0`."""
+    return ", ".join(f"{title} {metrics[name]:.1f}" for name, title in metric_titles(metrics).items())
+
+
+def metric_titles(metrics: dict[str, Any]) -> dict[str, str]:
+    """Returns the title of each metric, and of the score where it is the mean of several."""
+    names = [name for name in metrics if name != "score"]
+    titles = {name: METRIC_TITLES[name] for name in names}
+    return titles if len(names) == 1 else {**titles, "score": "mean"}
+
+
+def setting_text(value: Any) -> str:
+    """Returns a setting's value as people write it: three digits, yes or no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def spread_text(mean: float, sd: float | None) -> str:
+    """Returns `83.1 ± 0.4`, or the mean alone where there is no spread."""
+    return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
+
+
+def signed(number: float, digits: int = 1) -> str:
+    """Returns the number to so many digits, below zero with a minus sign rather than a hyphen."""
+    return f"{round(number, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def millions(count: int) -> str:
+    """Returns a number of parameters, as in `22.7 M`."""
+    return f"{count / 1e6:.{1 if count > 1e7 else 2}f} M"

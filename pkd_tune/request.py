@@ -1,0 +1,41 @@
+"""A search as a person asked for it: every flag of the command, resolved and checked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pkd_tune.config import SearchConfig
+from pkd_tune.tuning.slots import Slots
+from pkd_tune.tuning.space import Parameters
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """All that the command `search` was asked for."""
+
+    config: SearchConfig
+    parameters: Parameters
+    """Of the space."""
+    demo: bool
+    out: Path
+    """Holds the runs of all tasks."""
+    name: str | None
+    """Of the run's folder; None: the teacher's."""
+    new: bool
+    """Whether to start another run although there is one."""
+    warm_start: tuple[Path, ...]
+    """Folders of earlier runs."""
+    slots: Slots | None
+    """Of this machine; None where a cluster's are used."""
+    gpus: int | None
+    trials_per_gpu: int
+    address: str | None
+    """Of a running Ray cluster."""
+    storage: str | None
+    """Where trials keep their files; None: the run's folder."""
+    trial_timeout: float | None
+    """Seconds."""
+    ray_dashboard: bool
+    loggers: tuple[str, ...]
+    """Services that get every result as well: wandb, mlflow."""
+    argv: tuple[str, ...]
+    """The command line."""

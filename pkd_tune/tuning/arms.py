@@ -1,0 +1,130 @@
+"""What a search is made of: for every depth and method its share of trials, its parameters, and what it waits for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pkd_tune.config import Method, SearchConfig, UserError
+from pkd_tune.tuning.space import (
+    Choice,
+    Parameter,
+    Parameters,
+    Settings,
+    Value,
+    all_settings,
+    contains,
+    fix,
+    for_method,
+)
+
+Stage = Literal["search", "confirm"]
+CONTROLS: tuple[Method, ...] = ("kd", "finetuned")
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A method at a depth: what has a study, and a winner, of its own."""
+
+    depth: int
+    method: Method
+
+    @property
+    def name(self) -> str:
+        """Names the arm in files and logs."""
+        return f"{self.depth}-layer-{self.method}"
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A trial: its arm, what it is for, and its number within its study."""
+
+    arm: Arm
+    stage: Stage
+    number: int
+
+    @property
+    def name(self) -> str:
+        """Names the trial in files and logs."""
+        kind = "trial" if self.stage == "search" else "confirm"
+        return f"{self.arm.name}-{kind}-{self.number:04d}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What is to be done for one arm."""
+
+    arm: Arm
+    quota: int
+    """Trials of its search."""
+    parameters: Parameters
+    """What each trial chooses."""
+    after: Arm | None = None
+    """Whose search must have ended before this one begins."""
+    keep: tuple[str, ...] = ()
+    """Parameters that get the values of that arm's best trial."""
+    first: tuple[Settings, ...] = field(default=())
+    """Settings that are tried before any other."""
+
+
+def plan_arms(
+    search: SearchConfig, parameters: Parameters, first: Sequence[tuple[Method, int, Settings]] = ()
+) -> list[Plan]:
+    """Returns the plan of every depth and method.
+
+    Args:
+        search: Says which depths, methods and how many trials.
+        parameters: Of the space.
+        first: Settings known to be good elsewhere, by method and depth, such as the published winners. An arm tries
+            those of its own method that lie inside its space, its own depth's first.
+
+    Raises:
+        UserError: When a grid is asked for and the space is not finite.
+    """
+    plans: list[Plan] = []
+    in_turn = any(stage.keep for stage in search.stages)
+    for number, stage in enumerate(search.stages):
+        own = for_method(parameters, stage.method)
+        before = search.stages[number - 1].method if stage.keep else None
+        everything = all_settings(fix(own, {name: _any_value(own[name]) for name in stage.keep}))
+        if everything is None and (search.sampler == "grid" or search.trials is None):
+            raise UserError("--sampler grid: the space has ranges; give every parameter choices, as paper.toml does")
+        total = search.control_trials if stage.method in CONTROLS and not in_turn else search.trials
+        for i, depth in enumerate(search.depths):
+            share = len(everything or ()) if total is None else _share(total, len(search.depths), i)
+            good = sorted(first, key=lambda entry: abs(entry[1] - depth))
+            inside = [
+                settings
+                for method, _, known in good
+                if method == stage.method.split("-")[0]
+                and contains(own, settings := _as_tried(known, own, stage.method))
+            ]
+            plans.append(
+                Plan(
+                    arm=Arm(depth, stage.method),
+                    quota=share if everything is None else min(share, len(everything)),
+                    parameters=own,
+                    after=Arm(depth, before) if before is not None else None,
+                    keep=stage.keep,
+                    first=() if search.sampler == "grid" or stage.keep else tuple(inside),
+                )
+            )
+    return [plan for plan in plans if plan.quota > 0]
+
+
+def _as_tried(known: Settings, parameters: Parameters, method: Method) -> Settings:
+    """Returns a setting with a value for every parameter of an arm: a control has no choice in what it leaves out."""
+    fixed = {
+        name: parameter.values[0]
+        for name, parameter in parameters.items()
+        if isinstance(parameter, Choice) and len(parameter.values) == 1 and (method in CONTROLS or name not in known)
+    }
+    return {name: {**known, **fixed}.get(name) for name in parameters}
+
+
+def _share(total: int, depths: int, index: int) -> int:
+    """Returns a depth's share of the trials: as even as it goes, the first depths taking the remainder."""
+    return total // depths + (index < total % depths)
+
+
+def _any_value(parameter: Parameter) -> Value:
+    return parameter.values[0] if isinstance(parameter, Choice) else parameter.low

@@ -1,0 +1,148 @@
+"""Ray itself: started on this machine for one search, or joined where it runs already."""
+
+import logging
+import os
+import socket
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+# Ray reads these when it is imported. Its own progress tables, tips and usage reports have no place in our output.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pkd_tune.config import UserError
+from pkd_tune.tuning.slots import Slots, slots_among
+
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Nothing large goes through Ray's object store: trials read the shared files themselves."""
+
+
+@contextmanager
+def own_cluster(slots: Slots, log: Path, *, dashboard: bool = False) -> Iterator[str | None]:
+    """Starts Ray on this machine, listening on loopback only, and stops it at the end; yields its dashboard's address.
+
+    Args:
+        slots: Decide how many CPUs and GPUs it may use.
+        log: Receives what Ray's core says as it starts.
+        dashboard: Whether to start Ray's own dashboard too.
+    """
+    try:
+        with _stderr_to(log):
+            context = ray.init(
+                address="local",
+                _node_ip_address="127.0.0.1",  # listen on loopback only
+                num_cpus=slots.count,
+                num_gpus=slots.count // slots.per_gpu if slots.device == "cuda" else 0,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=dashboard,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        yield f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def joined_cluster(address: str, log: Path) -> Iterator[None]:
+    """Connects to a running Ray cluster, and leaves it again at the end.
+
+    Raises:
+        UserError: When none answers there.
+    """
+    try:
+        with _stderr_to(log):
+            try:
+                _reach(address)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            except (OSError, ValueError, RuntimeError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    f"--address {address}: no Ray cluster answers there ({reason}); on its head node, `ray status` "
+                    "shows whether it runs"
+                ) from error
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises OSError or ValueError where nothing listens at an address; Ray itself would go on trying for minutes."""
+    if address == "auto" or "://" in address:
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("an address is like 10.0.0.1:6379")
+    socket.create_connection((host, int(port)), timeout=5).close()
+
+
+def cluster_slots(gpus: int | None, per_gpu: int) -> Slots:
+    """Returns the slots of the cluster this process is connected to.
+
+    Raises:
+        UserError: When it has fewer GPUs than asked for.
+    """
+    found = ray.cluster_resources()
+    return slots_among(int(found.get("GPU", 0)), int(found.get("CPU", 1)), gpus, per_gpu)
+
+
+def check_shared(folders: Sequence[tuple[str, Path]]) -> None:
+    """Makes sure that every node of the cluster sees these folders with what this process writes there.
+
+    Args:
+        folders: Each with the flag that names it.
+
+    Raises:
+        UserError: One line per node and folder.
+    """
+
+    @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
+    def unseen(markers: list[str]) -> list[int]:
+        return [i for i, marker in enumerate(markers) if not os.path.exists(marker)]
+
+    markers = [folder / f".pkd_tune-{uuid.uuid4().hex}" for _, folder in folders]
+    problems = []
+    try:
+        for marker in markers:
+            marker.touch()
+        asked = {
+            node["NodeManagerAddress"] + " " + node["NodeID"][:8]: unseen.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote([str(marker) for marker in markers])
+            for node in ray.nodes()
+            if node["Alive"]
+        }
+        for node, answer in asked.items():
+            for i in ray.get(answer):
+                flag, folder = folders[i]
+                problems.append(f"{flag} {folder}: node {node} does not see it; give a folder that all nodes mount")
+    finally:
+        for marker in markers:
+            marker.unlink(missing_ok=True)
+    if problems:
+        raise UserError(*problems)
+
+
+@contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    """Sends what this process writes to standard error to the end of a file, C++ libraries included.
+
+    Ray's core says there what it finds odd about a machine, such as having no network; no setting of it keeps it quiet.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

@@ -1,0 +1,101 @@
+"""How settings are suggested and which trials are stopped early: Optuna's samplers and pruner, set up for one study."""
+
+import random
+import warnings
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from pkd_tune.config import Sampler
+from pkd_tune.tuning.space import Parameters, Settings, all_settings, settings_of, suggest, suggested_part
+
+REDUCTION = 2
+"""Successive halving: of all trials that reach a rung, the better half goes on. Rungs are evaluations 1, 2, 4, ..."""
+
+WARM_UP_TRIALS = 4
+"""Trials that must have reached a rung before it stops any: of the first few, chance would decide which is the best."""
+
+STARTUP_TRIALS = 5
+"""Trials of a study that TPE draws at random before it has something to learn from."""
+
+REPEATS = "repeats"
+"""User attribute of a suggestion that was not run, because its study has had the same setting before."""
+
+_DRAWS = 10
+
+
+class Halving(optuna.pruners.BasePruner):
+    """Optuna's asynchronous successive halving, which stops nothing at a rung that few trials have reached."""
+
+    def __init__(self) -> None:
+        self._halving = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Tells whether a trial should stop; the values at its rungs are kept in the study."""
+        before = _rungs(trial)
+        stop = self._halving.prune(study, trial)  # records every rung passed, and the one it decides at
+        if not stop:
+            return False
+        rung = f"completed_rung_{before}"
+        reached = sum(rung in other.system_attrs for other in study.get_trials(deepcopy=False))
+        return reached > WARM_UP_TRIALS
+
+
+def make_sampler(kind: Sampler, seed: int) -> optuna.samplers.BaseSampler:
+    """Returns the sampler of one study. A grid needs none: its settings are queued one by one."""
+    if kind == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group` is, since 2021
+        return optuna.samplers.TPESampler(
+            n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed
+        )
+
+
+def ask_new(study: optuna.Study, parameters: Parameters, kind: Sampler, seed: int) -> tuple[optuna.Trial, Settings]:
+    """Returns a new trial whose setting its study has not had; what was queued comes first.
+
+    A suggestion that repeats a setting is ended as failed and marked. A sampler that repeats itself again and again
+    gets a setting of the finite space that is still open.
+
+    Args:
+        study: Has room for at least one more setting.
+        parameters: What the trial chooses.
+        kind: For a grid, open settings are taken in an order shuffled by the seed.
+        seed: The study's own.
+    """
+    had = {_key(setting) for setting in settings_had(study, parameters)}
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    everything = all_settings(parameters)
+    for draw in range(_DRAWS):
+        if everything is not None and not waiting and (kind == "grid" or draw == _DRAWS - 1):
+            still_open = [setting for setting in everything if _key(setting) not in had]
+            random.Random(seed).shuffle(still_open)
+            if still_open:
+                study.enqueue_trial(suggested_part(parameters, still_open[0]))
+        trial = study.ask()
+        settings = suggest(trial, parameters)
+        if _key(settings) not in had or draw == _DRAWS - 1:
+            break
+        trial.set_user_attr(REPEATS, True)
+        study.tell(trial, state=TrialState.FAIL)
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return trial, settings
+
+
+def settings_had(study: optuna.Study, parameters: Parameters) -> list[Settings]:
+    """Returns the settings of all trials that were started in a study."""
+    return [
+        settings_of(parameters, trial.params)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state is not TrialState.WAITING
+    ]
+
+
+def _key(settings: Settings) -> tuple[tuple[str, Any], ...]:
+    return tuple(settings.items())
+
+
+def _rungs(trial: FrozenTrial) -> int:
+    return sum(name.startswith("completed_rung_") for name in trial.system_attrs)

@@ -1,0 +1,82 @@
+"""report.html: one file that loads nothing, whatever the records hold."""
+
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from pkd_tune.reporting.blocks import Text
+from pkd_tune.reporting.figures import Figure, Panel, Series
+from pkd_tune.reporting.methods import Look
+from pkd_tune.reporting.page import page, panel_figure, plots_html
+
+
+class Links(html.parser.HTMLParser):
+    """Collects every address a page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [str(value) for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+
+def test_the_page_loads_nothing(reported: Path) -> None:
+    text = (reported / "report.html").read_text(encoding="utf-8")
+    links = Links()
+    links.feed(text)
+    assert links.found == []
+    assert "default-src 'none'" in text
+    assert text.count(get_plotlyjs()) == 1
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_table_comes_first_and_the_making_last(reported: Path) -> None:
+    text = (reported / "report.html").read_text(encoding="utf-8")
+    parts = ['<div class="table"', "<h2>Plots</h2>", "<h2>Trials</h2>", "<h2>How this was made</h2>", "plotly.js v"]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_every_plot_has_axes_with_titles(reported: Path) -> None:
+    text = (reported / "report.html").read_text(encoding="utf-8")
+    plots = [json.loads(found) for found in re.findall(r'<script type="application/json">(.*?)</script>', text)]
+    assert len(plots) == 2 * 6 + 2 + 8 + 4  # of each depth; cost; loss of each student; parallel coordinates
+    for plot in plots:
+        if plot["data"][0]["type"] != "parcoords":
+            assert plot["layout"]["xaxis"]["title"]["text"]
+            bars = plot["data"][0]["type"] == "bar"
+            assert bars or plot["layout"]["yaxis"]["title"]["text"]
+
+
+def test_words_of_the_records_cannot_become_markup() -> None:
+    bad = "</script><script>alert(1)</script>"
+    series = Series(name=bad, look=Look(), x=[1.0], y=[2.0], labels=[bad])
+    figure = Figure(name="a", title=bad, caption=bad, panels=[Panel(title=bad, x=bad, y=bad, series=[series])])
+    text = page(bad, [Text(bad)], plots_html([figure], [(bad, go.Figure())]), [])
+    assert "<script>alert" not in text.replace(get_plotlyjs(), "")
+
+
+def test_a_page_without_plots_is_small() -> None:
+    assert plots_html([Figure(name="a", title="t", caption="c", panels=[])], []) == ""
+    assert len(page("title", [Text("x")], "", [])) < 10_000
+
+
+def test_gaps_and_looks_reach_plotly() -> None:
+    look = Look("#0077BB", "dash", "square")
+    line = Series(name="a", look=look, x=[1.0, 2.0], y=[1.0, float("nan")], kind="step", labels=["p", "q"])
+    points = Series(name="b", look=Look(), x=[1.0], y=[1.0], kind="points", hollow=True, error=[0.5])
+    figure = json.loads(panel_figure(Panel(title="t", x="x", y="y", series=[line, points], log_y=True)).to_json())
+    first, second = figure["data"]
+    assert first["y"] == [1.0, None]
+    assert (first["line"]["shape"], first["line"]["dash"], first["line"]["color"]) == ("hv", "dash", "#0077BB")
+    assert second["marker"]["symbol"] == "circle-open"
+    assert "color" not in second["marker"]  # page.js fills in the colour of text
+    assert second["error_y"]["array"] == [0.5]
+    assert figure["layout"]["yaxis"]["type"] == "log"

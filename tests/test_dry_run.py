@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+
+from pkd_tune.command_line import Parser
+from pkd_tune.config import DataConfig, SearchConfig, Stage, TrainingConfig
+from pkd_tune.dry_run import Cost, expected_evaluations, plan_text
+from pkd_tune.search import make_parser, search
+from pkd_tune.tuning.arms import Arm, Plan
+from pkd_tune.tuning.slots import Slots
+
+
+def test_halving_lets_the_first_few_and_half_of_the_others_go_on() -> None:
+    assert expected_evaluations(10, 8, early_stopping=False) == 80
+    # 10 reach evaluation 1; 4 + 3 go on to 2; 4 + 1.5 to 4; 4 + 0.75 to 8
+    assert expected_evaluations(10, 8, early_stopping=True) == 10 + 7 + 2 * 5.5 + 4 * 4.75
+    assert expected_evaluations(3, 8, early_stopping=True) == 24
+
+
+def test_the_plan_of_a_real_search_is_printed_and_nothing_is_left(
+    tiny_data: Path,
+    tiny_space: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parser: Parser = make_parser()
+    flags = ["--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--teacher", "tiny", "--dry-run"]
+    flags += ["--space", str(tiny_space), "--depths", "1", "3", "--control-trials", "2", "--seeds", "2"]
+    assert search(parser.parse_args(flags), flags) == 0
+    text = capsys.readouterr().out
+    for line in ("| 1 layer | pkd | 2 | 2 | 8 of 8 |", "| 3 layers | kd | 1 | 2 | 6 of 6 |", "core-hours"):
+        assert line in text
+    assert "Rungs at evaluations 1, 2 of 4." in text
+    assert not (tmp_path / "results").exists()
+
+
+def test_hours_are_those_of_gpus_that_trials_share() -> None:
+    plans = [Plan(arm=Arm(3, "pkd"), quota=2, parameters={})]
+    config = SearchConfig(  # 2 trials of 4 epochs of 2 evaluations
+        data=DataConfig(task="MRPC", data_dir=Path("d"), teacher_dir=Path("t"), student_dir=Path("t")),
+        teacher_trainings=(),
+        student_training=TrainingConfig(),
+        depths=(3,),
+        stages=(Stage(method="pkd"),),
+        trials=2,
+        early_stopping=False,
+    )
+    costs = {3: Cost(epoch=880.0, evaluation=10.0)}  # 8 x (440 + 10) s = an hour a trial
+    text = plan_text(config, plans, Slots(device="cuda", count=4, per_gpu=2), costs, 0.0, 0)
+    assert "That is 1.00 GPU-hours, at most 1.00." in text
+    assert "about 30.0 min" in text

@@ -1,0 +1,95 @@
+"""The report command, as a user runs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from recorded_run import write_run
+
+from pkd_tune.command_line import run_command
+from pkd_tune.report import choose, make_parser
+from pkd_tune.report import report as report_command
+from pkd_tune.reporting.run import read_run
+
+SMALL = {"trials": 4, "control_trials": 2, "depths": (2,), "seeds": 2}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *flags: str) -> int:
+    """Runs the command in this process, in a folder."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["pkd_tune.report", *flags])
+    return run_command(make_parser(), report_command)
+
+
+def test_reports_and_tables_are_made_from_records_alone(tmp_path: Path) -> None:
+    """In a process of its own, which must load none of the heavy libraries."""
+    write_run(tmp_path / "results" / "MRPC" / "minilm", **SMALL)
+    write_run(tmp_path / "results" / "RTE" / "minilm", task="RTE", **SMALL)
+    code = (
+        "import sys; from pkd_tune.command_line import run_command; from pkd_tune.report import make_parser, report;"
+        "sys.argv[1:] = ['--latex']; code = run_command(make_parser(), report);"
+        "assert not {'torch', 'transformers', 'ray', 'optuna', 'datasets'} & set(sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "results/MRPC/minilm/report.md, .html and plots",
+        "results/RTE/minilm/report.md, .html and plots",
+        "results/glue.md, .html, .csv, .tex: 2 tasks",
+    ]
+    results = tmp_path / "results"
+    assert sorted(path.name for path in results.iterdir() if path.is_file()) == [
+        *("glue.csv", "glue.html", "glue.md", "glue.tex"),
+    ]
+    assert {path.name for path in (results / "RTE" / "minilm").iterdir()} >= {"report.md", "report.html", "plots"}
+    text = (results / "glue.md").read_text()
+    assert "| minilm (teacher, 6 layers) |" in text
+    assert "<td" in (results / "glue.html").read_text()
+
+
+def test_demos_and_unfinished_runs_are_left_out_and_named(tmp_path: Path) -> None:
+    demo = read_run(write_run(tmp_path / "MRPC" / "demo", teacher="demo", demo=True, **SMALL))
+    real = read_run(write_run(tmp_path / "RTE" / "minilm", task="RTE", **SMALL))
+    folder = write_run(tmp_path / "RTE" / "begun", task="RTE", **SMALL)
+    (folder / "summary.json").unlink()
+    begun = read_run(folder)
+    assert choose([demo]) == ([demo], ["**All runs are demos, on made-up corpora: these are not GLUE scores.**"])
+    counted, notes = choose([demo, begun, real])
+    assert counted == [real]
+    assert notes == [
+        "1 demo run left out: a made-up corpus is not GLUE.",
+        "Not finished and left out: `RTE/begun`.",
+    ]
+    assert choose([begun])[0] == []
+
+
+def test_only_unfinished_runs_have_reports_but_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = write_run(tmp_path / "RTE" / "begun", task="RTE", **SMALL)
+    (begun / "summary.json").unlink()
+    assert run(monkeypatch, tmp_path, "--out", ".") == 0
+    assert (begun / "report.md").exists()
+    assert not list(tmp_path.glob("glue.*"))
+    assert "no search has ended yet" in capsys.readouterr().err
+
+
+def test_mistakes_are_one_line_each_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--out results: there is no run in it" in line
+    assert "pkd_tune.search" in line
+    for name in ("a", "b", "c"):
+        write_run(tmp_path / "results" / "MRPC" / name, **SMALL)
+    (tmp_path / "results/MRPC/a/run.json").write_text("{")
+    (tmp_path / "results/MRPC/b/summary.json").write_text("{")
+    before = sorted(tmp_path.rglob("*"))
+    assert run(monkeypatch, tmp_path) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "a/run.json is damaged" in first
+    assert "b/summary.json is damaged" in second
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,107 @@
+"""Trainables for tests of the engine: instant ones, and real ones that something happens to.
+
+They run in Ray's workers, which cannot import this folder, so that they travel by value.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ray import cloudpickle, tune
+
+from pkd_tune.tuning.searcher import assignment_of
+from pkd_tune.tuning.trial import Workplace, run_trial
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def _report(step: int, of: int, score: float) -> None:
+    losses = {"total": 1.0, "ce": 1.0, "kd": 0.0, "pt": 0.0}
+    details = {
+        "metrics": {"f1": score, "accuracy": score, "score": score},
+        "epoch": step / 2,
+        "loss": losses,
+        "gradient_norm": 1.0,
+        "learning_rate": 1e-5,
+        "watched": {"agreement": 90.0},
+        "degenerate": False,
+    }
+    tune.report({"evaluation": step, "evaluations": of, "score": score, "details": json.dumps(details)})
+
+
+def instant(config: dict[str, Any], *, workplace: Workplace) -> None:
+    """Scores best near alpha 0.5, deeper students better; says nothing else."""
+    for step in range(1, 4):
+        _report(step, 3, 60 + 10 * config["depth"] - 20 * abs(config["alpha"] - 0.5) + step)
+    tune.report({"finished": "null"})
+
+
+def together(config: dict[str, Any], *, workplace: Workplace) -> None:
+    """Notes which GPU it sees, and waits until sixteen trials are there at once."""
+    here = workplace.folder / f"{assignment_of(config).name}.here"
+    here.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    until = time.monotonic() + 150
+    while len(list(workplace.folder.glob("*.here"))) < 16 and time.monotonic() < until:
+        time.sleep(0.1)
+    instant(config, workplace=workplace)
+
+
+def killed_once(config: dict[str, Any], *, workplace: Workplace) -> None:
+    """The real thing, but the process is killed after the first epoch of the first trial."""
+    marker = workplace.folder.parent / f"{assignment_of(config).name}.killed"
+    if config["trial"] == 0 and not marker.exists():
+        import threading
+
+        def kill_later() -> None:
+            state = workplace.folder / f"{assignment_of(config).name}.training"
+            while not state.exists():
+                time.sleep(0.001)
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        threading.Thread(target=kill_later, daemon=True).start()
+    run_trial(config, workplace=workplace)
+
+
+def short_of_memory(config: dict[str, Any], *, workplace: Workplace) -> None:
+    """The real thing on a device that holds 8 examples of a batch of 16 in trial 0, and fewer in trial 1."""
+    import torch
+
+    from pkd_tune.distillation import student
+
+    whole = student.run
+
+    def run(model: Any, batch: Any) -> Any:
+        if model.training and len(batch.labels_B) > (8 if config["trial"] == 0 else 7):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return whole(model, batch)
+
+    student.run = run
+    try:
+        run_trial(config, workplace=workplace)
+    finally:
+        student.run = whole
+
+
+def patient(config: dict[str, Any], *, workplace: Workplace) -> None:
+    """Ten steps that are kept in a file; each takes as long as it takes to see the file `go`, or a moment."""
+    done = workplace.folder / f"{assignment_of(config).name}.steps"
+    first = int(done.read_text()) + 1 if done.exists() else 1
+    for step in range(first, 11):
+        _note_node(workplace.folder, config)
+        time.sleep(0.3)
+        _report(step, 10, 50.0 + step)
+        done.write_text(str(step))
+    tune.report({"finished": "null"})
+
+
+def _note_node(folder: Path, config: dict[str, Any]) -> None:
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    with (folder / f"{assignment_of(config).name}.nodes").open("a") as file:
+        file.write(f"{node}\n")
