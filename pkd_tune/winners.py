@@ -89,7 +89,8 @@ def export_best(workplace: Workplace, studies: Studies, run_dir: Path, command: 
     for student in students:
         student["against"] = against_controls(workplace, studies, student, labels)
         seed, folder = config.student_training.seed, run_dir / student["folder"]
-        write_card(student, teacher_record, task, command, folder, seed=seed, demo=demo)
+        on = data.select_on
+        write_card(student, teacher_record, task, command, folder, seed=seed, demo=demo, select_on=on)
     return {"teacher": teacher_record, "students": students, "latency_on": latency_machine()}
 
 
