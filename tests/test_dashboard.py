@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from browser import opened
+from browser import launched
 from tiny import SPACE
 
 from pkd_tune.command_line import run_command
@@ -274,8 +274,12 @@ def _look_at(run: Path) -> None:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(4)]
         addresses = dict(line.strip().split(maxsplit=1) for line in lines)
-        with opened() as (page, errors):
+        with launched() as browser:
+            page = browser.new_page()
+            errors: list[str] = []
             asked: list[str] = []
+            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+            page.on("pageerror", lambda error: errors.append(str(error)))
             page.on("request", lambda request: asked.append(request.url))
             page.goto(addresses["trials:"])
             page.get_by_text("1-layer-pkd").first.click()
