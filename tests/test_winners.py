@@ -12,8 +12,9 @@ from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.training_state import write_tensors
 from pkd_tune.tuning.arms import Arm, Plan
 from pkd_tune.tuning.space import Choice
+from pkd_tune.tuning.store import Store
 from pkd_tune.tuning.study import Studies
-from pkd_tune.tuning.trial import Workplace, predictions_path
+from pkd_tune.tuning.trial import Workplace, predictions_name
 from pkd_tune.winners import against_controls, confirmed
 
 PKD, KD, ALONE = Arm(3, "pkd"), Arm(3, "kd"), Arm(3, "finetuned")
@@ -32,13 +33,13 @@ def workplace(tmp_path: Path) -> Workplace:
         trials=1,
     )
     teacher = Teacher(folder=tmp_path, key="k", layers=6, metrics={}, majority={}, finetuned_here=True)
-    return Workplace(search=search, teacher=teacher, device="cpu", folder=tmp_path)
+    return Workplace(search=search, teacher=teacher, device="cpu", store=Store(tmp_path))
 
 
 def searched(workplace: Workplace, errors: dict[Arm, int], seeds: tuple[int, ...]) -> Studies:
     """Returns studies in which each arm's confirmations err on that many examples, and one more for each later seed."""
     plans = [Plan(arm=arm, quota=1, parameters={"alpha": Choice((0.5,))}) for arm in errors]
-    studies = Studies(workplace.folder / "study.log", plans, seeds=seeds)
+    studies = Studies(workplace.store.path("study.log"), plans, seeds=seeds)
     while (asked := studies.ask()) is not None:
         assignment, _, seed = asked
         details: dict[str, Any] = {"epoch": 1.0, "metrics": {"accuracy": 60.0, "score": 60.0}}
@@ -48,7 +49,7 @@ def searched(workplace: Workplace, errors: dict[Arm, int], seeds: tuple[int, ...
             continue
         wrong = errors[assignment.arm] + seeds.index(seed)
         predicted = np.where(np.arange(100) < wrong, 1 - TRUTH, TRUTH)
-        write_tensors(predictions_path(workplace.folder, assignment), {"dev": torch.from_numpy(predicted)})
+        write_tensors(workplace.store.path(predictions_name(assignment)), {"dev": torch.from_numpy(predicted)})
         studies.complete(assignment, {"accuracy": 100.0 - wrong, "score": 100.0 - wrong})
     return studies
 
