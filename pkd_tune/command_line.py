@@ -27,6 +27,8 @@ DEFAULT_MODEL = "google-bert/bert-base-uncased"
 
 T = TypeVar("T")
 
+_quiet = False
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line each."""
@@ -209,7 +211,7 @@ def training_bar(name: str) -> Iterator[Callable[["Evaluation"], None]]:
     Yields:
         What to call with every evaluation.
     """
-    with tqdm(desc=name, unit=" evaluations", leave=False, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(desc=name, unit=" evaluations", leave=False, disable=_quiet or not sys.stderr.isatty()) as bar:
 
         def show(evaluation: "Evaluation") -> None:
             text = f"dev score {evaluation.metrics['score']:.1f}"
@@ -232,6 +234,19 @@ def load_examples(task: Task, data_dir: Path, *, demo: bool) -> dict[str, RawSpl
     return raw
 
 
-def say(line: str) -> None:
-    """Prints a line to standard error, where progress is shown; standard output stays free."""
-    print(line, file=sys.stderr, flush=True)
+def say(line: str, *, always: bool = False) -> None:
+    """Prints a line to standard error, where progress is shown; standard output stays free.
+
+    Args:
+        line: The line.
+        always: Whether it is printed after `be_quiet()` as well.
+    """
+    if always or not _quiet:
+        print(line, file=sys.stderr, flush=True)
+
+
+def be_quiet() -> None:
+    """Lets only what must be said be said from now on."""
+    global _quiet
+    _quiet = True
+    logging.getLogger("pkd_tune").setLevel(logging.WARNING)

@@ -2,10 +2,11 @@
 
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,14 @@ from pkd_tune.reporting.tables import learnt_nothing, write_report
 from pkd_tune.reporting.words import plural
 from pkd_tune.request import Request
 from pkd_tune.run_folder import begin_run_folder, check_same_search
+from pkd_tune.timing import measured_per_gpu
 from pkd_tune.tuning import cluster
 from pkd_tune.tuning.arms import Plan, plan_arms
 from pkd_tune.tuning.engine import disk_bytes, run_search
 from pkd_tune.tuning.ledger import commonest_failure, evaluation_rows, trial_rows
 from pkd_tune.tuning.slots import Slots
 from pkd_tune.tuning.space import description
+from pkd_tune.tuning.store import open_store
 from pkd_tune.tuning.study import Studies
 from pkd_tune.tuning.trial import Workplace
 from pkd_tune.tuning.warm_start import finished_trials
@@ -67,7 +70,7 @@ def run(request: Request) -> int:
     run_dir = begin_run_folder(request.out / data.task, name, record, new=request.new)
     try:
         with FileLock(run_dir / "run.lock", blocking=False), ExitStack() as stack:
-            slots = request.slots or join(request, run_dir, stack)
+            slots = with_measured_share(request, request.slots or join(request, run_dir, stack))
             made = provenance("pkd_tune.search", list(request.argv))
             record = {**record, "slots": asdict(slots), "provenance": made}
             teacher = prepare(request, slots, run_dir, record)
@@ -79,7 +82,7 @@ def run(request: Request) -> int:
                 search=request.config,
                 teacher=teacher,
                 device=slots.device,
-                folder=(Path(request.storage).resolve() / run_dir.name if request.storage else run_dir) / "checkpoints",
+                store=open_store(run_dir, request.storage),
                 timeout=request.trial_timeout,
             )
             if studies.remaining():
@@ -87,7 +90,16 @@ def run(request: Request) -> int:
                 if request.address is None:
                     own = cluster.own_cluster(slots, run_dir / "ray-start.log", dashboard=request.ray_dashboard)
                     stack.enter_context(dashboard_file(run_dir, stack.enter_context(own)))
-                run_search(workplace, studies, run_dir, slots, storage=request.storage, loggers=request.loggers)
+                run_search(
+                    workplace,
+                    studies,
+                    run_dir,
+                    slots,
+                    storage=request.storage,
+                    loggers=request.loggers,
+                    quiet=request.quiet,
+                    verbose=request.verbose,
+                )
             else:
                 say("all its trials are done; a larger --trials adds to them, --new starts another run")
             return finish(request, workplace, studies, run_dir, record)
@@ -132,10 +144,27 @@ def join(request: Request, run_dir: Path, stack: ExitStack) -> Slots:
     stack.enter_context(cluster.joined_cluster(request.address, run_dir / "ray-start.log"))
     data_dir = request.config.data.data_dir
     data_dir.mkdir(parents=True, exist_ok=True)
-    storage = ("--storage", Path(request.storage).resolve()) if request.storage else ("--out", run_dir)
-    storage[1].mkdir(parents=True, exist_ok=True)
-    cluster.check_shared([("--data-dir", data_dir), storage])
-    return cluster.cluster_slots(request.gpus, request.trials_per_gpu)
+    storage = ("--storage", request.storage) if request.storage else ("--out", str(run_dir))
+    cluster.check_shared([("--data-dir", str(data_dir)), storage])
+    return cluster.cluster_slots(request.gpus, request.trials_per_gpu or 1)
+
+
+def with_measured_share(request: Request, slots: Slots) -> Slots:
+    """Lets as many trials share a GPU as this machine's has room for, unless the number was given.
+
+    A machine without a GPU, such as a cluster's head node, cannot measure that: there each trial has a GPU of its own.
+    """
+    if slots.device == "cpu" or request.trials_per_gpu is not None:
+        return slots
+    if not torch.cuda.is_available():
+        say("note: no GPU here to measure on, so each trial has a GPU of its own; --trials-per-gpu says otherwise")
+        return slots
+    config, task = request.config, TASKS[request.config.data.task]
+    features = load_features(task, config.data.data_dir, config.data.student_dir, config.data.max_length)
+    splits = selection_splits(task, features, config.data.select_on)
+    cores = len(os.sched_getaffinity(0)) // torch.cuda.device_count()
+    share = measured_per_gpu(config, splits, cores)
+    return replace(slots, count=slots.count * share, per_gpu=share)
 
 
 def check_disk(workplace: Workplace, studies: Studies, slots: Slots) -> None:
@@ -144,12 +173,13 @@ def check_disk(workplace: Workplace, studies: Studies, slots: Slots) -> None:
     Raises:
         UserError: With what is needed and what is free.
     """
-    workplace.folder.mkdir(parents=True, exist_ok=True)
+    folder = workplace.store.folder
+    folder.mkdir(parents=True, exist_ok=True)
     weights = (workplace.teacher.folder / WEIGHTS).stat().st_size  # a student is smaller
-    needed, free = disk_bytes(weights, len(studies.plans), slots), shutil.disk_usage(workplace.folder).free
+    needed, free = disk_bytes(weights, len(studies.plans), slots), shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"{workplace.folder}: trials may need {needed / 1e9:.1f} GB there, and {free / 1e9:.1f} GB are free; give "
+            f"{folder}: trials may need {needed / 1e9:.1f} GB there, and {free / 1e9:.1f} GB are free; give "
             "--storage on a larger disk"
         )
 
@@ -194,13 +224,14 @@ def finish(request: Request, workplace: Workplace, studies: Studies, run_dir: Pa
     write_json(run_dir / SUMMARY, summary)
     report = write_report(run_dir)
     for line in closing_lines(summary, run_dir, report):
-        say(line)
+        say(line, always=True)
     if studies.unfinished():
         again = "the same command without --new" if request.new else "the same command"
-        say(f"stopped with {plural(studies.unfinished(), 'trial')} to go; {again} continues")
+        say(f"stopped with {plural(studies.unfinished(), 'trial')} to go; {again} continues", always=True)
         return 130
     if not summary["students"]:
-        say(f"no trial was completed; most often because: {commonest_failure(studies) or 'all were stopped early'}")
+        reason = commonest_failure(studies) or "all were stopped early"
+        say(f"no trial was completed; most often because: {reason}", always=True)
         return 1
     return 0
 

@@ -27,7 +27,8 @@ class Request:
     slots: Slots | None
     """Of this machine; None where a cluster's are used."""
     gpus: int | None
-    trials_per_gpu: int
+    trials_per_gpu: int | None
+    """None: as many as its memory has room for."""
     address: str | None
     """Of a running Ray cluster."""
     storage: str | None
@@ -37,5 +38,9 @@ class Request:
     ray_dashboard: bool
     loggers: tuple[str, ...]
     """Services that get every result as well: wandb, mlflow."""
+    quiet: bool
+    """Whether there is no progress bar."""
+    verbose: bool
+    """Whether what happens to trials and processes is shown."""
     argv: tuple[str, ...]
     """The command line."""

@@ -18,6 +18,7 @@ from pkd_tune.command_line import (
     Problems,
     add_data_flags,
     add_teacher_flags,
+    be_quiet,
     check_fit,
     check_positive,
     check_writable,
@@ -91,12 +92,17 @@ def make_parser() -> Parser:
         metavar="N",
         help="GPUs to use; 0: the CPU, one trial per core (default: all GPUs found, else the CPU)",
     )
-    add("--trials-per-gpu", type=int, default=1, metavar="F", help="trials that share a GPU (default: %(default)s)")
+    add(
+        "--trials-per-gpu",
+        type=int,
+        metavar="F",
+        help="trials that share a GPU (default: what its memory has room for)",
+    )
     add("--address", metavar="HOST:PORT", help="join a running Ray cluster (`auto`: the one this machine belongs to)")
     add(
         "--storage",
         metavar="DIR",
-        help="folder that all nodes see, for the files of trials (default: the run's folder)",
+        help="folder or URI (s3://...) that all nodes see, for the files of trials (default: the run's folder)",
     )
     add("--trial-timeout", type=float, metavar="SECONDS", help="give up trials that take longer (default: never)")
     out = parser.add_argument_group("what comes out")
@@ -121,6 +127,8 @@ def make_parser() -> Parser:
 
 def search(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code: 0, 1 when no trial was completed, 130 when Ctrl-C cut it short."""
+    if args.quiet:
+        be_quiet()
     request = resolve(args, argv)
     # These take seconds to import: only now, after everything quick has been checked.
     if args.dry_run:
@@ -145,10 +153,10 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
         if value is not None and value < 0:
             problems.found.append(f"{flag} must be at least 0, but got {value}")
     slots = None
-    if args.address is None and args.trials_per_gpu > 0:
-        slots = problems.attempt(lambda: choose_slots(args.gpus, args.trials_per_gpu))
+    if args.address is None:
+        slots = problems.attempt(lambda: choose_slots(args.gpus, args.trials_per_gpu or 1))
     check_writable(args.out.resolve(), "--out", problems)
-    if args.storage is not None:
+    if args.storage is not None and "://" not in args.storage:
         check_writable(Path(args.storage).resolve(), "--storage", problems)
     task, data_dir = find_data(args, problems)
     folder = find_encoder(args, "--teacher", data_dir, problems)
@@ -209,6 +217,8 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
         trial_timeout=args.trial_timeout,
         ray_dashboard=args.ray_dashboard,
         loggers=tuple(args.log),
+        quiet=args.quiet,
+        verbose=args.verbose,
         argv=tuple(argv),
     )
 

@@ -14,6 +14,7 @@ ROOMS = {
     "distillation": {"config", "glue", "distillation"},
     "tuning": {"config", "glue", "distillation", "tuning"},
     "reporting": {"config", "reporting"},
+    "benchmark": {"config", "glue", "distillation", "reporting", "benchmark"},
     "deployment": {"config", "glue", "distillation", "reporting", "deployment"},
 }
 OWN_ROOM = {"ray": "tuning", "optuna": "tuning"}

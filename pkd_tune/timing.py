@@ -1,0 +1,149 @@
+"""What training costs on this machine, from a few real steps: seconds, and memory of a GPU."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from transformers import BertForSequenceClassification
+
+from pkd_tune.config import DistillConfig, SearchConfig, TrainingConfig
+from pkd_tune.distillation.batches import Batch
+from pkd_tune.distillation.inference import evaluate, predict
+from pkd_tune.distillation.loop import fit
+from pkd_tune.distillation.losses import LossParts, finetune_loss
+from pkd_tune.distillation.model_folder import has_classifier, layer_count
+from pkd_tune.distillation.modeling import load_classifier, run
+from pkd_tune.distillation.student import Classroom, distill
+from pkd_tune.distillation.teacher_cache import TeacherOutputs
+from pkd_tune.glue.data import Split
+from pkd_tune.glue.features import take
+from pkd_tune.glue.tasks import TASKS
+
+T = TypeVar("T")
+
+TIMED_STEPS = 12
+"""Steps that are timed at each depth, after a quarter as many that are not."""
+
+USED_SHARE = 0.9
+"""Share of a GPU's memory that trials may fill."""
+CONTEXT_BYTES = 600_000_000
+"""What a process holds on a GPU beside its tensors."""
+MOST_PER_GPU = 4
+"""Trials that share a GPU at most: more only take each other's time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one model costs, in seconds on one slot."""
+
+    epoch: float
+    """An epoch of training."""
+    evaluation: float
+    """A look at the splits that choose."""
+
+
+def time_student(config: SearchConfig, splits: Mapping[str, Split], depth: int, device: torch.device) -> Cost:
+    """Times some training steps, and an evaluation, of a student whose teacher says random things."""
+    task, size = TASKS[config.data.task], config.student_training.batch_size
+
+    def train(steps: int) -> BertForSequenceClassification:
+        return train_student(config, splits, some(splits["train"], steps * size), depth, device)
+
+    train(TIMED_STEPS // 4)
+    seconds, student = timed(lambda: train(TIMED_STEPS), device)
+    examples = min(len(splits["train"]), TIMED_STEPS * size)
+    evaluation, _ = timed(lambda: evaluate(student, {n: splits[n] for n in task.dev_splits}, task), device)
+    return Cost(epoch=seconds * len(splits["train"]) / examples, evaluation=evaluation)
+
+
+def train_student(
+    config: SearchConfig, splits: Mapping[str, Split], part: Split, depth: int, device: torch.device
+) -> BertForSequenceClassification:
+    """Trains a student for an epoch on part of the training split; its teacher says random things."""
+    task, data = TASKS[config.data.task], config.data
+    start = load_classifier(data.student_dir, task.labels, seed=0)
+    layers, width = layer_count(data.teacher_dir), start.config.hidden_size
+
+    def random(split: Split) -> TeacherOutputs:
+        n = len(split)
+        return TeacherOutputs(torch.randn(n, task.outputs), torch.randn(n, layers, width).half(), torch.arange(n))
+
+    dev = {name: some(splits[name], task.outputs) for name in task.dev_splits}
+    classroom = Classroom(
+        task=task,
+        train=part,
+        dev=dev,
+        official_dev=dev,
+        start=start,
+        init="pretrained",
+        teacher_train=random(part),
+        teacher_dev={name: random(split) for name, split in dev.items()},
+        device=device,
+    )
+    loss = DistillConfig(student_layers=depth, alpha=0.5, beta=100, temperature=10, strategy="skip", normalize=True)
+    training = replace(config.student_training, epochs=1, evaluations_per_epoch=1)
+    return distill(classroom, loss, training, lambda evaluation: None)[0]
+
+
+def measured_per_gpu(config: SearchConfig, splits: Mapping[str, Split], cores: int) -> int:
+    """Returns how many trials a GPU has room for, from the memory of the deepest student on the longest examples.
+
+    Args:
+        config: Of the search.
+        splits: Of the task.
+        cores: CPU cores for each GPU; a trial needs one.
+    """
+    device = torch.device("cuda")
+    longest = np.argsort(-splits["train"].lengths, kind="stable")[: 2 * config.student_training.batch_size]
+    torch.cuda.reset_peak_memory_stats(device)
+    train_student(config, splits, take(splits["train"], "train", longest), max(config.depths), device)
+    peak = torch.cuda.max_memory_reserved(device)
+    torch.cuda.empty_cache()
+    return per_gpu(torch.cuda.get_device_properties(device).total_memory, peak, cores)
+
+
+def per_gpu(total: int, peak: int, cores: int) -> int:
+    """Returns how many trials fit on a GPU, each with its own CUDA context, at least 1.
+
+    Args:
+        total: The GPU's memory in bytes.
+        peak: What one trial takes of it.
+        cores: CPU cores for each GPU.
+    """
+    return max(1, min(cores, MOST_PER_GPU, int(USED_SHARE * total / (peak + CONTEXT_BYTES))))
+
+
+def time_teacher(config: SearchConfig, splits: Mapping[str, Split], device: torch.device) -> float:
+    """Returns how many seconds the teacher would take: its trainings, where it needs any, and its outputs."""
+    task, data = TASKS[config.data.task], config.data
+    model = load_classifier(data.teacher_dir, task.labels, seed=0).to(device)
+    part = some(splits["train"], TIMED_STEPS // 2 * 32)
+    whole = len(splits["train"]) / len(part)
+    dev = {name: some(splits[name], task.outputs) for name in task.dev_splits}
+
+    def step(batch: Batch) -> LossParts:
+        return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
+
+    once = TrainingConfig(epochs=1, evaluations_per_epoch=1)
+    training, _ = timed(lambda: fit(model, step, part, dev, task, once, lambda evaluation: None), device)
+    outputs, _ = timed(lambda: predict(model, part, full_precision=True), device)
+    epochs = 0 if has_classifier(data.teacher_dir) else sum(each.epochs for each in config.teacher_trainings)
+    return whole * (epochs * training + outputs)
+
+
+def some(split: Split, examples: int) -> Split:
+    """Returns a part of a split, of examples as long as its own are."""
+    order = np.random.default_rng(0).permutation(len(split))
+    return take(split, split.name, order[:examples])
+
+
+def timed(work: Callable[[], T], device: torch.device) -> tuple[float, T]:
+    """Returns the seconds that something takes, and what it returns."""
+    started = time.perf_counter()
+    result = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started, result

@@ -1,0 +1,28 @@
+import pytest
+
+from pkd_tune.benchmark.race import Work
+
+
+@pytest.fixture
+def work() -> Work:
+    """Returns a turn of two steps with a tiny model."""
+    return Work(
+        kind="pkd",
+        precision="fp32",
+        device="cpu",
+        gpu=0,
+        threads=1,
+        model={
+            "vocab_size": 60,
+            "hidden_size": 24,
+            "num_attention_heads": 2,
+            "intermediate_size": 48,
+            "max_position_embeddings": 40,
+        },
+        depth=2,
+        lengths=[5, 9, 12, 20, 21, 22, 23, 24],
+        dev_lengths=[6, 7, 30],
+        batch_size=4,
+        max_length=32,
+        turns=3,
+    )
