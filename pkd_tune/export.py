@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pkd_tune.command_line import Parser, Problems, check_writable, run_command, say
 from pkd_tune.config import UserError
@@ -20,9 +20,6 @@ from pkd_tune.distillation.model_folder import WEIGHTS
 from pkd_tune.glue.data import check_source, load_raw
 from pkd_tune.glue.tasks import TASKS, Task
 from pkd_tune.reporting.words import metric_titles
-
-if TYPE_CHECKING:
-    pass
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What writing and running ONNX takes; the extra `onnx` installs them."""
@@ -113,6 +110,7 @@ def export(args: argparse.Namespace, argv: list[str]) -> int:
             unfinished,
             seed=shipped.run["search"]["student_training"]["seed"],
             demo=shipped.run["demo"],
+            select_on=shipped.run["search"]["data"].get("select_on", "dev"),
             forms=forms,
             latency_on=latency_machine(),
         )

@@ -43,6 +43,7 @@ from pkd_tune.tuning.engine import disk_bytes, run_search
 from pkd_tune.tuning.ledger import commonest_failure, evaluation_rows, trial_rows
 from pkd_tune.tuning.slots import Slots
 from pkd_tune.tuning.space import description
+from pkd_tune.tuning.store import open_store
 from pkd_tune.tuning.study import Studies
 from pkd_tune.tuning.trial import Workplace
 from pkd_tune.tuning.warm_start import finished_trials
@@ -81,7 +82,7 @@ def run(request: Request) -> int:
                 search=request.config,
                 teacher=teacher,
                 device=slots.device,
-                folder=(Path(request.storage).resolve() / run_dir.name if request.storage else run_dir) / "checkpoints",
+                store=open_store(run_dir, request.storage),
                 timeout=request.trial_timeout,
             )
             if studies.remaining():
@@ -143,9 +144,8 @@ def join(request: Request, run_dir: Path, stack: ExitStack) -> Slots:
     stack.enter_context(cluster.joined_cluster(request.address, run_dir / "ray-start.log"))
     data_dir = request.config.data.data_dir
     data_dir.mkdir(parents=True, exist_ok=True)
-    storage = ("--storage", Path(request.storage).resolve()) if request.storage else ("--out", run_dir)
-    storage[1].mkdir(parents=True, exist_ok=True)
-    cluster.check_shared([("--data-dir", data_dir), storage])
+    storage = ("--storage", request.storage) if request.storage else ("--out", str(run_dir))
+    cluster.check_shared([("--data-dir", str(data_dir)), storage])
     return cluster.cluster_slots(request.gpus, request.trials_per_gpu or 1)
 
 
@@ -173,12 +173,13 @@ def check_disk(workplace: Workplace, studies: Studies, slots: Slots) -> None:
     Raises:
         UserError: With what is needed and what is free.
     """
-    workplace.folder.mkdir(parents=True, exist_ok=True)
+    folder = workplace.store.folder
+    folder.mkdir(parents=True, exist_ok=True)
     weights = (workplace.teacher.folder / WEIGHTS).stat().st_size  # a student is smaller
-    needed, free = disk_bytes(weights, len(studies.plans), slots), shutil.disk_usage(workplace.folder).free
+    needed, free = disk_bytes(weights, len(studies.plans), slots), shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"{workplace.folder}: trials may need {needed / 1e9:.1f} GB there, and {free / 1e9:.1f} GB are free; give "
+            f"{folder}: trials may need {needed / 1e9:.1f} GB there, and {free / 1e9:.1f} GB are free; give "
             "--storage on a larger disk"
         )
 

@@ -102,7 +102,7 @@ def make_parser() -> Parser:
     add(
         "--storage",
         metavar="DIR",
-        help="folder that all nodes see, for the files of trials (default: the run's folder)",
+        help="folder or URI (s3://...) that all nodes see, for the files of trials (default: the run's folder)",
     )
     add("--trial-timeout", type=float, metavar="SECONDS", help="give up trials that take longer (default: never)")
     out = parser.add_argument_group("what comes out")
@@ -156,7 +156,7 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
     if args.address is None:
         slots = problems.attempt(lambda: choose_slots(args.gpus, args.trials_per_gpu or 1))
     check_writable(args.out.resolve(), "--out", problems)
-    if args.storage is not None:
+    if args.storage is not None and "://" not in args.storage:
         check_writable(Path(args.storage).resolve(), "--storage", problems)
     task, data_dir = find_data(args, problems)
     folder = find_encoder(args, "--teacher", data_dir, problems)

@@ -21,7 +21,7 @@ from pkd_tune.glue.significance import Predicted, paired_bootstrap
 from pkd_tune.glue.tasks import TASKS, majority_score
 from pkd_tune.tuning.arms import CONTROLS, Arm, Assignment
 from pkd_tune.tuning.study import Studies, evaluations
-from pkd_tune.tuning.trial import Workplace, predictions_path, weights_path
+from pkd_tune.tuning.trial import Workplace, predictions_name, weights_name
 
 
 def export_best(workplace: Workplace, studies: Studies, run_dir: Path, command: str, *, demo: bool) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def export_best(workplace: Workplace, studies: Studies, run_dir: Path, command: 
             continue
         settings = studies.settings(arm, best)
         target = run_dir / "best" / (f"{arm.depth}-layer" + ("" if arm.method == "pkd" else f"-{arm.method}"))
-        weights = weights_path(workplace.folder, Assignment(arm, "search", best.number))
+        weights = workplace.store.fetch(weights_name(Assignment(arm, "search", best.number)))
         if not weights.exists():
             raise UserError(f"{weights} is gone, and with it the best {arm.name} student; start another run with --new")
         export_student(weights, arm.depth, start, task, config.student_training.seed, target)
@@ -89,7 +89,8 @@ def export_best(workplace: Workplace, studies: Studies, run_dir: Path, command: 
     for student in students:
         student["against"] = against_controls(workplace, studies, student, labels)
         seed, folder = config.student_training.seed, run_dir / student["folder"]
-        write_card(student, teacher_record, task, command, folder, seed=seed, demo=demo)
+        on = data.select_on
+        write_card(student, teacher_record, task, command, folder, seed=seed, demo=demo, select_on=on)
     return {"teacher": teacher_record, "students": students, "latency_on": latency_machine()}
 
 
@@ -164,7 +165,7 @@ def against_controls(
 
 def _predictions(workplace: Workplace, studies: Studies, arm: Arm) -> list[Predicted]:
     paths = [
-        predictions_path(workplace.folder, Assignment(arm, "confirm", trial.number))
+        workplace.store.fetch(predictions_name(Assignment(arm, "confirm", trial.number)))
         for trial in studies.trials(arm, "confirm")
         if "official" in trial.user_attrs
     ]

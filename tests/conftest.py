@@ -37,6 +37,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
     shutil.copytree(tiny_data, home / "data")
     (home / "space.toml").write_text(SPACE.replace("epochs = 2", "epochs = 6"))
     flags = ["--task", "MRPC", "--teacher", "tiny", "--depths", "1", "--trials", "2", "--space", "space.toml"]
+    flags += ["--control-trials", "0", "--seeds", "0"]
     command = [sys.executable, "-m", "pkd_tune.search", "--gpus", "0", *flags]
     done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from browser import opened
+from browser import launched
 from tiny import SPACE
 
 from pkd_tune.command_line import run_command
@@ -108,9 +108,8 @@ def test_both_addresses_answer_on_loopback(shown: Shown, run: Path, ray: str) ->
 def test_every_trial_is_in_optuna_dashboard(shown: Shown) -> None:
     _, addresses = shown
     _, text = get(addresses["trials:"] + "api/studies")
-    (study,) = json.loads(text)["study_summaries"]
-    assert study["study_name"] == "depth-1"
-    _, text = get(addresses["trials:"] + f"api/studies/{study['study_id']}")
+    studies = {study["study_name"]: study["study_id"] for study in json.loads(text)["study_summaries"]}
+    _, text = get(addresses["trials:"] + f"api/studies/{studies['1-layer-pkd']}")
     trials = json.loads(text)["trials"]
     assert [trial["state"] for trial in trials] == ["Complete", "Complete"]
     assert all(len(trial["intermediate_values"]) == 12 for trial in trials)
@@ -119,7 +118,7 @@ def test_every_trial_is_in_optuna_dashboard(shown: Shown) -> None:
 def test_every_trials_scalars_are_in_tensorboard(shown: Shown) -> None:
     _, addresses = shown
     tags = scalars(addresses["TensorBoard:"], trials=2)
-    assert set(tags) == {"depth-1-trial-0000", "depth-1-trial-0001"}
+    assert set(tags) == {"1-layer-pkd-trial-0000", "1-layer-pkd-trial-0001"}
     assert all("ray/tune/score" in of_trial for of_trial in tags.values())
 
 
@@ -249,6 +248,7 @@ def test_a_running_search_is_seen_in_the_browser_and_not_disturbed(tiny_data: Pa
     (tmp_path / "space.toml").write_text(SPACE)
     run = tmp_path / "results" / "MRPC" / "tiny"
     flags = ["--task", "MRPC", "--teacher", "tiny", "--depths", "1", "--trials", "200", "--space", "space.toml"]
+    flags += ["--control-trials", "0", "--seeds", "0"]
     command = [sys.executable, "-m", "pkd_tune.search", "--gpus", "0", *flags]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as search:
         try:
@@ -274,17 +274,21 @@ def _look_at(run: Path) -> None:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(4)]
         addresses = dict(line.strip().split(maxsplit=1) for line in lines)
-        with opened() as (page, errors):
+        with launched() as browser:
+            page = browser.new_page()
+            errors: list[str] = []
             asked: list[str] = []
+            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+            page.on("pageerror", lambda error: errors.append(str(error)))
             page.on("request", lambda request: asked.append(request.url))
             page.goto(addresses["trials:"])
-            page.get_by_text("depth-1").click()
+            page.get_by_text("1-layer-pkd").first.click()
             page.locator(".js-plotly-plot").first.wait_for()
             page.goto(addresses["trials:"] + "dashboard/studies/0/trials")
             page.get_by_text("learning_rate").first.wait_for()
             assert scalars(addresses["TensorBoard:"], trials=1)  # for the page asks only once
             page.goto(addresses["TensorBoard:"] + "#timeseries")
-            page.get_by_text("depth-1-trial-0000").first.wait_for()
+            page.get_by_text("1-layer-pkd-trial-0000").first.wait_for()
             page.locator("scalar-card canvas, scalar-card svg").first.wait_for()
             assert errors == []
             assert [url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))] == []

@@ -42,22 +42,22 @@ def instant(config: dict[str, Any], *, workplace: Workplace) -> None:
 
 def together(config: dict[str, Any], *, workplace: Workplace) -> None:
     """Notes which GPU it sees, and waits until sixteen trials are there at once."""
-    here = workplace.folder / f"{assignment_of(config).name}.here"
+    here = workplace.store.folder / f"{assignment_of(config).name}.here"
     here.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     until = time.monotonic() + 150
-    while len(list(workplace.folder.glob("*.here"))) < 16 and time.monotonic() < until:
+    while len(list(workplace.store.folder.glob("*.here"))) < 16 and time.monotonic() < until:
         time.sleep(0.1)
     instant(config, workplace=workplace)
 
 
 def killed_once(config: dict[str, Any], *, workplace: Workplace) -> None:
     """The real thing, but the process is killed after the first epoch of the first trial."""
-    marker = workplace.folder.parent / f"{assignment_of(config).name}.killed"
+    marker = workplace.store.folder.parent / f"{assignment_of(config).name}.killed"
     if config["trial"] == 0 and not marker.exists():
         import threading
 
         def kill_later() -> None:
-            state = workplace.folder / f"{assignment_of(config).name}.training"
+            state = workplace.store.folder / f"{assignment_of(config).name}.training"
             while not state.exists():
                 time.sleep(0.001)
             marker.touch()
@@ -89,10 +89,10 @@ def short_of_memory(config: dict[str, Any], *, workplace: Workplace) -> None:
 
 def patient(config: dict[str, Any], *, workplace: Workplace) -> None:
     """Ten steps that are kept in a file; each takes as long as it takes to see the file `go`, or a moment."""
-    done = workplace.folder / f"{assignment_of(config).name}.steps"
+    done = workplace.store.folder / f"{assignment_of(config).name}.steps"
     first = int(done.read_text()) + 1 if done.exists() else 1
     for step in range(first, 11):
-        _note_node(workplace.folder, config)
+        _note_node(workplace.store.folder, config)
         time.sleep(0.3)
         _report(step, 10, 50.0 + step)
         done.write_text(str(step))

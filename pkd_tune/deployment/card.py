@@ -7,6 +7,7 @@ from typing import Any
 from pkd_tune.deployment.forms import FORMS, INT8, ONNX, PYTORCH
 from pkd_tune.glue.tasks import Task, TaskSplit
 from pkd_tune.reporting.blocks import Table, markdown
+from pkd_tune.reporting.methods import unused_settings
 from pkd_tune.reporting.records import write_text
 from pkd_tune.reporting.words import metric_titles, setting_text
 
@@ -18,6 +19,11 @@ ORIGINS = {
     "finetuned": "fine-tuned without a teacher",
 }
 """How a student came to be, by the first word of its method."""
+CHOSEN = {
+    "dev": "These scores are of the best of several trials, chosen on this very split, so they are optimistic.",
+    "holdout": "The best of several trials, chosen on a part of the training split, not on dev.",
+}
+"""What the scores are worth, by what chose the trial."""
 
 
 def write_card(
@@ -29,6 +35,7 @@ def write_card(
     *,
     seed: int,
     demo: bool,
+    select_on: str = "dev",
     forms: Sequence[dict[str, Any]] = (),
     latency_on: str = "",
 ) -> None:
@@ -42,6 +49,7 @@ def write_card(
         target: The student's folder.
         seed: Of its training.
         demo: Whether the data was the made-up corpus, which must not pass for GLUE's.
+        select_on: The examples that chose trial and epoch, `dev` or `holdout`.
         forms: What the folder holds, each measured: `form`, `metrics`, `size_mb`, `latency_ms`; by default PyTorch's
             alone, which `student` describes.
         latency_on: What the forms' latencies were measured on.
@@ -54,11 +62,15 @@ def write_card(
             for name, title in titles.items()
         ],
     )
-    settings = "".join(f"\n- {name}: {setting_text(value)}" for name, value in student["settings"].items())
+    method = student.get("method", "pkd")
+    idle = unused_settings(method, student["layers"])
+    settings = "".join(
+        f"\n- {name}: {setting_text(value)}" for name, value in student["settings"].items() if name not in idle
+    )
     imitated = ", ".join(map(str, student["imitated_layers"])) or "none"
     data = f"a made-up demo corpus in the format of {task.name}" if demo else f"GLUE {task.name}"
     of_teacher = f"a {teacher['layers']}-layer teacher ({teacher['name']})"
-    origin = ORIGINS[student.get("method", "pkd").split("-")[0]].format(teacher=of_teacher)
+    origin = ORIGINS[method.split("-")[0]].format(teacher=of_teacher)
     held = {measured["form"] for measured in forms} or {PYTORCH}
     tags = "\n- onnx" if held - {PYTORCH} else ""
     index = f"""datasets:
@@ -84,7 +96,7 @@ A BERT model for {data}, {origin}.
 
 {results}
 
-The score is the best evaluation of the best of several trials on the split that selected it, so it is optimistic.
+{CHOSEN[select_on]}
 {_confirmed(student)}
 {student["parameters"] / 1e6:.1f} M parameters, {student["parameters"] / teacher["parameters"]:.0%} of the teacher's;
 {student["latency_ms"]:.1f} ms per example against {teacher["latency_ms"]:.1f} ms.

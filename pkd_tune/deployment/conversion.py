@@ -84,11 +84,15 @@ def write_int8(onnx_file: Path, target: Path) -> None:
         onnx_file: What `write_onnx` wrote.
         target: The file.
     """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = onnx.load(onnx_file)
+    # Noted shapes are optional, and wrong once the quantiser has transposed weights: older releases trip over them.
+    model.graph.ClearField("value_info")
     target.parent.mkdir(parents=True, exist_ok=True)
     with _quiet():
-        quantize_dynamic(onnx_file, target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+        quantize_dynamic(model, target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ everything else as JSON in its header.
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,15 @@ _GENERATOR, _CUDA_GENERATOR = "generator.cpu", "generator.cuda"
 class StateFile:
     """Where a training keeps its state, and how often it may be written."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, written: Callable[[], None] = lambda: None) -> None:
+        """Names the file.
+
+        Args:
+            path: The file.
+            written: Called whenever it has been written; what that takes counts as writing.
+        """
         self.path = path
+        self._written = written
         self._written_at = time.perf_counter()
         self._cost = 0.0
 
@@ -54,6 +62,7 @@ class StateFile:
         """
         started = time.perf_counter()
         write_tensors(self.path, tensors, {_FACTS: json.dumps(facts)})
+        self._written()
         self._written_at = time.perf_counter()
         self._cost = self._written_at - started
 

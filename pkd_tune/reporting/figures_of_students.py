@@ -34,7 +34,7 @@ def score_by_cost(run: Run) -> Figure:
     """Returns the scores of teacher and students against size and latency, each with its Pareto front."""
     panels = []
     if run.teacher and run.students:
-        for title, column, x in (("size", "size_mb", "MB on disk"), ("latency", "latency_ms", "ms for one example")):
+        for title, column, x in (("Size", "size_mb", "MB on disk"), ("Latency", "latency_ms", "ms for one example")):
             panels.append(Panel(title=title, x=x, y=SCORE, series=_costs(run, run.teacher, column)))
     return Figure(
         name="score-by-cost",

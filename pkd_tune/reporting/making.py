@@ -84,6 +84,8 @@ def _facts(run: Run) -> list[str]:
     files = ["every training: `trials.csv`"]
     if len(run.evaluations):
         files.append("every evaluation: `evaluations.csv`")
+    if (run.folder / "ray").is_dir():
+        files.append("TensorBoard: `tensorboard --logdir ray`")
     return [*facts, f"In this folder: {'; '.join([*files, 'plots for papers: `plots/`'])}."]
 
 
@@ -94,6 +96,7 @@ def _made_by(run: Run, record: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     content = ", ".join(f"{name} `{key[:12]}`" for name, key in record.get("content", {}).items())
     seeds = search["seeds"]
+    stopped = "; trials that fall behind are stopped early" if (run.trials["state"] == "stopped early").any() else ""
     methods = in_order(search["methods"])
     shares = [f"{search['trials']} trials for each PKD method"]
     if any(method in CONTROLS for method in methods):
@@ -111,7 +114,7 @@ def _made_by(run: Run, record: dict[str, Any]) -> list[str]:
         *(f"{WORDS[method]}." for method in methods),
         f"Search: {' and '.join(shares)}, over depths {listed(search['depths'])}; "
         f"{_SAMPLERS[search['sampler']]}, a study of its own for each depth and method, seed {search['seed']}; "
-        f"selected on {'a slice held out of train' if search['select_on'] == 'holdout' else 'dev'}.",
+        f"selected on {'a slice held out of train' if search['select_on'] == 'holdout' else 'dev'}{stopped}.",
         *([f"Confirmation: {plural(seeds, 'training')} of each student on fresh seeds."] if seeds else []),
         f"Space: {'; '.join(f'{name} {_parameter(spec)}' for name, spec in record['space'].items())}.",
         f"Trials at once: {record['slots']['count']} on {record['slots']['device']}; {made['machine']}.",

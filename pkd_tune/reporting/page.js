@@ -13,11 +13,13 @@ function theme() {
       font: { family: style.fontFamily || "system-ui, sans-serif", size: 13, color: colour("--text") },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", colorway: [colour("--text")],
       xaxis: axis, yaxis: axis, hoverlabel: { font: { size: 13 } },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--text") },
     },
   };
 }
 
 const touch = matchMedia("(pointer: coarse)").matches;
+const hovers = matchMedia("(hover: hover)").matches;
 const webgl = document.createElement("canvas").getContext("webgl") !== null;
 
 function draw(figure) {
@@ -29,7 +31,10 @@ function draw(figure) {
   }
   layout.template = theme();
   layout.dragmode = touch ? false : "zoom"; // a finger scrolls the page, also over a plot
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+  const config = {
+    responsive: true, displaylogo: false, displayModeBar: hovers ? "hover" : false,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+  };
   return Plotly.newPlot(plot, data, layout, config);
 }
 

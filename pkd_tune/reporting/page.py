@@ -89,8 +89,18 @@ def panel_figure(panel: Panel) -> go.Figure:
     if panel.whole_x and max((max(series.x, default=0) for series in panel.series), default=0) <= 12:
         figure.update_xaxes(dtick=1)
     if panel.log_y:
-        figure.update_yaxes(type="log", minor_showgrid=False, tickformat="~g")
+        ticks = _log_ticks([value for series in panel.series for value in series.y if isinstance(value, float)])
+        figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
     return figure
+
+
+def _log_ticks(values: Sequence[float]) -> list[float]:
+    """Returns 1, 2 and 5 times the powers of ten among positive values; all digits where these span little."""
+    positive = [value for value in values if value > 0]
+    low, high = min(positive, default=1.0), max(positive, default=1.0)
+    digits = (1, 2, 5) if high > 5 * low else range(1, 10)
+    rounds = [digit * 10.0**power for power in range(-9, 9) for digit in digits]
+    return [tick for tick in rounds if low / 1.5 < tick < high * 1.5]
 
 
 def _trace(series: Series) -> go.Bar | go.Scatter:
@@ -98,11 +108,16 @@ def _trace(series: Series) -> go.Bar | go.Scatter:
     colour = {} if look.colour is None else {"color": look.colour}
     error = None
     if series.error and any(series.error):
-        error = {"type": "data", "array": list(series.error), "thickness": 1.5, "width": 4, "color": "#999999"}
+        error = {"type": "data", "array": list(series.error), "thickness": 1.5, "width": 4}
     if series.kind == "bars":
         hover = "%{y}: %{x:.3f}<extra></extra>"
         bar = {"x": list(series.x), "y": list(series.y), "orientation": "h", "hovertemplate": hover}
-        return go.Bar(name=series.name, **bar, marker={**colour, "line": {"width": 0}}, error_x=error)
+        return go.Bar(
+            name=series.name,
+            **bar,
+            marker={**colour, "line": {"width": 0}},
+            error_x=error and {**error, "color": "#999999"},
+        )
     mode = {"points": "markers", "step": "lines", "line": "lines"}[series.kind] + "+markers" * series.markers
     marker = {**colour, "symbol": look.symbol + "-open" * series.hollow}
     label = "%{text}<br>" if series.labels else ""

@@ -14,7 +14,7 @@ from pkd_tune.reporting.words import plural, setting_text
 _COLOURS = [[0, "#EE7733"], [0.5, "#AA5599"], [1, "#0077BB"]]
 """Low, middle and high scores, readable on white and on black."""
 
-FEWEST_TRIALS = 3
+FEWEST_TRIALS = 5
 """Complete trials below which lines between axes show nothing."""
 
 
@@ -62,7 +62,7 @@ def _axis(name: str, values: pd.Series, spec: dict[str, Any]) -> dict[str, Any]:
         }
     low, high = float(spec.get("low", values.min())), float(spec.get("high", values.max()))
     if not spec.get("log"):
-        return {"label": name, "values": list(values), "range": [low, high]}
+        return {"label": name, "values": list(values), "range": [low, high], "tickformat": "~g"}
     rounds = [digit * 10.0**power for power in range(-9, 9) for digit in (1, 2, 5)]
     ticks = [low, *(tick for tick in rounds if 1.3 * low < tick < high / 1.3), high]
     return {

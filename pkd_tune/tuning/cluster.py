@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pkd_tune.config import UserError
 from pkd_tune.tuning.slots import Slots, slots_among
+from pkd_tune.tuning.store import Store
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Nothing large goes through Ray's object store: trials read the shared files themselves."""
@@ -94,41 +96,51 @@ def cluster_slots(gpus: int | None, per_gpu: int) -> Slots:
     return slots_among(int(found.get("GPU", 0)), int(found.get("CPU", 1)), gpus, per_gpu)
 
 
-def check_shared(folders: Sequence[tuple[str, Path]]) -> None:
-    """Makes sure that every node of the cluster sees these folders with what this process writes there.
+def check_shared(places: Sequence[tuple[str, str]]) -> None:
+    """Makes sure that every node of the cluster sees these places with what this process writes there.
 
     Args:
-        folders: Each with the flag that names it.
+        places: Folders or URIs, each with the flag that names it.
 
     Raises:
-        UserError: One line per node and folder.
+        UserError: One line per node and place.
     """
 
     @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
-    def unseen(markers: list[str]) -> list[int]:
-        return [i for i, marker in enumerate(markers) if not os.path.exists(marker)]
+    def unseen(stores: list[Store], marker: str) -> list[int]:
+        return [i for i, store in enumerate(stores) if marker not in store.names()]
 
-    markers = [folder / f".pkd_tune-{uuid.uuid4().hex}" for _, folder in folders]
+    marker = f".pkd_tune-{uuid.uuid4().hex}"
+    stores = [_place(where) for _, where in places]
     problems = []
     try:
-        for marker in markers:
-            marker.touch()
+        for store in stores:
+            store.folder.mkdir(parents=True, exist_ok=True)
+            store.path(marker).touch()
+            store.publish(marker)
+        elsewhere = [Store(Path(os.devnull), store.uri) if store.uri else store for store in stores]
         asked = {
-            node["NodeManagerAddress"] + " " + node["NodeID"][:8]: unseen.options(
+            f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})": unseen.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote([str(marker) for marker in markers])
+            ).remote(elsewhere, marker)
             for node in ray.nodes()
             if node["Alive"]
         }
         for node, answer in asked.items():
             for i in ray.get(answer):
-                flag, folder = folders[i]
-                problems.append(f"{flag} {folder}: node {node} does not see it; give a folder that all nodes mount")
+                flag, where = places[i]
+                problems.append(f"{flag} {where}: node {node} does not see it; give a folder or URI that all nodes see")
     finally:
-        for marker in markers:
-            marker.unlink(missing_ok=True)
+        for store in stores:
+            store.delete(marker)
     if problems:
         raise UserError(*problems)
+
+
+def _place(where: str) -> Store:
+    if "://" not in where:
+        return Store(Path(where).resolve())
+    return Store(Path(tempfile.gettempdir()), where)
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from pkd_tune.tuning.progress import SearchBar
 from pkd_tune.tuning.scheduler import StudyScheduler
 from pkd_tune.tuning.searcher import StudySearcher, assignment_of
 from pkd_tune.tuning.slots import Slots
+from pkd_tune.tuning.store import Store
 from pkd_tune.tuning.study import Studies
-from pkd_tune.tuning.trial import Workplace, predictions_path, run_trial, state_path, weights_path
+from pkd_tune.tuning.trial import Workplace, predictions_name, run_trial, state_name, weights_name
 
 KEPT_WEIGHTS = 3
 """Complete trials of each depth and method whose best weights stay on disk."""
@@ -60,8 +61,7 @@ def run_search(
         verbose: Whether what goes to `run.log` is shown as well.
         trainable: What a trial runs.
     """
-    workplace.folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(studies, workplace.folder)
+    remove_leftovers(studies, workplace.store)
     bar = SearchBar(studies, workplace.search.student_training.epochs)
     callbacks: list[tune.Callback] = [] if quiet else [bar]
     # How trials end is in the journal, and the report says it; Ray would print a traceback for each.
@@ -85,7 +85,7 @@ def run_search(
                     failure_config=tune.FailureConfig(max_failures=RESTARTS),
                     callbacks=[
                         *callbacks,
-                        Housekeeping(studies, workplace.folder),
+                        Housekeeping(studies, workplace.store),
                         *_service_callbacks(loggers, run_dir),
                     ],
                     verbose=0,
@@ -109,20 +109,19 @@ def disk_bytes(weights: int, arms: int, slots: Slots) -> int:
     return weights * (2 * 4 * slots.count + (KEPT_WEIGHTS + 1) * arms)
 
 
-def remove_leftovers(studies: Studies, folder: Path) -> None:
+def remove_leftovers(studies: Studies, store: Store) -> None:
     """Deletes what a killed search left behind: all but what belongs to running, winning and confirming trials."""
     kept = set()
     for arm in studies.plans:
         best = [Assignment(arm, "search", trial.number) for trial in studies.ranking(arm)[:KEPT_WEIGHTS]]
-        kept |= {weights_path(folder, assignment) for assignment in best}
+        kept |= {weights_name(assignment) for assignment in best}
         for stage in ("search", "confirm"):
             for trial in studies.trials(arm, stage):
                 if trial.state.name == "RUNNING":
-                    kept.add(state_path(folder, Assignment(arm, stage, trial.number)))
-        kept |= {predictions_path(folder, Assignment(arm, "confirm", t.number)) for t in studies.trials(arm, "confirm")}
-    for path in folder.iterdir():
-        if path.is_file() and path not in kept:
-            path.unlink()
+                    kept.add(state_name(Assignment(arm, stage, trial.number)))
+        kept |= {predictions_name(Assignment(arm, "confirm", t.number)) for t in studies.trials(arm, "confirm")}
+    for name in store.names() - kept:
+        store.delete(name)
 
 
 class Housekeeping(tune.Callback):
@@ -131,16 +130,16 @@ class Housekeeping(tune.Callback):
     What stays is the best weights of the best few trials.
     """
 
-    def __init__(self, studies: Studies, folder: Path) -> None:
+    def __init__(self, studies: Studies, store: Store) -> None:
         self.studies = studies
-        self.folder = folder
+        self.store = store
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Deletes what the trial that just ended has outdone, or what it saved in vain."""
         assignment = assignment_of(trial.config)
-        state_path(self.folder, assignment).unlink(missing_ok=True)
+        self.store.delete(state_name(assignment))
         for outdone in self.studies.ranking(assignment.arm)[KEPT_WEIGHTS:]:
-            weights_path(self.folder, Assignment(assignment.arm, "search", outdone.number)).unlink(missing_ok=True)
+            self.store.delete(weights_name(Assignment(assignment.arm, "search", outdone.number)))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Ends a trial whose process died too often, with the last line of its error for a reason."""
@@ -149,7 +148,7 @@ class Housekeeping(tune.Callback):
         lines = text.strip().splitlines() or ["the trial's process died"]
         logging.getLogger(__name__).error("%s: given up\n%s", assignment.name, text)
         self.studies.fail(assignment, textwrap.shorten(lines[-1], REASON_LENGTH))
-        state_path(self.folder, assignment).unlink(missing_ok=True)
+        self.store.delete(state_name(assignment))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Notes that a trial is started again."""

@@ -9,7 +9,6 @@ import textwrap
 import traceback
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from pkd_tune.distillation.training_state import StateFile, write_tensors
 from pkd_tune.tuning import process
 from pkd_tune.tuning.arms import Assignment
 from pkd_tune.tuning.searcher import assignment_of
+from pkd_tune.tuning.store import Store
 
 LOSS_PARAMETERS = ("alpha", "beta", "temperature", "strategy", "normalize")
 REASON_LENGTH = 200
@@ -37,8 +37,8 @@ class Workplace:
     teacher: Teacher
     device: str
     """`cpu` or `cuda`."""
-    folder: Path
-    """Where trials keep their weights, states and predictions; every node sees it."""
+    store: Store
+    """Where trials keep their weights, states and predictions."""
     timeout: float | None = None
     """Seconds after which a trial is given up."""
 
@@ -58,7 +58,7 @@ def run_trial(config: dict[str, Any], *, workplace: Workplace) -> None:
     if unusable is not None:
         tune.report({"replaced": f"started in a new process: {unusable}"})
         process.leave()
-    trace = workplace.folder / f"{assignment.name}.hung"
+    trace = workplace.store.path(f"{assignment.name}.hung")
     if trace.exists() and trace.stat().st_size:
         where = trace.read_text()
         trace.unlink()
@@ -85,19 +85,22 @@ def _distil(config: dict[str, Any], assignment: Assignment, workplace: Workplace
     training = replace(search.student_training, **{name: v for name, v in config.items() if name not in identity})
     if config["seed"] is not None:
         training = replace(training, seed=config["seed"])
+    store, state = workplace.store, state_name(assignment)
     student, _ = distill(
         classroom,
         DistillConfig(student_layers=config["depth"], **{name: config[name] for name in LOSS_PARAMETERS}),
         training,
         _report,
-        StateFile(state_path(workplace.folder, assignment)),
+        StateFile(store.fetch(state), lambda: store.publish(state)),
     )
     if assignment.stage == "search":
-        write_tensors(weights_path(workplace.folder, assignment), student.state_dict())
+        write_tensors(store.path(weights_name(assignment)), student.state_dict())
+        store.publish(weights_name(assignment))
         return None
     metrics, predicted = evaluate(student, classroom.official_dev, classroom.task)
     tensors = {name: torch.from_numpy(values) for name, values in predicted.items()}
-    write_tensors(predictions_path(workplace.folder, assignment), tensors)
+    write_tensors(store.path(predictions_name(assignment)), tensors)
+    store.publish(predictions_name(assignment))
     return metrics
 
 
@@ -130,19 +133,19 @@ def _report(evaluation: Evaluation) -> None:
     )
 
 
-def weights_path(folder: Path, assignment: Assignment) -> Path:
-    """Returns where the best weights of a complete trial of a search lie."""
-    return folder / f"{assignment.name}.safetensors"
+def weights_name(assignment: Assignment) -> str:
+    """Returns the name of the file with the best weights of a complete trial of a search."""
+    return f"{assignment.name}.safetensors"
 
 
-def state_path(folder: Path, assignment: Assignment) -> Path:
-    """Returns where the state of a running trial lies, from which it can go on."""
-    return folder / f"{assignment.name}.training"
+def state_name(assignment: Assignment) -> str:
+    """Returns the name of the file with the state of a running trial, from which it can go on."""
+    return f"{assignment.name}.training"
 
 
-def predictions_path(folder: Path, assignment: Assignment) -> Path:
-    """Returns where a confirmation's predictions for the dev splits lie."""
-    return folder / f"{assignment.name}.predictions"
+def predictions_name(assignment: Assignment) -> str:
+    """Returns the name of the file with a confirmation's predictions for the dev splits."""
+    return f"{assignment.name}.predictions"
 
 
 @lru_cache(maxsize=1)

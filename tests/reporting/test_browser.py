@@ -1,11 +1,11 @@
 """report.html opened as a reader opens it: from a file, in a real browser, with the network off."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from browser import launched
+from playwright.sync_api import Browser, Page
 from recorded_run import write_run
 
 from pkd_tune.reporting.across import blocks, scores
@@ -15,20 +15,12 @@ from pkd_tune.reporting.run import read_run
 pytestmark = pytest.mark.browser
 
 WIDTHS = (390, 1280)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Yields a headless Chromium: the system's, else playwright's own."""
-    with sync_playwright() as playwright:
-        found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-        if found is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("no Chromium here: install the package chromium, or run `playwright install chromium`")
-        # Root, as in a container, cannot have the sandbox; the page is our own.
-        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with launched() as chromium:
         yield chromium
-        chromium.close()
 
 
 def opened(browser: Browser, path: Path, width: int) -> tuple[Page, list[str]]:

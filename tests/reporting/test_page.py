@@ -80,3 +80,11 @@ def test_gaps_and_looks_reach_plotly() -> None:
     assert "color" not in second["marker"]  # page.js fills in the colour of text
     assert second["error_y"]["array"] == [0.5]
     assert figure["layout"]["yaxis"]["type"] == "log"
+    assert figure["layout"]["yaxis"]["ticktext"] == ["0.7", "0.8", "0.9", "1"]
+
+
+def test_a_logarithmic_axis_has_few_round_ticks() -> None:
+    values = [0.04, 0.9, float("nan"), 0.0]
+    series = Series(name="a", look=Look(), x=[1.0, 2.0, 3.0, 4.0], y=values)
+    axis = panel_figure(Panel(title="t", x="x", y="y", series=[series], log_y=True)).layout.yaxis
+    assert list(axis.ticktext) == ["0.05", "0.1", "0.2", "0.5", "1"]

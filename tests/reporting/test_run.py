@@ -4,9 +4,8 @@ from pathlib import Path
 
 from recorded_run import write_run
 
+from pkd_tune.reporting.records import read_json, write_json
 from pkd_tune.reporting.run import is_run, read_run
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def test_a_run_is_read_with_controls_first(tmp_path: Path) -> None:
@@ -20,13 +19,19 @@ def test_a_run_is_read_with_controls_first(tmp_path: Path) -> None:
     assert len(run.evaluations)
 
 
-def test_the_first_release_s_run_is_read_as_pkd() -> None:
-    """The committed run of the first release: no methods, stages or seeds, and no evaluations."""
-    run = read_run(REPOSITORY / "results" / "MRPC" / "minilm")
-    assert run.task == "MRPC"
-    assert set(run.trials["stage"]) == {"search"}
-    assert set(run.trials["method"]) == {"pkd"}
-    assert all(student["confirmed"] is None and student["trials_ended"] for student in run.students)
+def test_what_older_runs_lack_is_pkd_s_search(tmp_path: Path) -> None:
+    """The first release knew no methods and stages."""
+    folder = write_run(tmp_path / "MRPC" / "minilm", methods=("pkd",), seeds=0, trials=4)
+    trials = read_run(folder).trials
+    trials.drop(columns=["method", "stage", "seed", "started"]).to_csv(folder / "trials.csv", index=False)
+    summary = read_json(folder / "summary.json")
+    for student in summary["students"]:
+        for name in ("method", "trials_ended", "confirmed", "against"):
+            del student[name]
+    write_json(folder / "summary.json", summary)
+    run = read_run(folder)
+    assert (set(run.trials["stage"]), set(run.trials["method"])) == ({"search"}, {"pkd"})
+    assert [(s["method"], s["trials_ended"], s["confirmed"]) for s in run.students] == [("pkd", 2, None)] * 2
 
 
 def test_the_epochs_of_older_runs_follow_from_their_evaluations(tmp_path: Path) -> None:

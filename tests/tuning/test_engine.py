@@ -27,6 +27,7 @@ from pkd_tune.tuning.searcher import StudySearcher
 from pkd_tune.tuning.slots import Slots
 from pkd_tune.tuning.space import Choice, Float, Parameters
 from pkd_tune.tuning.space_file import load_space
+from pkd_tune.tuning.store import Store
 from pkd_tune.tuning.study import Studies
 from pkd_tune.tuning.trial import Workplace, run_trial
 
@@ -57,7 +58,7 @@ def workplace(data: DataConfig, tiny_space: Path, tmp_path: Path) -> Workplace:
     finetuned = data.data_dir / "models/finetuned/MRPC"
     teacher = prepare_teacher(task, splits, data.student_dir, finetuned, space.teacher, CPU, lambda evaluation: None)
     open_classroom(data, teacher, CPU, seed=search.student_training.seed)
-    return Workplace(search=search, teacher=teacher, device="cpu", folder=tmp_path / "checkpoints")
+    return Workplace(search=search, teacher=teacher, device="cpu", store=Store(tmp_path / "checkpoints"))
 
 
 def plans(space: Path, *quotas: tuple[int, int], learning_rates: tuple[float, ...] = (2e-3, 3e-3, 4e-3)) -> list[Plan]:
@@ -83,7 +84,7 @@ def _fixed(parameters: Parameters) -> dict[str, Any]:
 def search(
     workplace: Workplace, studies: Studies, slots: Slots, trainable: Callable[..., None] = run_trial
 ) -> list[dict[str, Any]]:
-    run_dir = workplace.folder.parent
+    run_dir = workplace.store.folder.parent
     with cluster.own_cluster(slots, run_dir / "ray-start.log"):
         run_search(workplace, studies, run_dir, slots, trainable=trainable)
     return trial_rows(studies)
@@ -122,7 +123,7 @@ def test_trials_in_one_process_score_what_each_scores_alone(
             assert trial.value == max(trial.intermediate_values.values())
     winner = studies.best(arm)
     assert winner is not None
-    files = {path.name for path in workplace.folder.iterdir()}
+    files = {path.name for path in workplace.store.folder.iterdir()}
     assert files == {
         "2-layer-pkd-trial-0001.safetensors",
         "2-layer-pkd-trial-0002.safetensors",
@@ -148,7 +149,7 @@ def test_a_disk_that_refuses_weights_fails_the_trial_and_its_process_is_replaced
     workplace: Workplace, tiny_space: Path, tmp_path: Path
 ) -> None:
     studies = Studies(tmp_path / "study.log", plans(tiny_space, (1, 2)), early_stopping=False)
-    in_the_way = workplace.folder / "1-layer-pkd-trial-0000.safetensors.partial" / "x"
+    in_the_way = workplace.store.folder / "1-layer-pkd-trial-0000.safetensors.partial" / "x"
     in_the_way.mkdir(parents=True)  # a folder where the file should go
     rows = search(workplace, studies, ONE)
     assert [row["state"] for row in rows] == ["failed", "complete"]
@@ -182,7 +183,7 @@ def test_a_trial_whose_process_died_too_often_has_the_end_of_its_error_for_a_rea
     config = StudySearcher(studies).suggest("a")
     (tmp_path / "error.txt").write_text("Failure # 1\nTraceback\nActorDiedError: " + "it is dead " * 40 + "\n")
     trial: Any = SimpleNamespace(config=config, error_file=str(tmp_path / "error.txt"))
-    Housekeeping(studies, tmp_path).on_trial_error(1, [], trial)
+    Housekeeping(studies, Store(tmp_path)).on_trial_error(1, [], trial)
     (row,) = trial_rows(studies)
     assert row["state"] == "failed"
     assert row["error"].startswith("ActorDiedError: it is dead")
@@ -202,7 +203,7 @@ def test_weights_and_states_of_a_killed_search_do_not_pile_up(tmp_path: Path) ->
             studies.complete(asked[0])
         for kind in ("safetensors", "training", "safetensors.partial"):
             (folder / f"{Assignment(arm, 'search', number).name}.{kind}").touch()
-    remove_leftovers(studies, folder)
+    remove_leftovers(studies, Store(folder))
     assert sorted(path.name for path in folder.iterdir()) == [
         *(f"2-layer-pkd-trial-000{number}.safetensors" for number in range(1, KEPT_WEIGHTS + 1)),
         f"2-layer-pkd-trial-000{KEPT_WEIGHTS + 1}.training",  # still running: it goes on from there
@@ -263,7 +264,7 @@ def test_sixteen_trials_share_eight_gpus_and_each_sees_one(workplace: Workplace,
     slots = Slots(device="cuda", count=16, per_gpu=2)
     rows = search(workplace, studies, slots, trainables.together)
     assert [row["state"] for row in rows].count("failed") == 0
-    seen = [path.read_text() for path in workplace.folder.glob("*.here")]
+    seen = [path.read_text() for path in workplace.store.folder.glob("*.here")]
     assert sorted(seen) == sorted([str(gpu) for gpu in range(8)] * 2)
 
 
@@ -282,14 +283,14 @@ def test_a_lost_node_costs_nothing_but_time(workplace: Workplace, tmp_path: Path
 
     def lose_one() -> None:
         lost = nodes[0].node_id
-        while not any(lost in path.read_text() for path in workplace.folder.glob("*.nodes")):
+        while not any(lost in path.read_text() for path in workplace.store.folder.glob("*.nodes")):
             time.sleep(0.1)
         machines.remove_node(nodes[0], allow_graceful=False)
 
     try:
         with cluster.joined_cluster(machines.address, tmp_path / "log"):
             assert cluster.cluster_slots(0, 1) == TWO
-            cluster.check_shared([("--out", tmp_path)])
+            cluster.check_shared([("--out", str(tmp_path)), ("--storage", f"file://{tmp_path}/far")])
             loser = threading.Thread(target=lose_one)
             loser.start()
             run_search(workplace, studies, tmp_path, TWO, trainable=trainables.patient)

@@ -1,0 +1,78 @@
+"""The files of trials: weights, states and predictions, where every node can reach them."""
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyarrow import fs
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A folder of files, perhaps the local copy of what lies at a URI."""
+
+    folder: Path
+    """Where this process finds and leaves the files."""
+    uri: str | None = None
+    """Where other nodes get them from, as `s3://bucket/runs`; None: they see the folder itself."""
+
+    def path(self, name: str) -> Path:
+        """Returns where a file lies on this machine, or would."""
+        return self.folder / name
+
+    def fetch(self, name: str) -> Path:
+        """Returns where a file lies on this machine, after getting the latest from the URI, where there is one."""
+        path = self.path(name)
+        if self.uri is not None:
+            system, there = self._remote(name)
+            if system.get_file_info(there).type is fs.FileType.File:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                partial = path.with_name(f"{name}.partial")
+                fs.copy_files(there, str(partial), source_filesystem=system)
+                partial.replace(path)
+        return path
+
+    def publish(self, name: str) -> None:
+        """Lets other nodes see a file that was written here."""
+        if self.uri is not None:
+            system, there = self._remote(name)
+            system.create_dir(there.rpartition("/")[0], recursive=True)
+            fs.copy_files(str(self.path(name)), there, destination_filesystem=system)
+
+    def delete(self, name: str) -> None:
+        """Removes a file here and at the URI, where it is there."""
+        self.path(name).unlink(missing_ok=True)
+        if self.uri is not None:
+            system, there = self._remote(name)
+            if system.get_file_info(there).type is fs.FileType.File:
+                system.delete_file(there)
+
+    def names(self) -> set[str]:
+        """Returns the names of all files, here and at the URI."""
+        names = {path.name for path in self.folder.iterdir() if path.is_file()} if self.folder.is_dir() else set()
+        if self.uri is not None:
+            system, there = self._remote("")
+            selector = fs.FileSelector(there.rstrip("/"), allow_not_found=True)
+            names |= {info.base_name for info in system.get_file_info(selector) if info.type is fs.FileType.File}
+        return names
+
+    def _remote(self, name: str) -> tuple[fs.FileSystem, str]:
+        system, root = fs.FileSystem.from_uri(self.uri)
+        return system, f"{root.rstrip('/')}/{name}"
+
+
+def open_store(run_dir: Path, storage: str | None) -> Store:
+    """Returns the store of a run.
+
+    Args:
+        run_dir: The run's folder.
+        storage: What was given as --storage: another folder, or a URI, which holds the files of many runs; None: they
+            lie in the run's folder.
+    """
+    if storage is None:
+        return Store(run_dir / "checkpoints")
+    if "://" not in storage:
+        return Store(Path(storage).resolve() / run_dir.parent.name / run_dir.name)
+    uri = f"{storage.rstrip('/')}/{run_dir.parent.name}/{run_dir.name}"
+    return Store(Path(tempfile.gettempdir()) / f"pkd_tune-{hashlib.sha256(uri.encode()).hexdigest()[:12]}", uri)

@@ -1,0 +1,86 @@
+"""Confirmed scores and comparisons, from studies and predictions on disk; the whole way is in test_methods.py."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pkd_tune.config import DataConfig, SearchConfig, Stage, TrainingConfig
+from pkd_tune.distillation.teacher import Teacher
+from pkd_tune.distillation.training_state import write_tensors
+from pkd_tune.tuning.arms import Arm, Plan
+from pkd_tune.tuning.space import Choice
+from pkd_tune.tuning.store import Store
+from pkd_tune.tuning.study import Studies
+from pkd_tune.tuning.trial import Workplace, predictions_name
+from pkd_tune.winners import against_controls, confirmed
+
+PKD, KD, ALONE = Arm(3, "pkd"), Arm(3, "kd"), Arm(3, "finetuned")
+TRUTH = np.random.default_rng(0).integers(2, size=100)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Workplace:
+    data = DataConfig(task="RTE", data_dir=tmp_path, teacher_dir=tmp_path, student_dir=tmp_path)
+    search = SearchConfig(
+        data=data,
+        teacher_trainings=(),
+        student_training=TrainingConfig(),
+        depths=(3,),
+        stages=(Stage(method="pkd"), Stage(method="kd"), Stage(method="finetuned")),
+        trials=1,
+    )
+    teacher = Teacher(folder=tmp_path, key="k", layers=6, metrics={}, majority={}, finetuned_here=True)
+    return Workplace(search=search, teacher=teacher, device="cpu", store=Store(tmp_path))
+
+
+def searched(workplace: Workplace, errors: dict[Arm, int], seeds: tuple[int, ...]) -> Studies:
+    """Returns studies in which each arm's confirmations err on that many examples, and one more for each later seed."""
+    plans = [Plan(arm=arm, quota=1, parameters={"alpha": Choice((0.5,))}) for arm in errors]
+    studies = Studies(workplace.store.path("study.log"), plans, seeds=seeds)
+    while (asked := studies.ask()) is not None:
+        assignment, _, seed = asked
+        details: dict[str, Any] = {"epoch": 1.0, "metrics": {"accuracy": 60.0, "score": 60.0}}
+        studies.report(assignment, 1, 60.0, details)
+        if seed is None:
+            studies.complete(assignment)
+            continue
+        wrong = errors[assignment.arm] + seeds.index(seed)
+        predicted = np.where(np.arange(100) < wrong, 1 - TRUTH, TRUTH)
+        write_tensors(workplace.store.path(predictions_name(assignment)), {"dev": torch.from_numpy(predicted)})
+        studies.complete(assignment, {"accuracy": 100.0 - wrong, "score": 100.0 - wrong})
+    return studies
+
+
+def test_confirmed_scores_are_means_over_fresh_seeds(workplace: Workplace) -> None:
+    studies = searched(workplace, {PKD: 10, KD: 40}, seeds=(7, 8, 9))
+    found = confirmed(studies, PKD)
+    assert found is not None
+    assert (found["seeds"], found["scores"]) == ([7, 8, 9], [90.0, 89.0, 88.0])
+    assert (found["mean"], found["sd"]) == (89.0, 1.0)  # the sample standard deviation
+    assert found["metrics"] == {"accuracy": {"mean": 89.0, "sd": 1.0}}
+
+
+def test_one_seed_has_no_spread_and_none_no_confirmation(workplace: Workplace) -> None:
+    found = confirmed(searched(workplace, {PKD: 10}, seeds=(7,)), PKD)
+    assert found is not None
+    assert found["sd"] is None
+
+
+def test_without_seeds_nothing_is_confirmed(workplace: Workplace) -> None:
+    assert confirmed(searched(workplace, {PKD: 10}, seeds=()), PKD) is None
+
+
+def test_a_method_is_held_against_both_controls_and_kd_against_fine_tuning(workplace: Workplace) -> None:
+    studies = searched(workplace, {PKD: 10, KD: 40, ALONE: 11}, seeds=(7, 8))
+    labels = {"dev": TRUTH}
+    found = {
+        arm: against_controls(workplace, studies, {"layers": 3, "method": arm.method}, labels)
+        for arm in (PKD, KD, ALONE)
+    }
+    assert [(each["method"], each["distinguishable"]) for each in found[PKD]] == [("kd", True), ("finetuned", False)]
+    assert found[PKD][0]["difference"] == pytest.approx(30.0)
+    assert [each["method"] for each in found[KD]] == ["finetuned"]
+    assert found[ALONE] == []

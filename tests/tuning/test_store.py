@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from pkd_tune.tuning.store import Store, open_store
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> tuple[Store, Store]:
+    """Returns the stores of two machines that share a URI and no folder."""
+    uri = f"file://{tmp_path}/far/away"
+    one, two = Store(tmp_path / "one", uri), Store(tmp_path / "two", uri)
+    one.folder.mkdir()
+    return one, two
+
+
+def test_what_one_node_publishes_another_fetches(nodes: tuple[Store, Store]) -> None:
+    one, two = nodes
+    one.path("weights").write_bytes(b"first")
+    assert not two.fetch("weights").exists()
+    one.publish("weights")
+    assert two.names() == {"weights"}
+    assert two.fetch("weights").read_bytes() == b"first"
+    one.path("weights").write_bytes(b"second")
+    one.publish("weights")
+    assert two.fetch("weights").read_bytes() == b"second"
+
+
+def test_what_is_deleted_is_gone_everywhere_but_in_copies(nodes: tuple[Store, Store]) -> None:
+    one, two = nodes
+    one.path("weights").write_bytes(b"first")
+    one.publish("weights")
+    two.delete("weights")
+    one.path("weights").unlink()
+    assert not one.fetch("weights").exists()
+    assert one.names() == two.names() == set()
+    two.delete("weights")  # once more does no harm
+
+
+def test_a_shared_folder_needs_no_copies(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.fetch("weights") == tmp_path / "weights"
+    store.path("weights").write_bytes(b"first")
+    store.publish("weights")
+    assert store.names() == {"weights"}
+    store.delete("weights")
+    assert store.names() == set()
+    assert Store(tmp_path / "nowhere").names() == set()
+
+
+def test_every_run_has_its_own_place(tmp_path: Path) -> None:
+    runs = [tmp_path / task / name for task in ("MRPC", "RTE") for name in ("minilm", "minilm-2")]
+    assert open_store(runs[0], None).folder == runs[0] / "checkpoints"
+    for storage in (str(tmp_path / "shared"), "s3://bucket/runs/"):
+        stores = [open_store(run, storage) for run in runs]
+        assert len({(store.folder, store.uri) for store in stores}) == 4
+    assert open_store(runs[0], "s3://bucket/runs/").uri == "s3://bucket/runs/MRPC/minilm"
