@@ -12,6 +12,9 @@ else the machine does strikes all alike; the tables have medians, and ratios of 
 - ours: `fit()` and `distill()` as commands and trials call them, the teacher's outputs in memory. An epoch includes
   scoring one dev example. "Slots" are trials in processes of their own, with one thread or one GPU each.
 
+"By CPU time" compares examples per second in which a process was computing: on a machine that others use it is the
+steadier number, but says nothing of waiting, nor of a GPU.
+
 "Of peak" is needed work (`benchmark.results.needed_flops`, from lengths without padding) against what this machine
 reaches in the same run multiplying large square matrices with --threads threads, in the contestant's precision.
 

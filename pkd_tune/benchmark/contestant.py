@@ -81,7 +81,7 @@ def plain(work: Work, turn: Turn) -> None:
     padding = (0, work.max_length - whole.input_ids_BT.shape[1])
     columns = (torch.nn.functional.pad(x, padding) for x in (whole.input_ids_BT, whole.mask_BT, whole.token_types_BT))
     batches = DataLoader(TensorDataset(*columns, whole.labels_B), batch_size=work.batch_size, shuffle=True)
-    started = time.perf_counter()
+    epoch_ends = _epoch_clock(device, turn)
     while True:
         for columns_BT in batches:
             input_ids_BT, mask_BT, token_types_BT, labels_B = (column.to(device) for column in columns_BT)
@@ -93,8 +93,7 @@ def plain(work: Work, turn: Turn) -> None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-        turn({"seconds": _seconds_since(started, device)})
-        started = time.perf_counter()
+        epoch_ends(None)
 
 
 def finetune(work: Work, turn: Turn) -> None:
@@ -215,13 +214,16 @@ def _training(work: Work, **changes: int) -> TrainingConfig:
 
 
 def _epoch_clock(device: torch.device, turn: Turn) -> Callable[[object], None]:
-    """Returns what to call at the end of each epoch: it answers with the epoch's seconds and waits for the next."""
-    started = time.perf_counter()
+    """Returns what to call at the end of each epoch: it answers with the epoch's seconds and waits for the next.
+
+    Seconds on the clock, and seconds in which this process was computing: what others leave it does not change those.
+    """
+    started, computing = time.perf_counter(), time.process_time()
 
     def report(evaluation: object) -> None:
-        nonlocal started
-        turn({"seconds": _seconds_since(started, device)})
-        started = time.perf_counter()
+        nonlocal started, computing
+        turn({"seconds": _seconds_since(started, device), "cpu_seconds": time.process_time() - computing})
+        started, computing = time.perf_counter(), time.process_time()
 
     return report
 

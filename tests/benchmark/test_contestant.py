@@ -31,7 +31,7 @@ def answers(play: Callable[[Work, Turn], None], work: Work, turns: int) -> list[
 def test_training_answers_with_the_seconds_of_each_epoch(work: Work, kind: str) -> None:
     play = getattr(contestant, kind, contestant.distillation)
     found = answers(play, replace(work, kind=kind), 1 + work.turns)
-    assert all(answer["seconds"] > 0 for answer in found)
+    assert all(answer["seconds"] > 0 and answer["cpu_seconds"] > 0 for answer in found)
 
 
 @pytest.mark.parametrize(

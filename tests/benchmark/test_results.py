@@ -42,7 +42,10 @@ def test_medians_ratios_and_shares(work: Work) -> None:
         "ours, PKD, 1 slot": [[1.0], [1.0], [1.0]],
         "ours, PKD, 2 slots": [[0.5, 1.0], [0.5, 1.0], [0.5, 0.5]],
     }
-    found = {name: [[{"seconds": s} for s in turn] for turn in turns] for name, turns in seconds.items()}
+    found = {
+        name: [[{"seconds": s, "cpu_seconds": s / 2} for s in turn] for turn in turns]
+        for name, turns in seconds.items()
+    }
     found["peak"] = [[{"fp32": rate, "bf16": 3.0}] for rate in (1e9, 2e9, 3e9)]
     found["costs"] = [[{"evaluation": s, "checkpoint": 2 * s, "reset": 3 * s}] for s in (0.1, 0.2, 0.3)]
     numbers = summary(lineups, {2: found}, [0.01, 0.03, 0.02])
@@ -57,6 +60,7 @@ def test_medians_ratios_and_shares(work: Work) -> None:
         "ours, PKD, 2 slots": 6,
     }
     assert rows["ours, PKD, 2 slots"]["times_plain"] == 6
+    assert rows["ours, PKD, 1 slot"]["examples_per_cpu_second"] == 4
     assert rows["ours, PKD"]["tokens_per_second"] == 60
     needed = needed_flops([10, 20], 2, 24, 48, 2)
     assert rows["ours, PKD"]["share_of_peak"] == pytest.approx(4 * needed / 2 / 2e9)
@@ -70,7 +74,7 @@ def test_medians_ratios_and_shares(work: Work) -> None:
     text = as_text({"machine": "M", "model": "B", "data": "D", "repeats": 3, **numbers})
     assert "M. B. D. Medians of 3 turns." in text
     assert "fp32 2.0 GFLOP/s, bf16 0.0 GFLOP/s (in software)" in text
-    assert "| ours, PKD, 2 slots, fp32 | 2 × 1 | 6.0 | 90 | 6.00 | 0% |" in text
-    assert "A PKD epoch takes 1.25 times as long as a fine-tuning epoch." in text
+    assert "| ours, PKD, 2 slots, fp32 | 2 × 1 | 6.0 | 90 | 6.00 | 2.67 | 0% |" in text
+    assert "A PKD epoch takes 1.25 times as long as a fine-tuning epoch (1.25 by CPU time)." in text
     assert "fastest as 2 × 1" in text
     assert "scoring dev 0.200 s" in text
