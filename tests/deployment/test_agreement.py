@@ -40,7 +40,7 @@ def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path:
     cached = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "teacher_cache").rglob("*.safetensors")}
     assert cached == {"train", *task.dev_splits}
     student, result = distill(classroom, PKD, TEACHING, lambda evaluation: None)
-    assert result.best.losses.kd > 0
+    assert result.best.losses["kd"] > 0
 
     save_file(student.state_dict(), tmp_path / "weights.safetensors")
     target = tmp_path / "best" / "2-layer"
