@@ -80,9 +80,6 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, pd.DataFrame(rows).to_csv(index=False))
 
 
-write_trials = write_rows
-
-
 def read_rows(path: Path) -> pd.DataFrame:
     """Reads what `write_rows` wrote; no file, or one without rows, gives an empty table.
 
