@@ -61,6 +61,10 @@ pkd-last3  87.5  80.7/72.5 68.1/87.8 76.7/76.3 84.7 58.2 -    -
 """Test."""
 
 
+_AUTHORS_METRIC = {"CoLA": "Matthews"}
+"""What the authors' dev figures are, where not accuracy."""
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
     """What was published for one model on one task; None where nothing was."""
@@ -99,7 +103,7 @@ def published_dev(task: str, method: str, layers: int) -> str:
     """Returns the one dev figure to set beside a confirmed score, with what it measures; a dash without one."""
     figures = published(task, method, layers)
     if figures and figures.authors_mean is not None:
-        return f"{figures.authors_mean:.1f} ({'Matthews' if task == 'CoLA' else 'accuracy'})"
+        return f"{figures.authors_mean:.1f} ({_AUTHORS_METRIC.get(task, 'accuracy')})"
     if figures and figures.theseus is not None:
         return f"{figures.theseus:.1f} (Theseus)"
     return "–"
