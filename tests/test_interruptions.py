@@ -99,6 +99,7 @@ def test_a_search_that_is_killed_twenty_times_loses_nothing(home: Path) -> None:
     kill_often(home, kills=20, seed=2)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_report_and_the_same_command_continues(home: Path) -> None:
     process = start(home)
     assert wait_for_lines(home, process, 14)

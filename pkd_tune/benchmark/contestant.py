@@ -33,11 +33,11 @@ from pkd_tune.distillation.student import Classroom, distill
 from pkd_tune.distillation.teacher_cache import TeacherOutputs
 from pkd_tune.distillation.training_state import write_tensors
 from pkd_tune.glue.data import Split
-from pkd_tune.glue.tasks import TASKS
+from pkd_tune.glue.tasks import find_trainable
 
 Turn = Callable[[dict[str, Any]], None]
 
-TASK = TASKS["MRPC"]
+TASK = find_trainable("MRPC")
 LEARNING_RATE = 1e-5
 PEAK_SECONDS = 0.5
 PEAK_SIZES = {"cpu": 2048, "cuda": 8192}
