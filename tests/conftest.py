@@ -11,6 +11,17 @@ from tiny import SPACE, write_bert, write_mrpc
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
 os.environ["OMP_NUM_THREADS"] = "1"  # models are tiny: more threads only wait for each other
+ALL_CORES = os.sched_getaffinity(0)
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # Each test process, and what it starts, keeps to a core of its own: a search then has one slot, and starts one
+    # process for its trials, which takes longer to start than tiny trials do.
+    os.sched_setaffinity(0, {sorted(ALL_CORES)[int(worker.removeprefix("gw")) % len(ALL_CORES)]})
+
+
+@pytest.fixture(scope="session")
+def all_cores() -> set[int]:
+    """Returns the cores this machine has, for a test that needs several slots."""
+    return ALL_CORES
 
 
 @pytest.fixture(scope="session")

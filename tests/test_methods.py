@@ -73,6 +73,7 @@ def test_the_summary_has_every_student_confirmed_on_the_official_dev_split(run: 
     assert "fine-tuned" in (run / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_earlier_run_informs_a_new_one(home: Path, run: Path) -> None:
     done = search(home, "--warm-start", str(run), "--name", "warm", "--seeds", "0", "--control-trials", "0")
     assert done.returncode == 0, done.stderr

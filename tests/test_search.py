@@ -30,10 +30,10 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def search(home: Path) -> Search:
+def search(home: Path, all_cores: set[int]) -> Search:
     def run(*flags: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pkd_tune.search", *flags]
-        return subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=200)
+        command = ["taskset", "--cpu-list", ",".join(map(str, all_cores)), sys.executable, "-m", "pkd_tune.search"]
+        return subprocess.run([*command, *flags], cwd=home, capture_output=True, text=True, timeout=200)
 
     return run
 
