@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def together(config: dict[str, Any], *, workplace: Workplace) -> None:
     """Notes which GPU it sees, and waits until sixteen trials are there at once."""
     here = workplace.store.folder / f"{assignment_of(config).name}.here"
     here.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-    until = time.monotonic() + 150
+    until = time.monotonic() + 1200
     while len(list(workplace.store.folder.glob("*.here"))) < 16 and time.monotonic() < until:
         time.sleep(0.1)
     instant(config, workplace=workplace)
@@ -65,6 +66,22 @@ def killed_once(config: dict[str, Any], *, workplace: Workplace) -> None:
 
         threading.Thread(target=kill_later, daemon=True).start()
     run_trial(config, workplace=workplace)
+
+
+_left_behind: list[bytearray] = []
+
+
+def careless(config: dict[str, Any], *, workplace: Workplace) -> None:
+    """The real thing, but the first trial finds the disk full, and the third does not free its memory."""
+    filler = workplace.store.folder / "filler"
+    if config["trial"] == 0:
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+    if config["trial"] == 2:
+        _left_behind.append(bytearray(b"x") * 900_000_000)
+    run_trial(config, workplace=workplace)
+    filler.unlink(missing_ok=True)
 
 
 def short_of_memory(config: dict[str, Any], *, workplace: Workplace) -> None:
