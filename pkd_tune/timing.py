@@ -55,7 +55,8 @@ def time_student(config: SearchConfig, splits: Mapping[str, Split], depth: int, 
     train(TIMED_STEPS // 4)
     seconds, student = timed(lambda: train(TIMED_STEPS), device)
     examples = min(len(splits["train"]), TIMED_STEPS * size)
-    evaluation, _ = timed(lambda: evaluate(student, {n: splits[n] for n in task.dev_splits}, task), device)
+    dev, precision = {name: splits[name] for name in task.dev_splits}, config.student_training.precision
+    evaluation, _ = timed(lambda: evaluate(student, dev, task, precision=precision), device)
     return Cost(epoch=seconds * len(splits["train"]) / examples, evaluation=evaluation)
 
 
@@ -127,9 +128,9 @@ def time_teacher(config: SearchConfig, splits: Mapping[str, Split], device: torc
     def step(batch: Batch) -> LossParts:
         return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
 
-    once = TrainingConfig(epochs=1, evaluations_per_epoch=1)
+    once = TrainingConfig(epochs=1, evaluations_per_epoch=1, precision=config.student_training.precision)
     training, _ = timed(lambda: fit(model, step, part, dev, task, once, lambda evaluation: None), device)
-    outputs, _ = timed(lambda: predict(model, part, full_precision=True), device)
+    outputs, _ = timed(lambda: predict(model, part, precision="fp32"), device)
     epochs = 0 if has_classifier(data.teacher_dir) else sum(each.epochs for each in config.teacher_trainings)
     return whole * (epochs * training + outputs)
 

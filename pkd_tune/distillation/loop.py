@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from transformers import BertForSequenceClassification
 
-from pkd_tune.config import TrainingConfig
+from pkd_tune.config import Precision, TrainingConfig
 from pkd_tune.distillation.batches import Batch, collate, in_parts, training_batches
-from pkd_tune.distillation.inference import Watcher, evaluate, mixed_precision
+from pkd_tune.distillation.inference import Watcher, evaluate
 from pkd_tune.distillation.losses import LossParts
+from pkd_tune.distillation.precision import mixed_precision
 from pkd_tune.distillation.training_state import (
     StateFile,
     generator_states,
@@ -150,12 +151,12 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
             batch = collate(train, example_ids, device, model.config.pad_token_id)
-            losses_4 = _backward(step, batch, parts, device)
+            losses_4 = _backward(step, batch, parts, config.precision)
             if losses_4 is None:
                 parts = 2
                 optimizer.zero_grad(set_to_none=True)
                 logger.warning("out of memory: going on with batches in two halves, their gradients added up")
-                losses_4 = _backward(step, batch, parts, device)
+                losses_4 = _backward(step, batch, parts, config.precision)
                 if losses_4 is None:
                     raise MemoryError(f"out of memory with batches of {config.batch_size} in halves; lower batch_size")
             norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in trained], config.max_grad_norm)
@@ -169,7 +170,7 @@ def fit(
                     raise TrainingDivergedError(f"the loss was not finite at step {done} of {total_steps}")
             if done not in evaluate_after:
                 continue
-            metrics, predicted = evaluate(model, dev, task, watcher=watcher)
+            metrics, predicted = evaluate(model, dev, task, precision=config.precision, watcher=watcher)
             improved = best is None or metrics["score"] > best.best_score
             evaluation = Evaluation(
                 number=evaluate_after.index(done) + 1,
@@ -248,16 +249,17 @@ def _optimizer(parameters: list[tuple[str, torch.nn.Parameter]], config: Trainin
     return torch.optim.AdamW(groups, lr=config.learning_rate, eps=ADAM_EPSILON, fused=True)
 
 
-def _backward(step: Callable[[Batch], LossParts], batch: Batch, parts: int, device: torch.device) -> Tensor | None:
+def _backward(step: Callable[[Batch], LossParts], batch: Batch, parts: int, precision: Precision) -> Tensor | None:
     """Adds the batch's gradients to the parameters; returns its total, ce, kd and pt, or None when memory ran out.
 
     In several parts, losses and gradients are weighted by size: the terms are means, so that the sum is that of the
     whole batch.
     """
+    device = batch.labels_B.device
     sums_4 = torch.zeros(4, device=device)
     try:
         for part in in_parts(batch, parts) if parts > 1 else [batch]:
-            with mixed_precision(device):
+            with mixed_precision(device, precision):
                 losses = step(part)
             share = len(part.labels_B) / len(batch.labels_B)
             (losses.total * share).backward()  # type: ignore[no-untyped-call]

@@ -123,7 +123,7 @@ def _build(path: Path, split: Split, teacher: BertForSequenceClassification) -> 
     temporary = path.with_suffix(".partial")
     arrays = _create_safetensors(temporary, tensors)
     start = 0
-    for batch, output in outputs(teacher, split, full_precision=True):
+    for batch, output in outputs(teacher, split, precision="fp32"):
         rows = slice(start, start + len(batch.example_ids_B))
         arrays["logits"][rows] = output.logits_BC.cpu().numpy()
         arrays["cls"][rows] = output.cls_BLH.cpu().half().numpy()

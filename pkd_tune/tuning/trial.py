@@ -97,7 +97,7 @@ def _distil(config: dict[str, Any], assignment: Assignment, workplace: Workplace
         write_tensors(store.path(weights_name(assignment)), student.state_dict())
         store.publish(weights_name(assignment))
         return None
-    metrics, predicted = evaluate(student, classroom.official_dev, classroom.task)
+    metrics, predicted = evaluate(student, classroom.official_dev, classroom.task, precision=training.precision)
     tensors = {name: torch.from_numpy(values) for name, values in predicted.items()}
     write_tensors(store.path(predictions_name(assignment)), tensors)
     store.publish(predictions_name(assignment))
