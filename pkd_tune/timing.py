@@ -16,7 +16,7 @@ from pkd_tune.distillation.loop import fit
 from pkd_tune.distillation.losses import LossParts, finetune_loss
 from pkd_tune.distillation.model_folder import has_classifier, layer_count
 from pkd_tune.distillation.modeling import load_classifier, run
-from pkd_tune.distillation.student import Classroom, distill
+from pkd_tune.distillation.student import Classroom, Workshop, distill
 from pkd_tune.distillation.teacher_cache import TeacherOutputs
 from pkd_tune.glue.data import Split
 from pkd_tune.glue.features import take
@@ -61,7 +61,12 @@ def time_student(config: SearchConfig, splits: Mapping[str, Split], depth: int, 
 
 
 def train_student(
-    config: SearchConfig, splits: Mapping[str, Split], part: Split, depth: int, device: torch.device
+    config: SearchConfig,
+    splits: Mapping[str, Split],
+    part: Split,
+    depth: int,
+    device: torch.device,
+    workshop: Workshop | None = None,
 ) -> BertForSequenceClassification:
     """Trains a student for an epoch on part of the training split; its teacher says random things."""
     task, data = TASKS[config.data.task], config.data
@@ -86,11 +91,11 @@ def train_student(
     )
     loss = DistillConfig(student_layers=depth, alpha=0.5, beta=100, temperature=10, strategy="skip", normalize=True)
     training = replace(config.student_training, epochs=1, evaluations_per_epoch=1)
-    return distill(classroom, loss, training, lambda evaluation: None)[0]
+    return distill(classroom, loss, training, lambda evaluation: None, workshop=workshop)[0]
 
 
 def measured_per_gpu(config: SearchConfig, splits: Mapping[str, Split], cores: int) -> int:
-    """Returns how many trials a GPU has room for, from the memory of the deepest student on the longest examples.
+    """Returns how many trials a GPU has room for, from the memory of students of all depths on the longest examples.
 
     Args:
         config: Of the search.
@@ -100,7 +105,9 @@ def measured_per_gpu(config: SearchConfig, splits: Mapping[str, Split], cores: i
     device = torch.device("cuda")
     longest = np.argsort(-splits["train"].lengths, kind="stable")[: 2 * config.student_training.batch_size]
     torch.cuda.reset_peak_memory_stats(device)
-    train_student(config, splits, take(splits["train"], "train", longest), max(config.depths), device)
+    part, workshop = take(splits["train"], "train", longest), Workshop()
+    for depth in config.depths:  # a trial's process keeps a model of each
+        train_student(config, splits, part, depth, device, workshop)
     peak = torch.cuda.max_memory_reserved(device)
     torch.cuda.empty_cache()
     return per_gpu(torch.cuda.get_device_properties(device).total_memory, peak, cores)

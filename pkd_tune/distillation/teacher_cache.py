@@ -55,8 +55,9 @@ class TeacherOutputs:
 
     def cls(self, example_ids_B: Tensor, layers: tuple[int, ...]) -> Tensor:
         """Returns (B, K, H) [CLS] states for the given examples after the given layers, counted from 1."""
-        rows_B1 = self.row_of_example_N[example_ids_B][:, None]
-        return self.cls_NLH[rows_B1, torch.tensor(layers) - 1]
+        rows_B = self.row_of_example_N[example_ids_B]
+        # Layer by layer: a tensor of layer numbers would have to come from the host, which a CUDA graph cannot hold.
+        return torch.stack([self.cls_NLH[rows_B, layer - 1] for layer in layers], dim=1)
 
 
 def teacher_outputs(
