@@ -88,6 +88,10 @@ class Workbench:
         """What lengths must be a multiple of, so that there are few of them."""
         return 1 if self.capture is None else LENGTH_MULTIPLE
 
+    def graph_inputs(self) -> list[dict[str, Tensor]]:
+        """Returns where each captured step reads."""
+        return [graph.inputs for graph in self._graphs.values() if graph is not None]
+
     def begin(self, config: TrainingConfig) -> None:
         """Makes ready for another training, in place; the weights are the caller's to set."""
         self.parts = 1

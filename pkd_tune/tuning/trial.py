@@ -23,6 +23,7 @@ from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.training_state import StateFile, write_tensors
 from pkd_tune.tuning import process
 from pkd_tune.tuning.arms import Assignment
+from pkd_tune.tuning.cores import cores_folder, keep_to_a_core
 from pkd_tune.tuning.searcher import assignment_of
 from pkd_tune.tuning.store import Store
 
@@ -55,6 +56,8 @@ def run_trial(config: dict[str, Any], *, workplace: Workplace) -> None:
         workplace: What all trials share.
     """
     assignment = assignment_of(config)
+    if workplace.device == "cpu":
+        keep_to_a_core(cores_folder(workplace.store.folder))
     unusable = process.begin_trial(threads=1 if workplace.device == "cpu" else None)
     if unusable is not None:
         tune.report({"replaced": f"started in a new process: {unusable}"})
