@@ -6,9 +6,9 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import FileLock, Timeout
 
-_taken: tuple[int, BaseFileLock] | None = None  # by this process, until it ends, however that happens
+_taken: tuple[int, object] | None = None  # by this process, until it ends, however that happens
 
 
 def cores_folder(run_folder: Path) -> Path:
@@ -29,7 +29,7 @@ def keep_to_a_core(folder: Path) -> int | None:
     folder.mkdir(parents=True, exist_ok=True)
     for core in sorted(os.sched_getaffinity(0)) if _taken is None else ():
         with suppress(Timeout):
-            _taken = core, FileLock(folder / f"{core}.lock", timeout=0, thread_local=False).acquire().lock
+            _taken = core, FileLock(folder / f"{core}.lock", timeout=0, thread_local=False).acquire()
             break
     if _taken is None:
         return None
