@@ -36,9 +36,18 @@ from tqdm import tqdm
 
 from pkd_tune.benchmark.race import Work, lineup, race
 from pkd_tune.benchmark.results import as_text, summary
-from pkd_tune.command_line import Parser, Problems, check_positive, check_writable, run_command, say
+from pkd_tune.command_line import (
+    Parser,
+    Problems,
+    add_precision_flag,
+    check_positive,
+    check_writable,
+    run_command,
+    say,
+)
 from pkd_tune.config import UserError
 from pkd_tune.distillation.model_folder import encoder_problems, read_config
+from pkd_tune.distillation.precision import check_precision, has_bf16
 from pkd_tune.glue.data import check_source, load_features
 from pkd_tune.glue.hub import find_pretrained
 from pkd_tune.glue.tasks import find_trainable
@@ -107,6 +116,7 @@ def make_parser() -> Parser:
     add("--threads", type=int, metavar="N", help="threads of contestants that run alone (default: all CPU cores)")
     add("--slots", type=int, nargs="+", metavar="N", help=f"trials at once (default: 1, 2, 4 ... up to {MAX_SLOTS})")
     add("--gpus", type=int, metavar="N", help="0: the CPU (default: a GPU when there is one)")
+    add_precision_flag(parser)
     add("--to", type=Path, metavar="FILE", help="also write every measurement as JSON")
     return parser
 
@@ -116,12 +126,10 @@ def bench(args: argparse.Namespace, argv: list[str]) -> int:
     settings = resolve(args)
     import torch  # takes seconds: only now, after everything quick has been checked
 
-    from pkd_tune.distillation.inference import mixed_precision
     from pkd_tune.tuning.report_cost import report_seconds
 
     base, repeats = settings.base, settings.base.turns
-    ours = "bf16" if isinstance(mixed_precision(torch.device(base.device)), torch.autocast) else "fp32"
-    lineups = {depth: lineup(replace(base, depth=depth, precision=ours), settings.slots) for depth in settings.depths}
+    lineups = {depth: lineup(replace(base, depth=depth), settings.slots) for depth in settings.depths}
     found = {}
     with tqdm(unit=" turns", leave=False, disable=not sys.stderr.isatty()) as bar:
         bar.total = repeats * sum(map(len, lineups.values()))
@@ -168,6 +176,9 @@ def resolve(args: argparse.Namespace) -> Settings:
     if args.to is not None:
         check_writable(args.to.resolve().parent, "--to", problems)
     slots = problems.attempt(lambda: choose_slots(args.gpus))
+    if slots is not None:
+        device = slots.device
+        problems.attempt(lambda: check_precision(args.precision, device))
     shape = problems.attempt(lambda: find_shape(args))
     lengths = problems.attempt(lambda: find_lengths(args)) if not problems.found else None
     if shape is not None:
@@ -196,7 +207,7 @@ def settle(
     most = min(MAX_SLOTS, slots.count)
     base = Work(
         kind="pkd",
-        precision="fp32",
+        precision="bf16" if args.precision != "fp32" and has_bf16(slots.device) else "fp32",
         device=slots.device,
         gpu=0,
         threads=args.threads or len(os.sched_getaffinity(0)),

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar, get_args
 
 from tqdm import tqdm
 
-from pkd_tune.config import UserError
+from pkd_tune.config import Precision, UserError
 from pkd_tune.distillation.model_folder import class_count, encoder_problems, has_classifier, length_limit
 from pkd_tune.glue.data import RawSplit, check_source, load_raw, row_count_notes
 from pkd_tune.glue.demo import write_demo
@@ -101,6 +101,17 @@ def add_training_flags(parser: Parser) -> None:
     add("--max-length", type=int, metavar="N", help="longest example in word pieces (default: what a search uses)")
     add("--seed", type=seed, default=42, metavar="N", help="seed of order, dropout and new weights (default: 42)")
     add("--gpus", type=int, metavar="N", help="0: the CPU; 1: a GPU (default: a GPU when there is one)")
+    add_precision_flag(parser)
+
+
+def add_precision_flag(parser: argparse._ActionsContainer) -> None:
+    """Adds --precision, to a parser or a group of its flags."""
+    parser.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        default="auto",
+        help="of matrix products: bf16, fp32, or auto: bf16 where the hardware multiplies it (default: %(default)s)",
+    )
 
 
 def check_positive(args: argparse.Namespace, problems: Problems, *flags: str) -> None:

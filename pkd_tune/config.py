@@ -3,15 +3,16 @@
 Standard library only: every room may import this module.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Strategy = Literal["skip", "last"]
 Init = Literal["pretrained", "teacher", "teacher-skip"]
 SelectOn = Literal["dev", "holdout"]
 Method = Literal["pkd", "pkd-skip", "pkd-last", "kd", "finetuned"]
 Sampler = Literal["tpe", "random", "grid"]
+Precision = Literal["auto", "bf16", "fp32"]
 
 
 class UserError(ValueError):
@@ -46,6 +47,16 @@ class TrainingConfig:
     """How often the dev split is scored during an epoch, evenly spaced; the last falls on the epoch's end."""
     seed: int = 42
     """Seeds the order of examples, dropout, and the weights a pretrained model does not have."""
+    precision: Precision = "auto"
+    """Of matrix products: bf16 where the hardware multiplies it, or one of the two in any case."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells trainings apart: every field, but `precision` only where it was asked for.
+
+        Trainings recorded before there was that field had `auto`, and keep their names.
+        """
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("precision", "auto")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

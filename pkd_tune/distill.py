@@ -36,6 +36,7 @@ from pkd_tune.command_line import (
 from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig
 from pkd_tune.distillation.layer_map import teacher_layers
 from pkd_tune.distillation.model_folder import layer_count, model_name, weights_key
+from pkd_tune.distillation.precision import check_precision
 from pkd_tune.distillation.published import Published, published
 from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
@@ -152,6 +153,9 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, str]:
     space = load_space(find_space("demo" if args.demo else "default"))
     check_positive(args, problems, "--epochs", "--batch-size", "--max-length", "--learning-rate", "--layers")
     slots = problems.attempt(lambda: choose_slots(args.gpus))
+    if slots is not None:
+        device = slots.device
+        problems.attempt(lambda: check_precision(args.precision, device))
     if args.to is not None:
         check_writable(args.to.resolve(), "--to", problems)
     task, data_dir = find_data(args, problems)
@@ -179,6 +183,7 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, str]:
         epochs=args.epochs or space.training.epochs,
         batch_size=args.batch_size or space.training.batch_size,
         seed=args.seed,
+        precision=args.precision,
     )
     settings = Settings(
         data=DataConfig(
@@ -189,7 +194,7 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, str]:
             max_length=args.max_length or space.max_length,
             init=args.init,
         ),
-        teacher_trainings=space.teacher,
+        teacher_trainings=tuple(replace(training, precision=args.precision) for training in space.teacher),
         distillation=config,
         training=training,
     )
@@ -241,7 +246,12 @@ def middle_rate(space: Space) -> float:
 
 def default_folder(settings: Settings, method: str) -> Path:
     """Returns the folder of a student that was given none: its settings decide it."""
-    text = json.dumps(asdict(settings), sort_keys=True, default=str)
+    what = {
+        **asdict(settings),
+        "training": settings.training.identity,
+        "teacher_trainings": [training.identity for training in settings.teacher_trainings],
+    }
+    text = json.dumps(what, sort_keys=True, default=str)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
     data, layers = settings.data, settings.distillation.student_layers
     return (

@@ -28,6 +28,7 @@ from pkd_tune.command_line import (
 )
 from pkd_tune.config import DataConfig, TrainingConfig
 from pkd_tune.distillation.model_folder import layer_count, model_name, weights_key
+from pkd_tune.distillation.precision import check_precision
 from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import provenance, write_json
@@ -102,6 +103,9 @@ def resolve(args: argparse.Namespace) -> tuple[DataConfig, int, list[TrainingCon
     space = load_space(find_space("demo" if args.demo else "default"))
     check_positive(args, problems, "--epochs", "--batch-size", "--max-length", "--learning-rate")
     slots = problems.attempt(lambda: choose_slots(args.gpus))
+    if slots is not None:
+        device = slots.device
+        problems.attempt(lambda: check_precision(args.precision, device))
     task, data_dir = find_data(args, problems)
     folder = find_encoder(args, "--model", data_dir, problems)
     if folder is not None and task is not None:
@@ -117,6 +121,7 @@ def resolve(args: argparse.Namespace) -> tuple[DataConfig, int, list[TrainingCon
         epochs=args.epochs or space.teacher[0].epochs,
         batch_size=args.batch_size or space.teacher[0].batch_size,
         seed=args.seed,
+        precision=args.precision,
     )
     data = DataConfig(
         task=task.name,

@@ -77,7 +77,7 @@ def predict(args: argparse.Namespace, argv: list[str]) -> int:
         max_length = args.max_length or min(load_space(find_space("default")).max_length, length_limit(folder))
         splits = load_features(task, data_folder(args), folder, max_length)
         for name in wanted_splits(task, args):
-            logits_NC = inference.predict(model, splits[name], full_precision=True).numpy()
+            logits_NC = inference.predict(model, splits[name], precision="fp32").numpy()
             predicted_N = predictions(task, logits_NC)
             path = args.out / f"{task.name}-{name}.parquet"
             table = as_table(task, logits_NC, predicted_N, splits[name].labels)

@@ -11,12 +11,19 @@ from pkd_tune.reporting.records import RUN, read_json
 COMPARED = ("demo", "search", "space", "content")
 """Parts of run.json that make a search the same; machine, versions and date may change."""
 
-FLAGS = {"search.seed": "--seed", "search.depths": "--depths", "demo": "--demo"}
+FLAGS = {
+    "search.seed": "--seed",
+    "search.depths": "--depths",
+    "search.student_training.precision": "--precision",
+    "demo": "--demo",
+}
 """Settings that have a flag of their own; the others come from the space or from what was found."""
 
 PLACES = ("search.data.data_dir", "search.data.teacher_dir", "search.data.student_dir")
 """Settings that only say where something lies; what lies there is compared by content."""
 
+ADDED = ("search.student_training.precision",)
+"""Settings that earlier runs have no record of: they ran with `auto`."""
 
 TOTALS = ("search.trials", "search.control_trials", "search.seeds")
 """Settings that a continued run may raise."""
@@ -75,11 +82,12 @@ def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str
         UserError: One line per setting that differs.
     """
     before, now = (dict(_flat({k: v for k, v in r.items() if k in COMPARED})) for r in (recorded, current))
+    before = {**dict.fromkeys(ADDED, "auto"), **before}
     differing = [
         f"{run_dir}: {FLAGS.get(key, key)} was {before[key]!r} in this run and is now {now[key]!r}; give the old value "
         "or start another run with --new"
         for key in now
-        if key in before and key not in (*PLACES, *TOTALS) and not _follows_seed(key) and before[key] != now[key]
+        if key in before and key not in (*PLACES, *TOTALS) and not _follows_flag(key) and before[key] != now[key]
     ]
     if differing:
         raise UserError(*differing)
@@ -96,6 +104,6 @@ def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
-def _follows_seed(key: str) -> bool:
-    """Tells whether a setting is a training's seed, which --seed sets along with the search's own."""
-    return key.endswith(".seed") and key != "search.seed"
+def _follows_flag(key: str) -> bool:
+    """Tells whether a setting is one of several that a flag sets together, and not the one that is named for it."""
+    return key.endswith((".seed", ".precision")) and key not in FLAGS

@@ -11,12 +11,13 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from pkd_tune.command_line import (
     Parser,
     Problems,
     add_data_flags,
+    add_precision_flag,
     add_teacher_flags,
     be_quiet,
     check_fit,
@@ -29,6 +30,7 @@ from pkd_tune.command_line import (
 )
 from pkd_tune.config import DataConfig, Method, Sampler, SearchConfig, SelectOn, Stage, UserError
 from pkd_tune.distillation.model_folder import layer_count
+from pkd_tune.distillation.precision import check_precision
 from pkd_tune.request import Request
 from pkd_tune.tuning.slots import choose_slots
 from pkd_tune.tuning.space_file import Space, find_space, load_space
@@ -98,6 +100,7 @@ def make_parser() -> Parser:
         metavar="F",
         help="trials that share a GPU (default: what its memory has room for)",
     )
+    add_precision_flag(where)
     add("--address", metavar="HOST:PORT", help="join a running Ray cluster (`auto`: the one this machine belongs to)")
     add(
         "--storage",
@@ -155,6 +158,9 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
     slots = None
     if args.address is None:
         slots = problems.attempt(lambda: choose_slots(args.gpus, args.trials_per_gpu or 1))
+    if slots is not None:
+        device = slots.device
+        problems.attempt(lambda: check_precision(args.precision, device))
     check_writable(args.out.resolve(), "--out", problems)
     if args.storage is not None and "://" not in args.storage:
         check_writable(Path(args.storage).resolve(), "--storage", problems)
@@ -187,11 +193,12 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
         init=space.init,
         select_on=args.select_on,
     )
+    of_all: dict[str, Any] = {"seed": args.seed, "precision": args.precision}
     whole_grid = args.sampler == "grid" and space.sampler == "grid"
     config = SearchConfig(
         data=data,
-        teacher_trainings=tuple(replace(training, seed=args.seed) for training in space.teacher),
-        student_training=replace(space.training, seed=args.seed),
+        teacher_trainings=tuple(replace(training, **of_all) for training in space.teacher),
+        student_training=replace(space.training, **of_all),
         depths=depths,
         stages=stages,
         trials=args.trials or (None if whole_grid else space.trials),

@@ -16,7 +16,7 @@ from pkd_tune.distillation.loop import fit
 from pkd_tune.distillation.losses import LossParts, finetune_loss
 from pkd_tune.distillation.model_folder import has_classifier, layer_count
 from pkd_tune.distillation.modeling import load_classifier, run
-from pkd_tune.distillation.student import Classroom, distill
+from pkd_tune.distillation.student import Classroom, Workshop, distill
 from pkd_tune.distillation.teacher_cache import TeacherOutputs
 from pkd_tune.glue.data import Split
 from pkd_tune.glue.features import take
@@ -55,12 +55,18 @@ def time_student(config: SearchConfig, splits: Mapping[str, Split], depth: int, 
     train(TIMED_STEPS // 4)
     seconds, student = timed(lambda: train(TIMED_STEPS), device)
     examples = min(len(splits["train"]), TIMED_STEPS * size)
-    evaluation, _ = timed(lambda: evaluate(student, {n: splits[n] for n in task.dev_splits}, task), device)
+    dev, precision = {name: splits[name] for name in task.dev_splits}, config.student_training.precision
+    evaluation, _ = timed(lambda: evaluate(student, dev, task, precision=precision), device)
     return Cost(epoch=seconds * len(splits["train"]) / examples, evaluation=evaluation)
 
 
 def train_student(
-    config: SearchConfig, splits: Mapping[str, Split], part: Split, depth: int, device: torch.device
+    config: SearchConfig,
+    splits: Mapping[str, Split],
+    part: Split,
+    depth: int,
+    device: torch.device,
+    workshop: Workshop | None = None,
 ) -> BertForSequenceClassification:
     """Trains a student for an epoch on part of the training split; its teacher says random things."""
     task, data = TASKS[config.data.task], config.data
@@ -85,11 +91,11 @@ def train_student(
     )
     loss = DistillConfig(student_layers=depth, alpha=0.5, beta=100, temperature=10, strategy="skip", normalize=True)
     training = replace(config.student_training, epochs=1, evaluations_per_epoch=1)
-    return distill(classroom, loss, training, lambda evaluation: None)[0]
+    return distill(classroom, loss, training, lambda evaluation: None, workshop=workshop)[0]
 
 
 def measured_per_gpu(config: SearchConfig, splits: Mapping[str, Split], cores: int) -> int:
-    """Returns how many trials a GPU has room for, from the memory of the deepest student on the longest examples.
+    """Returns how many trials a GPU has room for, from the memory of students of all depths on the longest examples.
 
     Args:
         config: Of the search.
@@ -99,7 +105,9 @@ def measured_per_gpu(config: SearchConfig, splits: Mapping[str, Split], cores: i
     device = torch.device("cuda")
     longest = np.argsort(-splits["train"].lengths, kind="stable")[: 2 * config.student_training.batch_size]
     torch.cuda.reset_peak_memory_stats(device)
-    train_student(config, splits, take(splits["train"], "train", longest), max(config.depths), device)
+    part, workshop = take(splits["train"], "train", longest), Workshop()
+    for depth in config.depths:  # a trial's process keeps a model of each
+        train_student(config, splits, part, depth, device, workshop)
     peak = torch.cuda.max_memory_reserved(device)
     torch.cuda.empty_cache()
     return per_gpu(torch.cuda.get_device_properties(device).total_memory, peak, cores)
@@ -127,9 +135,9 @@ def time_teacher(config: SearchConfig, splits: Mapping[str, Split], device: torc
     def step(batch: Batch) -> LossParts:
         return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
 
-    once = TrainingConfig(epochs=1, evaluations_per_epoch=1)
+    once = TrainingConfig(epochs=1, evaluations_per_epoch=1, precision=config.student_training.precision)
     training, _ = timed(lambda: fit(model, step, part, dev, task, once, lambda evaluation: None), device)
-    outputs, _ = timed(lambda: predict(model, part, full_precision=True), device)
+    outputs, _ = timed(lambda: predict(model, part, precision="fp32"), device)
     epochs = 0 if has_classifier(data.teacher_dir) else sum(each.epochs for each in config.teacher_trainings)
     return whole * (epochs * training + outputs)
 

@@ -81,13 +81,16 @@ def test_finetuning_first_layers_makes_a_student_without_a_teacher(run: Run) -> 
 def test_a_student_records_everything_that_made_it(
     run: Run, teacher: str, flags: tuple[str, ...], imitated: list[int], beta: float
 ) -> None:
-    code, output, errors = run(distill, "--teacher", teacher, *flags, *QUICK, "--learning-rate", "2e-3")
+    code, output, errors = run(
+        distill, "--teacher", teacher, *flags, *QUICK, "--learning-rate", "2e-3", "--precision", "fp32"
+    )
     assert code == 0, errors
     scores, folder = output.splitlines()
     record = json.loads((Path(folder) / "result.json").read_text())
     assert record["imitated_layers"] == imitated
     assert record["distillation"]["beta"] == beta
     assert record["training"]["learning_rate"] == 2e-3
+    assert record["training"]["precision"] == "fp32"
     assert record["teacher"]["layers"] == 4
     assert record["content"].keys() == {"weights", "train", "dev"}
     assert f"mean {record['metrics']['score']:.1f}" in scores

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,3 +33,15 @@ def test_more_trials_and_a_moved_folder_are_the_same_search(tmp_path: Path) -> N
     before = {"search": {"trials": 8, "data": {"data_dir": "/a"}}, "provenance": {"started": "x"}}
     now = {"search": {"trials": 9, "data": {"data_dir": "/b"}}, "provenance": {"started": "y"}}
     check_same_search(tmp_path, before, now)
+
+
+def test_another_precision_is_another_search_and_none_recorded_is_auto(tmp_path: Path) -> None:
+    def record(**precision: str) -> dict[str, Any]:
+        return {"search": {"student_training": {"epochs": 4, **precision}, "teacher_trainings": [{**precision}]}}
+
+    check_same_search(tmp_path, record(), record(precision="auto"))
+    for before in (record(), record(precision="auto")):
+        with pytest.raises(UserError) as caught:
+            check_same_search(tmp_path, before, record(precision="fp32"))
+        (problem,) = caught.value.problems
+        assert "--precision was 'auto' in this run and is now 'fp32'" in problem

@@ -15,6 +15,7 @@ from tiny import SPACE
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pkd_tune.command_line import run_command
+from pkd_tune.distillation.precision import has_bf16
 from pkd_tune.search import make_parser
 from pkd_tune.search import search as search_command
 
@@ -227,6 +228,15 @@ def test_a_mistake_is_one_clear_line(
     assert line.startswith("python -m pkd_tune.search: error: ")
     for words in says:
         assert words in line
+
+
+@pytest.mark.skipif(has_bf16("cpu"), reason="this CPU has bf16")
+def test_bf16_that_is_not_there_is_one_clear_line(
+    tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    (line,) = refused(["--precision", "bf16"], tmp_path, monkeypatch, capsys).splitlines()
+    assert "give --precision fp32" in line
 
 
 def test_several_mistakes_are_reported_together(

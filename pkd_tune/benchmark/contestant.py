@@ -135,7 +135,7 @@ def costs(work: Work, turn: Turn) -> None:
     folder = Path(tempfile.mkdtemp())  # inside one of the bench, which removes it
 
     def evaluation() -> None:
-        evaluate(student, {"dev": dev}, TASK, watcher=watcher)
+        evaluate(student, {"dev": dev}, TASK, precision=work.precision, watcher=watcher)
         watcher.read()
 
     state = {
@@ -210,7 +210,7 @@ def _distillation(work: Work) -> DistillConfig:
 
 def _training(work: Work, **changes: int) -> TrainingConfig:
     whole = {"epochs": work.turns + 1, "batch_size": work.batch_size, **changes}
-    return TrainingConfig(learning_rate=LEARNING_RATE, evaluations_per_epoch=1, **whole)
+    return TrainingConfig(learning_rate=LEARNING_RATE, evaluations_per_epoch=1, precision=work.precision, **whole)
 
 
 def _epoch_clock(device: torch.device, turn: Turn) -> Callable[[object], None]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TypeAlias
 
+from pkd_tune.config import Precision
 from pkd_tune.reporting.words import plural
 
 Answer: TypeAlias = dict[str, float]
@@ -23,9 +24,8 @@ class Work:
     kind: str
     """`plain`, `finetune`, `kd` or `pkd`: an epoch of training; `peak`: matrix products; `costs`: the rest of a
     trial."""
-    precision: str
-    """`fp32`, or `bf16` where the device has it in hardware. A plain loop obeys; our own loop chooses by itself, and
-    this is what it is known to choose."""
+    precision: Precision
+    """`fp32`, or `bf16` where the device has it in hardware."""
     device: str
     """`cpu` or `cuda`."""
     gpu: int
@@ -69,7 +69,7 @@ def lineup(base: Work, slots: Sequence[int]) -> list[Entry]:
     """Returns the contestants of one depth, the plain loop in fp32 first.
 
     Args:
-        base: What they share: depth, shape, lengths, all threads, and the precision our own loop chooses here.
+        base: What they share: depth, shape, lengths, all threads, and the precision of our own loop.
         slots: How many trials are run at once, with one thread or one GPU each.
     """
     ours = base.precision

@@ -1,6 +1,6 @@
 """Which examples go together, already padded and on the device.
 
-Shape suffixes: N examples of a split, B of a batch, T tokens of the batch's longest example.
+Shape suffixes: N examples of a split, B of a batch, T its padded length, C classes, K imitated layers, H hidden size.
 """
 
 from dataclasses import dataclass, fields
@@ -20,23 +20,29 @@ WINDOW_BATCHES = 16
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Examples padded to the longest among them."""
+    """Examples padded to the longest among them, or somewhat further."""
 
     example_ids_B: Tensor
-    """Row numbers in the split, int64, on the CPU: what teacher outputs are looked up by."""
+    """Row numbers in the split, int64: what teacher outputs are looked up by."""
     input_ids_BT: Tensor
     token_types_BT: Tensor
     mask_BT: Tensor
     """True where there is a token, False where there is padding."""
     labels_B: Tensor
     """Class ids, int64, or the labels of a regression task, fp32."""
+    teacher_logits_BC: Tensor | None = None
+    """What the teacher says of them, where a student learns from that."""
+    teacher_cls_BKH: Tensor | None = None
+    """The teacher's [CLS] states after the layers that a student imitates, where it does."""
 
 
 def in_parts(batch: Batch, parts: int) -> list[Batch]:
     """Cuts a batch into at most that many batches of about equal size, none of them empty."""
     size = -(-len(batch.labels_B) // parts)
+    tensors = {field.name: getattr(batch, field.name) for field in fields(Batch)}
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     return [
-        Batch(**{field.name: getattr(batch, field.name)[start : start + size] for field in fields(Batch)})
+        Batch(**{name: tensor[start : start + size] for name, tensor in tensors.items()})
         for start in range(0, len(batch.labels_B), size)
     ]
 
@@ -69,11 +75,19 @@ def scoring_batches(lengths_N: np.ndarray, tokens_per_batch: int) -> list[np.nda
     return batches
 
 
-def collate(split: Split, example_ids_B: np.ndarray, device: torch.device, pad_id: int) -> Batch:
-    """Pads the given examples of a split; a split without labels gets zeros, which nothing may score against."""
+def collate(split: Split, example_ids_B: np.ndarray, device: torch.device, pad_id: int, *, multiple: int = 1) -> Batch:
+    """Pads the given examples of a split; a split without labels gets zeros, which nothing may score against.
+
+    Args:
+        split: Of the examples.
+        example_ids_B: Row numbers.
+        device: Where the batch is needed; the example ids stay on the CPU.
+        pad_id: Token id of padding.
+        multiple: The padded length is a multiple of it.
+    """
     starts_B, ends_B = split.offsets[example_ids_B], split.offsets[example_ids_B + 1]
     lengths_B = ends_B - starts_B
-    position_T = np.arange(lengths_B.max())
+    position_T = np.arange(-(-lengths_B.max() // multiple) * multiple)
     mask_BT = position_T[None, :] < lengths_B[:, None]
     source_BT = np.where(mask_BT, starts_B[:, None] + position_T[None, :], 0)
     input_ids_BT = np.where(mask_BT, split.input_ids[source_BT], pad_id).astype(np.int64)

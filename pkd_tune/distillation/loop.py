@@ -1,12 +1,10 @@
-"""The only training loop: teacher, student without a teacher, KD and PKD differ in the step function they pass.
-
-Shape suffixes: 4 and 5 the loss and its terms (total, ce, kd, pt), and the gradient norm.
-"""
+"""The only training loop: teacher, student without a teacher, KD and PKD differ in the step function they pass."""
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +12,11 @@ from torch import Tensor
 from transformers import BertForSequenceClassification
 
 from pkd_tune.config import TrainingConfig
-from pkd_tune.distillation.batches import Batch, collate, in_parts, training_batches
-from pkd_tune.distillation.inference import Watcher, evaluate, mixed_precision
+from pkd_tune.distillation.batches import Batch, training_batches
+from pkd_tune.distillation.inference import Watcher, evaluate
 from pkd_tune.distillation.losses import LossParts
+from pkd_tune.distillation.stepping import Workbench, graph_capture, own_stream
+from pkd_tune.distillation.supply import Supply, epoch_inputs, open_supply, resident_where_it_fits
 from pkd_tune.distillation.training_state import (
     StateFile,
     generator_states,
@@ -28,9 +28,6 @@ from pkd_tune.glue.data import Split
 from pkd_tune.glue.tasks import Task
 
 logger = logging.getLogger(__name__)
-
-ADAM_EPSILON = 1e-6
-"""BERT's own value, a hundred times PyTorch's default."""
 
 CONSTANT_SPREAD = 1e-3
 """Predictions that differ by less are all the same: it is the last digit of a submitted value, and class ids differ
@@ -91,9 +88,11 @@ def fit(
     config: TrainingConfig,
     report: Callable[[Evaluation], None],
     *,
-    projection: torch.nn.Module | None = None,
     watcher: Watcher | None = None,
     state: StateFile | None = None,
+    bench: Workbench | None = None,
+    supply: Supply | None = None,
+    structure: Hashable = (),
 ) -> FitResult:
     """Trains the model in place and leaves it with the weights of its best evaluation.
 
@@ -111,104 +110,85 @@ def fit(
         task: Says how they are scored.
         config: Epochs, batch size, learning rate and the rest.
         report: Called after every evaluation; what it raises ends the training.
-        projection: Trained along with the model when the step uses one; not part of the model.
         watcher: Sees every evaluation.
         state: Written at the end of epochs; a training that finds one goes on from there, to the same result as one
             that was never interrupted. Evaluations before it are not reported again.
+        bench: The model on it is `model`; kept from an earlier training, or with a projection to train along. None: one
+            of its own.
+        supply: Of the training split, with what the teacher says of it; None: without a teacher.
+        structure: Tells steps apart that consist of different operations, where the bench outlives this training.
 
     Raises:
         TrainingDivergedError: When a loss was not finite.
     """
     device = model.device
+    if bench is None:
+        bench = Workbench(model, capture=graph_capture(device))
+    assert bench.model is model
+    if supply is None:
+        resident = resident_where_it_fits(train, None, device)
+        supply = open_supply(
+            train, device, model.config.pad_token_id, resident=resident, multiple=bench.length_multiple
+        )
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
-    trained = [*model.named_parameters(), *(projection.named_parameters() if projection is not None else ())]
-    optimizer = _optimizer(trained, config)
     steps_per_epoch = math.ceil(len(train) / config.batch_size)
     total_steps = config.epochs * steps_per_epoch
     evaluate_after = _evaluation_steps(config, steps_per_epoch)
     best: Evaluation | None = None
     best_weights: dict[str, Tensor] = {}
-    sums_5 = torch.zeros(5, device=device)  # total, ce, kd, pt, gradient norm
     steps_since = done = 0
-    parts = 1
-    modules = {"model": model, **({} if projection is None else {"projection": projection})}
-    found = state.load() if state is not None else None
-    if found is not None:
-        tensors, facts = found
-        done, best = facts["done"], Evaluation(**facts["best"])
-        for name, module in modules.items():
-            module.load_state_dict(_under(name, tensors))
-        best_weights = {name: tensor.to(device) for name, tensor in _under("best", tensors).items()}
-        load_optimizer_tensors(optimizer, tensors)
-        set_generator_states(tensors, device)
-        rng.bit_generator.state = facts["rng"]
-    for epoch in range(done // steps_per_epoch, config.epochs):
-        for example_ids in training_batches(train.lengths, config.batch_size, rng):
-            model.train()
-            learning_rate = config.learning_rate * schedule(done, total_steps, config.warmup_fraction)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            batch = collate(train, example_ids, device, model.config.pad_token_id)
-            losses_4 = _backward(step, batch, parts, device)
-            if losses_4 is None:
-                parts = 2
-                optimizer.zero_grad(set_to_none=True)
-                logger.warning("out of memory: going on with batches in two halves, their gradients added up")
-                losses_4 = _backward(step, batch, parts, device)
-                if losses_4 is None:
-                    raise MemoryError(f"out of memory with batches of {config.batch_size} in halves; lower batch_size")
-            norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in trained], config.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            sums_5 += torch.cat([losses_4, norm.detach()[None]])
-            steps_since, done = steps_since + 1, done + 1
-            if done in evaluate_after or done % FINITE_CHECK_STEPS[device.type] == 0:
-                means = (sums_5 / steps_since).tolist()
-                if not all(map(math.isfinite, means)):
-                    raise TrainingDivergedError(f"the loss was not finite at step {done} of {total_steps}")
-            if done not in evaluate_after:
-                continue
-            metrics, predicted = evaluate(model, dev, task, watcher=watcher)
-            improved = best is None or metrics["score"] > best.best_score
-            evaluation = Evaluation(
-                number=evaluate_after.index(done) + 1,
-                of=len(evaluate_after),
-                epoch=done / steps_per_epoch,
-                epochs=config.epochs,
-                metrics=metrics,
-                best_score=metrics["score"] if best is None or improved else best.best_score,
-                losses=dict(zip(LossParts._fields, means[:4], strict=True)),
-                gradient_norm=means[4],
-                learning_rate=learning_rate,
-                degenerate=bool(np.ptp(np.concatenate([*predicted.values()])) < CONSTANT_SPREAD),
-                watched=watcher.read() if watcher is not None else {},
-                micro_batches=parts,
-            )
-            if improved:
-                best = evaluation
-                best_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-            report(evaluation)
-            sums_5.zero_()
-            steps_since = 0
-        if state is not None and epoch + 1 < config.epochs and state.is_due():
-            assert best is not None
-            tensors = {
-                **{
-                    f"{name}.{key}": value
-                    for name, weights in {
-                        **{n: m.state_dict() for n, m in modules.items()},
-                        "best": best_weights,
-                    }.items()
-                    for key, value in weights.items()
-                },
-                **optimizer_tensors(optimizer),
-                **generator_states(device),
-            }
-            try:
-                state.write(tensors, {"done": done, "best": asdict(best), "rng": rng.bit_generator.state})
-            except OSError as error:
-                logger.warning("an interruption would now repeat more than an epoch: %s", error)
+    with own_stream(device):
+        bench.begin(config)
+        found = state.load() if state is not None else None
+        if found is not None:
+            tensors, facts = found
+            done, best = facts["done"], Evaluation(**facts["best"])
+            for name, module in bench.modules.items():
+                module.load_state_dict(_under(name, tensors))
+            best_weights = {name: tensor.to(device) for name, tensor in _under("best", tensors).items()}
+            load_optimizer_tensors(bench.optimizer, tensors)
+            set_generator_states(tensors, device)
+            rng.bit_generator.state = facts["rng"]
+        for epoch in range(done // steps_per_epoch, config.epochs):
+            for inputs in epoch_inputs(supply, training_batches(supply.lengths_N, config.batch_size, rng)):
+                if not model.training:  # asked first: setting it visits every module
+                    model.train()
+                learning_rate = config.learning_rate * schedule(done, total_steps, config.warmup_fraction)
+                bench.set_learning_rate(learning_rate)
+                bench.step(step, supply, inputs, config, structure)
+                steps_since, done = steps_since + 1, done + 1
+                if done in evaluate_after or done % FINITE_CHECK_STEPS[device.type] == 0:
+                    means = (bench.sums_5 / steps_since).tolist()
+                    if not all(map(math.isfinite, means)):
+                        raise TrainingDivergedError(f"the loss was not finite at step {done} of {total_steps}")
+                if done not in evaluate_after:
+                    continue
+                metrics, predicted = evaluate(model, dev, task, precision=config.precision, watcher=watcher)
+                improved = best is None or metrics["score"] > best.best_score
+                evaluation = Evaluation(
+                    number=evaluate_after.index(done) + 1,
+                    of=len(evaluate_after),
+                    epoch=done / steps_per_epoch,
+                    epochs=config.epochs,
+                    metrics=metrics,
+                    best_score=metrics["score"] if best is None or improved else best.best_score,
+                    losses=dict(zip(LossParts._fields, means[:4], strict=True)),
+                    gradient_norm=means[4],
+                    learning_rate=learning_rate,
+                    degenerate=bool(np.ptp(np.concatenate([*predicted.values()])) < CONSTANT_SPREAD),
+                    watched=watcher.read() if watcher is not None else {},
+                    micro_batches=bench.parts,
+                )
+                if improved:
+                    best = evaluation
+                    best_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+                report(evaluation)
+                bench.sums_5.zero_()
+                steps_since = 0
+            if state is not None and epoch + 1 < config.epochs and state.is_due():
+                assert best is not None
+                _write(state, bench, best_weights, {"done": done, "best": asdict(best), "rng": rng.bit_generator.state})
     assert best is not None
     model.load_state_dict(best_weights)
     return FitResult(best=best, last=evaluation)
@@ -236,44 +216,18 @@ def _evaluation_steps(config: TrainingConfig, steps_per_epoch: int) -> list[int]
     ]
 
 
-def _optimizer(parameters: list[tuple[str, torch.nn.Parameter]], config: TrainingConfig) -> torch.optim.AdamW:
-    decayed: list[torch.nn.Parameter] = []
-    plain: list[torch.nn.Parameter] = []
-    for name, parameter in parameters:
-        (plain if name.endswith("bias") or "LayerNorm" in name else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, eps=ADAM_EPSILON, fused=True)
-
-
-def _backward(step: Callable[[Batch], LossParts], batch: Batch, parts: int, device: torch.device) -> Tensor | None:
-    """Adds the batch's gradients to the parameters; returns its total, ce, kd and pt, or None when memory ran out.
-
-    In several parts, losses and gradients are weighted by size: the terms are means, so that the sum is that of the
-    whole batch.
-    """
-    sums_4 = torch.zeros(4, device=device)
+def _write(state: StateFile, bench: Workbench, best_weights: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Writes a training's state; where that fails, says so."""
+    groups = {**{name: module.state_dict() for name, module in bench.modules.items()}, "best": best_weights}
+    tensors = {
+        **{f"{name}.{key}": value for name, weights in groups.items() for key, value in weights.items()},
+        **optimizer_tensors(bench.optimizer),
+        **generator_states(bench.model.device),
+    }
     try:
-        for part in in_parts(batch, parts) if parts > 1 else [batch]:
-            with mixed_precision(device):
-                losses = step(part)
-            share = len(part.labels_B) / len(batch.labels_B)
-            (losses.total * share).backward()  # type: ignore[no-untyped-call]
-            sums_4 += share * torch.stack([*losses]).detach()
-        return sums_4
-    except RuntimeError as error:
-        if not _is_out_of_memory(error):
-            raise
-    # Only here, after the error and the frames it holds are gone, can the memory be given back.
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return None
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        state.write(tensors, facts)
+    except OSError as error:
+        logger.warning("an interruption would now repeat more than an epoch: %s", error)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -91,12 +91,20 @@ def cut_to_layers(model: BertForSequenceClassification, layers: Sequence[int]) -
     config._attn_implementation = "sdpa"
     with torch.random.fork_rng(devices=[]):  # building a model draws weights; the caller's generator must not feel it
         student = BertForSequenceClassification(config)
+    student.to(model.device)
+    copy_layers(model, layers, student)
+    return student
+
+
+def copy_layers(
+    model: BertForSequenceClassification, layers: Sequence[int], student: BertForSequenceClassification
+) -> None:
+    """Gives a student from `cut_to_layers()`, in place, the weights that it had from there."""
     weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_LAYER)}
     for to, layer in enumerate(layers):
         source = model.bert.encoder.layer[layer - 1].state_dict()
         weights.update({f"{_LAYER}{to}.{name}": tensor for name, tensor in source.items()})
     student.load_state_dict(weights)
-    return student.to(model.device)
 
 
 def run(model: BertForSequenceClassification, batch: Batch) -> Output:

@@ -1,10 +1,10 @@
 """One student: a configuration in, a trained model and its scores out.
 
-Shape suffixes: B examples, K imitated layers, L teacher layers, H hidden size.
+Shape suffixes: B examples, C classes, K imitated layers, L teacher layers, H hidden size.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,7 +17,9 @@ from pkd_tune.distillation.likeness import Likeness
 from pkd_tune.distillation.loop import Evaluation, FitResult, fit
 from pkd_tune.distillation.losses import LossParts, pkd_loss
 from pkd_tune.distillation.model_folder import weights_key
-from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
+from pkd_tune.distillation.modeling import copy_layers, cut_to_layers, load_classifier, run
+from pkd_tune.distillation.stepping import Workbench, graph_capture
+from pkd_tune.distillation.supply import Lesson, Resident, open_supply, resident_where_it_fits
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.teacher_cache import TeacherOutputs, teacher_outputs
 from pkd_tune.distillation.training_state import StateFile
@@ -39,7 +41,7 @@ class Classroom:
     official_dev: Mapping[str, Split]
     """The task's own dev splits by name; the same unless a part of the training split chooses."""
     start: BertForSequenceClassification
-    """The model that every student is cut from, on the CPU."""
+    """The model that every student is cut from."""
     init: Init
     """Says which of its layers."""
     teacher_train: TeacherOutputs
@@ -83,7 +85,9 @@ def open_classroom(
         train=chosen["train"],
         dev=dev,
         official_dev={name: splits[name] for name in task.dev_splits},
-        start=load_classifier(data.student_dir if data.init == "pretrained" else teacher.folder, task.labels, seed),
+        start=load_classifier(data.student_dir if data.init == "pretrained" else teacher.folder, task.labels, seed).to(
+            device
+        ),
         init=data.init,
         teacher_train=outputs["train"],
         teacher_dev={name: outputs[name] for name in task.dev_splits},
@@ -128,12 +132,27 @@ def compute_teacher_outputs(
     }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Workshop:
+    """What a process keeps from one student to the next: models, optimisers, captured steps, examples on its GPU."""
+
+    benches: dict[tuple[int, bool], Workbench] = field(default_factory=dict)
+    """By depth, and whether there is a projection."""
+    residents: dict[str, Resident | None] = field(default_factory=dict)
+    """By the split's key; None where it did not fit."""
+
+    def gpu_bytes(self) -> int:
+        """Returns what is kept on a GPU of models and optimisers: weights and two moments, in fp32."""
+        return sum(12 * trained.numel() for bench in self.benches.values() for trained in bench.parameters())
+
+
 def distill(
     classroom: Classroom,
     config: DistillConfig,
     training: TrainingConfig,
     report: Callable[[Evaluation], None],
     state: StateFile | None = None,
+    workshop: Workshop | None = None,
 ) -> tuple[BertForSequenceClassification, FitResult]:
     """Trains one student and returns it with the weights of its best evaluation.
 
@@ -145,36 +164,46 @@ def distill(
         training: Learning rate, epochs, seed and the rest.
         report: Called after every evaluation; what it raises ends the training.
         state: Lets an interrupted training go on from its last epoch.
+        workshop: Kept for the next student of the same classroom, whose training overwrites what is returned here.
 
     Raises:
         TrainingDivergedError: When the loss is not finite.
     """
-    start, teacher = classroom.start, classroom.teacher_train
-    layers = start_layers(classroom.init, config.student_layers, start.config.num_hidden_layers)
-    student = cut_to_layers(start, layers).to(classroom.device)
-    imitated = teacher_layers(config.strategy, config.student_layers, teacher.cls_NLH.shape[1])
+    outputs, device = classroom.teacher_train, classroom.device
+    imitated = teacher_layers(config.strategy, config.student_layers, outputs.cls_NLH.shape[1])
     use_logits, use_cls = config.alpha > 0, config.beta > 0 and len(imitated) > 0
-
-    projection = _projection(start.config.hidden_size, teacher.cls_NLH.shape[2], training.seed) if use_cls else None
-    if projection is not None:
-        projection.to(classroom.device)
+    workshop = Workshop() if workshop is None else workshop
+    bench = _workbench(workshop, classroom, config.student_layers, training.seed, use_cls=use_cls)
+    student, projection = bench.model, bench.projection
+    alpha, temperature = bench.number("alpha", config.alpha), bench.number("temperature", config.temperature)
+    beta = bench.number("beta", config.beta if use_cls else 0.0)
 
     def step(batch: Batch) -> LossParts:
         output = run(student, batch)
         student_cls_BKH = output.cls_BLH[:, :-1] if projection is None else projection(output.cls_BLH[:, :-1])
-        ids_B = batch.example_ids_B
         return pkd_loss(
             output.logits_BC,
-            teacher.logits(ids_B).to(classroom.device) if use_logits else None,
+            batch.teacher_logits_BC,
             batch.labels_B,
             student_cls_BKH if use_cls else None,
-            teacher.cls(ids_B, imitated).to(classroom.device) if use_cls else None,
-            alpha=config.alpha,
-            beta=config.beta if use_cls else 0.0,
-            temperature=config.temperature,
+            batch.teacher_cls_BKH,
+            alpha=alpha,
+            beta=beta,
+            temperature=temperature,
             normalize=config.normalize,
         )
 
+    key = classroom.train.key
+    if key not in workshop.residents:
+        workshop.residents[key] = resident_where_it_fits(classroom.train, outputs, device)
+    supply = open_supply(
+        classroom.train,
+        device,
+        student.config.pad_token_id,
+        Lesson(outputs, use_logits, imitated if use_cls else ()),
+        workshop.residents[key],
+        multiple=bench.length_multiple,
+    )
     return student, fit(
         student,
         step,
@@ -183,10 +212,36 @@ def distill(
         classroom.task,
         training,
         report,
-        projection=projection,
         watcher=Likeness(classroom.teacher_dev, imitated),
         state=state,
+        bench=bench,
+        supply=supply,
+        structure=(use_logits, imitated if use_cls else (), config.normalize),
     )
+
+
+def _workbench(workshop: Workshop, classroom: Classroom, depth: int, seed: int, *, use_cls: bool) -> Workbench:
+    """Returns the workbench of a depth with a student that has its initial weights on it."""
+    start = classroom.start
+    layers = start_layers(classroom.init, depth, start.config.num_hidden_layers)
+    projection = (
+        _projection(start.config.hidden_size, classroom.teacher_train.cls_NLH.shape[2], seed) if use_cls else None
+    )
+    key = (depth, projection is not None)
+    bench = workshop.benches.get(key)
+    if bench is None:
+        if classroom.device.type == "cpu":
+            workshop.benches.clear()  # there memory counts for more than the time that it takes to make another
+        student = cut_to_layers(start, layers).to(classroom.device)
+        others = [other.capture for other in workshop.benches.values()]
+        capture = others[0] if others else graph_capture(classroom.device)
+        bench = Workbench(student, projection and projection.to(classroom.device), capture=capture)
+        workshop.benches[key] = bench
+        return bench
+    copy_layers(start, layers, bench.model)
+    if projection is not None and bench.projection is not None:
+        bench.projection.load_state_dict(projection.state_dict())
+    return bench
 
 
 def _projection(student_width: int, teacher_width: int, seed: int) -> torch.nn.Linear | None:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -128,7 +128,7 @@ def finetune(
         "pretrained": weights_key(pretrained_dir),
         **{name: splits[name].key for name in ("train", *task.dev_splits)},
         "labels": task.labels,
-        "trainings": [asdict(config) for config in configs],
+        "trainings": [config.identity for config in configs],
     }
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     finished = folder / f"{model_name(pretrained_dir)}-{layers}-layer-{key}"
@@ -160,7 +160,7 @@ def finetune(
 def dev_metrics(task: Task, model_dir: Path, splits: dict[str, Split], device: torch.device) -> dict[str, float]:
     """Returns the scores of a model's folder on the task's dev splits in fp32."""
     model = load_classifier(model_dir, task.labels, seed=0).to(device)  # nothing is missing, so nothing is drawn
-    return evaluate(model, {name: splits[name] for name in task.dev_splits}, task, full_precision=True)[0]
+    return evaluate(model, {name: splits[name] for name in task.dev_splits}, task, precision="fp32")[0]
 
 
 def save_classifier(model: BertForSequenceClassification, tokenizer_dir: Path, target: Path) -> None:

@@ -55,8 +55,9 @@ class TeacherOutputs:
 
     def cls(self, example_ids_B: Tensor, layers: tuple[int, ...]) -> Tensor:
         """Returns (B, K, H) [CLS] states for the given examples after the given layers, counted from 1."""
-        rows_B1 = self.row_of_example_N[example_ids_B][:, None]
-        return self.cls_NLH[rows_B1, torch.tensor(layers) - 1]
+        rows_B = self.row_of_example_N[example_ids_B]
+        # Layer by layer: a tensor of layer numbers would have to come from the host, which a CUDA graph cannot hold.
+        return torch.stack([self.cls_NLH[rows_B, layer - 1] for layer in layers], dim=1)
 
 
 def teacher_outputs(
@@ -121,17 +122,16 @@ def _build(path: Path, split: Split, teacher: BertForSequenceClassification) -> 
         "example_id": ("I64", np.int64, (n,)),
     }
     temporary = path.with_suffix(".partial")
-    arrays = _create_safetensors(temporary, tensors)
-    start = 0
-    for batch, output in outputs(teacher, split, full_precision=True):
-        rows = slice(start, start + len(batch.example_ids_B))
-        arrays["logits"][rows] = output.logits_BC.cpu().numpy()
-        arrays["cls"][rows] = output.cls_BLH.cpu().half().numpy()
-        arrays["example_id"][rows] = batch.example_ids_B.numpy()
-        start = rows.stop
-    for array in arrays.values():
-        array.flush()
+    places = _create_safetensors(temporary, tensors)
     with temporary.open("r+b") as file:
+        for batch, output in outputs(teacher, split, precision="fp32"):
+            rows = {
+                "logits": output.logits_BC.cpu().numpy(),
+                "cls": output.cls_BLH.cpu().half().numpy(),
+                "example_id": batch.example_ids_B.numpy(),
+            }
+            for name, array in rows.items():
+                places[name] += os.pwrite(file.fileno(), array.tobytes(), places[name])
         file.seek(file.read(_HEADER_PEEK).index(_NO_HASH.encode()))
         file.write(_data_hash(temporary).encode())
     os.replace(temporary, path)
@@ -145,10 +145,11 @@ def _data_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _create_safetensors(path: Path, tensors: dict[str, tuple[str, type, tuple[int, ...]]]) -> dict[str, np.memmap]:
-    """Creates a safetensors file of the given (format name, dtype, shape) and returns its tensors, writable, mapped.
+def _create_safetensors(path: Path, tensors: dict[str, tuple[str, type, tuple[int, ...]]]) -> dict[str, int]:
+    """Creates a safetensors file of the given (format name, dtype, shape) and returns at which byte each tensor begins.
 
-    The library writes only tensors that are in memory as a whole. Layout: the header's length as 8 bytes, the header
+    The library writes only tensors that are in memory as a whole; and what is written to a mapped file counts as memory
+    of this process. Layout: the header's length as 8 bytes, the header
     as JSON padded with spaces to a multiple of 8, then the tensors (https://huggingface.co/docs/safetensors).
     """
     header: dict[str, object] = {"__metadata__": {HASH: _NO_HASH}}
@@ -162,7 +163,4 @@ def _create_safetensors(path: Path, tensors: dict[str, tuple[str, type, tuple[in
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         os.posix_fallocate(file.fileno(), 0, 8 + len(text) + offset)  # a full disk says so here, not at a mapped page
-    return {
-        name: np.memmap(path, np.dtype(dtype), "r+", 8 + len(text) + starts[name], shape)
-        for name, (_, dtype, shape) in tensors.items()
-    }
+    return {name: 8 + len(text) + start for name, start in starts.items()}

@@ -113,10 +113,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Puts back what `optimizer_tensors` returned."""
-    state: dict[int, dict[str, Tensor]] = {}
+    """Puts back what `optimizer_tensors` returned, in place where there are moments: captured steps hold on to them."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):
             _, number, name = key.split(".")
-            state.setdefault(int(number), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            parameter = parameters[int(number)]
+            moments = optimizer.state[parameter]
+            if name in moments:
+                moments[name].copy_(tensor)
+            else:
+                moments[name] = tensor.to(parameter.device, copy=True)

@@ -22,12 +22,19 @@ GROWTH_BYTES = 500_000_000
 _spoilt: str | None = None
 _baseline: tuple[int, int] | None = None
 _trials = 0
+_expected_on_gpu = 0
 
 
 def spoil(reason: str) -> None:
     """Says that no other trial should run in this process."""
     global _spoilt
     _spoilt = reason
+
+
+def expect_on_gpu(kept: int) -> None:
+    """Says how many bytes are kept on the GPU on purpose; they do not count as growth."""
+    global _expected_on_gpu
+    _expected_on_gpu = kept
 
 
 def begin_trial(threads: int | None) -> str | None:
@@ -58,8 +65,8 @@ def begin_trial(threads: int | None) -> str | None:
 
 
 def memory() -> tuple[int, int]:
-    """Returns the bytes of this process that are in memory, and those it holds on its GPU."""
-    on_gpu = torch.cuda.memory_allocated() if _uses_gpu() else 0
+    """Returns the bytes of this process that are in memory, and those it holds on its GPU beyond what is expected."""
+    on_gpu = max(0, torch.cuda.memory_allocated() - _expected_on_gpu) if _uses_gpu() else 0
     return psutil.Process().memory_info().rss, on_gpu
 
 

@@ -1,7 +1,8 @@
 """The trainable function: one trial of the search, in a process that is kept for the next ones.
 
-The process opens its classroom (tokens, teacher outputs, initial weights) at its first trial and keeps it. A trial
-depends on its settings alone: weights, optimiser and every random generator it uses are set anew.
+The process opens its classroom (tokens, teacher outputs, initial weights) at its first trial and keeps it, and with it
+a workshop (models, optimisers, captured steps). A trial depends on its settings alone: weights, optimiser and every
+random generator it uses are set anew, in place.
 """
 
 import json
@@ -17,11 +18,12 @@ from ray import tune
 from pkd_tune.config import DataConfig, DistillConfig, SearchConfig
 from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError
-from pkd_tune.distillation.student import Classroom, distill, open_classroom
+from pkd_tune.distillation.student import Classroom, Workshop, distill, open_classroom
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.training_state import StateFile, write_tensors
 from pkd_tune.tuning import process
 from pkd_tune.tuning.arms import Assignment
+from pkd_tune.tuning.cores import cores_folder, keep_to_a_core
 from pkd_tune.tuning.searcher import assignment_of
 from pkd_tune.tuning.store import Store
 
@@ -54,6 +56,8 @@ def run_trial(config: dict[str, Any], *, workplace: Workplace) -> None:
         workplace: What all trials share.
     """
     assignment = assignment_of(config)
+    if workplace.device == "cpu":
+        keep_to_a_core(cores_folder(workplace.store.folder))
     unusable = process.begin_trial(threads=1 if workplace.device == "cpu" else None)
     if unusable is not None:
         tune.report({"replaced": f"started in a new process: {unusable}"})
@@ -80,7 +84,7 @@ def run_trial(config: dict[str, Any], *, workplace: Workplace) -> None:
 def _distil(config: dict[str, Any], assignment: Assignment, workplace: Workplace) -> dict[str, float] | None:
     """Trains the student; returns its metrics on the official dev splits where this trial may look at them."""
     search = workplace.search
-    classroom = _classroom(search.data, workplace.teacher, workplace.device, search.student_training.seed)
+    classroom, workshop = _opened(search.data, workplace.teacher, workplace.device, search.student_training.seed)
     identity = ("depth", "method", "stage", "trial", "seed", *LOSS_PARAMETERS)
     training = replace(search.student_training, **{name: v for name, v in config.items() if name not in identity})
     if config["seed"] is not None:
@@ -92,12 +96,14 @@ def _distil(config: dict[str, Any], assignment: Assignment, workplace: Workplace
         training,
         _report,
         StateFile(store.fetch(state), lambda: store.publish(state)),
+        workshop,
     )
+    process.expect_on_gpu(workshop.gpu_bytes())
     if assignment.stage == "search":
         write_tensors(store.path(weights_name(assignment)), student.state_dict())
         store.publish(weights_name(assignment))
         return None
-    metrics, predicted = evaluate(student, classroom.official_dev, classroom.task)
+    metrics, predicted = evaluate(student, classroom.official_dev, classroom.task, precision=training.precision)
     tensors = {name: torch.from_numpy(values) for name, values in predicted.items()}
     write_tensors(store.path(predictions_name(assignment)), tensors)
     store.publish(predictions_name(assignment))
@@ -149,5 +155,5 @@ def predictions_name(assignment: Assignment) -> str:
 
 
 @lru_cache(maxsize=1)
-def _classroom(data: DataConfig, teacher: Teacher, device: str, seed: int) -> Classroom:
-    return open_classroom(data, teacher, torch.device(device), seed, verify=False)
+def _opened(data: DataConfig, teacher: Teacher, device: str, seed: int) -> tuple[Classroom, Workshop]:
+    return open_classroom(data, teacher, torch.device(device), seed, verify=False), Workshop()

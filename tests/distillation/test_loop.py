@@ -16,6 +16,7 @@ from pkd_tune.distillation.inference import evaluate, predict
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, fit, schedule
 from pkd_tune.distillation.losses import LossParts, finetune_loss
 from pkd_tune.distillation.modeling import load_classifier, run
+from pkd_tune.distillation.stepping import Workbench
 from pkd_tune.distillation.training_state import StateFile
 from pkd_tune.glue.data import load_features
 from pkd_tune.glue.features import Split
@@ -169,9 +170,9 @@ def test_a_task_with_two_dev_splits_is_scored_on_both(tiny_data: Path, tmp_path:
 
 
 def test_the_optimizer_spares_biases_and_layer_norms(model: BertForSequenceClassification) -> None:
-    from pkd_tune.distillation.loop import _optimizer
-
-    decayed, plain = _optimizer(list(model.named_parameters()), CONFIG).param_groups
+    bench = Workbench(model)
+    bench.begin(CONFIG)
+    decayed, plain = bench.optimizer.param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
     assert all(parameter.ndim == 2 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in plain["params"])

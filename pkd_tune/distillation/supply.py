@@ -1,0 +1,184 @@
+"""Where training batches come from: gathered on the device when the examples fit there, else on the host.
+
+Shape suffixes: N examples of a split, S tokens of all examples together, B examples of a batch, T its padded length,
+C classes, L teacher layers, K imitated layers, H hidden size.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pkd_tune.distillation.batches import Batch, collate
+from pkd_tune.distillation.teacher_cache import TeacherOutputs
+from pkd_tune.glue.data import Split
+
+RESIDENT_SHARE = 0.25
+"""Of a GPU's free memory, what examples and the teacher's outputs may take to live there."""
+
+LENGTH_MULTIPLE = 8
+"""Captured steps are padded to a multiple of this: few lengths, and what a GPU's matrix units like."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """What of a teacher's outputs a student learns from."""
+
+    outputs: TeacherOutputs
+    logits: bool
+    layers: tuple[int, ...]
+    """Whose [CLS] states are imitated, counted from 1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resident:
+    """A training split, and all that the teacher says of it, on one device."""
+
+    input_ids_S: Tensor
+    starts_N: Tensor
+    lengths_N: Tensor
+    first_lengths_N: Tensor
+    labels_N: Tensor
+    outputs: TeacherOutputs | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Supply:
+    """The batches of a training split."""
+
+    split: Split
+    lengths_N: np.ndarray
+    device: torch.device
+    pad_id: int
+    lesson: Lesson | None
+    resident: Resident | None
+    multiple: int
+    """Batches are padded to a multiple of this length."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """What a batch is made of: `Batch`'s own tensors from the host, or example ids on the device."""
+
+    tensors: dict[str, Tensor]
+    examples: int
+    length: int
+
+
+def open_supply(
+    split: Split,
+    device: torch.device,
+    pad_id: int,
+    lesson: Lesson | None = None,
+    resident: Resident | None = None,
+    *,
+    multiple: int = 1,
+) -> Supply:
+    """Returns the supply of a split with labels.
+
+    Args:
+        split: What is trained on.
+        device: Where batches are needed.
+        pad_id: Token id of padding.
+        lesson: Of the teacher, where there is one.
+        resident: The same split on the device, where it fits.
+        multiple: Batches are padded to a multiple of this length.
+    """
+    return Supply(split, split.lengths, device, pad_id, lesson, resident, multiple)
+
+
+def resident_where_it_fits(split: Split, outputs: TeacherOutputs | None, device: torch.device) -> Resident | None:
+    """Copies a split to a GPU, with the outputs of every teacher layer; None where that is too much, or on a CPU."""
+    if device.type != "cuda":
+        return None
+    arrays = (split.input_ids, split.offsets, split.offsets, split.first_lengths, split.labels)
+    size = sum(array.nbytes for array in arrays if array is not None)
+    if outputs is not None:
+        size += outputs.logits_NC.nbytes + outputs.cls_NLH.nbytes + outputs.row_of_example_N.nbytes
+    free, _ = torch.cuda.mem_get_info(device)
+    return make_resident(split, outputs, device) if size <= RESIDENT_SHARE * free else None
+
+
+def make_resident(split: Split, outputs: TeacherOutputs | None, device: torch.device) -> Resident:
+    """Copies a split with labels, and what the teacher says of it, to a device."""
+
+    def copied(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(array)).to(device)
+
+    assert split.labels is not None
+    return Resident(
+        input_ids_S=copied(split.input_ids),
+        starts_N=copied(split.offsets[:-1]),
+        lengths_N=copied(split.lengths),
+        first_lengths_N=copied(split.first_lengths),
+        labels_N=copied(split.labels),
+        outputs=None
+        if outputs is None
+        else TeacherOutputs(*(getattr(outputs, field.name).to(device) for field in fields(TeacherOutputs))),
+    )
+
+
+def epoch_inputs(supply: Supply, batches: Sequence[np.ndarray]) -> Iterator[Inputs]:
+    """Yields what each batch of an epoch is made of.
+
+    What comes from the host is in pinned memory where the device is a GPU. Nothing here waits for the GPU, so that the
+    next batch is gathered while it is still busy with the last.
+
+    Args:
+        supply: Of the split.
+        batches: Arrays of example ids.
+    """
+    if supply.resident is None:
+        for ids_B in batches:
+            yield _host_inputs(supply, ids_B)
+        return
+    of_epoch = torch.from_numpy(np.concatenate(batches)).to(supply.device)
+    for ids_B, on_device_B in zip(batches, torch.split(of_epoch, [len(ids_B) for ids_B in batches]), strict=True):
+        longest = int(supply.lengths_N[ids_B].max())
+        yield Inputs({"example_ids_B": on_device_B}, len(ids_B), -(-longest // supply.multiple) * supply.multiple)
+
+
+def _host_inputs(supply: Supply, example_ids_B: np.ndarray) -> Inputs:
+    batch = collate(supply.split, example_ids_B, torch.device("cpu"), supply.pad_id, multiple=supply.multiple)
+    tensors: dict[str, Tensor] = {f.name: getattr(batch, f.name) for f in fields(Batch)}
+    tensors |= _said(supply.lesson, None if supply.lesson is None else supply.lesson.outputs, batch.example_ids_B)
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    if supply.device.type == "cuda":
+        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+    return Inputs(tensors, *batch.input_ids_BT.shape)
+
+
+def make_batch(supply: Supply, tensors: dict[str, Tensor], length: int) -> Batch:
+    """Returns the batch that is made of given tensors, which are on the device by now.
+
+    Of example ids it is gathered there without a word to the host, so that a CUDA graph can hold that too.
+    """
+    resident = supply.resident
+    if resident is None:
+        return Batch(**tensors)
+    ids_B = tensors["example_ids_B"]
+    position_T = torch.arange(length, device=ids_B.device)
+    mask_BT = position_T < resident.lengths_N[ids_B, None]
+    source_BT = (resident.starts_N[ids_B, None] + position_T) * mask_BT
+    return Batch(
+        example_ids_B=ids_B,
+        input_ids_BT=resident.input_ids_S[source_BT].masked_fill(~mask_BT, supply.pad_id).long(),
+        token_types_BT=((position_T >= resident.first_lengths_N[ids_B, None]) & mask_BT).long(),
+        mask_BT=mask_BT,
+        labels_B=resident.labels_N[ids_B],
+        **_said(supply.lesson, resident.outputs, ids_B),
+    )
+
+
+def _said(lesson: Lesson | None, outputs: TeacherOutputs | None, ids_B: Tensor) -> dict[str, Tensor]:
+    """Returns the fields of a batch that have what the teacher says, where the outputs are."""
+    if lesson is None or outputs is None:
+        return {}
+    said = {}
+    if lesson.logits:
+        said["teacher_logits_BC"] = outputs.logits(ids_B)
+    if lesson.layers:
+        said["teacher_cls_BKH"] = outputs.cls(ids_B, lesson.layers)
+    return said

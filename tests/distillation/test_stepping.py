@@ -1,0 +1,208 @@
+"""Steps on tensors that stay where they are, as a CUDA graph does them, against eager ones.
+
+On a CPU "capturing" keeps the work itself: replaying does what a graph would do, reading and writing the same tensors.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from pkd_tune.config import DistillConfig, TrainingConfig
+from pkd_tune.distillation.loop import Evaluation, FitResult
+from pkd_tune.distillation.stepping import Capture, Workbench, graph_capture
+from pkd_tune.distillation.student import Classroom, Workshop, distill
+from pkd_tune.distillation.supply import make_resident
+from pkd_tune.distillation.teacher_cache import TeacherOutputs
+from pkd_tune.distillation.training_state import StateFile
+from pkd_tune.glue.features import Split
+from pkd_tune.glue.tasks import TASKS
+
+CPU = torch.device("cpu")
+SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+PKD = DistillConfig(student_layers=2, alpha=0.5, beta=20.0, temperature=5.0, strategy="skip", normalize=True)
+TRAINING = TrainingConfig(epochs=3, batch_size=4, learning_rate=2e-3, evaluations_per_epoch=2, precision="fp32")
+N, LAYERS = 27, 4  # seven batches an epoch, the last of three
+
+Trained = tuple[list[Evaluation], dict[str, torch.Tensor]]
+
+
+def repeat(work: Callable[[], None]) -> Callable[[], None]:
+    """Captures as far as a CPU can: the work is not done now, and done anew at every replay."""
+    return work
+
+
+def made_up_split(name: str = "train", n: int = N) -> Split:
+    rng = np.random.default_rng(n)
+    lengths = rng.integers(3, 30, n)
+    return Split(
+        name=name,
+        key=f"made up {n}",
+        input_ids=rng.integers(1, 50, lengths.sum()).astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        first_lengths=(lengths // 2).astype(np.int32),
+        labels=rng.integers(0, 2, n),
+    )
+
+
+def made_up_outputs(n: int, width: int) -> TeacherOutputs:
+    """What a teacher says, in another order than that of the examples."""
+    rows = torch.from_numpy(np.random.default_rng(n).permutation(n))
+    return TeacherOutputs(torch.randn(n, 2), torch.randn(n, LAYERS, width).half(), rows)
+
+
+def make_classroom(device: torch.device = CPU, dropout: float = 0.0, teacher_width: int = 16) -> Classroom:
+    torch.manual_seed(0)
+    drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    config = BertConfig(**SHAPE, num_hidden_layers=3, max_position_embeddings=40, initializer_range=0.2, **drop)
+    dev = {"dev": made_up_split("dev", 5)}
+    return Classroom(
+        task=TASKS["MRPC"],
+        train=made_up_split(),
+        dev=dev,
+        official_dev=dev,
+        start=BertForSequenceClassification(config).to(device),
+        init="pretrained",
+        teacher_train=made_up_outputs(N, teacher_width),
+        teacher_dev={"dev": made_up_outputs(5, teacher_width)},
+        device=device,
+    )
+
+
+def train(
+    classroom: Classroom, config: DistillConfig, training: TrainingConfig, workshop: Workshop | None = None
+) -> Trained:
+    seen: list[Evaluation] = []
+    student: BertForSequenceClassification
+    result: FitResult
+    student, result = distill(classroom, config, training, seen.append, workshop=workshop)
+    assert result.last == seen[-1]
+    return seen, {name: tensor.detach().clone().cpu() for name, tensor in student.state_dict().items()}
+
+
+def capturing_workshop(classroom: Classroom, depth: int, capture: Capture, *, resident: bool) -> Workshop:
+    """Returns a workshop that has a bench which captures, with another student's weights on it."""
+    workshop = Workshop()
+    config = BertConfig.from_dict({**classroom.start.config.to_dict(), "num_hidden_layers": depth})
+    config._attn_implementation = "sdpa"
+    student = BertForSequenceClassification(config).to(classroom.device)
+    narrow = classroom.teacher_train.cls_NLH.shape[2] != SHAPE["hidden_size"]
+    projection = torch.nn.Linear(SHAPE["hidden_size"], classroom.teacher_train.cls_NLH.shape[2]) if narrow else None
+    workshop.benches[depth, narrow] = Workbench(student, projection, capture=capture)
+    split = classroom.train
+    there = make_resident(split, classroom.teacher_train, classroom.device) if resident else None
+    workshop.residents[split.key] = there
+    return workshop
+
+
+def assert_same(one: Trained, other: Trained) -> None:
+    for a, b in zip(one[0], other[0], strict=True):
+        assert b.losses == pytest.approx(a.losses, rel=1e-5, abs=1e-6)
+        assert b.gradient_norm == pytest.approx(a.gradient_norm, rel=1e-5)
+        assert b.learning_rate == a.learning_rate
+    for name, tensor in one[1].items():
+        if not name.endswith("key.bias"):  # softmax cancels it: its gradient is rounding alone, which Adam blows up
+            torch.testing.assert_close(other[1][name], tensor, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "from-the-host"])
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"strategy": "last", "normalize": False}, {"beta": 0.0}, {"alpha": 0.0, "beta": 0.0}],
+    ids=["skip", "last", "kd", "finetuned"],
+)
+def test_steps_in_place_are_the_eager_ones(change: dict[str, object], resident: bool) -> None:
+    """Losses of every half epoch over several lengths, and every weight after them; padding to 8 is among it."""
+    classroom, config = make_classroom(), replace(PKD, **change)
+    workshop = capturing_workshop(classroom, 2, repeat, resident=resident)
+    assert_same(train(classroom, config, TRAINING), train(classroom, config, TRAINING, workshop))
+    (bench,) = workshop.benches.values()
+    lengths = {inputs["input_ids_BT"].shape[1] for inputs in bench.graph_inputs() if not resident}
+    assert len(bench.graph_inputs()) >= 3
+    assert all(length % 8 == 0 for length in lengths)
+
+
+@pytest.mark.parametrize("teacher_width", [16, 24])
+def test_a_kept_bench_trains_as_a_new_one_does(teacher_width: int) -> None:
+    """Other weights of the loss, another rate and seed, another structure: each replays or captures what is its own."""
+    classroom = make_classroom(teacher_width=teacher_width)
+    workshop = capturing_workshop(classroom, 2, repeat, resident=True)
+    bench = workshop.benches[2, teacher_width != 16]
+    other = replace(TRAINING, learning_rate=5e-3, seed=1, weight_decay=0.3, max_grad_norm=0.5)
+    others = [
+        (replace(PKD, alpha=0.9, beta=3.0, temperature=2.0), TRAINING),
+        (replace(PKD, strategy="last"), TRAINING),
+        (PKD, other),
+        (PKD, TRAINING),
+    ]
+    for config, training in [*others, *others[:2]]:
+        assert_same(train(classroom, config, training), train(classroom, config, training, workshop))
+    assert workshop.benches == {(2, teacher_width != 16): bench}
+
+
+def test_an_eager_workshop_changes_nothing_at_all() -> None:
+    """To the last bit, with dropout, on a CPU; and memory is kept for one depth only."""
+    classroom, workshop = make_classroom(dropout=0.1), Workshop()
+    fresh = {depth: train(classroom, replace(PKD, student_layers=depth), TRAINING) for depth in (2, 3)}
+    for depth in (2, 3, 3, 2):
+        seen, weights = train(classroom, replace(PKD, student_layers=depth), TRAINING, workshop)
+        assert seen == fresh[depth][0]
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in fresh[depth][1].items())
+        assert len(workshop.benches) == 1
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_kept_bench_goes_on_from_a_state_in_place(tmp_path: Path) -> None:
+    """Its graphs read the moments where they are, so that these are written over and not replaced."""
+    classroom = make_classroom()
+    workshop = capturing_workshop(classroom, 2, repeat, resident=True)
+    expected, weights = train(classroom, PKD, TRAINING, workshop)
+
+    def interrupt(evaluation: Evaluation) -> None:
+        if evaluation.number == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        distill(classroom, PKD, TRAINING, interrupt, StateFile(tmp_path / "state"), workshop)
+    train(classroom, replace(PKD, alpha=0.1), TRAINING, workshop)
+    seen: list[Evaluation] = []
+    student, _ = distill(classroom, PKD, TRAINING, seen.append, StateFile(tmp_path / "state"), workshop)
+    assert seen == expected[2:]
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in student.state_dict().items())
+
+
+def test_what_cannot_be_captured_is_said_once_and_done_eagerly(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(work: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+
+    classroom = make_classroom()
+    workshop = capturing_workshop(classroom, 2, refuse, resident=True)
+    for _ in range(2):
+        assert_same(train(classroom, PKD, TRAINING), train(classroom, PKD, TRAINING, workshop))
+    warnings = [record.message for record in caplog.records]
+    assert warnings == [
+        "training goes on without CUDA graphs, slower: operation not permitted when stream is capturing"
+    ]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "from-the-host"])
+def test_captured_steps_are_the_eager_ones_on_a_gpu(resident: bool) -> None:
+    device = torch.device("cuda")
+    classroom = make_classroom(device)
+    capture = graph_capture(device)
+    assert capture is not None
+    captured = capturing_workshop(classroom, 2, capture, resident=resident)
+    eager = capturing_workshop(classroom, 2, capture, resident=resident)
+    eager.benches[2, False].capture = None
+    for config in (PKD, replace(PKD, alpha=0.9, beta=3.0), PKD):
+        assert_same(train(classroom, config, TRAINING, eager), train(classroom, config, TRAINING, captured))
+    assert len(captured.benches[2, False].graph_inputs()) >= 3

@@ -1,0 +1,130 @@
+"""What a process needs for many examples: a script that does one thing in a process of its own and measures itself.
+
+    python tests/many_examples.py train 400000 /tmp/folder
+    python tests/many_examples.py build 400000 /tmp/folder
+
+It prints bytes as JSON: `own`, the most that it held beyond mapped files, and `peak`, the most that it held at all.
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from pkd_tune.config import DistillConfig, TrainingConfig
+from pkd_tune.distillation.loop import Evaluation
+from pkd_tune.distillation.student import Classroom, distill
+from pkd_tune.distillation.teacher_cache import TeacherOutputs, teacher_outputs
+from pkd_tune.glue.features import Split
+from pkd_tune.glue.tasks import TASKS
+
+MEAN_LENGTH = {"train": 39, "build": 8}
+"""Word pieces: MNLI's, and fewer where all examples go through a model."""
+WIDTH = 32
+EVALUATIONS = 3
+"""After which the training is left; 20 steps each."""
+
+
+class EnoughError(Exception):
+    """The training has shown what it needs."""
+
+
+def own_bytes() -> int:
+    """Returns what this process holds beyond mapped files."""
+    status = Path("/proc/self/status").read_text()
+    return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
+
+
+def mapped_split(folder: Path, name: str, n: int, mean_length: int) -> Split:
+    """Returns random examples whose tokens are mapped from a file, as those of a task are."""
+    rng = np.random.default_rng(n)
+    lengths = np.clip(rng.gamma(4, mean_length / 4, n).astype(np.int64), 3, 120)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = np.memmap(folder / f"{name}-{n}.tokens", np.int32, "w+", shape=(int(offsets[-1]),))
+    for start in range(0, len(tokens), 2**20):
+        tokens[start : start + 2**20] = rng.integers(1, 100, len(tokens[start : start + 2**20]))
+    tokens.flush()
+    return Split(
+        name=name,
+        key=f"{name} {n}",
+        input_ids=np.memmap(folder / f"{name}-{n}.tokens", np.int32, "r"),
+        offsets=offsets,
+        first_lengths=(lengths // 2).astype(np.int32),
+        labels=rng.integers(0, 2, n),
+    )
+
+
+def bert(layers: int) -> BertForSequenceClassification:
+    """Returns a small model with random weights."""
+    shape = {"vocab_size": 100, "hidden_size": WIDTH, "num_attention_heads": 2, "intermediate_size": 2 * WIDTH}
+    return BertForSequenceClassification(BertConfig(**shape, num_hidden_layers=layers, num_labels=2))
+
+
+def build(n: int, folder: Path) -> int:
+    """Runs a teacher of one layer over all examples; returns what it held beyond mapped files."""
+    teacher_outputs(folder, mapped_split(folder, "train", n, MEAN_LENGTH["build"]), "tiny", lambda: bert(1))
+    return own_bytes()
+
+
+def mapped_outputs(folder: Path, split: Split) -> TeacherOutputs:
+    """Returns random outputs of a teacher of four layers, mapped from a file."""
+    n, rng = len(split), np.random.default_rng(len(split))
+    shapes = {"logits": ((n, 2), np.float32), "cls": ((n, 4, WIDTH), np.float16)}
+    for name, (shape, dtype) in shapes.items():
+        array = np.memmap(folder / f"{split.name}-{n}.{name}", dtype, "w+", shape=shape)
+        for start in range(0, n, 2**14):
+            array[start : start + 2**14] = rng.random(array[start : start + 2**14].shape, np.float32)
+        array.flush()
+    mapped = {
+        name: torch.from_file(
+            str(folder / f"{split.name}-{n}.{name}"),
+            shared=True,
+            size=int(np.prod(shape)),
+            dtype=torch.float32 if dtype is np.float32 else torch.float16,
+        ).view(shape)
+        for name, (shape, dtype) in shapes.items()
+    }
+    return TeacherOutputs(mapped["logits"], mapped["cls"], torch.from_numpy(rng.permutation(n)))
+
+
+def train(n: int, folder: Path) -> int:
+    """Begins to train a student; returns the most that it held beyond mapped files."""
+    splits = {
+        name: mapped_split(folder, name, size, MEAN_LENGTH["train"]) for name, size in (("train", n), ("dev", 50))
+    }
+    said = {name: mapped_outputs(folder, split) for name, split in splits.items()}
+    dev = {"dev": splits["dev"]}
+    classroom = Classroom(
+        task=TASKS["RTE"],
+        train=splits["train"],
+        dev=dev,
+        official_dev=dev,
+        start=bert(2),
+        init="pretrained",
+        teacher_train=said["train"],
+        teacher_dev={"dev": said["dev"]},
+        device=torch.device("cpu"),
+    )
+    held = []
+
+    def report(evaluation: Evaluation) -> None:
+        held.append(own_bytes())
+        if evaluation.number == EVALUATIONS:
+            raise EnoughError
+
+    config = DistillConfig(student_layers=2, alpha=0.5, beta=10, temperature=5, strategy="skip", normalize=True)
+    try:
+        distill(classroom, config, TrainingConfig(epochs=2, evaluations_per_epoch=max(3, n // 32 // 20)), report)
+    except EnoughError:
+        return max(held)
+    raise AssertionError("the training ended before it was left")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    most = {"train": train, "build": build}[sys.argv[1]](int(sys.argv[2]), Path(sys.argv[3]))
+    print(json.dumps({"own": most, "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
