@@ -196,7 +196,7 @@ def prepare(request: Request, slots: Slots, run_dir: Path, record: dict[str, Any
         say("note: a student of one layer has no inner layer to imitate with; beta has no effect there")
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     chosen = selection_splits(task, splits, data.select_on)
-    with training_bar("teacher") as show:
+    with training_bar("teacher", data.select_on) as show:
         finetuned = data.data_dir / "models" / "finetuned" / task.name
         teacher = prepare_teacher(task, chosen, data.teacher_dir, finetuned, config.teacher_trainings, device, show)
     say(

@@ -94,6 +94,8 @@ def choose(runs: list[Run]) -> tuple[list[Run], list[str]]:
     if len(ended) < len(runs):
         unfinished = [f"`{run.task}/{run.folder.name}`" for run in runs if run.teacher is None]
         notes.append(f"Not finished and left out: {', '.join(unfinished)}.")
+    if held := [f"`{run.task}/{run.folder.name}`" for run in real or ended if run.holdout]:
+        notes.append(f"Settings and epochs chosen on a slice held out of train instead of dev: {', '.join(held)}.")
     return real or ended, notes
 
 

@@ -65,6 +65,14 @@ def test_demos_and_unfinished_runs_are_left_out_and_named(tmp_path: Path) -> Non
     assert choose([begun])[0] == []
 
 
+def test_runs_that_were_not_chosen_on_dev_are_named(tmp_path: Path) -> None:
+    usual = read_run(write_run(tmp_path / "MRPC" / "minilm", **SMALL))
+    held = read_run(write_run(tmp_path / "RTE" / "minilm", task="RTE", select_on="holdout", **SMALL))
+    assert choose([usual]) == ([usual], [])
+    note = "Settings and epochs chosen on a slice held out of train instead of dev: `RTE/minilm`."
+    assert choose([usual, held]) == ([usual, held], [note])
+
+
 def test_only_unfinished_runs_have_reports_but_no_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,8 @@ _SAMPLERS = {
     "random": "random search",
     "grid": "every point of a grid",
 }
+_CHOOSERS = {False: "the dev split", True: "a slice held out of train, and dev looked at once at the end"}
+"""What chose, by `Run.holdout`."""
 _REASONS_SHOWN = 10
 
 
@@ -94,7 +96,7 @@ def _made_by(run: Run, record: dict[str, Any]) -> list[str]:
     search, made = run.search, record["provenance"]
     training = search["student_training"]
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    content = ", ".join(f"{name} `{key[:12]}`" for name, key in record.get("content", {}).items())
+    content = ", ".join(f"{_content_name(run, name)} `{key[:12]}`" for name, key in record.get("content", {}).items())
     seeds = search["seeds"]
     stopped = "; trials that fall behind are stopped early" if (run.trials["state"] == "stopped early").any() else ""
     methods = in_order(search["methods"])
@@ -114,7 +116,7 @@ def _made_by(run: Run, record: dict[str, Any]) -> list[str]:
         *(f"{WORDS[method]}." for method in methods),
         f"Search: {' and '.join(shares)}, over depths {listed(search['depths'])}; "
         f"{_SAMPLERS[search['sampler']]}, a study of its own for each depth and method, seed {search['seed']}; "
-        f"selected on {'a slice held out of train' if search['select_on'] == 'holdout' else 'dev'}{stopped}.",
+        f"settings and epochs chosen on {_CHOOSERS[run.holdout]}{stopped}.",
         *([f"Confirmation: {plural(seeds, 'training')} of each student on fresh seeds."] if seeds else []),
         f"Space: {'; '.join(f'{name} {_parameter(spec)}' for name, spec in record['space'].items())}.",
         f"Trials at once: {record['slots']['count']} on {record['slots']['device']}; {made['machine']}.",
@@ -122,6 +124,13 @@ def _made_by(run: Run, record: dict[str, Any]) -> list[str]:
         *([f"Content hashes: {content}."] if content else []),
         f"Started {made['started']}.",
     ]
+
+
+def _content_name(run: Run, name: str) -> str:
+    """Returns what a hash is of: a held-out slice stands in for a dev split under its name."""
+    if not run.holdout or name in ("teacher", "train"):
+        return name
+    return f"held out for {name}"
 
 
 def _teacher(teacher: dict[str, Any], trainings: list[dict[str, Any]]) -> str:

@@ -21,7 +21,6 @@ STATES = (*ENDED, "interrupted")
 _SEARCH_DEFAULTS = {
     "methods": ["pkd"],
     "sampler": "tpe",
-    "select_on": "dev",
     "trials": 0,
     "control_trials": 0,
     "seeds": 0,
@@ -42,7 +41,7 @@ class Run:
     record: dict[str, Any] | None
     """run.json; None when it is missing. What it says of the search is in `search`, with defaults."""
     search: dict[str, Any]
-    """Always has depths, methods, sampler, select_on, trials, control_trials and seeds."""
+    """Always has depths, methods, sampler, trials, control_trials and seeds."""
     settings: tuple[str, ...]
     """Names of what each trial chose."""
     teacher: dict[str, Any] | None
@@ -53,7 +52,7 @@ class Run:
     trials: pd.DataFrame
     """One row per training; has every column of `_TRIAL_COLUMNS`, `seconds`, `error` and the settings."""
     evaluations: pd.DataFrame
-    """One row per scoring of dev; empty when none was kept."""
+    """One row per scoring during a training, of dev or the held-out slice; empty when none was kept."""
     missing: tuple[str, ...]
     """Which records are not there but summary.json, and what that means, a sentence each."""
 
@@ -61,6 +60,16 @@ class Run:
     def name(self) -> str:
         """Returns what the teacher is called; run folders are named after it."""
         return str(self.teacher["name"]) if self.teacher else self.folder.name
+
+    @property
+    def holdout(self) -> bool:
+        """Tells whether a slice held out of train chose settings and epochs; else the official dev split did."""
+        return bool(self.search.get("data", {}).get("select_on") == "holdout")
+
+    @property
+    def chosen_on(self) -> str:
+        """Returns what the examples are called that chose settings and epochs."""
+        return "held-out slice" if self.holdout else "dev"
 
     def of_stage(self, stage: str) -> pd.DataFrame:
         """Returns the trainings of a stage, `search` or `confirm`."""
