@@ -10,7 +10,6 @@ from pkd_tune.reporting.methods import METHODS, Look, student_title
 from pkd_tune.reporting.run import Run
 from pkd_tune.reporting.words import plural
 
-
 _CHOSEN = {
     False: "Dev also chose settings and epochs.",
     True: "A slice held out of train chose settings and epochs, not dev.",
@@ -128,8 +127,8 @@ def agreement(run: Run) -> Figure:
     return Figure(
         name="agreement",
         title="Agreement with the teacher",
-        caption=f"Share of the examples of {_examples(run)} on which the student predicts what the teacher predicts, right or wrong, for "
-        "the best trial of each depth and method.",
+        caption=f"Share of the examples of {_examples(run)} on which the student predicts what the teacher predicts, "
+        "right or wrong, for the best trial of each depth and method.",
         panels=panels,
     )
 
@@ -145,8 +144,8 @@ def cosines(run: Run) -> Figure:
     return Figure(
         name="cosines",
         title="Closeness to the teacher's layers",
-        caption=f"Mean cosine over {_examples(run)} between the [CLS] state after a student layer and that after the teacher layer "
-        "it is held against, at the best evaluation of the best trial.",
+        caption=f"Mean cosine over {_examples(run)} between the [CLS] state after a student layer and that after the "
+        "teacher layer it is held against, at the best evaluation of the best trial.",
         panels=panels,
     )
 

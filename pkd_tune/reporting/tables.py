@@ -148,8 +148,8 @@ def _results(run: Run, teacher: dict[str, Any]) -> Table:
 
 
 _CONFIRMED = {
-    False: "each at the epoch that scored best on dev: these did not choose the settings, but dev chose their epochs, so "
-    "it is slightly optimistic.",
+    False: "each at the epoch that scored best on dev: these did not choose the settings, but dev chose their epochs, "
+    "so it is slightly optimistic.",
     True: "each at the epoch that scored best on the held-out slice; dev was looked at once, at the end of each.",
 }
 """How a confirmation came to its score, by `Run.holdout`."""
@@ -255,8 +255,9 @@ def _notes(run: Run) -> Iterator[str]:
     elif run.search["seeds"] == 0:
         yield "No student was trained again on fresh seeds, so no score here says how much chance is in it."
     yield (
-        f"*{names[0].upper()}{names[1:]}*: on dev, times 100, of the exported folder loaded again with plain `transformers` in "
-        "fp32. A trial's own score may differ a little: training computes in bf16 where the hardware does."
+        f"*{names[0].upper()}{names[1:]}*: on dev, times 100, of the exported folder loaded again with plain "
+        "`transformers` in fp32. A trial's own score may differ a little: training computes in bf16 where the hardware "
+        "does."
     )
     yield f"*Latency*: median of one forward pass for a single dev example in fp32 on {run.latency_on}."
     yield (
