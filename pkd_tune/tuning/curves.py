@@ -18,8 +18,8 @@ SCALARS = ("score", "best_score", "gradient_norm", "learning_rate")
 GROUPS = ("loss", "teacher")
 """Parts of a result that hold numbers by name: the loss's terms, and likeness to the teacher."""
 
-METRICS = ("score", "best_score")
-"""What the HParams tab has beside the settings."""
+METRICS = ("best_score", "score")
+"""What the HParams tab has beside the settings: what the search goes by, and the last evaluation."""
 
 NO_SETTINGS = ("trial", "seed")
 """Parts of a trial's config that its name says already, or that are not searched."""
