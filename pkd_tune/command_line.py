@@ -212,7 +212,9 @@ def training_bar(name: str, scored_on: str = "dev") -> Iterator[Callable[["Evalu
     Yields:
         What to call with every evaluation.
     """
-    with tqdm(desc=name, unit=" evaluations", leave=False, disable=_quiet or not sys.stderr.isatty()) as bar:
+    layout = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} evaluations, {remaining} left{postfix}"
+    hidden = _quiet or not sys.stderr.isatty()
+    with tqdm(desc=name, bar_format=layout, leave=False, disable=hidden, dynamic_ncols=True) as bar:
 
         def show(evaluation: "Evaluation") -> None:
             text = f"{scored_on} score {evaluation.metrics['score']:.1f}"

@@ -194,7 +194,7 @@ def prepare(request: Request, slots: Slots, run_dir: Path, record: dict[str, Any
     methods = ", ".join(stage.method for stage in config.stages)
     say(f"{task.name}: {methods} at depths {depths}; {plural(slots.count, 'trial')} at once on {slots.device}")
     if 1 in config.depths:
-        say("note: a student of one layer has no inner layer to imitate with; beta has no effect there")
+        say("note: one layer has no inner layer to imitate with; beta has no effect there")
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     chosen = selection_splits(task, splits, data.select_on)
     with training_bar("teacher", data.select_on) as show:

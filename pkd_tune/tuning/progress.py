@@ -70,8 +70,9 @@ class SearchBar(tune.Callback):
         scores = " ".join(
             f"{depth}L {'–' if score is None else f'{score:.1f}'}" for depth, score in best_scores(self.studies).items()
         )
-        states = f"{found['running']} running, {found['stopped']} stopped, {found['failed']} failed"
-        return f"{stage} {ended}/{self.studies.total()} {self._pace()}| {scores} | {states}"
+        # What a narrow terminal cuts off is the end.
+        states = [f"{found[state]} {state}" for state in ("running", "failed", "stopped") if found[state]]
+        return " | ".join([f"{stage} {ended}/{self.studies.total()}{self._pace()}", scores, ", ".join(states)])
 
     def _pace(self) -> str:
         """Returns epochs per second and the time left at that pace; nothing before the first epoch.
@@ -85,7 +86,7 @@ class SearchBar(tune.Callback):
         per_second = (done - self.epochs_before) / elapsed
         found = counts(self.studies)
         left = (self.studies.remaining() + found["running"] / 2) * self.epochs / per_second
-        return f"{per_second:.2g} epochs/s {tqdm.format_interval(left)} left "
+        return f" {per_second:.2g} epochs/s {tqdm.format_interval(left)} left"
 
     def _draw(self, *, ended: bool = False) -> None:
         if self.bar is not None:
