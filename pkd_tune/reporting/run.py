@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from pkd_tune.config import UserError
 from pkd_tune.reporting.methods import METHODS
 from pkd_tune.reporting.records import EVALUATIONS, RUN, SUMMARY, TRIALS, read_json, read_rows
 
@@ -88,8 +89,8 @@ def read_run(folder: Path) -> Run:
         UserError: When a record is damaged.
     """
     folder = folder.resolve()
-    record = read_json(folder / RUN) if (folder / RUN).exists() else None
-    summary = read_json(folder / SUMMARY) if (folder / SUMMARY).exists() else {"students": []}
+    record = _record(folder / RUN, ("search", "space", "slots", "provenance"))
+    summary = _record(folder / SUMMARY, ("teacher", "students")) or {"students": []}
     search = {**_SEARCH_DEFAULTS, **(record or {}).get("search", {})}
     trials = _trials(read_rows(folder / TRIALS), search)
     found = set(trials["depth"]) | {student["layers"] for student in summary["students"]}
@@ -110,6 +111,16 @@ def read_run(folder: Path) -> Run:
         evaluations=read_rows(folder / EVALUATIONS),
         missing=_missing(folder, record),
     )
+
+
+def _record(path: Path, parts: tuple[str, ...]) -> dict[str, Any] | None:
+    """Returns a record that has these parts; None when there is no such file."""
+    if not path.exists():
+        return None
+    record = read_json(path)
+    if missing := [part for part in parts if part not in record]:
+        raise UserError(f"{path} is damaged (no {', '.join(missing)} in it); restore it, or move the run elsewhere")
+    return record
 
 
 def _trials(trials: pd.DataFrame, search: dict[str, Any]) -> pd.DataFrame:

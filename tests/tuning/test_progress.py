@@ -44,7 +44,7 @@ def test_pace_and_time_left_are_those_of_this_process(tmp_path: Path, monkeypatc
     clock = bar.began + 4.0
     monkeypatch.setattr("pkd_tune.tuning.progress.time.monotonic", lambda: clock)
     # five trials of two epochs are left, at half an epoch a second
-    assert bar.text() == "search 4/9 0.5 epochs/s 00:20 left | 3L 81.3 6L 90.0 12L 92.0 | "
+    assert bar.text() == "search 4/9 0.5 epochs/s 00:20 left | 3L 81.3 6L 90.0 12L 92.0"
 
 
 def test_the_stage_is_named(tmp_path: Path) -> None:
@@ -55,7 +55,8 @@ def test_the_stage_is_named(tmp_path: Path) -> None:
     assert SearchBar(studies, 2, Terminal()).text().startswith("confirm 9/12 ")
 
 
-def test_eighty_columns_show_the_counts_and_every_best_score(tmp_path: Path) -> None:
+def test_eighty_columns_show_the_failures_and_every_best_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     stream = Terminal()
     studies = searched(tmp_path)
     for _ in range(2):
@@ -71,7 +72,8 @@ def test_eighty_columns_show_the_counts_and_every_best_score(tmp_path: Path) -> 
     line = stream.getvalue().split("\r")[-1].rstrip()
     assert len(line) <= 80
     assert line.startswith("search 5/9 ")
-    assert line.endswith(" left | 3L 81.3 6L 90.0 12L 92.0 | 1 running, 2 failed")
+    assert line.endswith(" left | 3L 81.3 6L 90.0 12L 92.0 | 2 failed")  # and nothing cut in two
+    assert bar.text().endswith(" | 2 failed, 1 running")
     bar.close()
 
 
