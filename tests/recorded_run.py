@@ -307,7 +307,7 @@ def _record(
             "teacher_trainings": [{**training, "learning_rate": rate} for rate in (2e-5, 5e-5)],
             "student_training": training,
             "depths": list(depths),
-            "methods": list(methods),
+            "stages": [{"method": method, "keep": []} for method in methods],
             "trials": trials,
             "control_trials": control_trials,
             "seeds": seeds,

@@ -42,7 +42,7 @@ class Run:
     record: dict[str, Any] | None
     """run.json; None when it is missing. What it says of the search is in `search`, with defaults."""
     search: dict[str, Any]
-    """Always has depths, methods, sampler, trials, control_trials and seeds."""
+    """Always has depths, methods, sampler, trials (None: every point of a grid), control_trials and seeds."""
     settings: tuple[str, ...]
     """Names of what each trial chose."""
     teacher: dict[str, Any] | None
@@ -92,6 +92,8 @@ def read_run(folder: Path) -> Run:
     record = _record(folder / RUN, ("search", "space", "slots", "provenance"))
     summary = _record(folder / SUMMARY, ("teacher", "students")) or {"students": []}
     search = {**_SEARCH_DEFAULTS, **(record or {}).get("search", {})}
+    if "stages" in search:
+        search["methods"] = [stage["method"] for stage in search["stages"]]
     trials = _trials(read_rows(folder / TRIALS), search)
     found = set(trials["depth"]) | {student["layers"] for student in summary["students"]}
     search.setdefault("depths", sorted(found))
@@ -151,7 +153,7 @@ def _missing(folder: Path, record: dict[str, Any] | None) -> tuple[str, ...]:
         sentences.append("run.json is missing, so how this run was made is not known.")
     if TRIALS not in there:
         sentences.append("trials.csv is missing, so nothing can be said of the trials.")
-    if record is not None and "methods" not in record["search"]:
+    if record is not None and not {"methods", "stages"} & set(record["search"]):
         sentences.append(
             "This run was recorded before there were controls and confirmations: it has PKD students only, and no "
             "score on fresh seeds."

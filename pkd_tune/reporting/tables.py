@@ -196,7 +196,8 @@ def _gaps(run: Run) -> Iterator[str]:
                 "learnt nothing."
             )
     methods = run.search["methods"]
-    wanted = sum(run.search["control_trials" if method in CONTROLS else "trials"] for method in methods)
+    shares = [run.search["control_trials" if method in CONTROLS else "trials"] for method in methods]
+    wanted = sum(share for share in shares if share is not None)
     ended = int(run.of_stage("search")["state"].isin(ENDED).sum())
     if ended < wanted and run.search["sampler"] != "grid":  # a grid may have fewer points
         yield f"The search was cut short: {ended} of {wanted} trials ended."

@@ -171,7 +171,7 @@ def _no_trials(run: Path) -> None:
 def _old(run: Path) -> None:
     """Turns the records into those of the first release, which had PKD and nothing else."""
     (run / "evaluations.csv").unlink()
-    for name in ("methods", "control_trials", "seeds", "sampler"):
+    for name in ("stages", "control_trials", "seeds", "sampler"):
         change(run / "run.json", lambda record, name=name: record["search"].pop(name))  # type: ignore[misc]
     change(run / "run.json", lambda record: record["search"]["data"].pop("select_on"))
     trials = pd.read_csv(run / "trials.csv")
