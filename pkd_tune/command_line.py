@@ -213,19 +213,22 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, list[str]
 
 
 @contextmanager
-def training_bar(name: str) -> Iterator[Callable[["Evaluation"], None]]:
+def training_bar(name: str, scored_on: str = "dev") -> Iterator[Callable[["Evaluation"], None]]:
     """Shows a training's evaluations: a bar that goes away on a terminal, a line each elsewhere.
 
     Args:
         name: What is trained.
+        scored_on: The examples that choose its epoch.
 
     Yields:
         What to call with every evaluation.
     """
-    with tqdm(desc=name, unit=" evaluations", leave=False, disable=_quiet or not sys.stderr.isatty()) as bar:
+    layout = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} evaluations, {remaining} left{postfix}"
+    hidden = _quiet or not sys.stderr.isatty()
+    with tqdm(desc=name, bar_format=layout, leave=False, disable=hidden, dynamic_ncols=True) as bar:
 
         def show(evaluation: "Evaluation") -> None:
-            text = f"dev score {evaluation.metrics['score']:.1f}"
+            text = f"{scored_on} score {evaluation.metrics['score']:.1f}"
             if bar.disable:
                 say(f"{name}: epoch {evaluation.epoch:.1f} of {evaluation.epochs}, {text}")
             bar.total = evaluation.of

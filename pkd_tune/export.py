@@ -15,7 +15,7 @@ from typing import Any
 
 from pkd_tune.command_line import Parser, Problems, check_writable, run_command, say
 from pkd_tune.config import UserError
-from pkd_tune.deployment.choice import find_student, finished_run
+from pkd_tune.deployment.choice import data_folder, find_student, finished_run
 from pkd_tune.distillation.model_folder import WEIGHTS
 from pkd_tune.glue.data import check_source, load_raw
 from pkd_tune.glue.tasks import TASKS, Task
@@ -140,7 +140,7 @@ def resolve(args: argparse.Namespace) -> Shipment:
         raise UserError(*problems.found)
     run, summary = records
     student = problems.attempt(lambda: find_student(args.run, summary, args.layers, args.method))
-    data_dir = Path(run["search"]["data"]["data_dir"]).resolve()
+    data_dir = data_folder(args.run, run)
     if args.data_dir is not None:
         data_dir = args.data_dir.resolve() / "demo" if run["demo"] else args.data_dir.resolve()
     task = TASKS[run["search"]["data"]["task"]]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from pkd_tune.closing import closing_lines
 from pkd_tune.command_line import load_examples, say, training_bar
 from pkd_tune.config import UserError
 from pkd_tune.distillation.model_folder import WEIGHTS, model_name
@@ -32,10 +33,10 @@ from pkd_tune.reporting.records import (
     write_json,
     write_rows,
 )
-from pkd_tune.reporting.tables import learnt_nothing, write_report
+from pkd_tune.reporting.tables import write_report
 from pkd_tune.reporting.words import plural
 from pkd_tune.request import Request
-from pkd_tune.run_folder import begin_run_folder, check_same_search
+from pkd_tune.run_folder import begin_run_folder, check_same_search, way
 from pkd_tune.timing import measured_per_gpu
 from pkd_tune.tuning import cluster
 from pkd_tune.tuning.arms import Plan, plan_arms
@@ -72,7 +73,7 @@ def run(request: Request) -> int:
         with FileLock(run_dir / "run.lock", blocking=False), ExitStack() as stack:
             slots = with_measured_share(request, request.slots or join(request, run_dir, stack))
             made = provenance("pkd_tune.search", list(request.argv))
-            record = {**record, "slots": asdict(slots), "provenance": made}
+            record |= {"slots": asdict(slots), "provenance": made, "data_from_here": way(run_dir, data.data_dir)}
             teacher = prepare(request, slots, run_dir, record)
             studies = open_studies(request, plans, run_dir)
             for source, found in earlier.items():
@@ -193,10 +194,10 @@ def prepare(request: Request, slots: Slots, run_dir: Path, record: dict[str, Any
     methods = ", ".join(stage.method for stage in config.stages)
     say(f"{task.name}: {methods} at depths {depths}; {plural(slots.count, 'trial')} at once on {slots.device}")
     if 1 in config.depths:
-        say("note: a student of one layer has no inner layer to imitate with; beta has no effect there")
+        say("note: one layer has no inner layer to imitate with; beta has no effect there")
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     chosen = selection_splits(task, splits, data.select_on)
-    with training_bar("teacher") as show:
+    with training_bar("teacher", data.select_on) as show:
         finetuned = data.data_dir / "models" / "finetuned" / task.name
         teacher = prepare_teacher(task, chosen, data.teacher_dir, finetuned, config.teacher_trainings, device, show)
     say(
@@ -244,35 +245,6 @@ def continued(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
         "provenance": before["provenance"],
         "continued_with": [command for command in dict.fromkeys(later) if command != before["provenance"]["command"]],
     }
-
-
-def closing_lines(summary: dict[str, Any], run_dir: Path, report: Path) -> list[str]:
-    """Returns what a finished search says: the best student of each depth, and where everything is."""
-    teacher = summary["teacher"]
-    lines = []
-    for student in summary["students"]:
-        confirmed = student["confirmed"]
-        score = f"dev score {student['metrics']['score']:.1f}"
-        if confirmed is not None:
-            spread = "" if confirmed["sd"] is None else f" ± {confirmed['sd']:.1f}"
-            score += f", on {plural(len(confirmed['seeds']), 'fresh seed')} {confirmed['mean']:.1f}{spread}"
-        lines.append(
-            f"{plural(student['layers'], 'layer')}, {student['method']}: {score} "
-            f"(teacher {teacher['metrics']['score']:.1f})"
-            + (f"; no better than {teacher['baseline']}" if learnt_nothing(student, teacher) else "")
-        )
-    sizes = {student["layers"]: student for student in summary["students"]}
-    lines += [
-        f"{plural(depth, 'layer')}: {student['parameters'] / teacher['parameters']:.0%} of the teacher's size, "
-        f"{teacher['latency_ms'] / student['latency_ms']:.1f} times as fast"
-        for depth, student in sizes.items()
-    ]
-    return [
-        *lines[:11],
-        f"report:      {report}",
-        f"checkpoints: {run_dir / 'best'}",
-        f"TensorBoard: tensorboard --logdir {run_dir / 'ray'}",
-    ]
 
 
 def check_loggers(names: tuple[str, ...]) -> None:

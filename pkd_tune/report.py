@@ -39,7 +39,7 @@ def make_parser() -> Parser:
 
 
 def report(args: argparse.Namespace, argv: list[str]) -> int:
-    """Runs the command; returns its exit code."""
+    """Runs the command; returns its exit code: 0, or 1 when a run's report cannot be written."""
     from pkd_tune.reporting.page import page  # loads plotly, which takes a second
 
     folders = find_runs(args.out)
@@ -48,13 +48,24 @@ def report(args: argparse.Namespace, argv: list[str]) -> int:
     read = [problems.attempt(partial(read_run, folder)) for folder in folders]
     problems.raise_any()
     runs = [run for run in read if run is not None]
-    for folder in folders:
-        say(f"{write_report(folder)}, .html and plots")
+    for folder in sorted(folder for folder in args.out.glob("*/*") if folder.is_dir() and folder not in folders):
+        say(f"{folder}: no run, or one that has only just begun; left out")
+    unwritten = 0
+    for run in runs:
+        try:
+            state = "" if run.teacher is not None else " (not finished)"
+            say(f"{write_report(args.out / run.folder.parent.name / run.folder.name)}, .html and plots{state}")
+        except OSError as error:
+            unwritten += 1
+            say(f"{run.folder}: its report cannot be written ({error.strerror})")
     counted, notes = choose(runs)
     if not counted:
         say("no search has ended yet, so there is no table of all tasks")
-        return 0
+        return 1 if unwritten else 0
     table = scores(counted)
+    if outdone := sorted({f"{run.task}/{run.folder.name}" for run in counted} - set(table["run"])):
+        names = ", ".join(f"`{name}`" for name in outdone)
+        notes.append(f"Left out, because a run that began later has the same models: {names}.")
     content = blocks(table, notes)
     write_text(args.out / "glue.md", markdown(content))
     write_text(args.out / "glue.html", page("GLUE", content, "", []))
@@ -64,7 +75,7 @@ def report(args: argparse.Namespace, argv: list[str]) -> int:
         write_text(args.out / "glue.tex", latex(table))
         endings.append(".tex")
     say(f"{args.out / 'glue'}{', '.join(endings)}: {plural(table['task'].nunique(), 'task')}")
-    return 0
+    return 1 if unwritten else 0
 
 
 def find_runs(out: Path) -> list[Path]:
@@ -94,6 +105,8 @@ def choose(runs: list[Run]) -> tuple[list[Run], list[str]]:
     if len(ended) < len(runs):
         unfinished = [f"`{run.task}/{run.folder.name}`" for run in runs if run.teacher is None]
         notes.append(f"Not finished and left out: {', '.join(unfinished)}.")
+    if held := [f"`{run.task}/{run.folder.name}`" for run in real or ended if run.holdout]:
+        notes.append(f"Settings and epochs chosen on a slice held out of train instead of dev: {', '.join(held)}.")
     return real or ended, notes
 
 

@@ -1,5 +1,6 @@
 """Which folder a search works in, and whether what was begun there is the same search."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,11 @@ def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str
     ]
     if differing:
         raise UserError(*differing)
+
+
+def way(run_dir: Path, folder: Path) -> str:
+    """Returns the way from a run's folder to another one; it holds wherever the two are moved together."""
+    return Path(os.path.relpath(folder, run_dir)).as_posix()
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

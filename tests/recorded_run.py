@@ -298,16 +298,20 @@ def _record(
     return {
         "demo": demo,
         "search": {
-            "data": {"task": task, "max_length": 128, "teacher_dir": f"data/models/pretrained/{teacher}"},
+            "data": {
+                "task": task,
+                "max_length": 128,
+                "teacher_dir": f"data/models/pretrained/{teacher}",
+                "select_on": select_on,
+            },
             "teacher_trainings": [{**training, "learning_rate": rate} for rate in (2e-5, 5e-5)],
             "student_training": training,
             "depths": list(depths),
-            "methods": list(methods),
+            "stages": [{"method": method, "keep": []} for method in methods],
             "trials": trials,
             "control_trials": control_trials,
             "seeds": seeds,
             "sampler": "tpe",
-            "select_on": select_on,
             "seed": 42,
         },
         "space": SPACE,

@@ -35,6 +35,8 @@ from pkd_tune.dashboard import (
     serving,
 )
 
+SETTINGS = ("alpha", "beta", "temperature", "learning_rate", "strategy", "normalize")
+
 SECONDS = 120
 """Longer than any server takes on a busy machine."""
 
@@ -47,6 +49,15 @@ def start(run: Path) -> subprocess.Popen[str]:
 def get(address: str) -> tuple[int, str]:
     with urllib.request.urlopen(address, timeout=SECONDS) as answer:
         return answer.status, answer.read().decode()
+
+
+def ask(address: str, what: dict[str, Any]) -> dict[str, Any]:
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(address, data=json.dumps(what).encode(), headers=headers)
+    with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+        found = json.loads(answer.read())
+    assert isinstance(found, dict)
+    return found
 
 
 def scalars(tensorboard: str, trials: int) -> dict[str, Any]:
@@ -119,7 +130,30 @@ def test_every_trials_scalars_are_in_tensorboard(shown: Shown) -> None:
     _, addresses = shown
     tags = scalars(addresses["TensorBoard:"], trials=2)
     assert set(tags) == {"1-layer-pkd-trial-0000", "1-layer-pkd-trial-0001"}
-    assert all("ray/tune/score" in of_trial for of_trial in tags.values())
+    assert all("score" in of_trial for of_trial in tags.values())
+
+
+def test_every_trial_is_a_row_of_the_hparams_tab(shown: Shown) -> None:
+    _, addresses = shown
+    scalars(addresses["TensorBoard:"], trials=2)
+    experiment = ask(addresses["TensorBoard:"] + "data/plugin/hparams/experiment", {"experimentName": ""})
+    settings = [info["name"] for info in experiment["hparamInfos"]]
+    assert set(settings) == {"depth", "method", "stage", *SETTINGS}
+    metrics = [info["name"] for info in experiment["metricInfos"]]
+    assert [metric["tag"] for metric in metrics] == ["best_score", "score"]
+    columns = {
+        "startIndex": 0,
+        "sliceSize": 100,
+        "allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"],
+        "colParams": [*({"hparam": name} for name in settings), *({"metric": metric} for metric in metrics)],
+    }
+    rows = ask(addresses["TensorBoard:"] + "data/plugin/hparams/session_groups", columns)["sessionGroups"]
+    assert sorted(row["name"] for row in rows) == ["1-layer-pkd-trial-0000", "1-layer-pkd-trial-0001"]
+    for row in rows:
+        assert set(row["hparams"]) == set(settings)
+        assert row["hparams"]["method"] == "pkd"
+        assert [each["name"]["tag"] for each in row["metricValues"]] == ["best_score", "score"]
+        assert row["sessions"][0]["status"] == "STATUS_SUCCESS"
 
 
 def test_the_journal_cannot_be_changed(shown: Shown, run: Path) -> None:

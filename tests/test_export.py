@@ -19,7 +19,8 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pkd_tune.command_line import run_command
-from pkd_tune.export import export, make_parser
+from pkd_tune.export import export, make_parser, resolve
+from pkd_tune.run_folder import way
 from pkd_tune.winners import check_reproduced
 
 Ship = Callable[..., tuple[int, str, str]]
@@ -160,6 +161,54 @@ def changed(file: Path, change: Callable[[str], str]) -> Iterator[None]:
         yield
     finally:
         file.write_text(before)
+
+
+def _moved(home: Path) -> None:
+    shutil.move(home / "results", home / "elsewhere")
+
+
+def _of_an_older_release(home: Path) -> None:
+    record = json.loads((home / RUN / "run.json").read_text())
+    assert record.pop("data_from_here") == "../../../data"
+    assert record["search"]["data"]["data_dir"] == "data"
+    (home / RUN / "run.json").write_text(json.dumps(record))
+
+
+def _kept_far_from_its_data(home: Path) -> None:
+    """What --out /scratch leaves: the way leads out of all folders that run and data share."""
+    far = home / "scratch" / "a" / "b"
+    far.parent.mkdir(parents=True)
+    shutil.move(home / "results" / "MRPC" / "tiny", far)
+    record = json.loads((far / "run.json").read_text())
+    record["data_from_here"] = way(far, home / "data")
+    (far / "run.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("change", "run"),
+    [
+        (None, RUN),
+        (_of_an_older_release, RUN),
+        (_moved, "elsewhere/MRPC/tiny"),
+        (_kept_far_from_its_data, "scratch/a/b"),
+    ],
+)
+def test_the_data_is_found_from_any_folder(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None] | None, run: str
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(tiny_run.parents[2], home)
+    if change is not None:
+        change(home)
+    (tmp_path / "other" / "data" / "data_raw").mkdir(parents=True)  # another project's data, which is not meant
+    monkeypatch.chdir(tmp_path / "other")
+    flags = [str(home / run), "--layers", "1", "--to", "new"]
+    assert resolve(make_parser().parse_args(flags)).data_dir == home / "data"
+
+
+def test_no_report_or_card_says_where_the_data_lies(shipped: tuple[Path, str], tiny_run: Path) -> None:
+    for file in (tiny_run / "report.md", tiny_run / "report.html", tiny_run / "run.json", shipped[0] / "README.md"):
+        assert str(tiny_run.parents[2]) not in file.read_text()
 
 
 def test_a_student_that_does_not_score_as_recorded_is_refused(home: Path, ship: Ship) -> None:

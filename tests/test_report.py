@@ -65,6 +65,55 @@ def test_demos_and_unfinished_runs_are_left_out_and_named(tmp_path: Path) -> Non
     assert choose([begun])[0] == []
 
 
+def test_runs_that_were_not_chosen_on_dev_are_named(tmp_path: Path) -> None:
+    usual = read_run(write_run(tmp_path / "MRPC" / "minilm", **SMALL))
+    held = read_run(write_run(tmp_path / "RTE" / "minilm", task="RTE", select_on="holdout", **SMALL))
+    assert choose([usual]) == ([usual], [])
+    note = "Settings and epochs chosen on a slice held out of train instead of dev: `RTE/minilm`."
+    assert choose([usual, held]) == ([usual, held], [note])
+
+
+def test_a_folder_of_all_sorts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half a run, two of one task, one whose report cannot be written, and folders that are none."""
+    half = write_run(tmp_path / "results" / "MRPC" / "half", **SMALL)
+    for name in ("summary.json", "trials.csv", "evaluations.csv"):
+        (half / name).unlink()
+    write_run(tmp_path / "results" / "MRPC" / "minilm", **SMALL)
+    write_run(tmp_path / "results" / "MRPC" / "minilm-2", **SMALL, seed=1)
+    blocked = write_run(tmp_path / "results" / "RTE" / "blocked", task="RTE", **SMALL)
+    (blocked / "report.html").mkdir()  # refuses to be written whoever asks, as a read-only folder does
+    (tmp_path / "results" / "RTE" / "begun").mkdir()
+    (tmp_path / "results" / "RTE" / "begun" / "study.log").touch()
+    (tmp_path / "results" / "notes.txt").touch()
+    assert run(monkeypatch, tmp_path) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "results/RTE/begun: no run, or one that has only just begun; left out",
+        "results/MRPC/half/report.md, .html and plots (not finished)",
+        "results/MRPC/minilm/report.md, .html and plots",
+        "results/MRPC/minilm-2/report.md, .html and plots",
+        f"{blocked}: its report cannot be written (Is a directory)",
+        "results/glue.md, .html, .csv: 2 tasks",
+    ]
+    text = (tmp_path / "results" / "glue.md").read_text()
+    assert "Not finished and left out: `MRPC/half`." in text
+    assert "Left out, because a run that began later has the same models: `MRPC/minilm`." in text
+    assert "Runs: MRPC: `MRPC/minilm-2`; RTE: `RTE/blocked`." in text
+
+
+@pytest.mark.parametrize("name", ["run.json", "summary.json"])
+@pytest.mark.parametrize("content", ["[]", "{}"])
+def test_a_record_of_something_else_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, content: str
+) -> None:
+    folder = write_run(tmp_path / "results" / "MRPC" / "minilm", **SMALL)
+    (folder / name).write_text(content)
+    assert run(monkeypatch, tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{name} is damaged (" in line
+
+
 def test_only_unfinished_runs_have_reports_but_no_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

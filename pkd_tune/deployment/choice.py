@@ -22,6 +22,18 @@ def finished_run(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return run, read_json(run_dir / SUMMARY)
 
 
+def data_folder(run_dir: Path, run: dict[str, Any]) -> Path:
+    """Returns where the data of a run lies, from whatever folder that is asked.
+
+    run.json has the way from the run's folder. Where that leads nowhere (the run was moved, or an older release made
+    it), what it says of the folder is tried from each folder that the run lies in, then from the working folder.
+    """
+    here, recorded = run_dir.resolve(), Path(run["search"]["data"]["data_dir"])
+    places: list[Path] = [here / run["data_from_here"]] if "data_from_here" in run else []
+    places += [folder / recorded for folder in (*here.parents, Path.cwd())]
+    return next((place for place in places if place.is_dir()), places[-1]).resolve()
+
+
 def find_student(run_dir: Path, summary: dict[str, Any], layers: int, method: str) -> dict[str, Any]:
     """Returns what a summary says of one student.
 

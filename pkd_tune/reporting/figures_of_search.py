@@ -10,8 +10,6 @@ from pkd_tune.reporting.methods import METHODS, in_order
 from pkd_tune.reporting.run import ENDED, Run
 from pkd_tune.reporting.words import plural, signed
 
-SCORE = "score on dev, × 100"
-
 
 def search_figures(run: Run) -> list[Figure]:
     """Returns the figures of the search, in the order of the report."""
@@ -19,8 +17,8 @@ def search_figures(run: Run) -> list[Figure]:
 
 
 def score_title(run: Run) -> str:
-    """Returns the title of a score's axis."""
-    return "selection score, × 100" if run.search["select_on"] == "holdout" else SCORE
+    """Returns the title of the axis of scores during trainings, which choose settings and epochs."""
+    return f"score on {run.chosen_on}, × 100"
 
 
 def best_by_trials(run: Run) -> Figure:

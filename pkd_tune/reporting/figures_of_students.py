@@ -5,10 +5,16 @@ from typing import Any
 import pandas as pd
 
 from pkd_tune.reporting.figures import Figure, Panel, Series
-from pkd_tune.reporting.figures_of_search import SCORE, evaluations
+from pkd_tune.reporting.figures_of_search import evaluations
 from pkd_tune.reporting.methods import METHODS, Look, student_title
 from pkd_tune.reporting.run import Run
 from pkd_tune.reporting.words import plural
+
+_CHOSEN = {
+    False: "Dev also chose settings and epochs.",
+    True: "A slice held out of train chose settings and epochs, not dev.",
+}
+"""What the scores of students are worth, by `Run.holdout`."""
 
 
 def student_figures(run: Run) -> list[Figure]:
@@ -35,12 +41,12 @@ def score_by_cost(run: Run) -> Figure:
     panels = []
     if run.teacher and run.students:
         for title, column, x in (("Size", "size_mb", "MB on disk"), ("Latency", "latency_ms", "ms for one example")):
-            panels.append(Panel(title=title, x=x, y=SCORE, series=_costs(run, run.teacher, column)))
+            panels.append(Panel(title=title, x=x, y="score on dev, × 100", series=_costs(run, run.teacher, column)))
     return Figure(
         name="score-by-cost",
         title="Score against size and latency",
         caption="Confirmed score with its standard deviation where there is one, else that of the exported checkpoint. "
-        "The dotted line joins the models that no other beats in both.",
+        f"{_CHOSEN[run.holdout]} The dotted line joins the models that no other beats in both.",
         panels=panels,
     )
 
@@ -113,12 +119,16 @@ def agreement(run: Run) -> Figure:
                 x, y = list(rows["epoch"]), list(rows["agreement"])
                 series.append(Series(name=method.title, look=method.look, x=x, y=y, markers=True))
         if series:
-            panels.append(Panel(title=plural(depth, "layer"), x="epoch", y="same as teacher, % of dev", series=series))
+            panels.append(
+                Panel(
+                    title=plural(depth, "layer"), x="epoch", y=f"same as teacher, % of {run.chosen_on}", series=series
+                )
+            )
     return Figure(
         name="agreement",
         title="Agreement with the teacher",
-        caption="Share of dev examples on which the student predicts what the teacher predicts, right or wrong, for "
-        "the best trial of each depth and method.",
+        caption=f"Share of the examples of {_examples(run)} on which the student predicts what the teacher predicts, "
+        "right or wrong, for the best trial of each depth and method.",
         panels=panels,
     )
 
@@ -134,8 +144,8 @@ def cosines(run: Run) -> Figure:
     return Figure(
         name="cosines",
         title="Closeness to the teacher's layers",
-        caption="Mean cosine over dev between the [CLS] state after a student layer and that after the teacher layer "
-        "it is held against, at the best evaluation of the best trial.",
+        caption=f"Mean cosine over {_examples(run)} between the [CLS] state after a student layer and that after the "
+        "teacher layer it is held against, at the best evaluation of the best trial.",
         panels=panels,
     )
 
@@ -153,6 +163,10 @@ def _cosines_of(run: Run, student: dict[str, Any]) -> Series | None:
     labels = [f"layer {layer}" + (f" → teacher {imitated[layer]}" if layer in imitated else "") for layer in layers]
     y = [float(str(value)) for value in best]
     return Series(name=method.title, look=method.look, x=layers, y=y, markers=True, labels=labels)
+
+
+def _examples(run: Run) -> str:
+    return "the slice held out of train" if run.holdout else "the dev split"
 
 
 def _of_depth(run: Run, depth: int) -> list[dict[str, Any]]:

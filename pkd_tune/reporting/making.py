@@ -15,6 +15,9 @@ _SAMPLERS = {
     "random": "random search",
     "grid": "every point of a grid",
 }
+_CHOOSERS = {False: "the dev split", True: "a slice held out of train, and dev looked at once at the end"}
+"""What chose, by `Run.holdout`."""
+_DEVICES = {"cpu": "the CPU", "cuda": "GPUs"}
 _REASONS_SHOWN = 10
 
 
@@ -94,11 +97,11 @@ def _made_by(run: Run, record: dict[str, Any]) -> list[str]:
     search, made = run.search, record["provenance"]
     training = search["student_training"]
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    content = ", ".join(f"{name} `{key[:12]}`" for name, key in record.get("content", {}).items())
+    content = ", ".join(f"{_content_name(run, name)} `{key[:12]}`" for name, key in record.get("content", {}).items())
     seeds = search["seeds"]
     stopped = "; trials that fall behind are stopped early" if (run.trials["state"] == "stopped early").any() else ""
     methods = in_order(search["methods"])
-    shares = [f"{search['trials']} trials for each PKD method"]
+    shares = [f"{search['trials'] or 'all'} trials for each PKD method"]
     if any(method in CONTROLS for method in methods):
         shares.append(f"{search['control_trials']} for each control")
     start = {
@@ -109,26 +112,34 @@ def _made_by(run: Run, record: dict[str, Any]) -> list[str]:
         f"Command: `{made['command']}`",
         *(f"Continued with: `{command}`" for command in record.get("continued_with", [])),
         *([f"Teacher: {_teacher(run.teacher, search['teacher_trainings'])}"] if run.teacher else []),
-        f"Students: {start}, {training['epochs']} epochs, batch size {training['batch_size']}, at most "
+        f"Students: {start}, {plural(training['epochs'], 'epoch')}, batch size {training['batch_size']}, at most "
         f"{search['data']['max_length']} word pieces, seed {training['seed']}.",
         *(f"{WORDS[method]}." for method in methods),
         f"Search: {' and '.join(shares)}, over depths {listed(search['depths'])}; "
         f"{_SAMPLERS[search['sampler']]}, a study of its own for each depth and method, seed {search['seed']}; "
-        f"selected on {'a slice held out of train' if search['select_on'] == 'holdout' else 'dev'}{stopped}.",
+        f"settings and epochs chosen on {_CHOOSERS[run.holdout]}{stopped}.",
         *([f"Confirmation: {plural(seeds, 'training')} of each student on fresh seeds."] if seeds else []),
         f"Space: {'; '.join(f'{name} {_parameter(spec)}' for name, spec in record['space'].items())}.",
-        f"Trials at once: {record['slots']['count']} on {record['slots']['device']}; {made['machine']}.",
+        f"Trials at once: {record['slots']['count']} on {_DEVICES[record['slots']['device']]}; {made['machine']}.",
         f"Versions: Python {made['python']}, {versions}{', commit ' + made['git'] if made['git'] else ''}.",
         *([f"Content hashes: {content}."] if content else []),
         f"Started {made['started']}.",
     ]
 
 
+def _content_name(run: Run, name: str) -> str:
+    """Returns what a hash is of: a held-out slice stands in for a dev split under its name."""
+    if not run.holdout or name in ("teacher", "train"):
+        return name
+    return f"held out for {name}"
+
+
 def _teacher(teacher: dict[str, Any], trainings: list[dict[str, Any]]) -> str:
     source = "used as it was given, not fine-tuned here"
     if teacher["finetuned_here"]:
-        rates = ", ".join(f"{each['learning_rate']:g}" for each in trainings)
-        source = f"fine-tuned here for {trainings[0]['epochs']} epochs at learning rate {rates}"
+        rates = listed([f"{each['learning_rate']:g}" for each in trainings])
+        source = f"fine-tuned here for {plural(trainings[0]['epochs'], 'epoch')} at learning rate"
+        source += f"s {rates}" if len(trainings) > 1 else f" {rates}"
         if len(trainings) > 1:
             source += ", the best of them kept"
     return f"{teacher['name']}, {plural(teacher['layers'], 'layer')}, {source}."

@@ -71,7 +71,8 @@ def read_json(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged ({error}); restore it, or start another run with --new") from error
-    assert isinstance(record, dict)
+    if not isinstance(record, dict):
+        raise UserError(f"{path} is damaged (it is no record); restore it, or start another run with --new")
     return record
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from pkd_tune.config import UserError
 from pkd_tune.reporting.methods import METHODS
 from pkd_tune.reporting.records import EVALUATIONS, RUN, SUMMARY, TRIALS, read_json, read_rows
 
@@ -21,7 +22,6 @@ STATES = (*ENDED, "interrupted")
 _SEARCH_DEFAULTS = {
     "methods": ["pkd"],
     "sampler": "tpe",
-    "select_on": "dev",
     "trials": 0,
     "control_trials": 0,
     "seeds": 0,
@@ -42,7 +42,7 @@ class Run:
     record: dict[str, Any] | None
     """run.json; None when it is missing. What it says of the search is in `search`, with defaults."""
     search: dict[str, Any]
-    """Always has depths, methods, sampler, select_on, trials, control_trials and seeds."""
+    """Always has depths, methods, sampler, trials (None: every point of a grid), control_trials and seeds."""
     settings: tuple[str, ...]
     """Names of what each trial chose."""
     teacher: dict[str, Any] | None
@@ -53,7 +53,7 @@ class Run:
     trials: pd.DataFrame
     """One row per training; has every column of `_TRIAL_COLUMNS`, `seconds`, `error` and the settings."""
     evaluations: pd.DataFrame
-    """One row per scoring of dev; empty when none was kept."""
+    """One row per scoring during a training, of dev or the held-out slice; empty when none was kept."""
     missing: tuple[str, ...]
     """Which records are not there but summary.json, and what that means, a sentence each."""
 
@@ -61,6 +61,16 @@ class Run:
     def name(self) -> str:
         """Returns what the teacher is called; run folders are named after it."""
         return str(self.teacher["name"]) if self.teacher else self.folder.name
+
+    @property
+    def holdout(self) -> bool:
+        """Tells whether a slice held out of train chose settings and epochs; else the official dev split did."""
+        return bool(self.search.get("data", {}).get("select_on") == "holdout")
+
+    @property
+    def chosen_on(self) -> str:
+        """Returns what the examples are called that chose settings and epochs."""
+        return "held-out slice" if self.holdout else "dev"
 
     def of_stage(self, stage: str) -> pd.DataFrame:
         """Returns the trainings of a stage, `search` or `confirm`."""
@@ -79,9 +89,11 @@ def read_run(folder: Path) -> Run:
         UserError: When a record is damaged.
     """
     folder = folder.resolve()
-    record = read_json(folder / RUN) if (folder / RUN).exists() else None
-    summary = read_json(folder / SUMMARY) if (folder / SUMMARY).exists() else {"students": []}
+    record = _record(folder / RUN, ("search", "space", "slots", "provenance"))
+    summary = _record(folder / SUMMARY, ("teacher", "students")) or {"students": []}
     search = {**_SEARCH_DEFAULTS, **(record or {}).get("search", {})}
+    if "stages" in search:
+        search["methods"] = [stage["method"] for stage in search["stages"]]
     trials = _trials(read_rows(folder / TRIALS), search)
     found = set(trials["depth"]) | {student["layers"] for student in summary["students"]}
     search.setdefault("depths", sorted(found))
@@ -101,6 +113,16 @@ def read_run(folder: Path) -> Run:
         evaluations=read_rows(folder / EVALUATIONS),
         missing=_missing(folder, record),
     )
+
+
+def _record(path: Path, parts: tuple[str, ...]) -> dict[str, Any] | None:
+    """Returns a record that has these parts; None when there is no such file."""
+    if not path.exists():
+        return None
+    record = read_json(path)
+    if missing := [part for part in parts if part not in record]:
+        raise UserError(f"{path} is damaged (no {', '.join(missing)} in it); restore it, or move the run elsewhere")
+    return record
 
 
 def _trials(trials: pd.DataFrame, search: dict[str, Any]) -> pd.DataFrame:
@@ -131,7 +153,7 @@ def _missing(folder: Path, record: dict[str, Any] | None) -> tuple[str, ...]:
         sentences.append("run.json is missing, so how this run was made is not known.")
     if TRIALS not in there:
         sentences.append("trials.csv is missing, so nothing can be said of the trials.")
-    if record is not None and "methods" not in record["search"]:
+    if record is not None and not {"methods", "stages"} & set(record["search"]):
         sentences.append(
             "This run was recorded before there were controls and confirmations: it has PKD students only, and no "
             "score on fresh seeds."

@@ -75,7 +75,7 @@ def results(run: Run) -> list[Block]:
         blocks += [
             Heading("Which differences are real"),
             Bullets(comparisons),
-            Text("Intervals hold 95 % of a paired bootstrap over dev examples."),
+            Text("Intervals hold 95 % of a paired bootstrap over dev examples, of the trainings on fresh seeds."),
         ]
     if any(student["confirmed"] for student in run.students):
         blocks += [Heading("Confirmed on fresh seeds"), _confirmations(run)]
@@ -102,7 +102,7 @@ def _results(run: Run, teacher: dict[str, Any]) -> Table:
     header = [
         "dev split",
         *(["confirmed score"] if confirmed else []),
-        "selection score",
+        "selection score (held-out slice)" if run.holdout else "selection score",
         *titles.values(),
         "parameters",
         "size on disk",
@@ -147,6 +147,14 @@ def _results(run: Run, teacher: dict[str, Any]) -> Table:
     return Table(header, rows, left=(0, len(header) - 1), groups=tuple(groups))
 
 
+_CONFIRMED = {
+    False: "each at the epoch that scored best on dev: these did not choose the settings, but dev chose their epochs, "
+    "so it is slightly optimistic.",
+    True: "each at the epoch that scored best on the held-out slice; dev was looked at once, at the end of each.",
+}
+"""How a confirmation came to its score, by `Run.holdout`."""
+
+
 def _confirmed_text(student: dict[str, Any]) -> str:
     confirmed = student["confirmed"]
     if not confirmed:
@@ -188,7 +196,8 @@ def _gaps(run: Run) -> Iterator[str]:
                 "learnt nothing."
             )
     methods = run.search["methods"]
-    wanted = sum(run.search["control_trials" if method in CONTROLS else "trials"] for method in methods)
+    shares = [run.search["control_trials" if method in CONTROLS else "trials"] for method in methods]
+    wanted = sum(share for share in shares if share is not None)
     ended = int(run.of_stage("search")["state"].isin(ENDED).sum())
     if ended < wanted and run.search["sampler"] != "grid":  # a grid may have fewer points
         yield f"The search was cut short: {ended} of {wanted} trials ended."
@@ -234,22 +243,22 @@ def _notes(run: Run) -> Iterator[str]:
     """Yields what the columns mean."""
     assert run.teacher is not None
     names = listed(list(metric_titles(run.teacher["metrics"]).values()))
-    holdout = run.search["select_on"] == "holdout"
-    where = "a slice held out of train" if holdout else "the dev split that selected it"
+    where = "a slice held out of train" if run.holdout else "the dev split"
     yield (
-        f"*Selection score*: the best evaluation of the best trial, on {where}, so it is optimistic"
-        f"{'; dev played no part in the choice' if holdout else ''}."
+        f"*Selection score*: the best evaluation of the best trial, on {where}, which chose both the settings and the "
+        f"epoch, so it is optimistic{'; dev played no part in the choice' if run.holdout else ''}."
     )
     if any(student["confirmed"] for student in run.students):
         yield (
-            "*Confirmed score*: mean ± standard deviation of n new trainings with the same settings on fresh seeds, "
-            "each at its best evaluation."
+            "*Confirmed score*: on dev, mean ± standard deviation of n new trainings with the same settings on fresh "
+            f"seeds, {_CONFIRMED[run.holdout]}"
         )
     elif run.search["seeds"] == 0:
         yield "No student was trained again on fresh seeds, so no score here says how much chance is in it."
     yield (
-        f"*{names[0].upper()}{names[1:]}*: times 100, of the exported folder loaded again with plain `transformers` in "
-        "fp32. A trial's own score may differ a little: training computes in bf16 where the hardware does."
+        f"*{names[0].upper()}{names[1:]}*: on dev, times 100, of the exported folder loaded again with plain "
+        "`transformers` in fp32. A trial's own score may differ a little: training computes in bf16 where the hardware "
+        "does."
     )
     yield f"*Latency*: median of one forward pass for a single dev example in fp32 on {run.latency_on}."
     yield (

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the journal has every result; see curves.py
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -37,7 +40,7 @@ def own_cluster(slots: Slots, log: Path, *, dashboard: bool = False) -> Iterator
         dashboard: Whether to start Ray's own dashboard too.
     """
     try:
-        with _stderr_to(log):
+        with _stderr_to(log), _own_sigterm():
             context = ray.init(
                 address="local",
                 _node_ip_address="127.0.0.1",  # listen on loopback only
@@ -61,7 +64,7 @@ def joined_cluster(address: str, log: Path) -> Iterator[None]:
         UserError: When none answers there.
     """
     try:
-        with _stderr_to(log):
+        with _stderr_to(log), _own_sigterm():
             try:
                 _reach(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -141,6 +144,17 @@ def _place(where: str) -> Store:
     if "://" not in where:
         return Store(Path(where).resolve())
     return Store(Path(tempfile.gettempdir()), where)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Leaves a SIGTERM to whoever handles it now; Ray, as it starts, makes it end the process with a stack trace."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from ray import tune  # isort: skip
 from tqdm import tqdm
 
 from pkd_tune.tuning.arms import Assignment
+from pkd_tune.tuning.curves import Curves
 from pkd_tune.tuning.progress import SearchBar
 from pkd_tune.tuning.scheduler import StudyScheduler
 from pkd_tune.tuning.searcher import StudySearcher, assignment_of
@@ -27,6 +28,9 @@ KEPT_WEIGHTS = 3
 
 REASON_LENGTH = 200
 """Longest reason of a failed trial; a dead process fills a page of Ray's advice."""
+
+RAY = "ray"
+"""Folder of a run with TensorBoard's events, a folder for each trial, and Ray's own records of the search."""
 
 RESTARTS = 3
 """Times a trial is started again after its process died, or was replaced."""
@@ -46,9 +50,8 @@ def run_search(
 ) -> None:
     """Runs trials until the studies have no more, or until Ctrl-C. Ray must have been started.
 
-    Every trial's suggestion, scores and end are in the studies; TensorBoard events, one folder per trial, and Ray's own
-    records are under `ray/` in the run folder, the files of trials in the workplace's, and what happened to processes
-    in `run.log`.
+    Every trial's suggestion, scores and end are in the studies; TensorBoard's events are under `ray/` in the run
+    folder, the files of trials in the workplace's, and what happened to processes in `run.log`.
 
     Args:
         workplace: What all trials share.
@@ -80,12 +83,13 @@ def run_search(
                     trial_name_creator=_trial_name,
                 ),
                 run_config=tune.RunConfig(
-                    name="ray",
+                    name=RAY,
                     storage_path=storage or str(run_dir),
                     failure_config=tune.FailureConfig(max_failures=RESTARTS),
                     callbacks=[
                         *callbacks,
                         Housekeeping(studies, workplace.store),
+                        Curves(run_dir / RAY),
                         *_service_callbacks(loggers, run_dir),
                     ],
                     verbose=0,

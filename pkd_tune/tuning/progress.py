@@ -1,5 +1,6 @@
 """The one progress bar of a search: stage, trials done, running, stopped early and failed, best scores, time left."""
 
+import shutil
 import sys
 import time
 from typing import Any, TextIO
@@ -61,8 +62,8 @@ class SearchBar(tune.Callback):
             self._draw()
             self.bar.close()
 
-    def text(self) -> str:
-        """Returns what the bar says."""
+    def text(self, columns: int = 1000) -> str:
+        """Returns what the bar says, without the states of trials that do not fit into so many columns."""
         found = counts(self.studies)
         ended = found["done"] + found["stopped"] + found["failed"]
         searching = any(len(self.studies.trials(arm)) < self.studies.quota(arm) for arm in self.studies.plans)
@@ -70,8 +71,13 @@ class SearchBar(tune.Callback):
         scores = " ".join(
             f"{depth}L {'–' if score is None else f'{score:.1f}'}" for depth, score in best_scores(self.studies).items()
         )
-        states = f"{found['running']} running, {found['stopped']} stopped, {found['failed']} failed"
-        return f"{stage} {ended}/{self.studies.total()} {self._pace()}| {scores} | {states}"
+        states = [f"{found[state]} {state}" for state in ("failed", "stopped", "running") if found[state]]
+        while True:
+            parts = [f"{stage} {ended}/{self.studies.total()}{self._pace()}", scores, ", ".join(states)]
+            text = " | ".join(part for part in parts if part)
+            if not states or len(text) < columns:
+                return text
+            states.pop()  # the last matters least
 
     def _pace(self) -> str:
         """Returns epochs per second and the time left at that pace; nothing before the first epoch.
@@ -85,11 +91,11 @@ class SearchBar(tune.Callback):
         per_second = (done - self.epochs_before) / elapsed
         found = counts(self.studies)
         left = (self.studies.remaining() + found["running"] / 2) * self.epochs / per_second
-        return f"{per_second:.2g} epochs/s {tqdm.format_interval(left)} left "
+        return f" {per_second:.2g} epochs/s {tqdm.format_interval(left)} left"
 
     def _draw(self, *, ended: bool = False) -> None:
         if self.bar is not None:
-            self.bar.set_description_str(self.text())
+            self.bar.set_description_str(self.text(shutil.get_terminal_size().columns))
         elif ended:
             print(self.text(), file=self.stream)
 

@@ -130,7 +130,7 @@ class Studies:
             trial.set_user_attr("error", f"not in the better half at evaluation {step}")
             return True
         if details.get("degenerate") and self._is_hopeless(assignment, step, details["epoch"]):
-            trial.set_user_attr("error", f"predicts the same for every example after {details['epoch']:g} epochs")
+            trial.set_user_attr("error", f"predicts the same for every example at epoch {details['epoch']:g}")
             return True
         return False
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from recorded_run import write_run
 
+from pkd_tune.reporting.figures_of_search import best_by_epochs, best_by_trials, rungs
 from pkd_tune.reporting.figures_of_students import agreement, cosines, front, losses, score_by_cost, student_figures
 from pkd_tune.reporting.run import Run, read_run
 
@@ -50,6 +51,19 @@ def test_cosines_are_those_of_the_best_evaluation(run: Run) -> None:
     (pkd,) = [series for series in three.series if series.name == "PKD"]
     assert pkd.y == pytest.approx([best["cosine_1"], best["cosine_2"]])
     assert pkd.labels == [f"layer {i} → teacher {layer}" for i, layer in enumerate(student["imitated_layers"], 1)]
+
+
+@pytest.mark.parametrize(("select_on", "chosen_on"), [("dev", "dev"), ("holdout", "held-out slice")])
+def test_axes_say_which_examples_were_scored(tmp_path: Path, select_on: str, chosen_on: str) -> None:
+    """Costs are set against dev scores either way; what is seen during trainings is of the examples that choose."""
+    run = read_run(write_run(tmp_path / "MRPC" / "minilm", trials=4, select_on=select_on))
+    assert {panel.y for panel in score_by_cost(run).panels} == {"score on dev, × 100"}
+    assert ("Dev also chose" in score_by_cost(run).caption) == (select_on == "dev")
+    assert ("not dev" in score_by_cost(run).caption) == (select_on == "holdout")
+    during = [panel.y for figure in (best_by_trials(run), best_by_epochs(run), rungs(run)) for panel in figure.panels]
+    assert set(during) == {f"score on {chosen_on}, × 100"}
+    assert {panel.y for panel in agreement(run).panels} == {f"same as teacher, % of {chosen_on}"}
+    assert all(("held out" in figure(run).caption) == (select_on == "holdout") for figure in (agreement, cosines))
 
 
 def test_a_regression_has_no_agreement(tmp_path: Path) -> None:

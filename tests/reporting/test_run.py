@@ -1,9 +1,11 @@
 """A run folder is read whole, whatever its age."""
 
+from dataclasses import fields
 from pathlib import Path
 
 from recorded_run import write_run
 
+from pkd_tune.config import DataConfig, SearchConfig, Stage, TrainingConfig
 from pkd_tune.reporting.records import read_json, write_json
 from pkd_tune.reporting.run import is_run, read_run
 
@@ -17,6 +19,16 @@ def test_a_run_is_read_with_controls_first(tmp_path: Path) -> None:
     assert (run.task, run.name, run.demo, run.missing) == ("MRPC", "minilm", False, ())
     assert len(run.of_stage("confirm")) == 18
     assert len(run.evaluations)
+
+
+def test_a_recorded_search_is_what_a_search_records(tmp_path: Path) -> None:
+    """Else the tests of reports would read records that no search writes."""
+    record = read_json(write_run(tmp_path / "MRPC" / "minilm", trials=4) / "run.json")
+    search = record["search"]
+    assert set(search) <= {field.name for field in fields(SearchConfig)}
+    assert set(search["data"]) <= {field.name for field in fields(DataConfig)}
+    assert set(search["student_training"]) <= {field.name for field in fields(TrainingConfig)}
+    assert {frozenset(stage) for stage in search["stages"]} == {frozenset(field.name for field in fields(Stage))}
 
 
 def test_what_older_runs_lack_is_pkd_s_search(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_one_line_says_where_the_search_is(tmp_path: Path) -> None:
     studies = searched(tmp_path)
     studies.ask()
     text = SearchBar(studies, 2, Terminal()).text()
-    assert text == "search 3/9 | 3L 81.3 6L 90.0 12L 92.0 | 1 running, 0 stopped, 0 failed"
+    assert text == "search 3/9 | 3L 81.3 6L 90.0 12L 92.0 | 1 running"
 
 
 def test_pace_and_time_left_are_those_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,9 +44,7 @@ def test_pace_and_time_left_are_those_of_this_process(tmp_path: Path, monkeypatc
     clock = bar.began + 4.0
     monkeypatch.setattr("pkd_tune.tuning.progress.time.monotonic", lambda: clock)
     # five trials of two epochs are left, at half an epoch a second
-    assert (
-        bar.text() == "search 4/9 0.5 epochs/s 00:20 left | 3L 81.3 6L 90.0 12L 92.0 | 0 running, 0 stopped, 0 failed"
-    )
+    assert bar.text() == "search 4/9 0.5 epochs/s 00:20 left | 3L 81.3 6L 90.0 12L 92.0"
 
 
 def test_the_stage_is_named(tmp_path: Path) -> None:
@@ -57,16 +55,25 @@ def test_the_stage_is_named(tmp_path: Path) -> None:
     assert SearchBar(studies, 2, Terminal()).text().startswith("confirm 9/12 ")
 
 
-def test_eighty_columns_show_the_counts_and_every_best_score(tmp_path: Path) -> None:
+def test_eighty_columns_show_the_failures_and_every_best_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     stream = Terminal()
     studies = searched(tmp_path)
+    for _ in range(2):
+        asked = studies.ask()
+        assert asked is not None
+        studies.fail(asked[0], "out of memory")
+    studies.ask()
     bar = SearchBar(studies, 2, stream)
+    bar.began, bar.epochs_before = bar.began - 2400, -300.0  # an eighth of an epoch a second
     bar.setup()
     bar.bar.ncols, bar.bar.dynamic_ncols = 80, None
     bar._draw()
     line = stream.getvalue().split("\r")[-1].rstrip()
     assert len(line) <= 80
-    assert line.startswith("search 3/9 | 3L 81.3 6L 90.0 12L 92.0 | 0 running, 0 stopped, 0 failed")
+    assert line.startswith("search 5/9 ")
+    assert line.endswith(" left | 3L 81.3 6L 90.0 12L 92.0 | 2 failed")  # and nothing cut in two
+    assert bar.text().endswith(" | 2 failed, 1 running")
     bar.close()
 
 
