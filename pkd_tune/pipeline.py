@@ -18,7 +18,7 @@ from pkd_tune.command_line import load_examples, say, training_bar
 from pkd_tune.config import UserError
 from pkd_tune.distillation.model_folder import WEIGHTS, model_name
 from pkd_tune.distillation.published import PUBLISHED
-from pkd_tune.distillation.student import open_classroom
+from pkd_tune.distillation.student import checked_teacher_outputs
 from pkd_tune.distillation.teacher import Teacher, prepare_teacher
 from pkd_tune.glue.data import load_features, selection_splits
 from pkd_tune.glue.tasks import TASKS
@@ -210,7 +210,7 @@ def prepare(request: Request, slots: Slots, run_dir: Path, record: dict[str, Any
         check_same_search(run_dir, before, record)
         record |= continued(before, record)
     write_json(run_dir / RUN, record)
-    open_classroom(data, teacher, device, config.student_training.seed)
+    checked_teacher_outputs(data, teacher, device)
     return teacher
 
 

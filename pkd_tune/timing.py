@@ -1,13 +1,14 @@
 """What training costs on this machine, from a few real steps: seconds, and memory of a GPU."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from transformers import BertForSequenceClassification
 
 from pkd_tune.config import DistillConfig, SearchConfig, TrainingConfig
 from pkd_tune.distillation.batches import Batch
@@ -21,6 +22,9 @@ from pkd_tune.distillation.teacher_cache import TeacherOutputs
 from pkd_tune.glue.data import Split
 from pkd_tune.glue.features import take
 from pkd_tune.glue.tasks import TASKS
+
+if TYPE_CHECKING:
+    from transformers import BertForSequenceClassification
 
 T = TypeVar("T")
 

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from pkd_tune.distillation.model_folder import WEIGHTS
 from pkd_tune.glue.data import RawSplit
@@ -67,6 +65,8 @@ def load(folder: Path, form: str, max_length: int) -> Loaded:
         form: Name of the form.
         max_length: Longest example in word pieces.
     """
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
     def encode(split: RawSplit, rows: slice) -> Mapping[str, Any]:
@@ -82,6 +82,9 @@ def load(folder: Path, form: str, max_length: int) -> Loaded:
 
 def load_pytorch(folder: Path, **options: str) -> Any:
     """Returns the classifier in a folder in fp32 on the CPU, as plain `transformers` loads it with these options."""
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging as transformers_logging
+
     transformers_logging.disable_progress_bar()
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, **options

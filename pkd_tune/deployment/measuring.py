@@ -11,7 +11,6 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from pkd_tune.deployment.forms import FORMS, PYTORCH, load
 from pkd_tune.glue.data import RawSplit
@@ -87,6 +86,8 @@ def latency_machine() -> str:
 
 def _parameters(folder: Path) -> int:
     """Returns how many weights a model has, from its configuration alone."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder))
     return sum(parameter.numel() for parameter in model.parameters())

@@ -3,13 +3,14 @@
 Shape suffixes: N examples of a split, C classes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import BertForSequenceClassification
 
 from pkd_tune.config import Precision
 from pkd_tune.distillation.batches import SCORING_TOKENS, Batch, collate, scoring_batches
@@ -17,6 +18,9 @@ from pkd_tune.distillation.modeling import Output, run
 from pkd_tune.distillation.precision import mixed_precision
 from pkd_tune.glue.data import Split
 from pkd_tune.glue.tasks import Task, predictions, score
+
+if TYPE_CHECKING:
+    from transformers import BertForSequenceClassification
 
 
 class Watcher(Protocol):

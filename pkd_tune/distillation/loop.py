@@ -1,15 +1,16 @@
 """The only training loop: teacher, student without a teacher, KD and PKD differ in the step function they pass."""
 
+from __future__ import annotations
+
 import logging
 import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import BertForSequenceClassification
 
 from pkd_tune.config import TrainingConfig
 from pkd_tune.distillation.batches import Batch, training_batches
@@ -26,6 +27,9 @@ from pkd_tune.distillation.training_state import (
 )
 from pkd_tune.glue.data import Split
 from pkd_tune.glue.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import BertForSequenceClassification
 
 logger = logging.getLogger(__name__)
 

@@ -8,20 +8,23 @@ the [CLS] state of every layer, and computes the top layer for [CLS] alone, sinc
 logits.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import BertConfig, BertForSequenceClassification
-from transformers.utils import logging as transformers_logging
 
 from pkd_tune.config import UserError
 from pkd_tune.distillation.batches import Batch
 from pkd_tune.distillation.dropout import dropout
+
+if TYPE_CHECKING:  # importing it takes seconds, which a search that only continues need not wait for
+    from transformers import BertForSequenceClassification
 
 _LAYER = "bert.encoder.layer."
 _MAY_BE_NEW = ("classifier.", "bert.pooler.")
@@ -50,6 +53,9 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> Bert
     Raises:
         UserError: When weights of the encoder itself are missing.
     """
+    from transformers import BertForSequenceClassification
+    from transformers.utils import logging as transformers_logging
+
     if labels:
         head = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     else:
@@ -87,6 +93,8 @@ def cut_to_layers(model: BertForSequenceClassification, layers: Sequence[int]) -
         model: Not changed.
         layers: Numbers of the model's layers counted from 1, in the order in which the copy has them.
     """
+    from transformers import BertConfig, BertForSequenceClassification
+
     config = BertConfig.from_dict({**model.config.to_dict(), "num_hidden_layers": len(layers)})
     config._attn_implementation = "sdpa"
     with torch.random.fork_rng(devices=[]):  # building a model draws weights; the caller's generator must not feel it

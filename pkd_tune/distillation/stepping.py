@@ -7,22 +7,26 @@ optimiser's moments. Whatever is captured can be done step by step too, on any d
 Shape suffixes: 4 and 5 the loss and its terms (total, ce, kd, pt), and the gradient norm.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import BertForSequenceClassification
 
 from pkd_tune.config import Precision, TrainingConfig
 from pkd_tune.distillation.batches import Batch, in_parts
 from pkd_tune.distillation.losses import LossParts
 from pkd_tune.distillation.precision import mixed_precision
 from pkd_tune.distillation.supply import LENGTH_MULTIPLE, Inputs, Supply, make_batch
+
+if TYPE_CHECKING:
+    from transformers import BertForSequenceClassification
 
 logger = logging.getLogger(__name__)
 

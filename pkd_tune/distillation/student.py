@@ -3,12 +3,14 @@
 Shape suffixes: B examples, C classes, K imitated layers, L teacher layers, H hidden size.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import BertForSequenceClassification
 
 from pkd_tune.config import DataConfig, DistillConfig, Init, TrainingConfig, UserError
 from pkd_tune.distillation.batches import Batch
@@ -25,6 +27,9 @@ from pkd_tune.distillation.teacher_cache import TeacherOutputs, teacher_outputs
 from pkd_tune.distillation.training_state import StateFile
 from pkd_tune.glue.data import Split, load_features, selection_splits
 from pkd_tune.glue.tasks import TASKS, Task, predictions, score
+
+if TYPE_CHECKING:
+    from transformers import BertForSequenceClassification
 
 REPRODUCTION_TOLERANCE = 0.5
 """Points by which the score of cached teacher logits may differ from the teacher's own: another machine's rounding."""
@@ -69,6 +74,39 @@ def open_classroom(
     task = TASKS[data.task]
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
     chosen = selection_splits(task, splits, data.select_on)
+    outputs = checked_teacher_outputs(data, teacher, device, verify=verify)
+    return Classroom(
+        task=task,
+        train=chosen["train"],
+        dev={name: chosen[name] for name in task.dev_splits},
+        official_dev={name: splits[name] for name in task.dev_splits},
+        start=load_classifier(data.student_dir if data.init == "pretrained" else teacher.folder, task.labels, seed).to(
+            device
+        ),
+        init=data.init,
+        teacher_train=outputs["train"],
+        teacher_dev={name: outputs[name] for name in task.dev_splits},
+        device=device,
+    )
+
+
+def checked_teacher_outputs(
+    data: DataConfig, teacher: Teacher, device: torch.device, *, verify: bool = True
+) -> dict[str, TeacherOutputs]:
+    """Opens what the teacher says of the splits that students learn from and are chosen on, computing what is missing.
+
+    Args:
+        data: Which examples.
+        teacher: From `prepare_teacher()`.
+        device: Where it runs.
+        verify: Whether files that are there are checked byte by byte.
+
+    Raises:
+        UserError: When they do not reproduce the teacher's dev score.
+    """
+    task = TASKS[data.task]
+    splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
+    chosen = selection_splits(task, splits, data.select_on)
     outputs = compute_teacher_outputs(data, teacher.folder, device, tuple(chosen), verify=verify)
     dev = {name: chosen[name] for name in task.dev_splits}
     predicted = {
@@ -80,19 +118,7 @@ def open_classroom(
             f"{teacher_cache_folder(data)}: the cached teacher outputs score {reproduced:.1f} on dev, but the teacher "
             f"scores {teacher.metrics['score']:.1f}; delete this folder and run the command again"
         )
-    return Classroom(
-        task=task,
-        train=chosen["train"],
-        dev=dev,
-        official_dev={name: splits[name] for name in task.dev_splits},
-        start=load_classifier(data.student_dir if data.init == "pretrained" else teacher.folder, task.labels, seed).to(
-            device
-        ),
-        init=data.init,
-        teacher_train=outputs["train"],
-        teacher_dev={name: outputs[name] for name in task.dev_splits},
-        device=device,
-    )
+    return outputs
 
 
 def teacher_cache_folder(data: DataConfig) -> Path:

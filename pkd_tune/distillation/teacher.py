@@ -1,5 +1,7 @@
 """Fine-tune the teacher, once, and let it teach only when it is good enough."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -7,10 +9,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock
-from transformers import AutoTokenizer, BertForSequenceClassification
 
 from pkd_tune.config import TrainingConfig, UserError
 from pkd_tune.distillation.batches import Batch
@@ -22,6 +24,9 @@ from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
 from pkd_tune.distillation.training_state import StateFile
 from pkd_tune.glue.data import Split
 from pkd_tune.glue.tasks import Task, majority_score
+
+if TYPE_CHECKING:
+    from transformers import BertForSequenceClassification
 
 GATE_MARGIN = 2.0
 """Points by which a teacher's score must beat always predicting the most frequent class, or the mean label."""
@@ -169,6 +174,8 @@ def save_classifier(model: BertForSequenceClassification, tokenizer_dir: Path, t
     Raises:
         OSError: When the target cannot be written; nothing is left there then.
     """
+    from transformers import AutoTokenizer
+
     temporary = target.with_name(f".{target.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)

@@ -6,6 +6,8 @@ One safetensors file per (teacher weights, split content) under `<data-dir>/teac
 states after every layer in fp16, and the example id of each row. Processes map it into memory, so they share one copy.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
@@ -14,16 +16,19 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import BertForSequenceClassification
 
 from pkd_tune.distillation.inference import outputs
 from pkd_tune.glue.data import Split
+
+if TYPE_CHECKING:
+    from transformers import BertForSequenceClassification
 
 logger = logging.getLogger(__name__)
 
