@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from pkd_tune.distillation.memory import give_back_freed_memory
+
 GROWTH = 1.5
 """A process that holds this many times what it held after its first trial is replaced ..."""
 GROWTH_BYTES = 500_000_000
@@ -45,6 +47,7 @@ def begin_trial(threads: int | None) -> str | None:
     """
     global _baseline, _trials
     gc.collect()
+    give_back_freed_memory()
     torch.set_grad_enabled(True)
     torch.set_default_dtype(torch.float32)
     torch.clear_autocast_cache()

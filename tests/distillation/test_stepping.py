@@ -155,6 +155,11 @@ def test_an_eager_workshop_changes_nothing_at_all() -> None:
         assert len(workshop.benches) == 1
 
 
+def moment_places(workshop: Workshop) -> list[int]:
+    (bench,) = workshop.benches.values()
+    return [moment.data_ptr() for moments in bench.optimizer.state.values() for moment in moments.values()]
+
+
 class Interrupted(Exception):
     pass
 
@@ -164,6 +169,7 @@ def test_a_kept_bench_goes_on_from_a_state_in_place(tmp_path: Path) -> None:
     classroom = make_classroom()
     workshop = capturing_workshop(classroom, 2, repeat, resident=True)
     expected, weights = train(classroom, PKD, TRAINING, workshop)
+    places = moment_places(workshop)
 
     def interrupt(evaluation: Evaluation) -> None:
         if evaluation.number == 3:
@@ -175,6 +181,7 @@ def test_a_kept_bench_goes_on_from_a_state_in_place(tmp_path: Path) -> None:
     seen: list[Evaluation] = []
     student, _ = distill(classroom, PKD, TRAINING, seen.append, StateFile(tmp_path / "state"), workshop)
     assert seen == expected[2:]
+    assert moment_places(workshop) == places
     assert all(torch.equal(tensor, weights[name]) for name, tensor in student.state_dict().items())
 
 
