@@ -11,7 +11,8 @@ def has_bf16(device: str) -> bool:
     """Tells whether this machine's `cpu` or `cuda` multiplies bf16 matrices in hardware."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    # The public torch.cpu.get_capabilities() is not in every release that we allow.
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def check_precision(precision: Precision, device: str) -> None:
