@@ -180,7 +180,8 @@ def _kept_far_from_its_data(home: Path) -> None:
     far.parent.mkdir(parents=True)
     shutil.move(home / "results" / "MRPC" / "tiny", far)
     record = json.loads((far / "run.json").read_text())
-    record["data_from_here"] = way(far, home / "data")
+    shutil.move(home / "data", home / "corpora")  # where only the way leads
+    record["data_from_here"] = way(far, home / "corpora")
     (far / "run.json").write_text(json.dumps(record))
 
 
@@ -203,7 +204,9 @@ def test_the_data_is_found_from_any_folder(
     (tmp_path / "other" / "data" / "data_raw").mkdir(parents=True)  # another project's data, which is not meant
     monkeypatch.chdir(tmp_path / "other")
     flags = [str(home / run), "--layers", "1", "--to", "new"]
-    assert resolve(make_parser().parse_args(flags)).data_dir == home / "data"
+    found = resolve(make_parser().parse_args(flags)).data_dir
+    assert found.parent == home
+    assert (found / "data_raw" / "MRPC" / "dev.tsv").is_file()
 
 
 def test_no_report_or_card_says_where_the_data_lies(shipped: tuple[Path, str], tiny_run: Path) -> None:
