@@ -72,13 +72,13 @@ _left_behind: list[bytearray] = []
 
 
 def careless(config: dict[str, Any], *, workplace: Workplace) -> None:
-    """The real thing, but the first trial finds the disk full, and the third does not free its memory."""
+    """The real thing, but the first trial finds the disk full, and the fourth finds memory that was not freed."""
     filler = workplace.store.folder / "filler"
     if config["trial"] == 0:
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(bytes(4096))
-    if config["trial"] == 2:
+    if config["trial"] == 3:
         _left_behind.append(bytearray(b"x") * 900_000_000)
     run_trial(config, workplace=workplace)
     filler.unlink(missing_ok=True)

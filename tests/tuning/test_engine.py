@@ -167,7 +167,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_process_that_failed_or_has_grown_is_replaced_and_the_log_says_so(
     workplace: Workplace, tiny_space: Path, tmp_path: Path, small_disk: Path
 ) -> None:
-    """The first trial finds a full disk, the third leaves memory behind; all others end well."""
+    """The first trial finds a full disk, the fourth a process that has grown; all others end well."""
     workplace = replace(workplace, store=Store(small_disk))
     rates = (2e-3, 3e-3, 4e-3, 5e-3)
     plan = plans(tiny_space, (1, 4), learning_rates=rates)
