@@ -91,7 +91,8 @@ def export_best(workplace: Workplace, studies: Studies, run_dir: Path, command: 
         seed, folder = config.student_training.seed, run_dir / student["folder"]
         on = data.select_on
         write_card(student, teacher_record, task, command, folder, seed=seed, demo=demo, select_on=on)
-    return {"teacher": teacher_record, "students": students, "latency_on": latency_machine()}
+    planned = sum(studies.quota(arm) for arm in studies.plans)
+    return {"teacher": teacher_record, "students": students, "planned": planned, "latency_on": latency_machine()}
 
 
 def check_reproduced(student: dict[str, Any], sizes: Mapping[str, int]) -> None:

@@ -87,7 +87,9 @@ def write_run(
     write_rows(folder / TRIALS, maker.trials)
     write_rows(folder / EVALUATIONS, maker.evaluations)
     record = maker.teacher(teacher)
-    write_json(folder / SUMMARY, {"teacher": record, "latency_on": "2 threads of an x86_64 CPU", "students": found})
+    planned = sum(control_trials if method in ("kd", "finetuned") else trials for method in methods)
+    latency_on = "2 threads of an x86_64 CPU"
+    write_json(folder / SUMMARY, {"teacher": record, "latency_on": latency_on, "planned": planned, "students": found})
     return folder
 
 

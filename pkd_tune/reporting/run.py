@@ -49,6 +49,8 @@ class Run:
     """None while there is no summary.json: the search has not ended."""
     students: list[dict[str, Any]]
     """The best of each depth and method, by depth, controls first."""
+    planned: int | None
+    """Trials the search was to have, its grid or space allowing; None where older runs do not say."""
     latency_on: str
     trials: pd.DataFrame
     """One row per training; has every column of `_TRIAL_COLUMNS`, `seconds`, `error` and the settings."""
@@ -108,6 +110,7 @@ def read_run(folder: Path) -> Run:
         settings=tuple(name for name in settings if name in trials),
         teacher=summary.get("teacher"),
         students=sorted(students, key=lambda student: (student["layers"], list(METHODS).index(student["method"]))),
+        planned=summary.get("planned"),
         latency_on=summary.get("latency_on", "a CPU"),
         trials=trials,
         evaluations=read_rows(folder / EVALUATIONS),

@@ -6,7 +6,7 @@ from typing import Any
 
 from pkd_tune.reporting.blocks import Block, Bullets, Heading, Table, Text, markdown
 from pkd_tune.reporting.making import background
-from pkd_tune.reporting.methods import CONTROLS, METHODS, in_order, student_title, unused_settings
+from pkd_tune.reporting.methods import METHODS, in_order, student_title, unused_settings
 from pkd_tune.reporting.published_scores import PUBLISHED_NOTE, compares, published_dev, published_table
 from pkd_tune.reporting.records import write_text
 from pkd_tune.reporting.run import ENDED, Run, read_run
@@ -195,12 +195,9 @@ def _gaps(run: Run) -> Iterator[str]:
                 f"{student_title(student)}: no better than always predicting the {run.teacher['baseline']}; it has "
                 "learnt nothing."
             )
-    methods = run.search["methods"]
-    shares = [run.search["control_trials" if method in CONTROLS else "trials"] for method in methods]
-    wanted = sum(share for share in shares if share is not None)
     ended = int(run.of_stage("search")["state"].isin(ENDED).sum())
-    if ended < wanted and run.search["sampler"] != "grid":  # a grid may have fewer points
-        yield f"The search was cut short: {ended} of {wanted} trials ended."
+    if run.planned is not None and ended < run.planned:
+        yield f"The search was cut short: {ended} of {run.planned} trials ended."
     wanted = run.search["seeds"] * len(run.students)
     ended = int((run.of_stage("confirm")["state"] == "complete").sum())
     if ended < wanted:
