@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TypeVar, get_args
 
 from tqdm import tqdm
@@ -200,7 +201,7 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, list[str]
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pkd_tune").setLevel(logging.INFO)
     argv = sys.argv[1:]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's SIGTERM is a Ctrl-C
+    signal.signal(signal.SIGTERM, _as_ctrl_c)
     try:
         return command(parser.parse_args(argv), argv)
     except UserError as error:
@@ -210,6 +211,12 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, list[str]
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; run the same command to continue", file=sys.stderr)
         return 130
+
+
+def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
+    """Does for a scheduler's SIGTERM what Ctrl-C does just now: Ray, while it runs trials, ends them first."""
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(number, frame)
 
 
 @contextmanager

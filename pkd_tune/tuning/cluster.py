@@ -38,19 +38,29 @@ def own_cluster(slots: Slots, log: Path, *, dashboard: bool = False) -> Iterator
         slots: Decide how many CPUs and GPUs it may use.
         log: Receives what Ray's core says as it starts.
         dashboard: Whether to start Ray's own dashboard too.
+
+    Raises:
+        UserError: When it does not start, for which it gives itself half a minute.
     """
     try:
         with _stderr_to(log), _own_sigterm():
-            context = ray.init(
-                address="local",
-                _node_ip_address="127.0.0.1",  # listen on loopback only
-                num_cpus=slots.count,
-                num_gpus=slots.count // slots.per_gpu if slots.device == "cuda" else 0,
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=dashboard,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            try:
+                context = ray.init(
+                    address="local",
+                    _node_ip_address="127.0.0.1",  # listen on loopback only
+                    num_cpus=slots.count,
+                    num_gpus=slots.count // slots.per_gpu if slots.device == "cuda" else 0,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=dashboard,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            except Exception as error:  # as it comes: Ray says no more of a start that takes too long
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    f"Ray did not start ({reason}); where this machine is only busy, the same command again may do; "
+                    f"{log} says more"
+                ) from error
         yield f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None
     finally:
         ray.shutdown()
