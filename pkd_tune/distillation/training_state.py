@@ -84,7 +84,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str] 
         os.replace(temporary, path)
     except SafetensorError as error:  # its library wraps what the system said
         temporary.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written: {error}") from error
+        raise OSError(f"{error}: {path}") from error  # the reason first: reports shorten what is long
     except OSError:
         if temporary.is_file():
             temporary.unlink()
