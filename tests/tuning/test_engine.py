@@ -61,6 +61,7 @@ def workplace(data: DataConfig, tiny_space: Path, tmp_path: Path) -> Workplace:
     finetuned = data.data_dir / "models/finetuned/MRPC"
     teacher = prepare_teacher(task, splits, data.student_dir, finetuned, space.teacher, CPU, lambda evaluation: None)
     open_classroom(data, teacher, CPU, seed=search.student_training.seed)
+    (tmp_path / "checkpoints").mkdir()
     return Workplace(search=search, teacher=teacher, device="cpu", store=Store(tmp_path / "checkpoints"))
 
 
