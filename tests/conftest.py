@@ -18,6 +18,14 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.sched_setaffinity(0, {sorted(ALL_CORES)[int(worker.removeprefix("gw")) % len(ALL_CORES)]})
 
 
+LONGEST = ("test_interruptions", "test_methods", "test_export", "test_search", "test_engine", "test_finetune")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take longest first: begun last, one of them would leave a test process without work."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def all_cores() -> set[int]:
     """Returns the cores this machine has, for a test that needs several slots."""
