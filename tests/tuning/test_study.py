@@ -1,61 +1,13 @@
+"""The studies of a search: who gets its turn, what survives a restart, and what is confirmed."""
+
 from pathlib import Path
-from typing import Any
 
 import pytest
+from studies import FLAT, ask, finish, opened, plan, report
 
-from pkd_tune.config import Method
-from pkd_tune.tuning.arms import Arm, Assignment, Plan
-from pkd_tune.tuning.ledger import commonest_failure, counts, evaluation_rows, trial_rows
-from pkd_tune.tuning.sampling import WARM_UP_TRIALS
-from pkd_tune.tuning.space import Choice, Float, Parameters, Settings
-from pkd_tune.tuning.study import Studies
-
-PARAMETERS: Parameters = {"alpha": Float(0.2, 0.9, log=False), "temperature": Choice((10,))}
-FLAT: Parameters = {"alpha": Choice((0.2, 0.5, 0.7)), "temperature": Choice((5, 10))}
-
-
-def plan(depth: int, quota: int, method: Method = "pkd", parameters: Parameters = PARAMETERS, **more: Any) -> Plan:
-    return Plan(arm=Arm(depth, method), quota=quota, parameters=parameters, **more)
-
-
-def opened(tmp_path: Path, *plans: Plan, **more: Any) -> Studies:
-    return Studies(tmp_path / "study.log", plans or (plan(1, 4), plan(2, 4)), **more)
-
-
-def seen(epoch: float, score: float, *, degenerate: bool = False) -> dict[str, Any]:
-    losses = {"total": 1.0, "ce": 0.5, "kd": 0.5, "pt": 0.0}
-    return {
-        "metrics": {"f1": score, "score": score},
-        "epoch": epoch,
-        "loss": losses,
-        "gradient_norm": 1.0,
-        "learning_rate": 1e-5,
-        "watched": {"agreement": 90.0},
-        "degenerate": degenerate,
-    }
-
-
-def report(studies: Studies, assignment: Assignment, *scores: float) -> list[bool]:
-    return [studies.report(assignment, i, score, seen(i / 2, score)) for i, score in enumerate(scores, start=1)]
-
-
-def finish(studies: Studies, assignment: Assignment, *scores: float) -> None:
-    report(studies, assignment, *scores)
-    studies.complete(assignment)
-
-
-def ask(studies: Studies) -> tuple[Assignment, Settings]:
-    asked = studies.ask()
-    assert asked is not None
-    return asked[0], asked[1]
-
-
-def run_all(studies: Studies, score: float = 70.0) -> list[tuple[Assignment, Settings, int | None]]:
-    done = []
-    while (asked := studies.ask()) is not None:
-        done.append(asked)
-        finish(studies, asked[0], score, score + 1)
-    return done
+from pkd_tune.tuning.arms import Arm, Assignment
+from pkd_tune.tuning.ledger import commonest_failure, evaluation_rows, trial_rows
+from pkd_tune.tuning.space import Choice
 
 
 def test_arms_take_turns_until_all_have_their_quota(tmp_path: Path) -> None:
@@ -88,30 +40,6 @@ def test_the_best_trial_is_judged_by_its_best_evaluation(tmp_path: Path) -> None
     assert evaluation_rows(studies)[0]["agreement"] == 90.0
 
 
-def test_the_worse_half_is_stopped_at_a_rung_but_none_of_the_first_few(tmp_path: Path) -> None:
-    studies = opened(tmp_path, plan(2, 10))
-    for score in (80.0, 60.0, 70.0, 50.0)[:WARM_UP_TRIALS]:
-        first, _ = ask(studies)
-        assert report(studies, first, score, score) == [False, False]
-        studies.complete(first)
-    weak, good = ask(studies)[0], ask(studies)[0]
-    assert report(studies, weak, 61.0) == [True]
-    studies.stop(weak)
-    assert report(studies, good, 75.0, 75.0, 10.0) == [False, False, False]  # evaluation 3 is no rung
-    row = trial_rows(studies)[4]
-    assert (row["state"], row["score"], row["evaluations"]) == ("stopped early", 61.0, 1)
-    assert "better half" in row["error"]
-    assert counts(studies) == {"done": 4, "stopped": 1, "failed": 0, "running": 1}
-
-
-def test_rungs_survive_a_restart(tmp_path: Path) -> None:
-    before = opened(tmp_path, plan(2, 10))
-    for score in (80.0, 60.0, 70.0, 50.0):
-        finish(before, ask(before)[0], score, score)
-    after = opened(tmp_path, plan(2, 10))
-    assert report(after, ask(after)[0], 61.0) == [True]
-
-
 def test_depths_are_judged_apart_and_each_has_its_winner(tmp_path: Path) -> None:
     """The shallow one is always worse, and still gets its quota."""
     studies = opened(tmp_path, plan(1, 8), plan(2, 8), sampler="random")
@@ -124,22 +52,6 @@ def test_depths_are_judged_apart_and_each_has_its_winner(tmp_path: Path) -> None
         assert len(studies.trials(Arm(depth, "pkd"))) == 8
         assert studies.best(Arm(depth, "pkd")) is not None
     assert studies.ask() is None
-
-
-@pytest.mark.parametrize("early_stopping", [True, False])
-def test_a_trial_of_one_class_is_stopped_once_another_was_better_by_then(tmp_path: Path, early_stopping: bool) -> None:
-    studies = opened(tmp_path, plan(2, 4), early_stopping=early_stopping)
-
-    def constant(assignment: Assignment) -> list[bool]:
-        return [studies.report(assignment, i, 68.0, seen(i / 2, 68.0, degenerate=True)) for i in (1, 2, 3, 4)]
-
-    first, _ = ask(studies)
-    assert constant(first) == [False] * 4  # nobody has shown that more can be learnt
-    studies.complete(first)
-    finish(studies, ask(studies)[0], 68.0, 70.0)
-    again, _ = ask(studies)
-    expected = [False, True, False, True] if early_stopping else [False] * 4  # half an epoch proves nothing
-    assert constant(again) == expected
 
 
 def test_a_failed_trial_keeps_its_reason_and_uses_its_quota(tmp_path: Path) -> None:
@@ -206,22 +118,6 @@ def test_a_torn_last_line_and_a_left_lock_cost_nothing_but_that_line(tmp_path: P
     assert best.value == 70.0
     assert journal.read_bytes().startswith(whole)
     assert not (tmp_path / "study.log.lock").is_symlink()
-
-
-@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
-def test_no_setting_is_tried_twice_and_a_finite_space_is_tried_whole(tmp_path: Path, sampler: Any) -> None:
-    studies = opened(tmp_path, plan(1, 6, parameters=FLAT), sampler=sampler, early_stopping=False)
-    tried = [tuple(settings.items()) for _, settings, _ in run_all(studies)]
-    assert len(tried) == len(set(tried)) == 6
-    assert len(trial_rows(studies)) == 6
-
-
-def test_known_settings_come_first(tmp_path: Path) -> None:
-    first: tuple[Settings, ...] = ({"alpha": 0.5, "temperature": 10}, {"alpha": 0.7, "temperature": 10})
-    studies = opened(tmp_path, plan(1, 3, first=first))
-    asked = [ask(studies)[1] for _ in range(3)]
-    assert asked[:2] == list(first)
-    assert asked[2] not in first
 
 
 def test_a_stage_waits_and_keeps_the_best_values_of_the_one_before(tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""What is tried next, and what is stopped early, as the studies do it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studies import FLAT, ask, finish, opened, plan, report, run_all, seen
+
+from pkd_tune.tuning.arms import Assignment
+from pkd_tune.tuning.ledger import counts, trial_rows
+from pkd_tune.tuning.sampling import WARM_UP_TRIALS
+from pkd_tune.tuning.space import Settings
+
+
+def test_the_worse_half_is_stopped_at_a_rung_but_none_of_the_first_few(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(2, 10))
+    for score in (80.0, 60.0, 70.0, 50.0)[:WARM_UP_TRIALS]:
+        first, _ = ask(studies)
+        assert report(studies, first, score, score) == [False, False]
+        studies.complete(first)
+    weak, good = ask(studies)[0], ask(studies)[0]
+    assert report(studies, weak, 61.0) == [True]
+    studies.stop(weak)
+    assert report(studies, good, 75.0, 75.0, 10.0) == [False, False, False]  # evaluation 3 is no rung
+    row = trial_rows(studies)[4]
+    assert (row["state"], row["score"], row["evaluations"]) == ("stopped early", 61.0, 1)
+    assert "better half" in row["error"]
+    assert counts(studies) == {"done": 4, "stopped": 1, "failed": 0, "running": 1}
+
+
+def test_rungs_survive_a_restart(tmp_path: Path) -> None:
+    before = opened(tmp_path, plan(2, 10))
+    for score in (80.0, 60.0, 70.0, 50.0):
+        finish(before, ask(before)[0], score, score)
+    after = opened(tmp_path, plan(2, 10))
+    assert report(after, ask(after)[0], 61.0) == [True]
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_a_trial_of_one_class_is_stopped_once_another_was_better_by_then(tmp_path: Path, early_stopping: bool) -> None:
+    studies = opened(tmp_path, plan(2, 4), early_stopping=early_stopping)
+
+    def constant(assignment: Assignment) -> list[bool]:
+        return [studies.report(assignment, i, 68.0, seen(i / 2, 68.0, degenerate=True)) for i in (1, 2, 3, 4)]
+
+    first, _ = ask(studies)
+    assert constant(first) == [False] * 4  # nobody has shown that more can be learnt
+    studies.complete(first)
+    finish(studies, ask(studies)[0], 68.0, 70.0, 71.0, 70.0)
+    again, _ = ask(studies)
+    expected = [False, True, False, True] if early_stopping else [False] * 4  # half an epoch proves nothing
+    assert constant(again) == expected
+
+
+def test_of_trials_that_all_fall_back_to_one_class_the_last_one_is_not_stopped(tmp_path: Path) -> None:
+    """As on a tiny task, where no student of a depth may learn anything: the depth has its winner all the same."""
+    studies = opened(tmp_path, plan(2, 2))
+    running = [ask(studies)[0], ask(studies)[0]]
+    for step, classes in enumerate(((2, 2), (2, 1), (1,), (1,)), start=1):
+        for assignment, number in zip(list(running), classes, strict=True):
+            if studies.report(assignment, step, 68.0, seen(step / 2, 68.0, degenerate=number == 1)):
+                studies.stop(assignment)
+                running.remove(assignment)
+    (left,) = running
+    studies.complete(left)
+    assert [row["state"] for row in trial_rows(studies)] == ["complete", "stopped early"]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+def test_no_setting_is_tried_twice_and_a_finite_space_is_tried_whole(tmp_path: Path, sampler: Any) -> None:
+    studies = opened(tmp_path, plan(1, 6, parameters=FLAT), sampler=sampler, early_stopping=False)
+    tried = [tuple(settings.items()) for _, settings, _ in run_all(studies)]
+    assert len(tried) == len(set(tried)) == 6
+    assert len(trial_rows(studies)) == 6
+
+
+def test_known_settings_come_first(tmp_path: Path) -> None:
+    first: tuple[Settings, ...] = ({"alpha": 0.5, "temperature": 10}, {"alpha": 0.7, "temperature": 10})
+    studies = opened(tmp_path, plan(1, 3, first=first))
+    asked = [ask(studies)[1] for _ in range(3)]
+    assert asked[:2] == list(first)
+    assert asked[2] not in first
