@@ -7,18 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
-from browser import launched
-from tiny import SPACE
+from dashboards import SECONDS, ask, family, get, scalars, start
 
 from pkd_tune.command_line import run_command
 from pkd_tune.dashboard import (
@@ -36,43 +32,6 @@ from pkd_tune.dashboard import (
 )
 
 SETTINGS = ("alpha", "beta", "temperature", "learning_rate", "strategy", "normalize")
-
-SECONDS = 120
-"""Longer than any server takes on a busy machine."""
-
-
-def start(run: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pkd_tune.dashboard", str(run)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def get(address: str) -> tuple[int, str]:
-    with urllib.request.urlopen(address, timeout=SECONDS) as answer:
-        return answer.status, answer.read().decode()
-
-
-def ask(address: str, what: dict[str, Any]) -> dict[str, Any]:
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(address, data=json.dumps(what).encode(), headers=headers)
-    with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-        found = json.loads(answer.read())
-    assert isinstance(found, dict)
-    return found
-
-
-def scalars(tensorboard: str, trials: int) -> dict[str, Any]:
-    """Returns TensorBoard's scalars by trial, once it knows as many; it reads events after it has begun to answer."""
-    until = time.monotonic() + SECONDS
-    found: dict[str, Any] = {}
-    while len(found) < trials and time.monotonic() < until:
-        found = json.loads(get(tensorboard + "data/plugin/scalars/tags")[1])
-    return found
-
-
-def family(process: int) -> list[int]:
-    """Returns a process and all that it and its children started."""
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return [process, *(each for child in children for each in family(int(child)))]
 
 
 @pytest.fixture(scope="module")
@@ -273,59 +232,3 @@ def test_a_mistake_is_one_line(
     (line,) = output.err.splitlines()
     assert says in line
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.browser
-@pytest.mark.timeout(600)  # a search, two servers and a browser at once
-def test_a_running_search_is_seen_in_the_browser_and_not_disturbed(tiny_data: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_data, tmp_path / "data")
-    (tmp_path / "space.toml").write_text(SPACE)
-    run = tmp_path / "results" / "MRPC" / "tiny"
-    flags = ["--task", "MRPC", "--teacher", "tiny", "--depths", "1", "--trials", "200", "--space", "space.toml"]
-    flags += ["--control-trials", "0", "--seeds", "0"]
-    command = [sys.executable, "-m", "pkd_tune.search", "--gpus", "0", *flags]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as search:
-        try:
-            until = time.monotonic() + SECONDS
-            while not list((run / "ray").rglob("events.out.tfevents.*")) and time.monotonic() < until:
-                assert search.poll() is None
-            _look_at(run)
-            assert search.poll() is None  # all that was seen was seen while it ran
-        finally:
-            search.send_signal(signal.SIGINT)
-            _, said = search.communicate(timeout=SECONDS)
-    assert search.returncode == 130, said
-    trials = pd.read_csv(run / "trials.csv")
-    assert set(trials["state"]) <= {"complete", "stopped early", "interrupted"}
-    assert trials["trial"].tolist() == list(range(len(trials)))
-    assert not Path(f"{run / 'study.log'}.lock").exists()
-
-
-def _look_at(run: Path) -> None:
-    """Opens both dashboards of a run in a browser, as a person would."""
-    process = start(run)
-    try:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(4)]
-        addresses = dict(line.strip().split(maxsplit=1) for line in lines)
-        with launched() as browser:
-            page = browser.new_page()
-            errors: list[str] = []
-            asked: list[str] = []
-            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.on("request", lambda request: asked.append(request.url))
-            page.goto(addresses["trials:"])
-            page.get_by_text("1-layer-pkd").first.click()
-            page.locator(".js-plotly-plot").first.wait_for()
-            page.goto(addresses["trials:"] + "dashboard/studies/0/trials")
-            page.get_by_text("learning_rate").first.wait_for()
-            assert scalars(addresses["TensorBoard:"], trials=1)  # for the page asks only once
-            page.goto(addresses["TensorBoard:"] + "#timeseries")
-            page.get_by_text("1-layer-pkd-trial-0000").first.wait_for()
-            page.locator("scalar-card canvas, scalar-card svg").first.wait_for()
-            assert errors == []
-            assert [url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))] == []
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=SECONDS) == 0

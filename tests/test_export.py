@@ -19,9 +19,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pkd_tune.command_line import run_command
-from pkd_tune.export import export, make_parser, resolve
-from pkd_tune.run_folder import way
-from pkd_tune.winners import check_reproduced
+from pkd_tune.export import export, make_parser
 
 Ship = Callable[..., tuple[int, str, str]]
 RUN = "results/MRPC/tiny"
@@ -163,52 +161,6 @@ def changed(file: Path, change: Callable[[str], str]) -> Iterator[None]:
         file.write_text(before)
 
 
-def _moved(home: Path) -> None:
-    shutil.move(home / "results", home / "elsewhere")
-
-
-def _of_an_older_release(home: Path) -> None:
-    record = json.loads((home / RUN / "run.json").read_text())
-    assert record.pop("data_from_here") == "../../../data"
-    assert record["search"]["data"]["data_dir"] == "data"
-    (home / RUN / "run.json").write_text(json.dumps(record))
-
-
-def _kept_far_from_its_data(home: Path) -> None:
-    """What --out /scratch leaves: the way leads out of all folders that run and data share."""
-    far = home / "scratch" / "a" / "b"
-    far.parent.mkdir(parents=True)
-    shutil.move(home / "results" / "MRPC" / "tiny", far)
-    record = json.loads((far / "run.json").read_text())
-    shutil.move(home / "data", home / "corpora")  # where only the way leads
-    record["data_from_here"] = way(far, home / "corpora")
-    (far / "run.json").write_text(json.dumps(record))
-
-
-@pytest.mark.parametrize(
-    ("change", "run"),
-    [
-        (None, RUN),
-        (_of_an_older_release, RUN),
-        (_moved, "elsewhere/MRPC/tiny"),
-        (_kept_far_from_its_data, "scratch/a/b"),
-    ],
-)
-def test_the_data_is_found_from_any_folder(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None] | None, run: str
-) -> None:
-    home = tmp_path / "home"
-    shutil.copytree(tiny_run.parents[2], home)
-    if change is not None:
-        change(home)
-    (tmp_path / "other" / "data" / "data_raw").mkdir(parents=True)  # another project's data, which is not meant
-    monkeypatch.chdir(tmp_path / "other")
-    flags = [str(home / run), "--layers", "1", "--to", "new"]
-    found = resolve(make_parser().parse_args(flags)).data_dir
-    assert found.parent == home
-    assert (found / "data_raw" / "MRPC" / "dev.tsv").is_file()
-
-
 def test_no_report_or_card_says_where_the_data_lies(shipped: tuple[Path, str], tiny_run: Path) -> None:
     for file in (tiny_run / "report.md", tiny_run / "report.html", tiny_run / "run.json", shipped[0] / "README.md"):
         assert str(tiny_run.parents[2]) not in file.read_text()
@@ -314,11 +266,3 @@ def test_onnx_without_its_packages_names_the_extra(ship: Ship, monkeypatch: pyte
     code, _, errors = ship(RUN, "--layers", "1", *TO, "--int8")
     assert code == 2
     assert errors.endswith('--int8 needs onnxruntime: pip install "pkd_tune[onnx]"\n')
-
-
-def test_an_export_that_is_not_what_was_searched_is_refused() -> None:
-    student = {"folder": "best/3-layer", "search_score": 80.0, "metrics": {"score": 79.2}}
-    check_reproduced(student, {"dev": 1000})
-    check_reproduced({**student, "search_score": 75.0}, {"dev": 60})
-    with pytest.raises(RuntimeError, match=r"best/3-layer scores 79\.20, but its trial scored 81\.00"):
-        check_reproduced({**student, "search_score": 81.0}, {"dev": 1000})

@@ -1,10 +1,16 @@
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pkd_tune.config import UserError
-from pkd_tune.run_folder import check_same_search, choose_run_folder
+from pkd_tune.export import make_parser, resolve
+from pkd_tune.run_folder import check_same_search, choose_run_folder, way
+
+RUN = "results/MRPC/tiny"
 
 
 def test_the_latest_run_is_continued_unless_a_new_one_is_asked_for(tmp_path: Path) -> None:
@@ -45,3 +51,49 @@ def test_another_precision_is_another_search_and_none_recorded_is_auto(tmp_path:
             check_same_search(tmp_path, before, record(precision="fp32"))
         (problem,) = caught.value.problems
         assert "--precision was 'auto' in this run and is now 'fp32'" in problem
+
+
+def _moved(home: Path) -> None:
+    shutil.move(home / "results", home / "elsewhere")
+
+
+def _of_an_older_release(home: Path) -> None:
+    record = json.loads((home / RUN / "run.json").read_text())
+    assert record.pop("data_from_here") == "../../../data"
+    assert record["search"]["data"]["data_dir"] == "data"
+    (home / RUN / "run.json").write_text(json.dumps(record))
+
+
+def _kept_far_from_its_data(home: Path) -> None:
+    """What --out /scratch leaves: the way leads out of all folders that run and data share."""
+    far = home / "scratch" / "a" / "b"
+    far.parent.mkdir(parents=True)
+    shutil.move(home / "results" / "MRPC" / "tiny", far)
+    record = json.loads((far / "run.json").read_text())
+    shutil.move(home / "data", home / "corpora")  # where only the way leads
+    record["data_from_here"] = way(far, home / "corpora")
+    (far / "run.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("change", "run"),
+    [
+        (None, RUN),
+        (_of_an_older_release, RUN),
+        (_moved, "elsewhere/MRPC/tiny"),
+        (_kept_far_from_its_data, "scratch/a/b"),
+    ],
+)
+def test_the_data_is_found_from_any_folder(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None] | None, run: str
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(tiny_run.parents[2], home)
+    if change is not None:
+        change(home)
+    (tmp_path / "other" / "data" / "data_raw").mkdir(parents=True)  # another project's data, which is not meant
+    monkeypatch.chdir(tmp_path / "other")
+    flags = [str(home / run), "--layers", "1", "--to", "new"]
+    found = resolve(make_parser().parse_args(flags)).data_dir
+    assert found.parent == home
+    assert (found / "data_raw" / "MRPC" / "dev.tsv").is_file()

@@ -15,7 +15,7 @@ from pkd_tune.tuning.space import Choice
 from pkd_tune.tuning.store import Store
 from pkd_tune.tuning.study import Studies
 from pkd_tune.tuning.trial import Workplace, predictions_name
-from pkd_tune.winners import against_controls, confirmed
+from pkd_tune.winners import against_controls, check_reproduced, confirmed
 
 PKD, KD, ALONE = Arm(3, "pkd"), Arm(3, "kd"), Arm(3, "finetuned")
 TRUTH = np.random.default_rng(0).integers(2, size=100)
@@ -84,3 +84,11 @@ def test_a_method_is_held_against_both_controls_and_kd_against_fine_tuning(workp
     assert found[PKD][0]["difference"] == pytest.approx(30.0)
     assert [each["method"] for each in found[KD]] == ["finetuned"]
     assert found[ALONE] == []
+
+
+def test_an_export_that_is_not_what_was_searched_is_refused() -> None:
+    student = {"folder": "best/3-layer", "search_score": 80.0, "metrics": {"score": 79.2}}
+    check_reproduced(student, {"dev": 1000})
+    check_reproduced({**student, "search_score": 75.0}, {"dev": 60})
+    with pytest.raises(RuntimeError, match=r"best/3-layer scores 79\.20, but its trial scored 81\.00"):
+        check_reproduced({**student, "search_score": 81.0}, {"dev": 1000})

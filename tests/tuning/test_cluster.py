@@ -1,13 +1,22 @@
-"""Ray's start, as far as it touches this process."""
+"""Ray, started here or joined: what it does to this process, pretended GPUs, and several machines."""
 
+import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
+import trainables
+from engine_runs import ALPHA, TWO, search
 
 from pkd_tune.config import UserError
 from pkd_tune.tuning import cluster
+from pkd_tune.tuning.arms import Arm, Plan
+from pkd_tune.tuning.engine import run_search
+from pkd_tune.tuning.ledger import trial_rows
 from pkd_tune.tuning.slots import Slots
+from pkd_tune.tuning.study import Studies
+from pkd_tune.tuning.trial import Workplace
 
 
 def test_ray_starts_without_taking_sigterm_and_says_when_it_cannot(tmp_path: Path) -> None:
@@ -22,3 +31,57 @@ def test_ray_starts_without_taking_sigterm_and_says_when_it_cannot(tmp_path: Pat
                 pass
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_no_cluster_at_an_address_is_one_clear_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"--address 127.0.0.1:1: no Ray cluster answers there"),
+        cluster.joined_cluster("127.0.0.1:1", tmp_path / "log"),
+    ):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_sixteen_trials_share_eight_gpus_and_each_sees_one(workplace: Workplace, tmp_path: Path) -> None:
+    studies = Studies(tmp_path / "study.log", [Plan(arm=Arm(1, "pkd"), quota=16, parameters=ALPHA)])
+    slots = Slots(device="cuda", count=16, per_gpu=2)
+    rows = search(workplace, studies, slots, trainables.together)
+    assert [row["state"] for row in rows].count("failed") == 0
+    seen = [path.read_text() for path in workplace.store.folder.glob("*.here")]
+    assert sorted(seen) == sorted([str(gpu) for gpu in range(8)] * 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_lost_node_costs_nothing_but_time(workplace: Workplace, tmp_path: Path) -> None:
+    import threading
+
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_health_check_period_ms"] = "1000"  # noqa: SIM112 - Ray's spelling
+    machines = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": 2**27}
+    )
+    nodes = [machines.add_node(num_cpus=1, object_store_memory=2**27) for _ in range(2)]
+    studies = Studies(tmp_path / "study.log", [Plan(arm=Arm(1, "pkd"), quota=4, parameters=ALPHA)])
+
+    def lose_one() -> None:
+        lost = nodes[0].node_id
+        while not any(lost in path.read_text() for path in workplace.store.folder.glob("*.nodes")):
+            time.sleep(0.1)
+        machines.remove_node(nodes[0], allow_graceful=False)
+
+    try:
+        with cluster.joined_cluster(machines.address, tmp_path / "log"):
+            assert cluster.cluster_slots(0, 1) == TWO
+            cluster.check_shared([("--out", str(tmp_path)), ("--storage", f"file://{tmp_path}/far")])
+            loser = threading.Thread(target=lose_one)
+            loser.start()
+            run_search(workplace, studies, tmp_path, TWO, trainable=trainables.patient)
+            loser.join()
+    finally:
+        machines.shutdown()
+    rows = trial_rows(studies)
+    assert [row["state"] for row in rows] == ["complete"] * 4
+    assert [row["evaluations"] for row in rows] == [10] * 4

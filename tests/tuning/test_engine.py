@@ -1,10 +1,9 @@
-"""The engine on a real Ray: trials that go well, that something happens to, many of them, and several machines."""
+"""The engine on a real Ray: trials that go well, that something happens to, and many of them."""
 
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,101 +12,17 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 import trainables
+from engine_runs import ALPHA, ONE, TWO, directly, plans, search
 
-from pkd_tune.config import DataConfig, DistillConfig, Method, SearchConfig, Stage, UserError
-from pkd_tune.distillation.loop import Evaluation
-from pkd_tune.distillation.student import distill, open_classroom
-from pkd_tune.distillation.teacher import prepare_teacher
-from pkd_tune.glue.data import load_features
-from pkd_tune.glue.tasks import TASKS
-from pkd_tune.tuning import cluster
+from pkd_tune.config import Method
 from pkd_tune.tuning.arms import Arm, Assignment, Plan
-from pkd_tune.tuning.engine import KEPT_WEIGHTS, Housekeeping, remove_leftovers, run_search
+from pkd_tune.tuning.engine import KEPT_WEIGHTS, Housekeeping, remove_leftovers
 from pkd_tune.tuning.ledger import trial_rows
 from pkd_tune.tuning.searcher import StudySearcher
-from pkd_tune.tuning.slots import Slots
-from pkd_tune.tuning.space import Choice, Float, Parameters
-from pkd_tune.tuning.space_file import load_space
 from pkd_tune.tuning.store import Store
 from pkd_tune.tuning.study import Studies
-from pkd_tune.tuning.trial import Workplace, run_trial
-
-CPU = torch.device("cpu")
-ONE, TWO = Slots(device="cpu", count=1), Slots(device="cpu", count=2)
-ALPHA: Parameters = {"alpha": Float(0.2, 0.9, log=False)}
-
-
-@pytest.fixture(scope="module")
-def data(tiny_data: Path) -> DataConfig:
-    folder = tiny_data / "models/pretrained/tiny"
-    return DataConfig(task="MRPC", data_dir=tiny_data, teacher_dir=folder, student_dir=folder, max_length=32)
-
-
-@pytest.fixture
-def workplace(data: DataConfig, tiny_space: Path, tmp_path: Path) -> Workplace:
-    space = load_space(tiny_space)
-    search = SearchConfig(
-        data=data,
-        teacher_trainings=space.teacher,
-        student_training=space.training,
-        depths=(1, 2),
-        stages=(Stage(method="pkd"),),
-        trials=6,
-    )
-    task = TASKS["MRPC"]
-    splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
-    finetuned = data.data_dir / "models/finetuned/MRPC"
-    teacher = prepare_teacher(task, splits, data.student_dir, finetuned, space.teacher, CPU, lambda evaluation: None)
-    open_classroom(data, teacher, CPU, seed=search.student_training.seed)
-    (tmp_path / "checkpoints").mkdir()
-    return Workplace(search=search, teacher=teacher, device="cpu", store=Store(tmp_path / "checkpoints"))
-
-
-def plans(space: Path, *quotas: tuple[int, int], learning_rates: tuple[float, ...] = (2e-3, 3e-3, 4e-3)) -> list[Plan]:
-    """Returns a plan for each (depth, trials) over three learning rates, in this order at first."""
-    parameters: Parameters = {**load_space(space).parameters, "learning_rate": Choice(learning_rates)}
-    parameters |= {"alpha": Choice((0.5,)), "beta": Choice((10.0,)), "strategy": Choice(("skip",))}
-    parameters |= {"normalize": Choice((True,))}
-    return [
-        Plan(
-            arm=Arm(depth, "pkd"),
-            quota=quota,
-            parameters=parameters,
-            first=tuple({"learning_rate": rate, **_fixed(parameters)} for rate in learning_rates[:quota]),
-        )
-        for depth, quota in quotas
-    ]
-
-
-def _fixed(parameters: Parameters) -> dict[str, Any]:
-    return {n: p.values[0] for n, p in parameters.items() if isinstance(p, Choice) and len(p.values) == 1}
-
-
-def search(
-    workplace: Workplace,
-    studies: Studies,
-    slots: Slots,
-    trainable: Callable[..., None] = run_trial,
-    run_dir: Path | None = None,
-) -> list[dict[str, Any]]:
-    run_dir = run_dir or workplace.store.folder.parent
-    with cluster.own_cluster(slots, run_dir / "ray-start.log"):
-        run_search(workplace, studies, run_dir, slots, trainable=trainable)
-    return trial_rows(studies)
-
-
-def directly(workplace: Workplace, depth: int, settings: dict[str, Any], seed: int | None = None) -> list[Evaluation]:
-    """Returns the evaluations of the same training outside Ray."""
-    torch.set_num_threads(1)  # as a trial on one core has
-    settings = dict(settings)
-    training = replace(workplace.search.student_training, learning_rate=settings.pop("learning_rate"))
-    training = training if seed is None else replace(training, seed=seed)
-    seen: list[Evaluation] = []
-    classroom = open_classroom(workplace.search.data, workplace.teacher, CPU, workplace.search.student_training.seed)
-    distill(classroom, DistillConfig(student_layers=depth, **settings), training, seen.append)
-    return seen
+from pkd_tune.tuning.trial import Workplace
 
 
 def test_trials_in_one_process_score_what_each_scores_alone(
@@ -251,14 +166,6 @@ except OSError as error:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_cluster_at_an_address_is_one_clear_line(tmp_path: Path) -> None:
-    with (
-        pytest.raises(UserError, match=r"--address 127.0.0.1:1: no Ray cluster answers there"),
-        cluster.joined_cluster("127.0.0.1:1", tmp_path / "log"),
-    ):
-        pass
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_thousand_instant_trials(workplace: Workplace, tmp_path: Path) -> None:
@@ -281,49 +188,3 @@ def test_a_thousand_instant_trials(workplace: Workplace, tmp_path: Path) -> None
         best = studies.best(Arm(depth, method))
         assert best is not None
         assert abs(best.params["alpha"] - 0.5) < 0.01
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_sixteen_trials_share_eight_gpus_and_each_sees_one(workplace: Workplace, tmp_path: Path) -> None:
-    studies = Studies(tmp_path / "study.log", [Plan(arm=Arm(1, "pkd"), quota=16, parameters=ALPHA)])
-    slots = Slots(device="cuda", count=16, per_gpu=2)
-    rows = search(workplace, studies, slots, trainables.together)
-    assert [row["state"] for row in rows].count("failed") == 0
-    seen = [path.read_text() for path in workplace.store.folder.glob("*.here")]
-    assert sorted(seen) == sorted([str(gpu) for gpu in range(8)] * 2)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_lost_node_costs_nothing_but_time(workplace: Workplace, tmp_path: Path) -> None:
-    import threading
-
-    from ray.cluster_utils import Cluster
-
-    os.environ["RAY_health_check_period_ms"] = "1000"  # noqa: SIM112 - Ray's spelling
-    machines = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": 2**27}
-    )
-    nodes = [machines.add_node(num_cpus=1, object_store_memory=2**27) for _ in range(2)]
-    studies = Studies(tmp_path / "study.log", [Plan(arm=Arm(1, "pkd"), quota=4, parameters=ALPHA)])
-
-    def lose_one() -> None:
-        lost = nodes[0].node_id
-        while not any(lost in path.read_text() for path in workplace.store.folder.glob("*.nodes")):
-            time.sleep(0.1)
-        machines.remove_node(nodes[0], allow_graceful=False)
-
-    try:
-        with cluster.joined_cluster(machines.address, tmp_path / "log"):
-            assert cluster.cluster_slots(0, 1) == TWO
-            cluster.check_shared([("--out", str(tmp_path)), ("--storage", f"file://{tmp_path}/far")])
-            loser = threading.Thread(target=lose_one)
-            loser.start()
-            run_search(workplace, studies, tmp_path, TWO, trainable=trainables.patient)
-            loser.join()
-    finally:
-        machines.shutdown()
-    rows = trial_rows(studies)
-    assert [row["state"] for row in rows] == ["complete"] * 4
-    assert [row["evaluations"] for row in rows] == [10] * 4

@@ -1,0 +1,70 @@
+"""Searches of a few trials on a Ray of their own, and the same trainings outside it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pkd_tune.config import DistillConfig
+from pkd_tune.distillation.loop import Evaluation
+from pkd_tune.distillation.student import distill, open_classroom
+from pkd_tune.tuning import cluster
+from pkd_tune.tuning.arms import Arm, Plan
+from pkd_tune.tuning.engine import run_search
+from pkd_tune.tuning.ledger import trial_rows
+from pkd_tune.tuning.slots import Slots
+from pkd_tune.tuning.space import Choice, Float, Parameters
+from pkd_tune.tuning.space_file import load_space
+from pkd_tune.tuning.study import Studies
+from pkd_tune.tuning.trial import Workplace, run_trial
+
+CPU = torch.device("cpu")
+ONE, TWO = Slots(device="cpu", count=1), Slots(device="cpu", count=2)
+ALPHA: Parameters = {"alpha": Float(0.2, 0.9, log=False)}
+
+
+def plans(space: Path, *quotas: tuple[int, int], learning_rates: tuple[float, ...] = (2e-3, 3e-3, 4e-3)) -> list[Plan]:
+    """Returns a plan for each (depth, trials) over three learning rates, in this order at first."""
+    parameters: Parameters = {**load_space(space).parameters, "learning_rate": Choice(learning_rates)}
+    parameters |= {"alpha": Choice((0.5,)), "beta": Choice((10.0,)), "strategy": Choice(("skip",))}
+    parameters |= {"normalize": Choice((True,))}
+    return [
+        Plan(
+            arm=Arm(depth, "pkd"),
+            quota=quota,
+            parameters=parameters,
+            first=tuple({"learning_rate": rate, **_fixed(parameters)} for rate in learning_rates[:quota]),
+        )
+        for depth, quota in quotas
+    ]
+
+
+def _fixed(parameters: Parameters) -> dict[str, Any]:
+    return {n: p.values[0] for n, p in parameters.items() if isinstance(p, Choice) and len(p.values) == 1}
+
+
+def search(
+    workplace: Workplace,
+    studies: Studies,
+    slots: Slots,
+    trainable: Callable[..., None] = run_trial,
+    run_dir: Path | None = None,
+) -> list[dict[str, Any]]:
+    run_dir = run_dir or workplace.store.folder.parent
+    with cluster.own_cluster(slots, run_dir / "ray-start.log"):
+        run_search(workplace, studies, run_dir, slots, trainable=trainable)
+    return trial_rows(studies)
+
+
+def directly(workplace: Workplace, depth: int, settings: dict[str, Any], seed: int | None = None) -> list[Evaluation]:
+    """Returns the evaluations of the same training outside Ray."""
+    torch.set_num_threads(1)  # as a trial on one core has
+    settings = dict(settings)
+    training = replace(workplace.search.student_training, learning_rate=settings.pop("learning_rate"))
+    training = training if seed is None else replace(training, seed=seed)
+    seen: list[Evaluation] = []
+    classroom = open_classroom(workplace.search.data, workplace.teacher, CPU, workplace.search.student_training.seed)
+    distill(classroom, DistillConfig(student_layers=depth, **settings), training, seen.append)
+    return seen
