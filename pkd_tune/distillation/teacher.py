@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from pkd_tune.glue.tasks import Task, majority_score
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
+
+logger = logging.getLogger(__name__)
 
 GATE_MARGIN = 2.0
 """Points by which a teacher's score must beat always predicting the most frequent class, or the mean label."""
@@ -64,7 +67,8 @@ def prepare_teacher(
         task: What it must classify.
         splits: `train` and the task's dev splits, with labels.
         pretrained_dir: The encoder to start from. A folder that already holds a classifier is used as it is.
-        folder: Where fine-tuned teachers of this task are kept, one folder per start, data and configuration.
+        folder: Where fine-tuned teachers of this task are kept, one folder per start, data and configuration, and the
+            dev scores of every teacher.
         configs: How it is trained; of several, the one with the highest dev score is kept.
         device: Where it is trained.
         report: Called after each evaluation of a training.
@@ -82,7 +86,8 @@ def prepare_teacher(
                 f"--teacher {model_dir}: its classifier has {class_count(model_dir)} outputs, but {task.name} needs "
                 f"{task.outputs}; give a pretrained encoder or a model fine-tuned for {task.name}"
             )
-    metrics = dev_metrics(task, model_dir, splits, device)
+    key = weights_key(model_dir)
+    metrics = _recorded_dev_metrics(task, model_dir, key, splits, folder, device)
     majority = majority_score(task, {name: splits[name].labels for name in task.dev_splits})
     if metrics["score"] < majority["score"] + GATE_MARGIN:
         raise UserError(
@@ -96,7 +101,7 @@ def prepare_teacher(
         )
     return Teacher(
         folder=model_dir,
-        key=weights_key(model_dir),
+        key=key,
         layers=layer_count(model_dir),
         metrics=metrics,
         majority=majority,
@@ -166,6 +171,26 @@ def dev_metrics(task: Task, model_dir: Path, splits: dict[str, Split], device: t
     """Returns the scores of a model's folder on the task's dev splits in fp32."""
     model = load_classifier(model_dir, task.labels, seed=0).to(device)  # nothing is missing, so nothing is drawn
     return evaluate(model, {name: splits[name] for name in task.dev_splits}, task, precision="fp32")[0]
+
+
+def _recorded_dev_metrics(
+    task: Task, model_dir: Path, key: str, splits: dict[str, Split], folder: Path, device: torch.device
+) -> dict[str, float]:
+    """Returns what `dev_metrics()` does, computed once for these weights and dev splits."""
+    what = " ".join([key, *(splits[name].key for name in task.dev_splits)])
+    path = folder / f"dev-scores-{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
+    if path.exists():
+        try:
+            found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+            return found
+        except json.JSONDecodeError:
+            logger.warning("%s is damaged; scoring the teacher again", path)
+    metrics = dev_metrics(task, model_dir, splits, device)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary.write_text(json.dumps(metrics), encoding="utf-8")
+    os.replace(temporary, path)
+    return metrics
 
 
 def save_classifier(model: BertForSequenceClassification, tokenizer_dir: Path, target: Path) -> None:

@@ -154,8 +154,8 @@ def _create_safetensors(path: Path, tensors: dict[str, tuple[str, type, tuple[in
     """Creates a safetensors file of the given (format name, dtype, shape) and returns at which byte each tensor begins.
 
     The library writes only tensors that are in memory as a whole; and what is written to a mapped file counts as memory
-    of this process. Layout: the header's length as 8 bytes, the header
-    as JSON padded with spaces to a multiple of 8, then the tensors (https://huggingface.co/docs/safetensors).
+    of this process. Layout: the header's length as 8 bytes, the header as JSON padded with spaces to a multiple of 8,
+    then the tensors (https://huggingface.co/docs/safetensors).
     """
     header: dict[str, object] = {"__metadata__": {HASH: _NO_HASH}}
     starts: dict[str, int] = {}

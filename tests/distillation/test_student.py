@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pkd_tune.distillation.losses import pkd_loss
 from pkd_tune.distillation.modeling import cut_to_layers, load_classifier
 from pkd_tune.distillation.student import Classroom, distill, open_classroom
 from pkd_tune.distillation.teacher import Teacher, prepare_teacher
-from pkd_tune.glue.data import load_features
+from pkd_tune.glue.data import Split, load_features
 from pkd_tune.glue.tasks import TASKS
 
 TASK = TASKS["MRPC"]
@@ -168,6 +169,26 @@ def test_strategies_differ(classroom: Classroom) -> None:
 def test_impossible_settings_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         replace(PKD, **change)
+
+
+def test_a_teachers_dev_scores_are_computed_once_and_again_when_their_record_is_damaged(
+    data: DataConfig, teacher: Teacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    splits = load_features(TASK, data.data_dir, data.student_dir, data.max_length)
+
+    def scores(splits: dict[str, Split]) -> dict[str, float]:
+        return prepare_teacher(TASK, splits, teacher.folder, tmp_path, [TEACHING], CPU, nothing).metrics
+
+    assert scores(splits) == teacher.metrics
+    (record,) = tmp_path.iterdir()
+    whole = record.read_text()
+    record.write_text(json.dumps({**teacher.metrics, "f1": 12.5}))
+    assert scores(splits)["f1"] == 12.5
+    assert scores({**splits, "dev": splits["train"]})["f1"] != 12.5  # other examples, another record
+    record.write_text(whole[:-1])
+    assert scores(splits) == teacher.metrics
+    assert f"{record} is damaged" in caplog.text
+    assert record.read_text() == whole
 
 
 def test_the_first_step_is_the_loss_by_hand(tiny_data: Path, tmp_path: Path) -> None:
