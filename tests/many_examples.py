@@ -9,6 +9,7 @@ It prints bytes as JSON: `own`, the most that it held beyond mapped files, and `
 import json
 import resource
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,11 @@ from pkd_tune.glue.tasks import TASKS
 
 MEAN_LENGTH = {"train": 39, "build": 8}
 """Word pieces: MNLI's, and fewer where all examples go through a model."""
-WIDTH = 32
-EVALUATIONS = 3
+SMALL = {"vocab_size": 100, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+REAL = {"vocab_size": 30522, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+STUDENT_LAYERS, TEACHER_LAYERS = 6, 7
+"""A student of 22.7 million parameters."""
+EVALUATIONS = 2
 """After which the training is left; 20 steps each."""
 
 
@@ -58,22 +62,21 @@ def mapped_split(folder: Path, name: str, n: int, mean_length: int) -> Split:
     )
 
 
-def bert(layers: int) -> BertForSequenceClassification:
-    """Returns a small model with random weights."""
-    shape = {"vocab_size": 100, "hidden_size": WIDTH, "num_attention_heads": 2, "intermediate_size": 2 * WIDTH}
+def bert(shape: dict[str, int], layers: int) -> BertForSequenceClassification:
+    """Returns a model with random weights."""
     return BertForSequenceClassification(BertConfig(**shape, num_hidden_layers=layers, num_labels=2))
 
 
 def build(n: int, folder: Path) -> int:
     """Runs a teacher of one layer over all examples; returns what it held beyond mapped files."""
-    teacher_outputs(folder, mapped_split(folder, "train", n, MEAN_LENGTH["build"]), "tiny", lambda: bert(1))
+    teacher_outputs(folder, mapped_split(folder, "train", n, MEAN_LENGTH["build"]), "tiny", lambda: bert(SMALL, 1))
     return own_bytes()
 
 
 def mapped_outputs(folder: Path, split: Split) -> TeacherOutputs:
-    """Returns random outputs of a teacher of four layers, mapped from a file."""
+    """Returns random outputs of a teacher, mapped from files."""
     n, rng = len(split), np.random.default_rng(len(split))
-    shapes = {"logits": ((n, 2), np.float32), "cls": ((n, 4, WIDTH), np.float16)}
+    shapes = {"logits": ((n, 2), np.float32), "cls": ((n, TEACHER_LAYERS, REAL["hidden_size"]), np.float16)}
     for name, (shape, dtype) in shapes.items():
         array = np.memmap(folder / f"{split.name}-{n}.{name}", dtype, "w+", shape=shape)
         for start in range(0, n, 2**14):
@@ -103,24 +106,32 @@ def train(n: int, folder: Path) -> int:
         train=splits["train"],
         dev=dev,
         official_dev=dev,
-        start=bert(2),
+        start=bert(REAL, STUDENT_LAYERS),
         init="pretrained",
         teacher_train=said["train"],
         teacher_dev={"dev": said["dev"]},
         device=torch.device("cpu"),
     )
-    held = []
+    held, over = [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.01):
+            held.append(own_bytes())
 
     def report(evaluation: Evaluation) -> None:
-        held.append(own_bytes())
         if evaluation.number == EVALUATIONS:
             raise EnoughError
 
-    config = DistillConfig(student_layers=2, alpha=0.5, beta=10, temperature=5, strategy="skip", normalize=True)
+    config = DistillConfig(
+        student_layers=STUDENT_LAYERS, alpha=0.5, beta=10, temperature=5, strategy="skip", normalize=True
+    )
+    threading.Thread(target=watch).start()
     try:
         distill(classroom, config, TrainingConfig(epochs=2, evaluations_per_epoch=max(3, n // 32 // 20)), report)
     except EnoughError:
         return max(held)
+    finally:
+        over.set()
     raise AssertionError("the training ended before it was left")
 
 

@@ -16,6 +16,7 @@ from pkd_tune.config import TrainingConfig
 from pkd_tune.distillation.batches import Batch, training_batches
 from pkd_tune.distillation.inference import Watcher, evaluate
 from pkd_tune.distillation.losses import LossParts
+from pkd_tune.distillation.memory import keep_freed_memory
 from pkd_tune.distillation.stepping import Workbench, graph_capture, own_stream
 from pkd_tune.distillation.supply import Supply, epoch_inputs, open_supply, resident_where_it_fits
 from pkd_tune.distillation.training_state import (
@@ -125,6 +126,7 @@ def fit(
     Raises:
         TrainingDivergedError: When a loss was not finite.
     """
+    keep_freed_memory()
     device = model.device
     if bench is None:
         bench = Workbench(model, capture=graph_capture(device))

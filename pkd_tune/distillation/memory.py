@@ -1,13 +1,32 @@
-"""What this process does with memory that it frees."""
+"""What this process does with memory that it frees. Without effect where the C library is not glibc."""
 
 import ctypes
 import platform
+from functools import cache
+
+# Parameters of glibc's mallopt(3), from its malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+
+KEPT_BYTES = 512 * 2**20
+"""As much free memory as may lie at the end of the heap before any of it is given back."""
+SEPARATE_BYTES = 64 * 2**20
+"""Blocks of this size are asked of the system, and given back to it, one by one."""
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Lets the C library keep what one training step frees for the next one.
+
+    By itself it gives most of that back to the system, which hands it out again page by page, each filled with zeros:
+    a tenth of a step of a BERT on a CPU. It also holds less this way, as fewer blocks end up between others.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_THRESHOLD, SEPARATE_BYTES)
+        libc.mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def give_back_freed_memory() -> None:
-    """Gives back to the system what the C library keeps for later: a training frees hundreds of megabytes as it ends.
-
-    Without effect where the C library is not glibc.
-    """
+    """Gives back to the system what the C library keeps for later: a training frees much as it ends."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

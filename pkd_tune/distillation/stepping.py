@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from torch import Tensor
 from pkd_tune.config import Precision, TrainingConfig
 from pkd_tune.distillation.batches import Batch, in_parts
 from pkd_tune.distillation.losses import LossParts
+from pkd_tune.distillation.optimizer import make_optimizer
 from pkd_tune.distillation.precision import mixed_precision
 from pkd_tune.distillation.supply import LENGTH_MULTIPLE, Inputs, Supply, make_batch
 
@@ -35,8 +36,8 @@ Work: TypeAlias = Callable[[], None]
 Capture: TypeAlias = Callable[[Work], Work]
 """Takes work on tensors that stay where they are; returns what does it again with what they hold then."""
 
-ADAM_EPSILON = 1e-6
-"""BERT's own value, a hundred times PyTorch's default."""
+CPU_TOKENS = 2048
+"""With padding; on a CPU a batch of more goes through the model in parts, which hold less and are no slower."""
 
 MOST_GRAPHS = 256
 """Of one model; beyond, the oldest is given up."""
@@ -183,12 +184,13 @@ class Workbench:
         device = self.model.device
         tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.tensors.items()}
         batch = make_batch(supply, tensors, inputs.length)
-        losses_4 = _backward_or_none(loss, batch, self.parts, config.precision)
+        on_cpu = 1 if device.type != "cpu" else -(-inputs.examples * inputs.length // CPU_TOKENS)
+        losses_4 = _backward_or_none(loss, batch, self.parts * on_cpu, config.precision)
         if losses_4 is None:
             self.parts = 2
             self.optimizer.zero_grad(set_to_none=True)
             logger.warning("out of memory: going on with batches in two halves, their gradients added up")
-            losses_4 = _backward_or_none(loss, batch, self.parts, config.precision)
+            losses_4 = _backward_or_none(loss, batch, self.parts * on_cpu, config.precision)
             if losses_4 is None:
                 raise MemoryError(f"out of memory with batches of {config.batch_size} in halves; lower batch_size")
         self._update(losses_4, config)
@@ -198,24 +200,6 @@ class Workbench:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.sums_5 += torch.cat([losses_4, norm.detach()[None]])
-
-
-def make_optimizer(
-    trained: list[tuple[str, torch.nn.Parameter]], learning_rate: float | Tensor, *, capturable: bool
-) -> torch.optim.AdamW:
-    """Returns the optimiser of named parameters; the first group decays, biases and LayerNorms do not.
-
-    Args:
-        trained: Names and parameters.
-        learning_rate: A tensor where steps are captured.
-        capturable: Whether steps are captured.
-    """
-    decayed: list[torch.nn.Parameter] = []
-    plain: list[torch.nn.Parameter] = []
-    for name, parameter in trained:
-        (plain if name.endswith("bias") or "LayerNorm" in name else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate, eps=ADAM_EPSILON, fused=True, capturable=capturable)
 
 
 def backward(loss: Loss, batch: Batch, parts: int, precision: Precision) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from pkd_tune.config import DistillConfig, TrainingConfig
+from pkd_tune.distillation import stepping
+from pkd_tune.distillation.batches import Batch, in_parts
 from pkd_tune.distillation.loop import Evaluation, FitResult
 from pkd_tune.distillation.stepping import Capture, Workbench, graph_capture
 from pkd_tune.distillation.student import Classroom, Workshop, distill
@@ -107,6 +109,29 @@ def assert_same(one: Trained, other: Trained) -> None:
     for name, tensor in one[1].items():
         if not name.endswith("key.bias"):  # softmax cancels it: its gradient is rounding alone, which Adam blows up
             torch.testing.assert_close(other[1][name], tensor, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_of_many_tokens_goes_through_in_parts_on_a_cpu_and_counts_as_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, weights = train(make_classroom(), PKD, TRAINING)
+    sizes: list[int] = []
+
+    def seen(batch: Batch, parts: int) -> list[Batch]:
+        cut = in_parts(batch, parts)
+        sizes.extend(len(part.labels_B) for part in cut)
+        return cut
+
+    monkeypatch.setattr(stepping, "CPU_TOKENS", 50)  # of four examples with up to 29 tokens each
+    monkeypatch.setattr(stepping, "in_parts", seen)
+    cut, same_weights = train(make_classroom(), PKD, TRAINING)
+    assert set(sizes) >= {1, 2}
+    for one, other in zip(whole, cut, strict=True):
+        assert other.losses == pytest.approx(one.losses, rel=1e-5)
+        assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
+        assert other.micro_batches == 1  # nothing ran out of memory
+    for name, weight in weights.items():
+        torch.testing.assert_close(same_weights[name], weight, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("resident", [True, False], ids=["resident", "from-the-host"])
