@@ -146,6 +146,7 @@ def as_text(record: Mapping[str, Any]) -> str:
             "examples/s",
             "tokens/s",
             "× plain",
+            "by CPU time",
             "of peak",
         )
         lines = [

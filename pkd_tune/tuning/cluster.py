@@ -55,7 +55,10 @@ def own_cluster(slots: Slots, log: Path, *, dashboard: bool = False) -> Iterator
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
-            except Exception as error:  # as it comes: Ray says no more of a start that takes too long
+            except Exception as error:
+                # Ray raises a bare Exception for a start that takes too long; what is more special may be a bug.
+                if type(error) is not Exception and not isinstance(error, (OSError, RuntimeError)):
+                    raise
                 reason = str(error).splitlines()[0]
                 raise UserError(
                     f"Ray did not start ({reason}); where this machine is only busy, the same command again may do; "
