@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from pkd_tune.capacity import at_once, fitting
 from pkd_tune.command_line import load_examples, say
 from pkd_tune.config import SearchConfig
 from pkd_tune.distillation.model_folder import WEIGHTS, layer_count
@@ -30,7 +31,8 @@ def dry_run(request: Request) -> int:
     load_examples(task, data.data_dir, demo=request.demo)
     features = load_features(task, data.data_dir, data.student_dir, data.max_length)
     splits = selection_splits(task, features, data.select_on)
-    torch.set_num_threads(1 if device.type == "cpu" else torch.get_num_threads())
+    slots = fitting(request, slots, sum(plan.quota for plan in plans))
+    torch.set_num_threads(slots.threads if device.type == "cpu" else torch.get_num_threads())
     costs = {}
     for depth in config.depths:
         say(f"timing a student of {plural(depth, 'layer')}")
@@ -85,18 +87,17 @@ def plan_text(
         )
     rungs = [2**i for i in range(evaluations.bit_length()) if 2**i < evaluations] if config.early_stopping else []
     unit = "GPU-hours" if slots.device == "cuda" else "core-hours"
-    hours = expected / 3600 / slots.per_gpu
+    share = slots.threads if slots.device == "cpu" else 1 / slots.per_gpu
     header = ["student", "method", "trials", "seeds", "epochs expected", "an epoch takes", "slot time"]
     return "\n".join(
         [
             _table(header, rows),
             "",
-            f"{plural(slots.count, 'trial')} at once on {slots.device}. Rungs at evaluations "
-            f"{', '.join(map(str, rungs)) or 'none'} of {evaluations}.",
+            f"{at_once(slots)}. Rungs at evaluations {', '.join(map(str, rungs)) or 'none'} of {evaluations}.",
             f"Teacher, unless it is there already: {teacher / 60:.1f} min.",
             f"Search and confirmation: about {expected / slots.count / 60:.1f} min, at most "
             f"{most / slots.count / 60:.1f} min if nothing is stopped early.",
-            f"That is {hours:.2f} {unit}, at most {most / 3600 / slots.per_gpu:.2f}.",
+            f"That is {expected / 3600 * share:.2f} {unit}, at most {most / 3600 * share:.2f}.",
             f"Disk: at most {disk / 1e9:.2f} GB for the files of trials, of which the best {KEPT_WEIGHTS} a row stay.",
             f"Timed alone, {TIMED_STEPS} steps a depth; trials that run at once share the machine and may be slower.",
         ]

@@ -2,17 +2,17 @@
 
 import importlib.util
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
+from pkd_tune.capacity import at_once, fitting
 from pkd_tune.closing import closing_lines
 from pkd_tune.command_line import load_examples, say, training_bar
 from pkd_tune.config import UserError
@@ -37,7 +37,6 @@ from pkd_tune.reporting.tables import write_report
 from pkd_tune.reporting.words import plural
 from pkd_tune.request import Request
 from pkd_tune.run_folder import begin_run_folder, check_same_search, way
-from pkd_tune.timing import measured_per_gpu
 from pkd_tune.tuning import cluster
 from pkd_tune.tuning.arms import Plan, plan_arms
 from pkd_tune.tuning.engine import disk_bytes, run_search
@@ -71,7 +70,8 @@ def run(request: Request) -> int:
     run_dir = begin_run_folder(request.out / data.task, name, record, new=request.new)
     try:
         with FileLock(run_dir / "run.lock", blocking=False), ExitStack() as stack:
-            slots = with_measured_share(request, request.slots or join(request, run_dir, stack))
+            trials = sum(plan.quota for plan in plans)
+            slots = fitting(request, request.slots or join(request, run_dir, stack), trials)
             made = provenance("pkd_tune.search", list(request.argv))
             record |= {"slots": asdict(slots), "provenance": made, "data_from_here": way(run_dir, data.data_dir)}
             teacher = prepare(request, slots, run_dir, record)
@@ -83,6 +83,7 @@ def run(request: Request) -> int:
                 search=request.config,
                 teacher=teacher,
                 device=slots.device,
+                threads=slots.threads,
                 store=open_store(run_dir, request.storage),
                 timeout=request.trial_timeout,
             )
@@ -150,24 +151,6 @@ def join(request: Request, run_dir: Path, stack: ExitStack) -> Slots:
     return cluster.cluster_slots(request.gpus, request.trials_per_gpu or 1)
 
 
-def with_measured_share(request: Request, slots: Slots) -> Slots:
-    """Lets as many trials share a GPU as this machine's has room for, unless the number was given.
-
-    A machine without a GPU, such as a cluster's head node, cannot measure that: there each trial has a GPU of its own.
-    """
-    if slots.device == "cpu" or request.trials_per_gpu is not None:
-        return slots
-    if not torch.cuda.is_available():
-        say("note: no GPU here to measure on, so each trial has a GPU of its own; --trials-per-gpu says otherwise")
-        return slots
-    config, task = request.config, TASKS[request.config.data.task]
-    features = load_features(task, config.data.data_dir, config.data.student_dir, config.data.max_length)
-    splits = selection_splits(task, features, config.data.select_on)
-    cores = len(os.sched_getaffinity(0)) // torch.cuda.device_count()
-    share = measured_per_gpu(config, splits, cores)
-    return replace(slots, count=slots.count * share, per_gpu=share)
-
-
 def check_disk(workplace: Workplace, studies: Studies, slots: Slots) -> None:
     """Refuses to begin where the files of trials might not fit on the disk.
 
@@ -192,7 +175,7 @@ def prepare(request: Request, slots: Slots, run_dir: Path, record: dict[str, Any
     load_examples(task, data.data_dir, demo=request.demo)
     depths = ", ".join(map(str, config.depths))
     methods = ", ".join(stage.method for stage in config.stages)
-    say(f"{task.name}: {methods} at depths {depths}; {plural(slots.count, 'trial')} at once on {slots.device}")
+    say(f"{task.name}: {methods} at depths {depths}; {at_once(slots)}")
     if 1 in config.depths:
         say("note: one layer has no inner layer to imitate with; beta has no effect there")
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)

@@ -1,4 +1,4 @@
-"""What training costs on this machine, from a few real steps: seconds, and memory of a GPU."""
+"""What training costs on this machine, from a few real steps."""
 
 from __future__ import annotations
 
@@ -30,13 +30,6 @@ T = TypeVar("T")
 
 TIMED_STEPS = 12
 """Steps that are timed at each depth, after a quarter as many that are not."""
-
-USED_SHARE = 0.9
-"""Share of a GPU's memory that trials may fill."""
-CONTEXT_BYTES = 600_000_000
-"""What a process holds on a GPU beside its tensors."""
-MOST_PER_GPU = 4
-"""Trials that share a GPU at most: more only take each other's time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,36 +89,6 @@ def train_student(
     loss = DistillConfig(student_layers=depth, alpha=0.5, beta=100, temperature=10, strategy="skip", normalize=True)
     training = replace(config.student_training, epochs=1, evaluations_per_epoch=1)
     return distill(classroom, loss, training, lambda evaluation: None, workshop=workshop)[0]
-
-
-def measured_per_gpu(config: SearchConfig, splits: Mapping[str, Split], cores: int) -> int:
-    """Returns how many trials a GPU has room for, from the memory of students of all depths on the longest examples.
-
-    Args:
-        config: Of the search.
-        splits: Of the task.
-        cores: CPU cores for each GPU; a trial needs one.
-    """
-    device = torch.device("cuda")
-    longest = np.argsort(-splits["train"].lengths, kind="stable")[: 2 * config.student_training.batch_size]
-    torch.cuda.reset_peak_memory_stats(device)
-    part, workshop = take(splits["train"], "train", longest), Workshop()
-    for depth in config.depths:  # a trial's process keeps a model of each
-        train_student(config, splits, part, depth, device, workshop)
-    peak = torch.cuda.max_memory_reserved(device)
-    torch.cuda.empty_cache()
-    return per_gpu(torch.cuda.get_device_properties(device).total_memory, peak, cores)
-
-
-def per_gpu(total: int, peak: int, cores: int) -> int:
-    """Returns how many trials fit on a GPU, each with its own CUDA context, at least 1.
-
-    Args:
-        total: The GPU's memory in bytes.
-        peak: What one trial takes of it.
-        cores: CPU cores for each GPU.
-    """
-    return max(1, min(cores, MOST_PER_GPU, int(USED_SHARE * total / (peak + CONTEXT_BYTES))))
 
 
 def time_teacher(config: SearchConfig, splits: Mapping[str, Split], device: torch.device) -> float:

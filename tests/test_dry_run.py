@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -5,8 +6,9 @@ import pytest
 from pkd_tune.command_line import Parser
 from pkd_tune.config import DataConfig, SearchConfig, Stage, TrainingConfig
 from pkd_tune.dry_run import expected_evaluations, plan_text
+from pkd_tune.reporting.words import plural
 from pkd_tune.search import make_parser, search
-from pkd_tune.timing import Cost, per_gpu
+from pkd_tune.timing import Cost
 from pkd_tune.tuning.arms import Arm, Plan
 from pkd_tune.tuning.slots import Slots
 
@@ -34,6 +36,8 @@ def test_the_plan_of_a_real_search_is_printed_and_nothing_is_left(
     for line in ("| 1 layer | pkd | 2 | 2 | 8 of 8 |", "| 3 layers | kd | 1 | 2 | 6 of 6 |", "core-hours"):
         assert line in text
     assert "Rungs at evaluations 1, 2 of 4." in text
+    cores = len(os.sched_getaffinity(0))
+    assert f"{plural(min(cores, 8), 'trial')} at once on cpu" in text
     assert not (tmp_path / "results").exists()
 
 
@@ -52,10 +56,6 @@ def test_hours_are_those_of_gpus_that_trials_share() -> None:
     text = plan_text(config, plans, Slots(device="cuda", count=4, per_gpu=2), costs, 0.0, 0)
     assert "That is 1.00 GPU-hours, at most 1.00." in text
     assert "about 30.0 min" in text
-
-
-def test_a_gpu_takes_as_many_trials_as_it_has_memory_and_cores_for() -> None:
-    assert per_gpu(total=80_000_000_000, peak=11_400_000_000, cores=16) == 4  # six would fit, but four are enough
-    assert per_gpu(total=24_000_000_000, peak=6_600_000_000, cores=16) == 3
-    assert per_gpu(total=80_000_000_000, peak=1_000_000_000, cores=2) == 2
-    assert per_gpu(total=8_000_000_000, peak=9_000_000_000, cores=8) == 1
+    text = plan_text(config, plans, Slots(device="cpu", count=2, threads=4), costs, 0.0, 0)
+    assert "2 trials at once on cpu, 4 cores each." in text
+    assert "That is 8.00 core-hours, at most 8.00." in text

@@ -7,9 +7,9 @@ from functools import cache
 # Parameters of glibc's mallopt(3), from its malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
-KEPT_BYTES = 512 * 2**20
+KEPT_BYTES = 64 * 2**20
 """As much free memory as may lie at the end of the heap before any of it is given back."""
-SEPARATE_BYTES = 64 * 2**20
+SEPARATE_BYTES = 16 * 2**20
 """Blocks of this size are asked of the system, and given back to it, one by one."""
 
 

@@ -36,7 +36,7 @@ Work: TypeAlias = Callable[[], None]
 Capture: TypeAlias = Callable[[Work], Work]
 """Takes work on tensors that stay where they are; returns what does it again with what they hold then."""
 
-CPU_TOKENS = 2048
+CPU_TOKENS = 1024
 """With padding; on a CPU a batch of more goes through the model in parts, which hold less and are no slower."""
 
 MOST_GRAPHS = 256

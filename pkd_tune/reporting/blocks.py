@@ -42,6 +42,12 @@ class Table:
     groups: tuple[int, ...] = ()
     """Rows that begin a new group, which HTML sets off with a line."""
 
+    def __post_init__(self) -> None:
+        """Refuses rows that are not as long as the header, of which Markdown would show a part."""
+        for row in self.rows:
+            if len(row) != len(self.header):
+                raise ValueError(f"a row of {len(row)} cells below {len(self.header)} columns: {row}")
+
 
 Block = Heading | Text | Bullets | Table
 

@@ -48,7 +48,7 @@ def own_cluster(slots: Slots, log: Path, *, dashboard: bool = False) -> Iterator
                 context = ray.init(
                     address="local",
                     _node_ip_address="127.0.0.1",  # listen on loopback only
-                    num_cpus=slots.count,
+                    num_cpus=slots.count * slots.threads,
                     num_gpus=slots.count // slots.per_gpu if slots.device == "cuda" else 0,
                     object_store_memory=OBJECT_STORE_BYTES,
                     include_dashboard=dashboard,

@@ -1,4 +1,4 @@
-"""A CPU core of its own for each process that runs trials."""
+"""CPU cores of their own for each process that runs trials."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_taken: tuple[int, object] | None = None  # by this process, until it ends, however that happens
+_taken: dict[int, object] = {}  # by this process, until it ends, however that happens
 
 
 def cores_folder(run_folder: Path) -> Path:
@@ -17,21 +17,22 @@ def cores_folder(run_folder: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"pkd_tune-cores-{key}"
 
 
-def keep_to_a_core(folder: Path) -> int | None:
-    """Binds the thread that calls it, and those it starts, to a core that no process with the same folder has.
+def keep_to_cores(folder: Path, count: int) -> set[int]:
+    """Binds the thread that calls it, and those it starts, to cores that no process with the same folder has.
 
     Returns:
-        The core; None where all are taken, or where the platform binds nothing: then the thread is left as it is.
+        The cores; none where too few are left, or where the platform binds nothing: then the thread is left as it is.
     """
-    global _taken
     if not hasattr(os, "sched_setaffinity"):
-        return None
+        return set()
     folder.mkdir(parents=True, exist_ok=True)
-    for core in sorted(os.sched_getaffinity(0)) if _taken is None else ():
-        with suppress(Timeout):
-            _taken = core, FileLock(folder / f"{core}.lock", timeout=0, thread_local=False).acquire()
+    for core in sorted(os.sched_getaffinity(0)) if not _taken else ():
+        if len(_taken) == count:
             break
-    if _taken is None:
-        return None
-    os.sched_setaffinity(0, {_taken[0]})
-    return _taken[0]
+        with suppress(Timeout):
+            _taken[core] = FileLock(folder / f"{core}.lock", timeout=0, thread_local=False).acquire()
+    if len(_taken) < count:
+        _taken.clear()  # and with it the locks
+        return set()
+    os.sched_setaffinity(0, _taken)
+    return set(_taken)

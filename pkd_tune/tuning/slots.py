@@ -1,7 +1,7 @@
 """Where trials run: how many at once, on what."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,11 +18,13 @@ class Slots:
     """Trials at once, over all machines."""
     per_gpu: int = 1
     """Trials that share a GPU; without meaning on the CPU."""
+    threads: int = 1
+    """CPU cores for each trial."""
 
     @property
     def resources(self) -> dict[str, float]:
         """What Ray reserves for one trial."""
-        return {"cpu": 1, "gpu": 1 / self.per_gpu} if self.device == "cuda" else {"cpu": 1}
+        return {"cpu": self.threads, **({"gpu": 1 / self.per_gpu} if self.device == "cuda" else {})}
 
 
 def choose_slots(gpus: int | None, per_gpu: int = 1) -> Slots:
@@ -53,3 +55,18 @@ def slots_among(found_gpus: int, cores: int, gpus: int | None, per_gpu: int) -> 
     if wanted:
         return Slots(device="cuda", count=wanted * per_gpu, per_gpu=per_gpu)
     return Slots(device="cpu", count=max(1, cores))
+
+
+def share_cores(slots: Slots, trials: int, trial_bytes: int, free_bytes: int) -> Slots:
+    """Returns a CPU's slots for one search: a core for each is fastest, while there are trials and memory for all.
+
+    Cores that would be left over go to the trials there are.
+
+    Args:
+        slots: One for each core.
+        trials: How many there will be.
+        trial_bytes: What one takes of memory.
+        free_bytes: What they may take together.
+    """
+    count = max(1, min(slots.count, trials, free_bytes // trial_bytes))
+    return replace(slots, count=count, threads=slots.count // count)

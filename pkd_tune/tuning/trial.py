@@ -23,7 +23,7 @@ from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.training_state import StateFile, write_tensors
 from pkd_tune.tuning import process
 from pkd_tune.tuning.arms import Assignment
-from pkd_tune.tuning.cores import cores_folder, keep_to_a_core
+from pkd_tune.tuning.cores import cores_folder, keep_to_cores
 from pkd_tune.tuning.searcher import assignment_of
 from pkd_tune.tuning.store import Store
 
@@ -41,6 +41,8 @@ class Workplace:
     """`cpu` or `cuda`."""
     store: Store
     """Where trials keep their weights, states and predictions."""
+    threads: int = 1
+    """CPU cores for each trial."""
     timeout: float | None = None
     """Seconds after which a trial is given up."""
 
@@ -57,8 +59,8 @@ def run_trial(config: dict[str, Any], *, workplace: Workplace) -> None:
     """
     assignment = assignment_of(config)
     if workplace.device == "cpu":
-        keep_to_a_core(cores_folder(workplace.store.folder))
-    unusable = process.begin_trial(threads=1 if workplace.device == "cpu" else None)
+        keep_to_cores(cores_folder(workplace.store.folder), workplace.threads)
+    unusable = process.begin_trial(threads=workplace.threads if workplace.device == "cpu" else None)
     if unusable is not None:
         tune.report({"replaced": f"started in a new process: {unusable}"})
         process.leave()

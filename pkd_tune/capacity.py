@@ -1,0 +1,122 @@
+"""How many trials run at once: what the memory and the cores of this machine have room for."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import psutil
+import torch
+
+from pkd_tune.command_line import say
+from pkd_tune.config import SearchConfig
+from pkd_tune.distillation.model_folder import read_config
+from pkd_tune.distillation.stepping import CPU_TOKENS
+from pkd_tune.distillation.student import Workshop
+from pkd_tune.glue.data import load_features, selection_splits
+from pkd_tune.glue.features import Split, take
+from pkd_tune.glue.tasks import TASKS
+from pkd_tune.reporting.words import plural
+from pkd_tune.request import Request
+from pkd_tune.timing import train_student
+from pkd_tune.tuning.slots import Slots, share_cores
+
+USED_SHARE = 0.9
+"""Share of a GPU's memory, or of what is free of the machine's, that trials may fill."""
+CONTEXT_BYTES = 600_000_000
+"""What a process holds on a GPU beside its tensors."""
+MOST_PER_GPU = 4
+"""Trials that share a GPU at most: more only take each other's time."""
+
+PROCESS_BYTES = 700_000_000
+"""What a process holds on a CPU beside models and activations: libraries, and gaps between blocks of memory."""
+ACTIVATIONS = 32
+"""Numbers that a layer keeps for its backward pass, for each token and unit of its width."""
+
+
+def fitting(request: Request, slots: Slots, trials: int) -> Slots:
+    """Returns the slots that a search uses of those it was given.
+
+    On a CPU: one for each core, unless there are fewer trials, or less memory. On GPUs: as many trials share one as it
+    has room for, unless that was asked for; a machine without a GPU, such as a cluster's head node, cannot measure
+    that, so that there each has a GPU of its own.
+
+    Args:
+        request: Says what is trained.
+        slots: Of this machine, or of a cluster.
+        trials: How many there will be.
+    """
+    if slots.device == "cpu":
+        if request.address is not None:
+            return slots
+        fitted = share_cores(slots, trials, cpu_bytes(request.config), free_bytes())
+        if fitted.count < min(slots.count, trials):
+            say(f"note: memory has room for {plural(fitted.count, 'trial')} at once")
+        return fitted
+    if request.trials_per_gpu is not None:
+        return slots
+    if not torch.cuda.is_available():
+        say("note: no GPU here to measure on, so each trial has a GPU of its own; --trials-per-gpu says otherwise")
+        return slots
+    config, task = request.config, TASKS[request.config.data.task]
+    features = load_features(task, config.data.data_dir, config.data.student_dir, config.data.max_length)
+    splits = selection_splits(task, features, config.data.select_on)
+    cores = len(os.sched_getaffinity(0)) // torch.cuda.device_count()
+    share = measured_per_gpu(config, splits, cores)
+    return replace(slots, count=slots.count * share, per_gpu=share)
+
+
+def cpu_bytes(config: SearchConfig) -> int:
+    """Returns about how many bytes a trial takes on a CPU: of the model that students are cut from, its weights; of the
+    deepest student, weights, gradients, two moments and the best weights; and activations.
+
+    Measured: at most 1.3 GB for 3 layers of a BERT of 6 that is 384 wide, and 1.4 GB for all 6; this says 1.3 and 1.5.
+    """
+    shape = read_config(config.data.student_dir)
+    width, layers, depth = shape["hidden_size"], shape["num_hidden_layers"], max(config.depths)
+    embeddings = (shape["vocab_size"] + shape["max_position_embeddings"]) * width
+    layer = 4 * width**2 + 2 * width * shape["intermediate_size"]
+    weights = 4 * (embeddings + layers * layer)
+    of_student = 5 * 4 * (embeddings + depth * layer)
+    return int(PROCESS_BYTES + weights + of_student + 4 * ACTIVATIONS * depth * CPU_TOKENS * width)
+
+
+def free_bytes() -> int:
+    """Returns the bytes of memory that trials may fill: a share of what no other program uses."""
+    return int(USED_SHARE * psutil.virtual_memory().available)
+
+
+def at_once(slots: Slots) -> str:
+    """Returns how many trials run at once, in words."""
+    cores = f", {slots.threads} cores each" if slots.threads > 1 else ""
+    return f"{plural(slots.count, 'trial')} at once on {slots.device}{cores}"
+
+
+def measured_per_gpu(config: SearchConfig, splits: Mapping[str, Split], cores: int) -> int:
+    """Returns how many trials a GPU has room for, from the memory of students of all depths on the longest examples.
+
+    Args:
+        config: Of the search.
+        splits: Of the task.
+        cores: CPU cores for each GPU; a trial needs one.
+    """
+    device = torch.device("cuda")
+    longest = np.argsort(-splits["train"].lengths, kind="stable")[: 2 * config.student_training.batch_size]
+    torch.cuda.reset_peak_memory_stats(device)
+    part, workshop = take(splits["train"], "train", longest), Workshop()
+    for depth in config.depths:  # a trial's process keeps a model of each
+        train_student(config, splits, part, depth, device, workshop)
+    peak = torch.cuda.max_memory_reserved(device)
+    torch.cuda.empty_cache()
+    return per_gpu(torch.cuda.get_device_properties(device).total_memory, peak, cores)
+
+
+def per_gpu(total: int, peak: int, cores: int) -> int:
+    """Returns how many trials fit on a GPU, each with its own CUDA context, at least 1.
+
+    Args:
+        total: The GPU's memory in bytes.
+        peak: What one trial takes of it.
+        cores: CPU cores for each GPU.
+    """
+    return max(1, min(cores, MOST_PER_GPU, int(USED_SHARE * total / (peak + CONTEXT_BYTES))))
