@@ -92,7 +92,7 @@ def make_parser() -> Parser:
         "--gpus",
         type=int,
         metavar="N",
-        help="GPUs to use; 0: the CPU, one trial per core (default: all GPUs found, else the CPU)",
+        help="GPUs to use; 0: the CPU, a trial per core where memory has room (default: all GPUs found, else the CPU)",
     )
     add(
         "--trials-per-gpu",
