@@ -46,7 +46,7 @@ from pkd_tune.command_line import (
     say,
 )
 from pkd_tune.config import UserError
-from pkd_tune.distillation.model_folder import encoder_problems, read_config
+from pkd_tune.distillation.model_folder import BERT_BASE, encoder_problems, read_config
 from pkd_tune.distillation.precision import check_precision, has_bf16
 from pkd_tune.glue.data import check_source, load_features
 from pkd_tune.glue.hub import find_pretrained
@@ -60,15 +60,6 @@ MRPC_LENGTHS = (19, 32, 36, 39, 41, 44, 45, 47, 50, 51, 53, 55, 57, 59, 61, 62, 
 
 MRPC_EXAMPLES = (3668, 408)
 """Of its training and dev splits."""
-
-BERT_BASE = {
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 512,
-}
 
 STEPS = {"cpu": 16, "cuda": 128}
 """Steps a turn: a whole window of batches that are sorted together, or about a second."""

@@ -1,8 +1,9 @@
 """How many trials run at once: what the memory and the cores of this machine have room for."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -10,7 +11,7 @@ import torch
 
 from pkd_tune.command_line import say
 from pkd_tune.config import SearchConfig
-from pkd_tune.distillation.model_folder import read_config
+from pkd_tune.distillation.model_folder import BERT_BASE, read_config
 from pkd_tune.distillation.stepping import CPU_TOKENS
 from pkd_tune.distillation.student import Workshop
 from pkd_tune.glue.data import load_features, selection_splits
@@ -19,6 +20,7 @@ from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.words import plural
 from pkd_tune.request import Request
 from pkd_tune.timing import train_student
+from pkd_tune.tuning.arms import Plan
 from pkd_tune.tuning.slots import Slots, share_cores
 
 USED_SHARE = 0.9
@@ -28,13 +30,17 @@ CONTEXT_BYTES = 600_000_000
 MOST_PER_GPU = 4
 """Trials that share a GPU at most: more only take each other's time."""
 
+CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Of control groups, version 2 and 1."""
+SEARCH_BYTES = 1_500_000_000
+"""What the search itself takes beside its trials: its own process, and Ray's."""
 PROCESS_BYTES = 700_000_000
 """What a process holds on a CPU beside models and activations: libraries, and gaps between blocks of memory."""
 ACTIVATIONS = 32
 """Numbers that a layer keeps for its backward pass, for each token and unit of its width."""
 
 
-def fitting(request: Request, slots: Slots, trials: int) -> Slots:
+def fitting(request: Request, slots: Slots, plans: Sequence[Plan]) -> Slots:
     """Returns the slots that a search uses of those it was given.
 
     On a CPU: one for each core, unless there are fewer trials, or less memory. On GPUs: as many trials share one as it
@@ -44,11 +50,12 @@ def fitting(request: Request, slots: Slots, trials: int) -> Slots:
     Args:
         request: Says what is trained.
         slots: Of this machine, or of a cluster.
-        trials: How many there will be.
+        plans: Of its arms.
     """
     if slots.device == "cpu":
         if request.address is not None:
             return slots
+        trials = max(sum(plan.quota for plan in plans), request.config.seeds * len(plans))
         fitted = share_cores(slots, trials, cpu_bytes(request.config), free_bytes())
         if fitted.count < min(slots.count, trials):
             say(f"note: memory has room for {plural(fitted.count, 'trial')} at once")
@@ -72,7 +79,7 @@ def cpu_bytes(config: SearchConfig) -> int:
 
     Measured: at most 1.3 GB for 3 layers of a BERT of 6 that is 384 wide, and 1.4 GB for all 6; this says 1.3 and 1.5.
     """
-    shape = read_config(config.data.student_dir)
+    shape = {**BERT_BASE, **read_config(config.data.student_dir)}
     width, layers, depth = shape["hidden_size"], shape["num_hidden_layers"], max(config.depths)
     embeddings = (shape["vocab_size"] + shape["max_position_embeddings"]) * width
     layer = 4 * width**2 + 2 * width * shape["intermediate_size"]
@@ -81,9 +88,15 @@ def cpu_bytes(config: SearchConfig) -> int:
     return int(PROCESS_BYTES + weights + of_student + 4 * ACTIVATIONS * depth * CPU_TOKENS * width)
 
 
-def free_bytes() -> int:
-    """Returns the bytes of memory that trials may fill: a share of what no other program uses."""
-    return int(USED_SHARE * psutil.virtual_memory().available)
+def free_bytes(limits: Sequence[Path] = CONTAINER_LIMITS) -> int:
+    """Returns the bytes of memory that trials may fill: a share of what no other program uses, and a container may use,
+    without what the search takes itself.
+
+    Args:
+        limits: Files that say, where they exist and hold a number, how many bytes this container may use.
+    """
+    allowed = [int(text) for path in limits if path.exists() and (text := path.read_text().strip()).isdigit()]
+    return int(USED_SHARE * min([psutil.virtual_memory().available, *allowed])) - SEARCH_BYTES
 
 
 def at_once(slots: Slots) -> str:

@@ -2,9 +2,9 @@
 
 import argparse
 import logging
-import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -129,8 +129,13 @@ def check_writable(folder: Path, flag: str, problems: Problems) -> None:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
         problems.found.append(f"{flag} {folder}: {existing} is a file; give a folder")
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        problems.found.append(f"{flag} {folder}: {existing} cannot be written to; give another folder")
+        return
+    try:
+        tempfile.TemporaryFile(dir=existing).close()  # to ask for permission would not do: root has it even in /proc
+    except OSError as error:
+        problems.found.append(
+            f"{flag} {folder}: {existing} cannot be written to ({error.strerror}); give another folder"
+        )
 
 
 def find_data(args: argparse.Namespace, problems: Problems) -> tuple[Task | None, Path]:

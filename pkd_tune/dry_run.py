@@ -31,7 +31,7 @@ def dry_run(request: Request) -> int:
     load_examples(task, data.data_dir, demo=request.demo)
     features = load_features(task, data.data_dir, data.student_dir, data.max_length)
     splits = selection_splits(task, features, data.select_on)
-    slots = fitting(request, slots, sum(plan.quota for plan in plans))
+    slots = fitting(request, slots, plans)
     torch.set_num_threads(slots.threads if device.type == "cpu" else torch.get_num_threads())
     costs = {}
     for depth in config.depths:

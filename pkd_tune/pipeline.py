@@ -70,8 +70,7 @@ def run(request: Request) -> int:
     run_dir = begin_run_folder(request.out / data.task, name, record, new=request.new)
     try:
         with FileLock(run_dir / "run.lock", blocking=False), ExitStack() as stack:
-            trials = sum(plan.quota for plan in plans)
-            slots = fitting(request, request.slots or join(request, run_dir, stack), trials)
+            slots = fitting(request, request.slots or join(request, run_dir, stack), plans)
             made = provenance("pkd_tune.search", list(request.argv))
             record |= {"slots": asdict(slots), "provenance": made, "data_from_here": way(run_dir, data.data_dir)}
             teacher = prepare(request, slots, run_dir, record)

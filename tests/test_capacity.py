@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from pkd_tune import capacity
-from pkd_tune.capacity import cpu_bytes, fitting, per_gpu
+from pkd_tune.capacity import SEARCH_BYTES, cpu_bytes, fitting, free_bytes, per_gpu
 from pkd_tune.config import SearchConfig
 from pkd_tune.request import Request
 from pkd_tune.search import make_parser, resolve
+from pkd_tune.tuning.arms import Arm, Plan
 from pkd_tune.tuning.slots import Slots
 
 EIGHT = Slots(device="cpu", count=8)
@@ -19,6 +20,10 @@ def request_(tiny_data: Path, tiny_space: Path, tmp_path: Path) -> Request:
     flags = ["--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--teacher", "tiny", "--depths", "1"]
     flags += ["--space", str(tiny_space), "--out", str(tmp_path / "results")]
     return resolve(make_parser().parse_args(flags), flags)
+
+
+def plans(quota: int) -> list[Plan]:
+    return [Plan(arm=Arm(1, "pkd"), quota=quota, parameters={})]
 
 
 def with_shape(config: SearchConfig, folder: Path, width: int, layers: int, depth: int) -> SearchConfig:
@@ -40,20 +45,38 @@ def test_a_trial_needs_what_was_measured_and_a_larger_model_more(request_: Reque
 
 
 def test_trials_take_the_cores_that_others_leave(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fitting(request_, EIGHT, trials=40) == EIGHT
-    assert fitting(request_, EIGHT, trials=3) == Slots(device="cpu", count=3, threads=2)
+    monkeypatch.setattr(capacity, "free_bytes", lambda: 10**12)
+    assert fitting(request_, EIGHT, plans(40)) == EIGHT
+    assert fitting(request_, EIGHT, plans(3)) == Slots(device="cpu", count=3, threads=2)
+    confirming = replace(request_, config=replace(request_.config, seeds=4))
+    assert fitting(confirming, EIGHT, plans(3)) == Slots(device="cpu", count=4, threads=2)
     cluster = replace(request_, address="auto")
-    assert fitting(cluster, EIGHT, trials=3) == EIGHT  # whose memory this machine does not know
+    assert fitting(cluster, EIGHT, plans(3)) == EIGHT  # whose memory this machine does not know
+
+
+def test_a_config_that_says_little_is_a_bert_base(request_: Request, tmp_path: Path) -> None:
+    whole = with_shape(request_.config, tmp_path / "whole", 768, 12, 6)
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text('{"model_type": "bert"}')
+    bare = replace(whole, data=replace(whole.data, student_dir=tmp_path / "bare"))
+    assert cpu_bytes(bare) == cpu_bytes(whole)
+
+
+def test_a_containers_limit_counts(tmp_path: Path) -> None:
+    (tmp_path / "none").write_text("max\n")
+    (tmp_path / "small").write_text("4000000000\n")
+    free = free_bytes([tmp_path / "none", tmp_path / "missing"])
+    assert free > free_bytes([tmp_path / "small"]) == 0.9 * 4_000_000_000 - SEARCH_BYTES
 
 
 def test_no_more_trials_run_at_once_than_memory_has_room_for(
     request_: Request, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(capacity, "free_bytes", lambda: 2 * cpu_bytes(request_.config) + 1)
-    assert fitting(request_, EIGHT, trials=40) == Slots(device="cpu", count=2, threads=4)
+    assert fitting(request_, EIGHT, plans(40)) == Slots(device="cpu", count=2, threads=4)
     assert "memory has room for 2 trials at once" in capsys.readouterr().err
     monkeypatch.setattr(capacity, "free_bytes", lambda: 1)
-    assert fitting(request_, EIGHT, trials=40).count == 1
+    assert fitting(request_, EIGHT, plans(40)).count == 1
 
 
 def test_a_gpu_takes_as_many_trials_as_it_has_memory_and_cores_for() -> None:

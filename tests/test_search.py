@@ -192,6 +192,7 @@ MISTAKES = {
     "space": (_unchanged, ("--space", "no.toml"), ["--space no.toml", "no such file"]),
     "hub-data": (_no_task_folder, (), ["--data-dir", "--demo"]),
     "hub-model": (_unchanged, ("--teacher", "someone/some-bert"), ["someone/some-bert", "--data-dir", "--demo"]),
+    "out": (_unchanged, ("--out", "/proc/results"), ["--out /proc/results", "cannot be written to"]),
     "teacher-folder": (_unchanged, ("--teacher", "./nowhere"), ["./nowhere"]),
 }
 

@@ -84,6 +84,14 @@ def careless(config: dict[str, Any], *, workplace: Workplace) -> None:
     filler.unlink(missing_ok=True)
 
 
+def counting_threads(config: dict[str, Any], *, workplace: Workplace) -> None:
+    """The real thing, which notes how many threads a model had."""
+    import torch
+
+    run_trial(config, workplace=workplace)
+    (workplace.store.folder.parent / "threads").write_text(str(torch.get_num_threads()))
+
+
 def short_of_memory(config: dict[str, Any], *, workplace: Workplace) -> None:
     """The real thing on a device that holds 8 examples of a batch of 16 in trial 0, and fewer in trial 1."""
     import torch

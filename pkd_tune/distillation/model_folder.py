@@ -24,6 +24,17 @@ def model_name(folder: Path) -> str:
     return folder.name
 
 
+BERT_BASE = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+}
+"""What a config.json means that does not say otherwise."""
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Returns the folder's config.json."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -68,12 +79,12 @@ def _weights_problem(folder: Path, config: dict[str, Any]) -> str | None:
             shapes = {name.removeprefix("bert."): file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         return f"{WEIGHTS} cannot be read ({error})"
-    width = config.get("hidden_size", 768)
-    layers = config.get("num_hidden_layers", 12)
+    size = {**BERT_BASE, **config}
+    width, layers = size["hidden_size"], size["num_hidden_layers"]
     expected = {
-        "embeddings.word_embeddings.weight": [config.get("vocab_size", 30522), width],
-        "embeddings.position_embeddings.weight": [config.get("max_position_embeddings", 512), width],
-        f"encoder.layer.{layers - 1}.output.dense.weight": [width, config.get("intermediate_size", 3072)],
+        "embeddings.word_embeddings.weight": [size["vocab_size"], width],
+        "embeddings.position_embeddings.weight": [size["max_position_embeddings"], width],
+        f"encoder.layer.{layers - 1}.output.dense.weight": [width, size["intermediate_size"]],
     }
     for name, shape in expected.items():
         if name not in shapes:
@@ -85,12 +96,12 @@ def _weights_problem(folder: Path, config: dict[str, Any]) -> str | None:
 
 def length_limit(folder: Path) -> int:
     """Returns how many word pieces the model in a folder can read."""
-    return int(read_config(folder).get("max_position_embeddings", 512))
+    return int({**BERT_BASE, **read_config(folder)}["max_position_embeddings"])
 
 
 def layer_count(folder: Path) -> int:
     """Returns the depth N of the encoder in a folder."""
-    return int(read_config(folder).get("num_hidden_layers", 12))
+    return int({**BERT_BASE, **read_config(folder)}["num_hidden_layers"])
 
 
 def has_classifier(folder: Path) -> bool:

@@ -116,7 +116,8 @@ def checked_teacher_outputs(
     if abs(reproduced - teacher.metrics["score"]) > REPRODUCTION_TOLERANCE:
         raise UserError(
             f"{teacher_cache_folder(data)}: the cached teacher outputs score {reproduced:.1f} on dev, but the teacher "
-            f"scores {teacher.metrics['score']:.1f}; delete this folder and run the command again"
+            f"scores {teacher.metrics['score']:.1f}; delete this folder, and dev-scores-*.json in "
+            f"{data.data_dir / 'models' / 'finetuned' / data.task}, and run the command again"
         )
     return outputs
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SCORES_FORMAT = "1"
+"""Changes with what decides a teacher's scores besides weights and data: how it is run, and how scores are computed."""
+
 GATE_MARGIN = 2.0
 """Points by which a teacher's score must beat always predicting the most frequent class, or the mean label."""
 
@@ -177,14 +180,16 @@ def _recorded_dev_metrics(
     task: Task, model_dir: Path, key: str, splits: dict[str, Split], folder: Path, device: torch.device
 ) -> dict[str, float]:
     """Returns what `dev_metrics()` does, computed once for these weights and dev splits."""
-    what = " ".join([key, *(splits[name].key for name in task.dev_splits)])
+    what = " ".join([SCORES_FORMAT, key, *(splits[name].key for name in task.dev_splits)])
     path = folder / f"dev-scores-{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
     if path.exists():
         try:
             found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-            return found
-        except json.JSONDecodeError:
-            logger.warning("%s is damaged; scoring the teacher again", path)
+            if "score" in found:
+                return found
+        except ValueError:
+            pass
+        logger.warning("%s is damaged; scoring the teacher again", path)
     metrics = dev_metrics(task, model_dir, splits, device)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")

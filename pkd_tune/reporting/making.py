@@ -81,7 +81,9 @@ def _facts(run: Run) -> list[str]:
         facts.append("One layer has no inner layer to imitate with: beta, strategy and normalize have no effect there.")
     seconds = run.trials["seconds"].sum()
     if seconds > 0:
-        unit = "GPU-hours" if run.record and run.record["slots"]["device"] == "cuda" else "CPU-core-hours"
+        slots = run.record["slots"] if run.record else {}
+        unit = "GPU-hours" if slots.get("device") == "cuda" else "CPU-core-hours"
+        seconds *= slots.get("threads", 1)
         hours = f"{seconds / 3600:.1f}" if seconds > 36_000 else f"{seconds / 3600:.2f}"
         facts.append(f"All trainings together took {hours} {unit}, without teacher and export.")
     files = ["every training: `trials.csv`"]
@@ -95,6 +97,7 @@ def _facts(run: Run) -> list[str]:
 def _made_by(run: Run, record: dict[str, Any]) -> list[str]:
     """Returns what run.json says, a sentence each."""
     search, made = run.search, record["provenance"]
+    threads = record["slots"].get("threads", 1)
     training = search["student_training"]
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     content = ", ".join(f"{_content_name(run, name)} `{key[:12]}`" for name, key in record.get("content", {}).items())
@@ -120,7 +123,8 @@ def _made_by(run: Run, record: dict[str, Any]) -> list[str]:
         f"settings and epochs chosen on {_CHOOSERS[run.holdout]}{stopped}.",
         *([f"Confirmation: {plural(seeds, 'training')} of each student on fresh seeds."] if seeds else []),
         f"Space: {'; '.join(f'{name} {_parameter(spec)}' for name, spec in record['space'].items())}.",
-        f"Trials at once: {record['slots']['count']} on {_DEVICES[record['slots']['device']]}; {made['machine']}.",
+        f"Trials at once: {record['slots']['count']} on {_DEVICES[record['slots']['device']]}"
+        f"{', ' + str(threads) + ' cores each' if threads > 1 else ''}; {made['machine']}.",
         f"Versions: Python {made['python']}, {versions}{', commit ' + made['git'] if made['git'] else ''}.",
         *([f"Content hashes: {content}."] if content else []),
         f"Started {made['started']}.",

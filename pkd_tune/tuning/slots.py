@@ -60,7 +60,7 @@ def slots_among(found_gpus: int, cores: int, gpus: int | None, per_gpu: int) -> 
 def share_cores(slots: Slots, trials: int, trial_bytes: int, free_bytes: int) -> Slots:
     """Returns a CPU's slots for one search: a core for each is fastest, while there are trials and memory for all.
 
-    Cores that would be left over go to the trials there are.
+    Where whole cores for each are left over, the trials get several.
 
     Args:
         slots: One for each core.

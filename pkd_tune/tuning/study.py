@@ -232,13 +232,13 @@ class Studies:
     def _is_hopeless(self, assignment: Assignment, step: int, epoch: float) -> bool:
         """Tells whether a trial that predicts one class only should be stopped: at a rung after the first epoch, when
         another trial that was not stopped predicted more at the same evaluation. Without one, the arm's training may
-        just be slow to begin; and of trials that all fall back to one class, the last to be left is the winner."""
+        just be slow to begin; and of trials that all fall back to one class, the last to be left goes on."""
         study = self._studies[assignment.arm, assignment.stage]
         if not isinstance(study.pruner, Halving) or step & (step - 1) or epoch < DEGENERATE_AFTER:
             return False
         alive = (TrialState.RUNNING, TrialState.COMPLETE)
         others = (t for t in self.trials(assignment.arm) if t.number != assignment.number and t.state in alive)
-        return any(not evaluations(other).get(step, {"degenerate": True})["degenerate"] for other in others)
+        return any(not evaluations(other).get(step, {}).get("degenerate", True) for other in others)
 
     def _parameters(self, arm: Arm) -> Parameters:
         """Returns what the trials of an arm choose, with what it keeps of another arm's winner fixed."""

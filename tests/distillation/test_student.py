@@ -16,7 +16,7 @@ from pkd_tune.distillation.loop import Evaluation
 from pkd_tune.distillation.losses import pkd_loss
 from pkd_tune.distillation.modeling import cut_to_layers, load_classifier
 from pkd_tune.distillation.student import Classroom, distill, open_classroom
-from pkd_tune.distillation.teacher import Teacher, prepare_teacher
+from pkd_tune.distillation.teacher import GATE_MARGIN, Teacher, prepare_teacher
 from pkd_tune.glue.data import Split, load_features
 from pkd_tune.glue.tasks import TASKS
 
@@ -171,7 +171,7 @@ def test_impossible_settings_are_refused(change: dict[str, float], message: str)
         replace(PKD, **change)
 
 
-def test_a_teachers_dev_scores_are_computed_once_and_again_when_their_record_is_damaged(
+def test_a_teachers_dev_scores_are_computed_once_decide_whether_it_teaches_and_survive_damage(
     data: DataConfig, teacher: Teacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     splits = load_features(TASK, data.data_dir, data.student_dir, data.max_length)
@@ -180,15 +180,24 @@ def test_a_teachers_dev_scores_are_computed_once_and_again_when_their_record_is_
         return prepare_teacher(TASK, splits, teacher.folder, tmp_path, [TEACHING], CPU, nothing).metrics
 
     assert scores(splits) == teacher.metrics
+    assert GATE_MARGIN == 2
     (record,) = tmp_path.iterdir()
     whole = record.read_text()
     record.write_text(json.dumps({**teacher.metrics, "f1": 12.5}))
     assert scores(splits)["f1"] == 12.5
     assert scores({**splits, "dev": splits["train"]})["f1"] != 12.5  # other examples, another record
-    record.write_text(whole[:-1])
-    assert scores(splits) == teacher.metrics
-    assert f"{record} is damaged" in caplog.text
-    assert record.read_text() == whole
+    least = teacher.majority["score"] + GATE_MARGIN
+    record.write_text(json.dumps({**teacher.metrics, "score": least + 0.01}))
+    assert scores(splits)["score"] == least + 0.01
+    record.write_text(json.dumps({**teacher.metrics, "score": least - 0.01}))
+    with pytest.raises(UserError, match="nothing can be learned from it"):
+        scores(splits)
+    for damaged in (whole[:-1].encode(), b"\xff", b"{}"):
+        caplog.clear()
+        record.write_bytes(damaged)
+        assert scores(splits) == teacher.metrics
+        assert f"{record} is damaged" in caplog.text
+        assert record.read_text() == whole
 
 
 def test_the_first_step_is_the_loss_by_hand(tiny_data: Path, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from recorded_run import METRICS, write_run
+from recorded_run import write_run
+from recorded_trainings import METRICS
 
 from pkd_tune.reporting.across import TASKS, blocks, latex, scores, views
 from pkd_tune.reporting.blocks import markdown

@@ -108,6 +108,14 @@ def test_a_trial_that_takes_too_long_is_given_up(workplace: Workplace, tiny_spac
     assert "File" in (tmp_path / "run.log").read_text()  # where it hung
 
 
+def test_a_trial_uses_the_cores_it_was_given(workplace: Workplace, tiny_space: Path, tmp_path: Path) -> None:
+    slots = replace(ONE, threads=2)
+    studies = Studies(tmp_path / "study.log", plans(tiny_space, (1, 1)))
+    (row,) = search(replace(workplace, threads=2), studies, slots, trainables.counting_threads)
+    assert row["state"] == "complete"
+    assert (tmp_path / "threads").read_text() == "2"
+
+
 def test_a_batch_that_does_not_fit_is_halved_once(workplace: Workplace, tiny_space: Path, tmp_path: Path) -> None:
     studies = Studies(tmp_path / "study.log", plans(tiny_space, (1, 2)), early_stopping=False)
     rows = search(workplace, studies, ONE, trainables.short_of_memory)
