@@ -1,6 +1,7 @@
 """What a process needs for many examples: a script that does one thing in a process of its own and measures itself.
 
     python tests/many_examples.py train 400000 /tmp/folder
+    python tests/many_examples.py train-real 400000 /tmp/folder
     python tests/many_examples.py build 400000 /tmp/folder
 
 It prints bytes as JSON: `own`, the most that it held beyond mapped files, and `peak`, the most that it held at all.
@@ -26,9 +27,7 @@ from pkd_tune.glue.tasks import TASKS
 MEAN_LENGTH = {"train": 39, "build": 8}
 """Word pieces: MNLI's, and fewer where all examples go through a model."""
 SMALL = {"vocab_size": 100, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
-REAL = {"vocab_size": 30522, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
-STUDENT_LAYERS, TEACHER_LAYERS = 6, 7
-"""A student of 22.7 million parameters."""
+LARGE = {"vocab_size": 30522, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 EVALUATIONS = 2
 """After which the training is left; 20 steps each."""
 
@@ -73,10 +72,10 @@ def build(n: int, folder: Path) -> int:
     return own_bytes()
 
 
-def mapped_outputs(folder: Path, split: Split) -> TeacherOutputs:
+def mapped_outputs(folder: Path, split: Split, layers: int, width: int) -> TeacherOutputs:
     """Returns random outputs of a teacher, mapped from files."""
     n, rng = len(split), np.random.default_rng(len(split))
-    shapes = {"logits": ((n, 2), np.float32), "cls": ((n, TEACHER_LAYERS, REAL["hidden_size"]), np.float16)}
+    shapes = {"logits": ((n, 2), np.float32), "cls": ((n, layers, width), np.float16)}
     for name, (shape, dtype) in shapes.items():
         array = np.memmap(folder / f"{split.name}-{n}.{name}", dtype, "w+", shape=shape)
         for start in range(0, n, 2**14):
@@ -94,19 +93,19 @@ def mapped_outputs(folder: Path, split: Split) -> TeacherOutputs:
     return TeacherOutputs(mapped["logits"], mapped["cls"], torch.from_numpy(rng.permutation(n)))
 
 
-def train(n: int, folder: Path) -> int:
-    """Begins to train a student; returns the most that it held beyond mapped files."""
+def train(n: int, folder: Path, shape: dict[str, int], layers: int) -> int:
+    """Begins to train a student of so many layers; returns the most that it held beyond mapped files."""
     splits = {
         name: mapped_split(folder, name, size, MEAN_LENGTH["train"]) for name, size in (("train", n), ("dev", 50))
     }
-    said = {name: mapped_outputs(folder, split) for name, split in splits.items()}
+    said = {name: mapped_outputs(folder, split, layers + 1, shape["hidden_size"]) for name, split in splits.items()}
     dev = {"dev": splits["dev"]}
     classroom = Classroom(
         task=TASKS["RTE"],
         train=splits["train"],
         dev=dev,
         official_dev=dev,
-        start=bert(REAL, STUDENT_LAYERS),
+        start=bert(shape, layers),
         init="pretrained",
         teacher_train=said["train"],
         teacher_dev={"dev": said["dev"]},
@@ -122,9 +121,7 @@ def train(n: int, folder: Path) -> int:
         if evaluation.number == EVALUATIONS:
             raise EnoughError
 
-    config = DistillConfig(
-        student_layers=STUDENT_LAYERS, alpha=0.5, beta=10, temperature=5, strategy="skip", normalize=True
-    )
+    config = DistillConfig(student_layers=layers, alpha=0.5, beta=10, temperature=5, strategy="skip", normalize=True)
     threading.Thread(target=watch).start()
     try:
         distill(classroom, config, TrainingConfig(epochs=2, evaluations_per_epoch=max(3, n // 32 // 20)), report)
@@ -137,5 +134,10 @@ def train(n: int, folder: Path) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    most = {"train": train, "build": build}[sys.argv[1]](int(sys.argv[2]), Path(sys.argv[3]))
+    work = {
+        "train": lambda n, folder: train(n, folder, SMALL, 2),
+        "train-real": lambda n, folder: train(n, folder, LARGE, 6),  # 22.7 million parameters
+        "build": build,
+    }
+    most = work[sys.argv[1]](int(sys.argv[2]), Path(sys.argv[3]))
     print(json.dumps({"own": most, "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
