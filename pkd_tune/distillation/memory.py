@@ -17,8 +17,9 @@ SEPARATE_BYTES = 16 * 2**20
 def keep_freed_memory() -> None:
     """Lets the C library keep what one training step frees for the next one.
 
-    By itself it gives most of that back to the system, which hands it out again page by page, each filled with zeros:
-    a tenth of a step of a BERT on a CPU. It also holds less this way, as fewer blocks end up between others.
+    By itself it gives much of that back to the system, which hands it out again page by page, each filled with zeros;
+    and the larger the blocks it keeps together, the more memory lies unused between others. These sizes hold a student
+    of 22.7 million parameters below 1.5 GB.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

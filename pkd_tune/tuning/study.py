@@ -237,8 +237,8 @@ class Studies:
         if not isinstance(study.pruner, Halving) or step & (step - 1) or epoch < DEGENERATE_AFTER:
             return False
         alive = (TrialState.RUNNING, TrialState.COMPLETE)
-        others = (t for t in self.trials(assignment.arm) if t.number != assignment.number and t.state in alive)
-        return any(not evaluations(other).get(step, {}).get("degenerate", True) for other in others)
+        examples = (evaluations(t).get(step, {}) for t in self.trials(assignment.arm) if t.state in alive)
+        return any(not example.get("degenerate", True) for example in examples)
 
     def _parameters(self, arm: Arm) -> Parameters:
         """Returns what the trials of an arm choose, with what it keeps of another arm's winner fixed."""

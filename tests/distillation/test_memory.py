@@ -1,7 +1,6 @@
 """What processes hold with many examples, each measured by itself."""
 
 import json
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -16,35 +15,6 @@ def measured(what: str, examples: int, folder: Path) -> dict[str, int]:
     assert done.returncode == 0, done.stderr
     found: dict[str, int] = json.loads(done.stdout)
     return found
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library here keeps what it likes")
-def test_memory_that_is_freed_is_used_again_instead_of_asked_for_anew() -> None:
-    """A page fault is a page asked of the system; blocks of 12 MB have 3,000 of them. In a thread, as trials are."""
-    code = """
-import resource, threading, torch
-from pkd_tune.distillation.memory import give_back_freed_memory, keep_freed_memory
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        blocks = [torch.ones(3_000_000) for _ in range(3)]
-        del blocks
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-def main():
-    keep_freed_memory()
-    faults()
-    again = faults()
-    give_back_freed_memory()
-    print(again, faults())
-thread = threading.Thread(target=main)
-thread.start()
-thread.join()
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    kept, given_back = map(int, done.stdout.split())
-    assert kept < 1_000
-    assert given_back > 2_000
 
 
 @pytest.mark.slow

@@ -66,6 +66,19 @@ def test_of_trials_that_all_fall_back_to_one_class_the_last_one_is_not_stopped(t
     assert [row["state"] for row in trial_rows(studies)] == ["complete", "stopped early"]
 
 
+def test_only_a_trial_that_goes_on_and_did_better_there_shows_that_more_can_be_learnt(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(2, 3))
+    first, second, third = (ask(studies)[0] for _ in range(3))
+
+    def at_2(assignment: Assignment, *, degenerate: bool) -> bool:
+        return studies.report(assignment, 2, 68.0, seen(1.0, 68.0, degenerate=degenerate))
+
+    assert not at_2(first, degenerate=True)
+    assert not at_2(second, degenerate=False)
+    studies.stop(second)
+    assert not at_2(third, degenerate=True)
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
 def test_no_setting_is_tried_twice_and_a_finite_space_is_tried_whole(tmp_path: Path, sampler: Any) -> None:
     studies = opened(tmp_path, plan(1, 6, parameters=FLAT), sampler=sampler, early_stopping=False)
