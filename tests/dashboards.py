@@ -36,6 +36,7 @@ def scalars(tensorboard: str, trials: int) -> dict[str, Any]:
     until = time.monotonic() + SECONDS
     found: dict[str, Any] = {}
     while len(found) < trials and time.monotonic() < until:
+        time.sleep(0.1)  # asked without a pause, it has no time left to read
         found = json.loads(get(tensorboard + "data/plugin/scalars/tags")[1])
     return found
 
