@@ -82,8 +82,11 @@ def _facts(run: Run) -> list[str]:
     seconds = run.trials["seconds"].sum()
     if seconds > 0:
         slots = run.record["slots"] if run.record else {}
-        unit = "GPU-hours" if slots.get("device") == "cuda" else "CPU-core-hours"
-        seconds *= slots.get("threads", 1)
+        if slots.get("device") == "cuda":
+            unit, share = "GPU-hours", 1 / slots["per_gpu"]
+        else:
+            unit, share = "CPU-core-hours", slots.get("threads", 1)
+        seconds *= share
         hours = f"{seconds / 3600:.1f}" if seconds > 36_000 else f"{seconds / 3600:.2f}"
         facts.append(f"All trainings together took {hours} {unit}, without teacher and export.")
     files = ["every training: `trials.csv`"]

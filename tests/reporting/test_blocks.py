@@ -1,5 +1,7 @@
 """The same blocks as Markdown and as HTML."""
 
+import pytest
+
 from pkd_tune.reporting.blocks import Bullets, Heading, Table, Text, markdown, page_body
 
 BLOCKS = [
@@ -26,3 +28,8 @@ def test_html_takes_nothing_from_a_text_but_emphasis_and_code() -> None:
     assert '<td class="words"><span>c</span>, <span>d</span></td>' in page
     assert page.count("<tr>") == 2
     assert '<tr class="group"><th scope="row" class="words">e\nf</th>' in page
+
+
+def test_a_row_of_another_length_than_its_header_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a row of 1 cells below 2 columns: \['x'\]"):
+        Table(["model", "n"], [["x"]])

@@ -123,6 +123,22 @@ def test_settings_without_effect_are_not_shown(tmp_path: Path) -> None:
     assert "One layer has no inner layer" in text
 
 
+@pytest.mark.parametrize(
+    ("slots", "cost"),
+    [
+        ({"device": "cpu", "count": 2, "per_gpu": 1}, "0.80 CPU-core-hours"),  # as runs were recorded at first
+        ({"device": "cpu", "count": 1, "per_gpu": 1, "threads": 2}, "1.60 CPU-core-hours"),
+        ({"device": "cuda", "count": 8, "per_gpu": 4, "threads": 1}, "0.20 GPU-hours"),
+    ],
+)
+def test_what_the_trainings_took_counts_cores_and_shares_of_gpus(
+    tmp_path: Path, slots: dict[str, Any], cost: str
+) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm")
+    change(run / "run.json", lambda record: record.update(slots=slots))
+    assert f"All trainings together took {cost}, without teacher and export." in text_of(run)
+
+
 def test_a_search_cut_short_says_so(tmp_path: Path) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
     assert "cut short" not in text_of(run)

@@ -33,6 +33,17 @@ def test_ray_starts_without_taking_sigterm_and_says_when_it_cannot(tmp_path: Pat
         signal.signal(signal.SIGTERM, before)
 
 
+def test_what_ray_refuses_of_ours_is_a_bug_and_not_the_users_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "OBJECT_STORE_BYTES", 1)
+    with (
+        pytest.raises(ValueError, match="object store"),
+        cluster.own_cluster(Slots(device="cpu", count=1), tmp_path / "log"),
+    ):
+        pass
+
+
 def test_no_cluster_at_an_address_is_one_clear_line(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match=r"--address 127.0.0.1:1: no Ray cluster answers there"),
