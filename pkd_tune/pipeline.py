@@ -81,13 +81,12 @@ def run(request: Request) -> int:
             workplace = Workplace(
                 search=request.config,
                 teacher=teacher,
-                device=slots.device,
-                threads=slots.threads,
+                slots=slots,
                 store=open_store(run_dir, request.storage),
                 timeout=request.trial_timeout,
             )
             if studies.remaining():
-                check_disk(workplace, studies, slots)
+                check_disk(workplace, studies)
                 if request.address is None:
                     own = cluster.own_cluster(slots, run_dir / "ray-start.log", dashboard=request.ray_dashboard)
                     stack.enter_context(dashboard_file(run_dir, stack.enter_context(own)))
@@ -95,7 +94,6 @@ def run(request: Request) -> int:
                     workplace,
                     studies,
                     run_dir,
-                    slots,
                     storage=request.storage,
                     loggers=request.loggers,
                     quiet=request.quiet,
@@ -150,7 +148,7 @@ def join(request: Request, run_dir: Path, stack: ExitStack) -> Slots:
     return cluster.cluster_slots(request.gpus, request.trials_per_gpu or 1)
 
 
-def check_disk(workplace: Workplace, studies: Studies, slots: Slots) -> None:
+def check_disk(workplace: Workplace, studies: Studies) -> None:
     """Refuses to begin where the files of trials might not fit on the disk.
 
     Raises:
@@ -159,7 +157,7 @@ def check_disk(workplace: Workplace, studies: Studies, slots: Slots) -> None:
     folder = workplace.store.folder
     folder.mkdir(parents=True, exist_ok=True)
     weights = (workplace.teacher.folder / WEIGHTS).stat().st_size  # a student is smaller
-    needed, free = disk_bytes(weights, len(studies.plans), slots), shutil.disk_usage(folder).free
+    needed, free = disk_bytes(weights, len(studies.plans), workplace.slots), shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
             f"{folder}: trials may need {needed / 1e9:.1f} GB there, and {free / 1e9:.1f} GB are free; give "

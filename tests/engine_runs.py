@@ -48,13 +48,12 @@ def _fixed(parameters: Parameters) -> dict[str, Any]:
 def search(
     workplace: Workplace,
     studies: Studies,
-    slots: Slots,
     trainable: Callable[..., None] = run_trial,
     run_dir: Path | None = None,
 ) -> list[dict[str, Any]]:
     run_dir = run_dir or workplace.store.folder.parent
-    with cluster.own_cluster(slots, run_dir / "ray-start.log"):
-        run_search(workplace, studies, run_dir, slots, trainable=trainable)
+    with cluster.own_cluster(workplace.slots, run_dir / "ray-start.log"):
+        run_search(workplace, studies, run_dir, trainable=trainable)
     return trial_rows(studies)
 
 

@@ -11,6 +11,7 @@ from pkd_tune.config import DataConfig, SearchConfig, Stage, TrainingConfig
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.training_state import write_tensors
 from pkd_tune.tuning.arms import Arm, Plan
+from pkd_tune.tuning.slots import Slots
 from pkd_tune.tuning.space import Choice
 from pkd_tune.tuning.store import Store
 from pkd_tune.tuning.study import Studies
@@ -33,7 +34,7 @@ def workplace(tmp_path: Path) -> Workplace:
         trials=1,
     )
     teacher = Teacher(folder=tmp_path, key="k", layers=6, metrics={}, majority={}, finetuned_here=True)
-    return Workplace(search=search, teacher=teacher, device="cpu", store=Store(tmp_path))
+    return Workplace(search=search, teacher=teacher, slots=Slots(device="cpu", count=1), store=Store(tmp_path))
 
 
 def searched(workplace: Workplace, errors: dict[Arm, int], seeds: tuple[int, ...]) -> Studies:

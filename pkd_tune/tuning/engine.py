@@ -40,7 +40,6 @@ def run_search(
     workplace: Workplace,
     studies: Studies,
     run_dir: Path,
-    slots: Slots,
     *,
     storage: str | None = None,
     loggers: Sequence[str] = (),
@@ -57,7 +56,6 @@ def run_search(
         workplace: What all trials share.
         studies: Say what is to be run, and remember how it went.
         run_dir: The run's folder.
-        slots: How many trials at once, on what.
         storage: Where Ray keeps its own records instead, a path or URI that all nodes see.
         loggers: Services that get every result as well: wandb, mlflow.
         quiet: Whether there is no progress bar.
@@ -72,12 +70,12 @@ def run_search(
     try:
         with _log_to(run_dir / "run.log", show=verbose):
             tune.Tuner(
-                tune.with_resources(tune.with_parameters(trainable, workplace=workplace), slots.resources),
+                tune.with_resources(tune.with_parameters(trainable, workplace=workplace), workplace.slots.resources),
                 tune_config=tune.TuneConfig(
                     search_alg=StudySearcher(studies),
                     scheduler=StudyScheduler(studies),
                     num_samples=-1,
-                    max_concurrent_trials=slots.count,
+                    max_concurrent_trials=workplace.slots.count,
                     reuse_actors=True,
                     trial_dirname_creator=_trial_name,
                     trial_name_creator=_trial_name,

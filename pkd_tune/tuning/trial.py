@@ -25,6 +25,7 @@ from pkd_tune.tuning import process
 from pkd_tune.tuning.arms import Assignment
 from pkd_tune.tuning.cores import cores_folder, keep_to_cores
 from pkd_tune.tuning.searcher import assignment_of
+from pkd_tune.tuning.slots import Slots
 from pkd_tune.tuning.store import Store
 
 LOSS_PARAMETERS = ("alpha", "beta", "temperature", "strategy", "normalize")
@@ -37,12 +38,10 @@ class Workplace:
 
     search: SearchConfig
     teacher: Teacher
-    device: str
-    """`cpu` or `cuda`."""
+    slots: Slots
+    """How many of them run at once, on what."""
     store: Store
     """Where trials keep their weights, states and predictions."""
-    threads: int = 1
-    """CPU cores for each trial."""
     timeout: float | None = None
     """Seconds after which a trial is given up."""
 
@@ -58,9 +57,10 @@ def run_trial(config: dict[str, Any], *, workplace: Workplace) -> None:
         workplace: What all trials share.
     """
     assignment = assignment_of(config)
-    if workplace.device == "cpu":
-        keep_to_cores(cores_folder(workplace.store.folder), workplace.threads)
-    unusable = process.begin_trial(threads=workplace.threads if workplace.device == "cpu" else None)
+    slots = workplace.slots
+    if slots.device == "cpu":
+        keep_to_cores(cores_folder(workplace.store.folder), slots.threads)
+    unusable = process.begin_trial(threads=slots.threads if slots.device == "cpu" else None)
     if unusable is not None:
         tune.report({"replaced": f"started in a new process: {unusable}"})
         process.leave()
@@ -86,7 +86,7 @@ def run_trial(config: dict[str, Any], *, workplace: Workplace) -> None:
 def _distil(config: dict[str, Any], assignment: Assignment, workplace: Workplace) -> dict[str, float] | None:
     """Trains the student; returns its metrics on the official dev splits where this trial may look at them."""
     search = workplace.search
-    classroom, workshop = _opened(search.data, workplace.teacher, workplace.device, search.student_training.seed)
+    classroom, workshop = _opened(search.data, workplace.teacher, workplace.slots.device, search.student_training.seed)
     identity = ("depth", "method", "stage", "trial", "seed", *LOSS_PARAMETERS)
     training = replace(search.student_training, **{name: v for name, v in config.items() if name not in identity})
     if config["seed"] is not None:

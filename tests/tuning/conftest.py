@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from engine_runs import CPU
+from engine_runs import CPU, ONE
 
 from pkd_tune.config import DataConfig, SearchConfig, Stage
 from pkd_tune.distillation.student import open_classroom
@@ -36,4 +36,4 @@ def workplace(data: DataConfig, tiny_space: Path, tmp_path: Path) -> Workplace:
     teacher = prepare_teacher(task, splits, data.student_dir, finetuned, space.teacher, CPU, lambda evaluation: None)
     open_classroom(data, teacher, CPU, seed=search.student_training.seed)
     (tmp_path / "checkpoints").mkdir()
-    return Workplace(search=search, teacher=teacher, device="cpu", store=Store(tmp_path / "checkpoints"))
+    return Workplace(search=search, teacher=teacher, slots=ONE, store=Store(tmp_path / "checkpoints"))

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_no_cluster_at_an_address_is_one_clear_line(tmp_path: Path) -> None:
 def test_sixteen_trials_share_eight_gpus_and_each_sees_one(workplace: Workplace, tmp_path: Path) -> None:
     studies = Studies(tmp_path / "study.log", [Plan(arm=Arm(1, "pkd"), quota=16, parameters=ALPHA)])
     slots = Slots(device="cuda", count=16, per_gpu=2)
-    rows = search(workplace, studies, slots, trainables.together)
+    rows = search(replace(workplace, slots=slots), studies, trainables.together)
     assert [row["state"] for row in rows].count("failed") == 0
     seen = [path.read_text() for path in workplace.store.folder.glob("*.here")]
     assert sorted(seen) == sorted([str(gpu) for gpu in range(8)] * 2)
@@ -89,7 +90,7 @@ def test_a_lost_node_costs_nothing_but_time(workplace: Workplace, tmp_path: Path
             cluster.check_shared([("--out", str(tmp_path)), ("--storage", f"file://{tmp_path}/far")])
             loser = threading.Thread(target=lose_one)
             loser.start()
-            run_search(workplace, studies, tmp_path, TWO, trainable=trainables.patient)
+            run_search(replace(workplace, slots=TWO), studies, tmp_path, trainable=trainables.patient)
             loser.join()
     finally:
         machines.shutdown()

@@ -33,7 +33,7 @@ def test_trials_in_one_process_score_what_each_scores_alone(
     studies = Studies(
         tmp_path / "study.log", plans(tiny_space, (2, 3), learning_rates=rates), seeds=(7,), early_stopping=False
     )
-    rows = search(workplace, studies, ONE)
+    rows = search(workplace, studies)
     assert [row["state"] for row in rows] == ["failed", "complete", "complete", "complete"]
     assert "not finite" in rows[0]["error"]
     assert rows[3]["seed"] == 7
@@ -58,7 +58,7 @@ def test_a_killed_process_costs_its_trial_an_epoch_at_most(
     workplace: Workplace, tiny_space: Path, tmp_path: Path
 ) -> None:
     studies = Studies(tmp_path / "study.log", plans(tiny_space, (2, 2)), early_stopping=False)
-    rows = search(workplace, studies, ONE, trainables.killed_once)
+    rows = search(workplace, studies, trainables.killed_once)
     assert (tmp_path / "2-layer-pkd-trial-0000.killed").exists()
     assert [row["state"] for row in rows] == ["complete", "complete"]
     arm = Arm(2, "pkd")
@@ -88,7 +88,7 @@ def test_a_process_that_failed_or_has_grown_is_replaced_and_the_log_says_so(
     rates = (2e-3, 3e-3, 4e-3, 5e-3)
     plan = plans(tiny_space, (1, 4), learning_rates=rates)
     studies = Studies(tmp_path / "study.log", plan, early_stopping=False)
-    rows = search(workplace, studies, ONE, trainables.careless, run_dir=tmp_path)
+    rows = search(workplace, studies, trainables.careless, run_dir=tmp_path)
     assert [row["state"] for row in rows] == ["failed", "complete", "complete", "complete"]
     assert "No space left on" in rows[0]["error"]
     assert "\n" not in rows[0]["error"]
@@ -103,22 +103,21 @@ def test_a_process_that_failed_or_has_grown_is_replaced_and_the_log_says_so(
 def test_a_trial_that_takes_too_long_is_given_up(workplace: Workplace, tiny_space: Path, tmp_path: Path) -> None:
     hasty = replace(workplace, timeout=0.05)
     studies = Studies(tmp_path / "study.log", plans(tiny_space, (1, 1)))
-    (row,) = search(hasty, studies, ONE)
+    (row,) = search(hasty, studies)
     assert (row["state"], row["error"]) == ("failed", "took longer than 0.05 seconds")
     assert "File" in (tmp_path / "run.log").read_text()  # where it hung
 
 
 def test_a_trial_uses_the_cores_it_was_given(workplace: Workplace, tiny_space: Path, tmp_path: Path) -> None:
-    slots = replace(ONE, threads=2)
     studies = Studies(tmp_path / "study.log", plans(tiny_space, (1, 1)))
-    (row,) = search(replace(workplace, threads=2), studies, slots, trainables.counting_threads)
+    (row,) = search(replace(workplace, slots=replace(ONE, threads=2)), studies, trainables.counting_threads)
     assert row["state"] == "complete"
     assert (tmp_path / "threads").read_text() == "2"
 
 
 def test_a_batch_that_does_not_fit_is_halved_once(workplace: Workplace, tiny_space: Path, tmp_path: Path) -> None:
     studies = Studies(tmp_path / "study.log", plans(tiny_space, (1, 2)), early_stopping=False)
-    rows = search(workplace, studies, ONE, trainables.short_of_memory)
+    rows = search(workplace, studies, trainables.short_of_memory)
     assert [row["state"] for row in rows] == ["complete", "failed"]
     assert "out of memory with batches of 16 in halves" in rows[1]["error"]
     last = studies.trials(Arm(1, "pkd"))[0].user_attrs["evaluation 4"]
@@ -181,7 +180,7 @@ def test_a_thousand_instant_trials(workplace: Workplace, tmp_path: Path) -> None
     arms: list[tuple[int, Method]] = [(1, "pkd"), (2, "pkd")]
     studies = Studies(tmp_path / "study.log", [Plan(arm=Arm(*arm), quota=500, parameters=ALPHA) for arm in arms])
     worked = time.process_time()
-    rows = search(workplace, studies, TWO, trainables.instant)
+    rows = search(replace(workplace, slots=TWO), studies, trainables.instant)
     worked = time.process_time() - worked
     assert len(rows) == 1000
     late, last = sorted(datetime.fromisoformat(row["started"]) for row in rows)[-101::100]
