@@ -20,6 +20,7 @@ os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the journal has every result; see curves.py
 
 import ray
+from ray._private import ray_constants
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pkd_tune.config import UserError
@@ -43,11 +44,10 @@ def own_cluster(slots: Slots, log: Path, *, dashboard: bool = False) -> Iterator
         UserError: When it does not start, for which it gives itself half a minute.
     """
     try:
-        with _stderr_to(log), _own_sigterm():
+        with _stderr_to(log), _own_sigterm(), _on_loopback():
             try:
                 context = ray.init(
                     address="local",
-                    _node_ip_address="127.0.0.1",  # listen on loopback only
                     num_cpus=slots.count * slots.threads,
                     num_gpus=slots.count // slots.per_gpu if slots.device == "cuda" else 0,
                     object_store_memory=OBJECT_STORE_BYTES,
@@ -67,6 +67,24 @@ def own_cluster(slots: Slots, log: Path, *, dashboard: bool = False) -> Iterator
         yield f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Lets Ray, and the processes it starts, take 127.0.0.1 for this machine's address; they listen there alone then.
+
+    Given that address itself, Ray would turn it into one that other machines reach, and listen on all of them.
+    """
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    in_environment = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(name)
+        if in_environment is not None:
+            os.environ[name] = in_environment
 
 
 @contextmanager

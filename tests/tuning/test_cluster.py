@@ -4,9 +4,12 @@ import os
 import signal
 import time
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
+import psutil
 import pytest
+import ray
 import trainables
 from engine_runs import ALPHA, TWO, search
 
@@ -32,6 +35,17 @@ def test_ray_starts_without_taking_sigterm_and_says_when_it_cannot(tmp_path: Pat
                 pass
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_nothing_listens_beyond_loopback(tmp_path: Path) -> None:
+    with cluster.own_cluster(Slots(device="cpu", count=1), tmp_path / "log"):
+        where = ray.get(ray.remote(lambda: os.getpid()).remote())  # starts a worker
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        assert where in [process.pid for process in processes]
+        sockets = [socket for process in processes for socket in process.net_connections("inet")]
+        listening = {ip_address(socket.laddr.ip) for socket in sockets if socket.status == psutil.CONN_LISTEN}
+    assert listening
+    assert all((getattr(address, "ipv4_mapped", None) or address).is_loopback for address in listening), listening
 
 
 def test_what_ray_refuses_of_ours_is_a_bug_and_not_the_users_mistake(
