@@ -15,6 +15,8 @@ COMPARED = ("demo", "search", "space", "content")
 FLAGS = {
     "search.seed": "--seed",
     "search.depths": "--depths",
+    "search.sampler": "--sampler",
+    "search.data.select_on": "--select-on",
     "search.student_training.precision": "--precision",
     "demo": "--demo",
 }
@@ -77,18 +79,19 @@ def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str
     Args:
         run_dir: Named in the error.
         recorded: The run's run.json, or the part of it that can be compared yet.
-        current: What it would be now; keys that only one of the two has are not compared.
+        current: What it would be now; parts that only one of the two has yet are not compared.
 
     Raises:
         UserError: One line per setting that differs.
     """
-    before, now = (dict(_flat({k: v for k, v in r.items() if k in COMPARED})) for r in (recorded, current))
-    before = {**dict.fromkeys(ADDED, "auto"), **before}
+    parts = [part for part in COMPARED if part in recorded and part in current]
+    before, now = (dict(_flat({part: record[part] for part in parts})) for record in (recorded, current))
+    before = {**{key: "auto" for key in ADDED if key in now}, **before}
     differing = [
-        f"{run_dir}: {FLAGS.get(key, key)} was {before[key]!r} in this run and is now {now[key]!r}; give the old value "
-        "or start another run with --new"
-        for key in now
-        if key in before and key not in (*PLACES, *TOTALS) and not _follows_flag(key) and before[key] != now[key]
+        f"{run_dir}: {_name(key)} {_was(before, key)} in this run and {_is(now, key)}; give the old value or "
+        "start another run with --new"
+        for key in dict.fromkeys([*before, *now])
+        if key not in (*PLACES, *TOTALS) and not _follows_flag(key) and _was(before, key) != _was(now, key)
     ]
     if differing:
         raise UserError(*differing)
@@ -100,14 +103,27 @@ def way(run_dir: Path, folder: Path) -> str:
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields every leaf of nested objects with its dotted name."""
+    """Yields every leaf of nested objects with its dotted name; an empty list is none."""
     for key, value in record.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             value = {str(i): item for i, item in enumerate(value, start=1)}
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
-        else:
+        elif value != []:
             yield f"{prefix}{key}", value
+
+
+def _name(key: str) -> str:
+    """Returns what people call a setting: its flag where it has one."""
+    return "--methods" if re.fullmatch(r"search\.stages\.\d+\.method", key) else FLAGS.get(key, key)
+
+
+def _was(record: dict[str, Any], key: str) -> str:
+    return f"was {record[key]!r}" if key in record else "was not there"
+
+
+def _is(record: dict[str, Any], key: str) -> str:
+    return f"is now {record[key]!r}" if key in record else "is gone now"
 
 
 def _follows_flag(key: str) -> bool:

@@ -1,6 +1,6 @@
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,36 @@ def test_differing_settings_are_all_named(tmp_path: Path) -> None:
     assert "--seed was 1 in this run and is now 2" in seed
     assert "--new" in seed
     assert "--depths was [2, 3] in this run and is now [2]" in depths
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({"stages": [{"method": "pkd", "keep": []}]}, "--methods was 'kd' in this run and is gone now"),
+        ({"stages": [{"method": m, "keep": []} for m in ("pkd", "kd", "finetuned")]}, "--methods was not there in"),
+        ({"alpha": {"values": [0.2, 0.5]}}, "space.alpha.low was 0.2 in this run and is gone now"),
+        ({"alpha": {"values": [0.2, 0.5]}}, "space.alpha.values was not there in this run and is now [0.2, 0.5]"),
+        ({"batch_size": {"values": [16, 32]}}, "space.batch_size.values was not there"),
+        ({"rates": [1e-5, 2e-5]}, "search.teacher_trainings.2.learning_rate was not there"),
+    ],
+)
+def test_what_is_there_no_more_or_was_not_there_differs_too(tmp_path: Path, now: dict[str, Any], said: str) -> None:
+    """Continued all the same, a run without its controls would lose them, and Optuna refuses another kind of range."""
+    both = [{"method": "pkd", "keep": []}, {"method": "kd", "keep": []}]
+
+    def record(
+        stages: list[dict[str, Any]] = both, rates: Sequence[float] = (1e-5,), **space: dict[str, Any]
+    ) -> dict[str, Any]:
+        teachers = [{"learning_rate": rate, "seed": 1} for rate in rates]
+        return {
+            "search": {"stages": stages, "teacher_trainings": teachers, "trials": 8},
+            "space": {"alpha": {"low": 0.2, "high": 0.9}, **space},
+        }
+
+    check_same_search(tmp_path, record(), record())
+    with pytest.raises(UserError) as caught:
+        check_same_search(tmp_path, record(), record(**now))
+    assert any(said in problem for problem in caught.value.problems), caught.value.problems
 
 
 def test_more_trials_and_a_moved_folder_are_the_same_search(tmp_path: Path) -> None:
