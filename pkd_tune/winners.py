@@ -20,7 +20,8 @@ from pkd_tune.glue.data import load_raw
 from pkd_tune.glue.significance import Predicted, paired_bootstrap
 from pkd_tune.glue.tasks import TASKS, majority_score
 from pkd_tune.tuning.arms import CONTROLS, Arm, Assignment
-from pkd_tune.tuning.study import Studies, evaluations
+from pkd_tune.tuning.notes import evaluations
+from pkd_tune.tuning.study import Studies
 from pkd_tune.tuning.trial import Workplace, predictions_name, weights_name
 
 

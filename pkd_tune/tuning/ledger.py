@@ -5,7 +5,8 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from pkd_tune.tuning.arms import Arm, Stage
-from pkd_tune.tuning.study import Studies, evaluations
+from pkd_tune.tuning.notes import evaluations, why_ended
+from pkd_tune.tuning.study import Studies
 
 STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "interrupted"}
 STAGES: tuple[Stage, ...] = ("search", "confirm")
@@ -37,7 +38,7 @@ def trial_rows(studies: Studies) -> list[dict[str, Any]]:
                 "started": None if trial.datetime_start is None else trial.datetime_start.isoformat(timespec="seconds"),
                 "seconds": last.get("seconds"),
                 **studies.settings(arm, trial),
-                "error": trial.user_attrs.get("error"),
+                "error": why_ended(trial),
             }
         )
     return rows
@@ -90,7 +91,7 @@ def epochs_done(studies: Studies) -> float:
 
 def commonest_failure(studies: Studies) -> str | None:
     """Returns the reason most failed trials give; None when none failed."""
-    reasons = [trial.user_attrs["error"] for _, _, trial in _all(studies) if trial.state.name == "FAIL"]
+    reasons = [why_ended(trial) for _, _, trial in _all(studies) if trial.state.name == "FAIL"]
     return max(reasons, key=reasons.count, default=None)
 
 

@@ -2,13 +2,15 @@
 
 import random
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pkd_tune.config import Sampler
-from pkd_tune.tuning.space import Parameters, Settings, all_settings, settings_of, suggest, suggested_part
+from pkd_tune.tuning.notes import REPEATS, evaluations
+from pkd_tune.tuning.space import Parameters, Settings, all_settings, suggest, suggested_part
 
 REDUCTION = 2
 """Successive halving: of all trials that reach a rung, the better half goes on. Rungs are evaluations 1, 2, 4, ..."""
@@ -19,8 +21,9 @@ WARM_UP_TRIALS = 4
 STARTUP_TRIALS = 5
 """Trials of a study that TPE draws at random before it has something to learn from."""
 
-REPEATS = "repeats"
-"""User attribute of a suggestion that was not run, because its study has had the same setting before."""
+DEGENERATE_AFTER = 1.0
+"""Epochs after which a student that still predicts one class only is given up at its next rung. Before, many a good
+one does so, while the learning rate is still rising."""
 
 _DRAWS = 10
 
@@ -42,6 +45,24 @@ class Halving(optuna.pruners.BasePruner):
         return reached > WARM_UP_TRIALS
 
 
+def is_hopeless(study: optuna.Study, trials: Sequence[FrozenTrial], step: int, epoch: float) -> bool:
+    """Tells whether a trial that predicts one class only should be stopped: at a rung after the first epoch, when
+    another trial that was not stopped predicted more at the same evaluation. Without one, the arm's training may just
+    be slow to begin; and of trials that all fall back to one class, the last to be left goes on.
+
+    Args:
+        study: The trial's; one without early stopping stops none.
+        trials: Of its arm's search.
+        step: Number of the evaluation.
+        epoch: When it was.
+    """
+    if not isinstance(study.pruner, Halving) or step & (step - 1) or epoch < DEGENERATE_AFTER:
+        return False
+    alive = (TrialState.RUNNING, TrialState.COMPLETE)
+    examples = (evaluations(trial).get(step, {}) for trial in trials if trial.state in alive)
+    return any(not example.get("degenerate", True) for example in examples)
+
+
 def make_sampler(kind: Sampler, seed: int) -> optuna.samplers.BaseSampler:
     """Returns the sampler of one study. A grid needs none: its settings are queued one by one."""
     if kind == "random":
@@ -53,7 +74,9 @@ def make_sampler(kind: Sampler, seed: int) -> optuna.samplers.BaseSampler:
         )
 
 
-def ask_new(study: optuna.Study, parameters: Parameters, kind: Sampler, seed: int) -> tuple[optuna.Trial, Settings]:
+def ask_new(
+    study: optuna.Study, parameters: Parameters, had: Sequence[Settings], kind: Sampler, seed: int
+) -> tuple[optuna.Trial, Settings]:
     """Returns a new trial whose setting its study has not had; what was queued comes first.
 
     A suggestion that repeats a setting is ended as failed and marked. A sampler that repeats itself again and again
@@ -62,35 +85,27 @@ def ask_new(study: optuna.Study, parameters: Parameters, kind: Sampler, seed: in
     Args:
         study: Has room for at least one more setting.
         parameters: What the trial chooses.
+        had: Settings that its trials have tried.
         kind: For a grid, open settings are taken in an order shuffled by the seed.
         seed: The study's own.
     """
-    had = {_key(setting) for setting in settings_had(study, parameters)}
+    tried = {_key(setting) for setting in had}
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     everything = all_settings(parameters)
     for draw in range(_DRAWS):
         if everything is not None and not waiting and (kind == "grid" or draw == _DRAWS - 1):
-            still_open = [setting for setting in everything if _key(setting) not in had]
+            still_open = [setting for setting in everything if _key(setting) not in tried]
             random.Random(seed).shuffle(still_open)
             if still_open:
                 study.enqueue_trial(suggested_part(parameters, still_open[0]))
         trial = study.ask()
         settings = suggest(trial, parameters)
-        if _key(settings) not in had or draw == _DRAWS - 1:
+        if _key(settings) not in tried or draw == _DRAWS - 1:
             break
         trial.set_user_attr(REPEATS, True)
         study.tell(trial, state=TrialState.FAIL)
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     return trial, settings
-
-
-def settings_had(study: optuna.Study, parameters: Parameters) -> list[Settings]:
-    """Returns the settings of all trials that were started in a study."""
-    return [
-        settings_of(parameters, trial.params)
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state is not TrialState.WAITING
-    ]
 
 
 def _key(settings: Settings) -> tuple[tuple[str, Any], ...]:

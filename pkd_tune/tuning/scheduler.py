@@ -29,9 +29,9 @@ class StudyScheduler(FIFOScheduler):
         if "details" not in result:
             return str(TrialScheduler.CONTINUE)  # the trial ends by itself
         details = json.loads(result["details"])
-        should_stop = self.studies.report(assignment, result["evaluation"], result["score"], details)
         last = result["evaluation"] == result["evaluations"]
-        return str(TrialScheduler.STOP if should_stop and not last else TrialScheduler.CONTINUE)
+        should_stop = self.studies.report(assignment, result["evaluation"], result["score"], details, last=last)
+        return str(TrialScheduler.STOP if should_stop else TrialScheduler.CONTINUE)
 
     def __getstate__(self) -> dict[str, Any]:
         """Keeps nothing: Ray pickles schedulers, and the journal is what lasts."""

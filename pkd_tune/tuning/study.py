@@ -16,15 +16,9 @@ from optuna.trial import FrozenTrial, TrialState
 from pkd_tune.config import Sampler
 from pkd_tune.tuning.arms import Arm, Assignment, Plan, Stage
 from pkd_tune.tuning.journal import open_journal
-from pkd_tune.tuning.sampling import REPEATS, Halving, ask_new, make_sampler
+from pkd_tune.tuning.notes import ENDED, FROM, KEPT, REPEATS, evaluation_key, has
+from pkd_tune.tuning.sampling import Halving, ask_new, is_hopeless, make_sampler
 from pkd_tune.tuning.space import Parameters, Settings, fix, settings_of, suggest, suggested_part
-
-FROM = "from"
-"""User attribute of a trial that another run made: it informs the sampler, and is nothing else to this run."""
-
-DEGENERATE_AFTER = 1.0
-"""Epochs after which a student that still predicts one class only is given up at its next rung. Before, many a good
-one does so, while the learning rate is still rising."""
 
 
 class Studies:
@@ -73,8 +67,12 @@ class Studies:
                 confirming = stage == "confirm" or not early_stopping
                 study.pruner = optuna.pruners.NopPruner() if confirming else Halving()
                 self._studies[plan.arm, stage] = study
-                self._left += [Assignment(plan.arm, stage, t.number) for t in trials if t.state is TrialState.RUNNING]
-                if stage == "search" and not trials:
+                for trial in trials:
+                    if trial.state is TrialState.RUNNING and ENDED in trial.user_attrs:
+                        study.tell(trial.number, state=TrialState[trial.user_attrs[ENDED]["state"]])
+                    elif trial.state is TrialState.RUNNING:
+                        self._left.append(Assignment(plan.arm, stage, trial.number))
+                if stage == "search":
                     for settings in plan.first:
                         study.enqueue_trial(suggested_part(plan.parameters, settings), skip_if_exists=True)
 
@@ -88,28 +86,27 @@ class Studies:
             assignment = self._left.pop(0)
             study = self._studies[assignment.arm, assignment.stage]
             trial = optuna.Trial(study, study.get_trials(deepcopy=False)[assignment.number]._trial_id)
-            parameters = self._parameters(assignment.arm)
-            settings = suggest(trial, parameters)
+            settings = suggest(trial, self._parameters(assignment.arm, self._frozen(assignment)))
         elif (arm := self._next_search()) is not None:
             study, parameters = self._studies[arm, "search"], self._parameters(arm)
-            trial, settings = ask_new(study, parameters, self._kind, self._seed)
+            had = [self.settings(arm, trial) for trial in self._started(arm, "search")]
+            trial, settings = ask_new(study, parameters, had, self._kind, self._seed)
             assignment = Assignment(arm, "search", trial.number)
         elif (wanted := self._next_confirmation()) is not None:
             arm, seed = wanted
-            study, winner, parameters = self._studies[arm, "confirm"], self.best(arm), self._parameters(arm)
-            assert winner is not None
-            fixed = suggested_part(parameters, self.settings(arm, winner))
-            study.enqueue_trial(fixed, user_attrs={"winner": winner.number, "seed": seed})
-            trial = study.ask()
-            settings = suggest(trial, parameters)
+            trial, settings = self._ask_confirmation(arm, seed)
             assignment = Assignment(arm, "confirm", trial.number)
         else:
             return None
+        if keep := self.plans[assignment.arm].keep:
+            trial.set_user_attr(KEPT, {name: settings[name] for name in keep})
         self._running[assignment] = trial
         self._handed_out[assignment] = time.time(), self._seconds(assignment)
         return assignment, settings, trial.user_attrs.get("seed")
 
-    def report(self, assignment: Assignment, step: int, score: float, details: dict[str, Any]) -> bool:
+    def report(
+        self, assignment: Assignment, step: int, score: float, details: dict[str, Any], *, last: bool = False
+    ) -> bool:
         """Records one evaluation of a running trial; returns whether the trial should stop.
 
         An evaluation that is repeated, because its process died after it, changes nothing.
@@ -119,20 +116,25 @@ class Studies:
             step: Number of the evaluation, from 1.
             score: The task's score there.
             details: Kept with the evaluation; `epoch` and `degenerate` decide as well.
+            last: Whether the trial ends with it anyway.
         """
         trial = self._running[assignment]
         if step in self._frozen(assignment).intermediate_values:
             return False
         started, before = self._handed_out[assignment]
-        trial.set_user_attr(_evaluation(step), {**details, "seconds": round(before + time.time() - started, 2)})
+        trial.set_user_attr(evaluation_key(step), {**details, "seconds": round(before + time.time() - started, 2)})
         trial.report(score, step)
+        study = self._studies[assignment.arm, assignment.stage]
+        if last:
+            return False
         if trial.should_prune():
-            trial.set_user_attr("error", f"not in the better half at evaluation {step}")
-            return True
-        if details.get("degenerate") and self._is_hopeless(assignment, step, details["epoch"]):
-            trial.set_user_attr("error", f"predicts the same for every example at epoch {details['epoch']:g}")
-            return True
-        return False
+            reason = f"not in the better half at evaluation {step}"
+        elif details.get("degenerate") and is_hopeless(study, self.trials(assignment.arm), step, details["epoch"]):
+            reason = f"predicts the same for every example at epoch {details['epoch']:g}"
+        else:
+            return False
+        trial.set_user_attr(ENDED, {"state": TrialState.PRUNED.name, "reason": reason})
+        return True
 
     def complete(self, assignment: Assignment, official: dict[str, float] | None = None) -> None:
         """Ends a trial that used its whole budget; its value is its best evaluation.
@@ -155,18 +157,18 @@ class Studies:
     def fail(self, assignment: Assignment, reason: str) -> None:
         """Ends a trial that has no result, with the reason in one line."""
         trial = self._running.pop(assignment)
-        trial.set_user_attr("error", reason)
+        trial.set_user_attr(ENDED, {"state": TrialState.FAIL.name, "reason": reason})
         self._studies[assignment.arm, assignment.stage].tell(trial, state=TrialState.FAIL)
 
     def warm_start(self, arm: Arm, source: str, trials: Sequence[FrozenTrial]) -> int:
         """Shows an arm's sampler trials of another run; returns how many it was not shown before.
 
-        They keep their settings and final scores alone: they count for no quota, stop no trial and win nothing.
+        They keep their settings and final scores alone: they count for no quota, stop no trial, win nothing, and their
+        settings may be tried here too.
         """
         study = self._studies[arm, "search"]
-        if any(trial.user_attrs.get(FROM) == source for trial in study.get_trials(deepcopy=False)):
-            return 0
-        for trial in trials:
+        shown = sum(trial.user_attrs.get(FROM) == source for trial in study.get_trials(deepcopy=False))
+        for trial in trials[shown:]:
             copy = optuna.create_trial(
                 params=trial.params,
                 distributions=trial.distributions,
@@ -174,7 +176,7 @@ class Studies:
                 user_attrs={FROM: source},
             )
             study.add_trial(copy)
-        return len(trials)
+        return len(trials[shown:])
 
     def remaining(self) -> int:
         """Returns how many trials are still to be started, confirmations included."""
@@ -202,14 +204,7 @@ class Studies:
 
     def trials(self, arm: Arm, stage: Stage = "search") -> list[FrozenTrial]:
         """Returns the trials of an arm that were started here, in their order; confirmations of its winner only."""
-        trials = self._studies[arm, stage].get_trials(deepcopy=False)
-        started = [
-            trial
-            for trial in trials
-            if trial.state is not TrialState.WAITING
-            and REPEATS not in trial.user_attrs
-            and FROM not in trial.user_attrs
-        ]
+        started = self._started(arm, stage)
         if stage == "search":
             return started
         winner = self.best(arm)
@@ -227,24 +222,46 @@ class Studies:
 
     def settings(self, arm: Arm, trial: FrozenTrial) -> Settings:
         """Returns the values a trial tried, fixed ones included."""
-        return settings_of(self._parameters(arm), trial.params)
+        return settings_of(self._parameters(arm, trial), trial.params)
 
-    def _is_hopeless(self, assignment: Assignment, step: int, epoch: float) -> bool:
-        """Tells whether a trial that predicts one class only should be stopped: at a rung after the first epoch, when
-        another trial that was not stopped predicted more at the same evaluation. Without one, the arm's training may
-        just be slow to begin; and of trials that all fall back to one class, the last to be left goes on."""
-        study = self._studies[assignment.arm, assignment.stage]
-        if not isinstance(study.pruner, Halving) or step & (step - 1) or epoch < DEGENERATE_AFTER:
-            return False
-        alive = (TrialState.RUNNING, TrialState.COMPLETE)
-        examples = (evaluations(t).get(step, {}) for t in self.trials(assignment.arm) if t.state in alive)
-        return any(not example.get("degenerate", True) for example in examples)
+    def _started(self, arm: Arm, stage: Stage) -> list[FrozenTrial]:
+        """Returns all trials that were started here."""
+        return [
+            trial
+            for trial in self._studies[arm, stage].get_trials(deepcopy=False)
+            if trial.state is not TrialState.WAITING
+            and REPEATS not in trial.user_attrs
+            and FROM not in trial.user_attrs
+        ]
 
-    def _parameters(self, arm: Arm) -> Parameters:
-        """Returns what the trials of an arm choose, with what it keeps of another arm's winner fixed."""
+    def _ask_confirmation(self, arm: Arm, seed: int) -> tuple[optuna.Trial, Settings]:
+        """Returns the trial that trains an arm's winner with a seed.
+
+        A dead process may have left a trial queued: this one, or one for a winner of that time.
+        """
+        study, winner = self._studies[arm, "confirm"], self.best(arm)
+        assert winner is not None
+        parameters = self._parameters(arm, winner)
+        wanted = {"winner": winner.number, "seed": seed}
+        if not any(has(trial, wanted) for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,))):
+            study.enqueue_trial(suggested_part(parameters, self.settings(arm, winner)), user_attrs=wanted)
+        while not has(trial := study.ask(), wanted):
+            trial.set_user_attr(REPEATS, True)
+            study.tell(trial, state=TrialState.FAIL)
+        return trial, suggest(trial, parameters)
+
+    def _parameters(self, arm: Arm, trial: FrozenTrial | None = None) -> Parameters:
+        """Returns what the trials of an arm choose, with what is kept of another arm's winner fixed.
+
+        Args:
+            arm: The arm.
+            trial: One that was started keeps what it kept then; a new one, left out, keeps the best values of today.
+        """
         plan = self.plans[arm]
         if plan.after is None:
             return plan.parameters
+        if trial is not None and KEPT in trial.user_attrs:
+            return fix(plan.parameters, trial.user_attrs[KEPT])
         winner = self.best(plan.after)
         assert winner is not None
         kept = self.settings(plan.after, winner)
@@ -280,17 +297,8 @@ class Studies:
     def _seconds(self, assignment: Assignment) -> float:
         """Returns how long a trial had been computing when its last evaluation was recorded."""
         last = self._frozen(assignment).last_step
-        return 0.0 if last is None else float(self._frozen(assignment).user_attrs[_evaluation(last)]["seconds"])
+        return 0.0 if last is None else float(self._frozen(assignment).user_attrs[evaluation_key(last)]["seconds"])
 
     def _frozen(self, assignment: Assignment) -> FrozenTrial:
         study = self._studies[assignment.arm, assignment.stage]
         return study.get_trials(deepcopy=False)[assignment.number]
-
-
-def evaluations(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
-    """Returns what was kept with each evaluation of a trial, by its number."""
-    return {step: trial.user_attrs[_evaluation(step)] for step in sorted(trial.intermediate_values)}
-
-
-def _evaluation(step: int) -> str:
-    return f"evaluation {step}"

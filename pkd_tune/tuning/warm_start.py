@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pkd_tune.config import UserError
 from pkd_tune.tuning.arms import Arm, Plan
+from pkd_tune.tuning.notes import FROM
 from pkd_tune.tuning.space import contains, distribution, settings_of
-from pkd_tune.tuning.study import FROM
 
 
 def finished_trials(run_dir: Path, task: str, plans: Sequence[Plan]) -> dict[Arm, list[FrozenTrial]]:

@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from studies import FLAT, ask, finish, opened, plan, report, run_all, seen
 
-from pkd_tune.tuning.arms import Assignment
+from pkd_tune.tuning.arms import Arm, Assignment
 from pkd_tune.tuning.ledger import counts, trial_rows
 from pkd_tune.tuning.sampling import WARM_UP_TRIALS
-from pkd_tune.tuning.space import Settings
+from pkd_tune.tuning.space import Settings, distribution
+
+DISTRIBUTIONS = {name: distribution(parameter) for name, parameter in FLAT.items()}
 
 
 def test_the_worse_half_is_stopped_at_a_rung_but_none_of_the_first_few(tmp_path: Path) -> None:
@@ -87,9 +90,34 @@ def test_no_setting_is_tried_twice_and_a_finite_space_is_tried_whole(tmp_path: P
     assert len(trial_rows(studies)) == 6
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+def test_what_another_run_tried_is_tried_here_too_and_shown_once(tmp_path: Path, sampler: Any) -> None:
+    known = [
+        optuna.trial.create_trial(params=settings, distributions=DISTRIBUTIONS, value=70.0)
+        for settings in ({"alpha": 0.2, "temperature": 5}, {"alpha": 0.5, "temperature": 5})
+    ]
+    first = opened(tmp_path, plan(1, 6, parameters=FLAT), sampler=sampler, early_stopping=False)
+    assert first.warm_start(Arm(1, "pkd"), "run", known[:1]) == 1
+    studies = opened(tmp_path, plan(1, 6, parameters=FLAT), sampler=sampler, early_stopping=False)
+    assert studies.warm_start(Arm(1, "pkd"), "run", known) == 1  # the process before was killed after the first
+    assert studies.warm_start(Arm(1, "pkd"), "run", known) == 0
+    tried = [tuple(settings.items()) for _, settings, _ in run_all(studies)]
+    assert len(tried) == len(set(tried)) == 6
+
+
 def test_known_settings_come_first(tmp_path: Path) -> None:
     first: tuple[Settings, ...] = ({"alpha": 0.5, "temperature": 10}, {"alpha": 0.7, "temperature": 10})
     studies = opened(tmp_path, plan(1, 3, first=first))
     asked = [ask(studies)[1] for _ in range(3)]
     assert asked[:2] == list(first)
     assert asked[2] not in first
+
+
+def test_known_settings_come_although_a_process_was_killed_between_them(tmp_path: Path) -> None:
+    first: tuple[Settings, ...] = ({"alpha": 0.5, "temperature": 10}, {"alpha": 0.7, "temperature": 10})
+    opened(tmp_path, plan(1, 3, first=first[:1]))
+    studies = opened(tmp_path, plan(1, 3, first=first))
+    assert [ask(studies)[1] for _ in range(2)] == list(first)
+    again = opened(tmp_path, plan(1, 4, first=first))
+    assert [ask(again)[1] for _ in range(2)] == list(first)  # left running, and not queued once more
+    assert ask(again)[1] not in first

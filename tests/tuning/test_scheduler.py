@@ -20,7 +20,7 @@ from pkd_tune.tuning.study import Studies
 
 @pytest.fixture
 def studies(tmp_path: Path) -> Studies:
-    quota = WARM_UP_TRIALS + 1
+    quota = WARM_UP_TRIALS + 2
     plan = Plan(arm=Arm(2, "pkd"), quota=quota, parameters={"alpha": Float(0.2, 0.9, log=False)})
     return Studies(tmp_path / "study.log", [plan])
 
@@ -46,10 +46,13 @@ def test_a_trial_in_the_worse_half_is_stopped_but_never_at_its_end(studies: Stud
 
     go_on, stop = TrialScheduler.CONTINUE, TrialScheduler.STOP
     for i in range(WARM_UP_TRIALS):
-        assert run(f"a{i}", 70.0 + i, 80.0 - i) == [go_on, go_on]  # the last of them is the worst at its end
-    assert run("b", 50.0) == [stop]
-    assert searcher.suggest("c") == Searcher.FINISHED
-    assert [row["state"] for row in trial_rows(studies)] == ["complete"] * WARM_UP_TRIALS + ["stopped early"]
+        assert run(f"a{i}", 70.0 + i, 80.0 - i) == [go_on, go_on]
+    assert run("b", 75.0, 60.0) == [go_on, go_on]  # the worst at its end
+    assert run("c", 50.0) == [stop]
+    assert searcher.suggest("d") == Searcher.FINISHED
+    states = [(row["state"], row["error"]) for row in trial_rows(studies)]
+    complete = [("complete", None)] * (WARM_UP_TRIALS + 1)
+    assert states == [*complete, ("stopped early", "not in the better half at evaluation 1")]
     assert trial_rows(studies)[0]["f1"] == 80.0
 
 

@@ -2,12 +2,18 @@
 
 from pathlib import Path
 
+import optuna
 import pytest
-from studies import FLAT, ask, finish, opened, plan, report
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from studies import FLAT, ask, finish, opened, plan, report, run_all
 
 from pkd_tune.tuning.arms import Arm, Assignment
 from pkd_tune.tuning.ledger import commonest_failure, evaluation_rows, trial_rows
+from pkd_tune.tuning.notes import ENDED
+from pkd_tune.tuning.sampling import WARM_UP_TRIALS
 from pkd_tune.tuning.space import Choice
+from pkd_tune.tuning.study import Studies
 
 
 def test_arms_take_turns_until_all_have_their_quota(tmp_path: Path) -> None:
@@ -136,6 +142,33 @@ def test_a_stage_waits_and_keeps_the_best_values_of_the_one_before(tmp_path: Pat
     assert ask(studies)[1]["beta"] != settings["beta"]
 
 
+def test_what_was_kept_of_another_winner_stays_what_it_was(tmp_path: Path) -> None:
+    def open_with(quota: int) -> Studies:
+        kd = plan(1, quota, "kd", FLAT)
+        beta = {**FLAT, "beta": Choice((10, 100))}
+        return opened(tmp_path, kd, plan(1, 2, "pkd", beta, after=kd.arm, keep=("alpha", "temperature")), seeds=(7,))
+
+    studies = open_with(1)
+    kept = ask(studies)[1]
+    finish(studies, Assignment(Arm(1, "kd"), "search", 0), 60.0)
+    first, settings = ask(studies)
+    assert {name: settings[name] for name in kept} == kept
+    finish(studies, first, 90.0)
+    dead, left = ask(studies)
+
+    more = open_with(2)
+    assert ask(more) == (dead, left)  # what a dead process left keeps what it kept
+    finish(more, dead, 50.0)
+    better, changed = ask(more)
+    assert (better.arm.method, better.stage) == ("kd", "search")
+    assert changed != kept
+    finish(more, better, 95.0)
+    rows = [row for row in trial_rows(more) if row["method"] == "pkd"]
+    assert [(row["alpha"], row["temperature"]) for row in rows] == [tuple(kept.values())] * 2
+    confirmations = [settings for assignment, settings, _ in run_all(more) if assignment.arm == Arm(1, "pkd")]
+    assert confirmations == [settings]
+
+
 def test_a_stage_that_lost_its_predecessor_is_left_out(tmp_path: Path) -> None:
     kd = plan(1, 1, "kd", FLAT)
     studies = opened(tmp_path, kd, plan(1, 2, "pkd", FLAT, after=kd.arm, keep=("alpha",)))
@@ -171,6 +204,32 @@ def test_winners_are_confirmed_on_fresh_seeds_and_a_new_winner_again(tmp_path: P
     assert (
         len([row for row in trial_rows(more) if row["stage"] == "confirm"]) == 2
     )  # those of the old winner are not its
+
+
+def test_no_seed_is_confirmed_twice_whatever_a_dead_driver_left_queued(tmp_path: Path) -> None:
+    run_all(opened(tmp_path, plan(1, 2)))
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.log")))
+    queue = optuna.load_study(study_name="1-layer-pkd confirmed", storage=storage)
+    queue.enqueue_trial({"alpha": 0.3}, user_attrs={"winner": 1, "seed": 7})  # of a winner that was outdone
+    queue.enqueue_trial({"alpha": 0.4}, user_attrs={"winner": 0, "seed": 7})
+    studies = opened(tmp_path, plan(1, 2), seeds=(7, 8, 9))
+    asked = run_all(studies)
+    assert [seed for _, _, seed in asked] == [7, 8, 9]
+    assert asked[0][1]["alpha"] == 0.4
+    assert [row["seed"] for row in trial_rows(studies)[2:]] == [7, 8, 9]
+
+
+def test_what_was_to_be_stopped_or_had_failed_is_ended_after_a_death_too(tmp_path: Path) -> None:
+    dead = opened(tmp_path, plan(1, WARM_UP_TRIALS + 2))
+    for _ in range(WARM_UP_TRIALS):
+        finish(dead, ask(dead)[0], 70.0)
+    weak, lost = ask(dead)[0], ask(dead)[0]
+    assert report(dead, weak, 50.0) == [True]
+    dead._running[lost].set_user_attr(ENDED, {"state": "FAIL", "reason": "out of memory"})  # as fail() does first
+    studies = opened(tmp_path, plan(1, WARM_UP_TRIALS + 2))
+    assert studies.ask() is None
+    ends = [(row["state"], row["error"]) for row in trial_rows(studies)[-2:]]
+    assert ends == [("stopped early", "not in the better half at evaluation 1"), ("failed", "out of memory")]
 
 
 def test_a_confirmation_that_was_cut_off_goes_on_with_its_seed(tmp_path: Path) -> None:
