@@ -9,6 +9,7 @@ Running the same command again continues a search that was interrupted, or adds 
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -32,6 +33,7 @@ from pkd_tune.config import DataConfig, Method, Sampler, SearchConfig, SelectOn,
 from pkd_tune.distillation.model_folder import layer_count
 from pkd_tune.distillation.precision import check_precision
 from pkd_tune.request import Request
+from pkd_tune.tuning.arms import is_control
 from pkd_tune.tuning.slots import choose_slots
 from pkd_tune.tuning.space_file import Space, find_space, load_space
 
@@ -179,8 +181,6 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
             most = min(most, layer_count(student_folder) + 1)
         depths = problems.attempt(lambda: choose_depths(args.depths, most))
     stages = () if space is None else choose_stages(args, space)
-    if depths is not None and space is not None and args.trials is not None and 0 < args.trials < len(depths):
-        problems.found.append(f"--trials {args.trials}: give at least {len(depths)}, one for each depth")
     problems.raise_any()
     assert task is not None and space is not None and depths is not None  # noqa: PT018 - for the type checker
     assert folder is not None and student_folder is not None  # noqa: PT018
@@ -195,14 +195,17 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
     )
     of_all: dict[str, Any] = {"seed": args.seed, "precision": args.precision}
     whole_grid = args.sampler == "grid" and space.sampler == "grid"
+    trials = args.trials or (None if whole_grid else space.trials)
+    control_trials = space.control_trials if args.control_trials is None else args.control_trials
+    check_shares(stages, depths, trials, control_trials)
     config = SearchConfig(
         data=data,
         teacher_trainings=tuple(replace(training, **of_all) for training in space.teacher),
         student_training=replace(space.training, **of_all),
         depths=depths,
         stages=stages,
-        trials=args.trials or (None if whole_grid else space.trials),
-        control_trials=space.control_trials if args.control_trials is None else args.control_trials,
+        trials=trials,
+        control_trials=control_trials,
         seeds=space.seeds if args.seeds is None else args.seeds,
         sampler=args.sampler or space.sampler,
         early_stopping=space.early_stopping,
@@ -240,6 +243,29 @@ def choose_stages(args: argparse.Namespace, space: Space) -> tuple[Stage, ...]:
     controls = space.control_trials if args.control_trials is None else args.control_trials
     methods: tuple[Method, ...] = ("pkd", "kd", "finetuned") if controls else ("pkd",)
     return tuple(Stage(method=method) for method in methods)
+
+
+def check_shares(stages: Sequence[Stage], depths: Sequence[int], trials: int | None, control_trials: int) -> None:
+    """Refuses a search in which a method would have no trial at some depth.
+
+    Args:
+        stages: Of the search.
+        depths: Of its students.
+        trials: Of each PKD method, over all depths; None: as many as there are settings.
+        control_trials: Of each control, over all depths.
+
+    Raises:
+        UserError: For each number that is too small.
+    """
+    of_trials = [stage.method for stage in stages if not is_control(stage.method, stages)]
+    of_controls = [stage.method for stage in stages if is_control(stage.method, stages)]
+    wrong = [
+        f"{flag} {total}: give at least {len(depths)}, one for each depth of {' and '.join(methods)}"
+        for flag, total, methods in (("--trials", trials, of_trials), ("--control-trials", control_trials, of_controls))
+        if methods and total is not None and total < len(depths)
+    ]
+    if wrong:
+        raise UserError(*wrong)
 
 
 def choose_depths(asked: list[int] | None, teacher_layers: int) -> tuple[int, ...]:

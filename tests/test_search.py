@@ -182,6 +182,21 @@ MISTAKES = {
     "depth": (_unchanged, ("--depths", "2", "4"), ["--depths 4", "1 to 3 layers"]),
     "gpus": (_unchanged, ("--gpus", "99"), ["--gpus 99", "found here"]),
     "trials": (_unchanged, ("--trials", "0"), ["--trials must be above 0, but got 0"]),
+    "share": (
+        _unchanged,
+        ("--depths", "1", "2", "3", "--trials", "2"),
+        ["--trials 2: give at least 3, one for each depth of pkd"],
+    ),
+    "no-controls": (
+        _unchanged,
+        ("--methods", "pkd", "kd", "finetuned", "--control-trials", "0"),
+        ["--control-trials 0: give at least 2, one for each depth of kd and finetuned"],
+    ),
+    "controls": (
+        _unchanged,
+        ("--control-trials", "1"),
+        ["--control-trials 1: give at least 2, one for each depth of kd and finetuned"],
+    ),
     "seeds": (_unchanged, ("--seeds", "-1"), ["--seeds must be at least 0, but got -1"]),
     "grid": (_unchanged, ("--sampler", "grid"), ["--sampler grid: the space has ranges"]),
     "warm": (_unchanged, ("--warm-start", "data"), ["--warm-start", "not a run's folder"]),

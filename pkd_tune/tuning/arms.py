@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pkd_tune.config import Method, SearchConfig, UserError
+from pkd_tune.config import Stage as ConfigStage
 from pkd_tune.tuning.space import (
     Choice,
     Parameter,
@@ -81,14 +82,13 @@ def plan_arms(
         UserError: When a grid is asked for and the space is not finite.
     """
     plans: list[Plan] = []
-    in_turn = any(stage.keep for stage in search.stages)
     for number, stage in enumerate(search.stages):
         own = for_method(parameters, stage.method)
         before = search.stages[number - 1].method if stage.keep else None
         everything = all_settings(fix(own, {name: _any_value(own[name]) for name in stage.keep}))
         if everything is None and (search.sampler == "grid" or search.trials is None):
             raise UserError("--sampler grid: the space has ranges; give every parameter choices, as paper.toml does")
-        total = search.control_trials if stage.method in CONTROLS and not in_turn else search.trials
+        total = search.control_trials if is_control(stage.method, search.stages) else search.trials
         for i, depth in enumerate(search.depths):
             share = len(everything or ()) if total is None else _share(total, len(search.depths), i)
             good = sorted(first, key=lambda entry: abs(entry[1] - depth))
@@ -108,7 +108,12 @@ def plan_arms(
                     first=() if search.sampler == "grid" or stage.keep else tuple(inside),
                 )
             )
-    return [plan for plan in plans if plan.quota > 0]
+    return plans
+
+
+def is_control(method: Method, stages: Sequence[ConfigStage]) -> bool:
+    """Tells whether a method has the trials of controls; none has where one stage keeps what another has found."""
+    return method in CONTROLS and not any(stage.keep for stage in stages)
 
 
 def _as_tried(known: Settings, parameters: Parameters, method: Method) -> Settings:
