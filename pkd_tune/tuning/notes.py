@@ -3,7 +3,7 @@
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 FROM = "from"
 """Of a trial that another run made: which run. It informs the sampler, and is nothing else to this run."""
@@ -16,6 +16,11 @@ KEPT = "kept"
 
 ENDED = "ended"
 """Of a trial that did not reach its end: the state it is told, and why. Written before it is told."""
+
+
+def was_started(trial: FrozenTrial) -> bool:
+    """Tells whether a trial was run here: it is not queued, no repeat, and not another run's."""
+    return trial.state is not TrialState.WAITING and not {REPEATS, FROM} & trial.user_attrs.keys()
 
 
 def evaluations(trial: FrozenTrial) -> dict[int, dict[str, Any]]:

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pkd_tune.config import Sampler
 from pkd_tune.tuning.arms import Arm, Assignment, Plan, Stage
 from pkd_tune.tuning.journal import open_journal
-from pkd_tune.tuning.notes import ENDED, FROM, KEPT, REPEATS, evaluation_key, has
+from pkd_tune.tuning.notes import ENDED, FROM, KEPT, REPEATS, evaluation_key, has, was_started
 from pkd_tune.tuning.sampling import Halving, ask_new, is_hopeless, make_sampler
 from pkd_tune.tuning.space import Parameters, Settings, fix, settings_of, suggest, suggested_part
 
@@ -217,8 +217,7 @@ class Studies:
     def ranking(self, arm: Arm) -> list[FrozenTrial]:
         """Returns the complete trials of an arm's search, best first; of equals, the earlier first."""
         complete = self._studies[arm, "search"].get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        own = [trial for trial in complete if FROM not in trial.user_attrs]
-        return sorted(own, key=lambda trial: (-(trial.value or 0.0), trial.number))
+        return sorted(filter(was_started, complete), key=lambda trial: (-(trial.value or 0.0), trial.number))
 
     def settings(self, arm: Arm, trial: FrozenTrial) -> Settings:
         """Returns the values a trial tried, fixed ones included."""
@@ -226,13 +225,7 @@ class Studies:
 
     def _started(self, arm: Arm, stage: Stage) -> list[FrozenTrial]:
         """Returns all trials that were started here."""
-        return [
-            trial
-            for trial in self._studies[arm, stage].get_trials(deepcopy=False)
-            if trial.state is not TrialState.WAITING
-            and REPEATS not in trial.user_attrs
-            and FROM not in trial.user_attrs
-        ]
+        return [trial for trial in self._studies[arm, stage].get_trials(deepcopy=False) if was_started(trial)]
 
     def _ask_confirmation(self, arm: Arm, seed: int) -> tuple[optuna.Trial, Settings]:
         """Returns the trial that trains an arm's winner with a seed.
