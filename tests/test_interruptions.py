@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,15 @@ def journal(home: Path) -> Path:
     return home / "results" / "MRPC" / "tiny" / "study.log"
 
 
-def wait_for_lines(home: Path, process: subprocess.Popen[str], lines: int) -> bool:
-    """Waits until the journal has that many lines; returns False when the search ends before."""
-    while process.poll() is None:
-        if journal(home).exists() and journal(home).read_bytes().count(b"\n") >= lines:
-            return True
+def count(path: Path, text: str) -> int:
+    return path.read_text().count(text) if path.exists() else 0
+
+
+def wait_for(process: subprocess.Popen[str], path: Path, text: str, times: int) -> None:
+    """Waits until a running search has written a text so many times into a file."""
+    while count(path, text) < times:
+        assert process.poll() is None, "it ended before"
         time.sleep(0.005)
-    return False
 
 
 def recorded(home: Path) -> dict[tuple[str, int], Any]:
@@ -56,31 +59,38 @@ def recorded(home: Path) -> dict[tuple[str, int], Any]:
     return found
 
 
-def kill_often(home: Path, kills: int, seed: int) -> None:
+def kill_often(home: Path, kills: int, trials: int, seed: int) -> None:
+    """Kills a search that often: at any time, in its trials, and once while it exports; then lets it finish."""
     rng = random.Random(seed)
+    output = home / "output.txt"
+    flags = ("--trials", str(trials))
     finished: dict[tuple[str, int], Any] = {}
-    lines = 0
-    for _ in range(kills):
-        process = start(home)
-        lines += rng.randint(3, 30)
-        if not wait_for_lines(home, process, lines):
-            break
+    for kill in range(1, kills + 1):
+        process = start(home, *flags)
+        if kill == kills:
+            wait_for(process, output, "exporting the best student", 1)
+        elif kill % 3 == 2:  # mostly before its first trial
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=rng.uniform(1, 15))
+        else:
+            wait_for(process, journal(home), "\n", count(journal(home), "\n") + rng.randint(3, 30))
+        assert process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        lines = max(lines, journal(home).read_bytes().count(b"\n"))
         for key, trial in recorded(home).items():
             if key in finished:
                 assert trial == finished[key]
             elif trial.state.is_finished():
                 finished[key] = trial
-    process = start(home)
-    assert process.wait(timeout=200) == 0, (home / "output.txt").read_text()
+    process = start(home, *flags)
+    assert process.wait(timeout=200) == 0, output.read_text()
     at_the_end = recorded(home)
     assert all(trial.state.is_finished() for trial in at_the_end.values())
     assert all(at_the_end[key] == trial for key, trial in finished.items())
     rows = pd.read_csv(home / "results/MRPC/tiny/trials.csv")
     searched = rows[rows["stage"] == "search"]
-    assert searched[["depth", "trial"]].to_numpy().tolist() == [[1, 0], [1, 1], [2, 0], [2, 1]]
+    each = range(trials // 2)
+    assert searched[["depth", "trial"]].to_numpy().tolist() == [[depth, number] for depth in (1, 2) for number in each]
     assert set(rows["state"]) <= {"complete", "stopped early"}
     complete = searched[searched["state"] == "complete"]
     assert (complete["evaluations"] == 4).all()
@@ -90,20 +100,20 @@ def kill_often(home: Path, kills: int, seed: int) -> None:
 
 
 def test_a_search_that_is_killed_twice_loses_nothing(home: Path) -> None:
-    kill_often(home, kills=2, seed=1)
+    kill_often(home, kills=2, trials=4, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_search_that_is_killed_twenty_times_loses_nothing(home: Path) -> None:
-    kill_often(home, kills=20, seed=2)
+    kill_often(home, kills=20, trials=60, seed=2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "scheduler"])
 def test_ctrl_c_leaves_a_report_and_the_same_command_continues(home: Path, number: int) -> None:
     process = start(home)
-    assert wait_for_lines(home, process, 14)
+    wait_for(process, journal(home), "\n", 14)
     process.send_signal(number)
     assert process.wait(timeout=120) == 130
     output = (home / "output.txt").read_text()
