@@ -115,7 +115,7 @@ def make_parser() -> Parser:
 def bench(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     settings = resolve(args)
-    import torch  # takes seconds: only now, after everything quick has been checked
+    import torch  # takes seconds, which --help need not wait for
 
     from pkd_tune.tuning.report_cost import report_seconds
 

@@ -97,7 +97,7 @@ def make_parser() -> Parser:
 def distill(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     settings, device_name = resolve(args)
-    import torch  # takes seconds: only now, after everything quick has been checked
+    import torch  # takes seconds, which --help need not wait for
 
     from pkd_tune.distillation import student as students
     from pkd_tune.distillation import teacher as teachers

@@ -65,7 +65,7 @@ def make_parser() -> Parser:
 def finetune(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     data, layers, trainings, device_name = resolve(args)
-    import torch  # takes seconds: only now, after everything quick has been checked
+    import torch  # takes seconds, which --help need not wait for
 
     from pkd_tune.distillation import teacher as teachers
     from pkd_tune.distillation.student import compute_teacher_outputs

@@ -3,8 +3,6 @@
 import os
 from dataclasses import dataclass, replace
 
-import torch
-
 from pkd_tune.config import UserError
 
 
@@ -37,6 +35,8 @@ def choose_slots(gpus: int | None, per_gpu: int = 1) -> Slots:
     Raises:
         UserError: When there are fewer GPUs than asked for.
     """
+    import torch  # takes seconds, which --help need not wait for
+
     return slots_among(torch.cuda.device_count(), len(os.sched_getaffinity(0)), gpus, per_gpu)
 
 
