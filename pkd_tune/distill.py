@@ -91,6 +91,9 @@ def make_parser() -> Parser:
     add("--learning-rate", type=float, metavar="RATE", help="peak (default: the middle of what a search tries)")
     add_training_flags(parser)
     add("--to", type=Path, metavar="DIR", help="the student's folder (default: under models/distilled of --data-dir)")
+    parser.after_ctrl_c = (
+        "the same command goes on with a teacher from its last whole epoch, but starts a student again"
+    )
     return parser
 
 

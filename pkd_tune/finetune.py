@@ -59,6 +59,7 @@ def make_parser() -> Parser:
         help="peak learning rate; of several, the one that scores best on dev is kept (default: what a search uses)",
     )
     add_training_flags(parser)
+    parser.after_ctrl_c = "the same command goes on from its last whole epoch"
     return parser
 
 
