@@ -40,6 +40,13 @@ def choose_slots(gpus: int | None, per_gpu: int = 1) -> Slots:
     return slots_among(torch.cuda.device_count(), len(os.sched_getaffinity(0)), gpus, per_gpu)
 
 
+def gpu_names() -> list[str]:
+    """Returns what this machine's GPUs are called, one name for each."""
+    import torch
+
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+
+
 def slots_among(found_gpus: int, cores: int, gpus: int | None, per_gpu: int) -> Slots:
     """Returns the slots of a machine, or a cluster, that has these GPUs and CPU cores.
 
