@@ -112,6 +112,35 @@ def test_a_student_that_learnt_nothing_is_named(tmp_path: Path) -> None:
     assert "PKD, 2 layers: no better than always predicting the most frequent class" in text_of(run)
 
 
+UNEQUAL = "part of a difference may come from more trials"
+
+
+@pytest.mark.parametrize(
+    ("tried", "controls", "words"),
+    [(6, 1, "; the best of 6 trials against the best of 1."), (1, 4, "; the best of 1 trial against the best of 4.")],
+)
+def test_a_comparison_of_unequal_tuning_says_so(tmp_path: Path, tried: int, controls: int, words: str) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", depths=(3,))
+
+    def count(summary: dict[str, Any]) -> None:
+        for student in summary["students"]:
+            student["trials_ended"] = tried if student["method"] == "pkd" else controls
+
+    change(run / "summary.json", count)
+    text = text_of(run)
+    compared = [line for line in text.splitlines() if line.startswith("- 3 layers: ")]
+    assert [line.endswith(words) for line in compared] == ["PKD" in line for line in compared]
+    assert len(compared) == 3
+    assert UNEQUAL in text
+
+
+def test_a_comparison_of_equal_tuning_says_nothing_of_it(tmp_path: Path) -> None:
+    text = text_of(write_run(tmp_path / "MRPC" / "minilm", trials=6, control_trials=6))
+    assert "## Which differences are real" in text
+    assert "against the best of" not in text
+    assert UNEQUAL not in text
+
+
 def test_settings_without_effect_are_not_shown(tmp_path: Path) -> None:
     text = text_of(write_run(tmp_path / "MRPC" / "minilm", depths=(1,), trials=4))
     rows = {line.split(" |")[0]: line for line in text.splitlines() if line.startswith("| ") and "lr" in line}
