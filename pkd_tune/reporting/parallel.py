@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from pkd_tune.reporting.importance import tried
+from pkd_tune.reporting.importance import tried, varied
 from pkd_tune.reporting.methods import METHODS, in_order
 from pkd_tune.reporting.run import Run
 from pkd_tune.reporting.words import plural, setting_text
@@ -24,7 +24,7 @@ def parallel_coordinates(run: Run) -> list[tuple[str, go.Figure]]:
     for depth in run.search["depths"]:
         for method in in_order(run.search["methods"]):
             trials = tried(run, depth, method)
-            names = [str(name) for name in trials if name not in ("score", "trial")]
+            names = varied(trials)
             if method.startswith("pkd") and len(trials) >= FEWEST_TRIALS and names:
                 plots.append((f"{METHODS[method].title}, {plural(depth, 'layer')}", _plot(run, trials, names)))
     return plots

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pkd_tune.reporting.blocks import Block, Bullets, Heading, Table, Text, markdown
+from pkd_tune.reporting.importance import without_importances
 from pkd_tune.reporting.making import background
 from pkd_tune.reporting.methods import METHODS, in_order, student_title, unused_settings
 from pkd_tune.reporting.published_scores import PUBLISHED_NOTE, compares, published_dev, published_table
@@ -41,7 +42,7 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         UserError: When a record is damaged; nothing is written then.
     """
-    # These load plotly, matplotlib and scikit-learn, which takes seconds.
+    # These load plotly and matplotlib, which takes seconds.
     from pkd_tune.reporting.figures_of_search import search_figures
     from pkd_tune.reporting.figures_of_students import student_figures
     from pkd_tune.reporting.page import page, plots_html
@@ -201,6 +202,8 @@ def _gaps(run: Run) -> Iterator[str]:
     ended = int((run.of_stage("confirm")["state"] == "complete").sum())
     if ended < wanted:
         yield f"Not everything is confirmed: {ended} of {wanted} trainings on fresh seeds are complete."
+    if run.teacher and not run.of_stage("search").empty:
+        yield from without_importances(run)
 
 
 def _comparison(run: Run, student: dict[str, Any], against: dict[str, Any]) -> str:

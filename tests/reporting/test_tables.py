@@ -175,6 +175,20 @@ def test_a_search_cut_short_says_so(tmp_path: Path) -> None:
     assert "The search was cut short: 16 of 24 trials ended." in text_of(run)
 
 
+def test_importances_that_are_missing_are_said_to_be_in_both_reports(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", trials=16, depths=(3,))
+    says = "Which settings matter"
+    assert f"{says} is not known" not in write_report(run).read_text()
+    assert f"<h3>{says}</h3>" in (run / "report.html").read_text()
+    trials = pd.read_csv(run / "trials.csv")
+    trials[trials["trial"] < 7].to_csv(run / "trials.csv", index=False)
+    assert f"- {says} is not known for PKD with 3 layers (" in write_report(run).read_text()
+    html = (run / "report.html").read_text()
+    assert f"<li>{says} is not known for PKD with 3 layers (" in html
+    assert "A larger <code>--trials</code> adds to them" in html
+    assert f"<h3>{says}</h3>" not in html
+
+
 def test_parts_of_a_space_that_depend_on_others(tmp_path: Path) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
     spec = {"values": [1, 10], "when": {"strategy": "skip"}, "otherwise": 5}
