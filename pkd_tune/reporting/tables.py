@@ -52,8 +52,9 @@ def write_report(run_dir: Path) -> Path:
     run = read_run(run_dir)
     before, after = results(run), background(run)
     figures = [*search_figures(run), *student_figures(run)]
-    plots = plots_html(figures, parallel_coordinates(run))
-    write_plots(figures, run_dir / "plots")
+    parallels = parallel_coordinates(run)
+    plots = plots_html(figures, parallels)
+    write_plots(figures, parallels, run_dir / "plots")
     write_text(run_dir / "report.html", page(f"{run.task}: students of {run.name}", before, plots, after))
     write_text(run_dir / "report.md", markdown([*before, *after]))
     return run_dir / "report.md"
