@@ -53,7 +53,7 @@ from pkd_tune.glue.hub import find_pretrained
 from pkd_tune.glue.tasks import find_trainable
 from pkd_tune.reporting.records import provenance, write_json
 from pkd_tune.reporting.words import plural
-from pkd_tune.tuning.slots import Slots, choose_slots
+from pkd_tune.tuning.slots import Slots, choose_slots, gpu_names
 
 MRPC_LENGTHS = (19, 32, 36, 39, 41, 44, 45, 47, 50, 51, 53, 55, 57, 59, 61, 62, 64, 67, 70, 74, 103)
 """Word pieces per example of MRPC's training split in BERT's uncased vocabulary: 0th, 5th, 10th ... percentile."""
@@ -115,7 +115,7 @@ def make_parser() -> Parser:
 def bench(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     settings = resolve(args)
-    import torch  # takes seconds: only now, after everything quick has been checked
+    import torch  # takes seconds, which --help need not wait for
 
     from pkd_tune.tuning.report_cost import report_seconds
 
@@ -146,7 +146,7 @@ def bench(args: argparse.Namespace, argv: list[str]) -> int:
         "max_length": base.max_length,
         "shape": base.model,
         **summary(lineups, found, reports),
-        "provenance": provenance("pkd_tune.bench", argv),
+        "provenance": provenance("pkd_tune.bench", argv, gpu_names()),
     }
     print(as_text(record))
     if args.to is not None:

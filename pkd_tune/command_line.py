@@ -34,6 +34,9 @@ _quiet = False
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line each."""
 
+    after_ctrl_c = "what is written is whole, and the same command starts again"
+    """What is said of a command that was interrupted; those that keep their place set another."""
+
     def error(self, message: str) -> NoReturn:
         """Prints what is wrong and exits with code 2."""
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
@@ -214,7 +217,7 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, list[str]
             print(f"{parser.prog}: error: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; run the same command to continue", file=sys.stderr)
+        print(f"{parser.prog}: interrupted; {parser.after_ctrl_c}", file=sys.stderr)
         return 130
 
 

@@ -42,7 +42,7 @@ from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import provenance, write_json
 from pkd_tune.reporting.words import metrics_text
-from pkd_tune.tuning.slots import choose_slots
+from pkd_tune.tuning.slots import choose_slots, gpu_names
 from pkd_tune.tuning.space import Float
 from pkd_tune.tuning.space_file import Space, find_space, load_space
 
@@ -91,13 +91,16 @@ def make_parser() -> Parser:
     add("--learning-rate", type=float, metavar="RATE", help="peak (default: the middle of what a search tries)")
     add_training_flags(parser)
     add("--to", type=Path, metavar="DIR", help="the student's folder (default: under models/distilled of --data-dir)")
+    parser.after_ctrl_c = (
+        "the same command goes on with a teacher from its last whole epoch, but starts a student again"
+    )
     return parser
 
 
 def distill(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     settings, device_name = resolve(args)
-    import torch  # takes seconds: only now, after everything quick has been checked
+    import torch  # takes seconds, which --help need not wait for
 
     from pkd_tune.distillation import student as students
     from pkd_tune.distillation import teacher as teachers
@@ -135,7 +138,7 @@ def distill(args: argparse.Namespace, argv: list[str]) -> int:
         "metrics": metrics,
         "teacher": {"weights": teacher.key, "layers": teacher.layers, "metrics": teacher.metrics},
         "content": {"weights": weights_key(target), "train": splits["train"].key, "dev": splits["dev"].key},
-        "provenance": provenance("pkd_tune.distill", argv),
+        "provenance": provenance("pkd_tune.distill", argv, gpu_names()),
     }
     write_json(target / "result.json", record)
     print(f"{task.name} dev: {metrics_text(metrics)}")

@@ -33,7 +33,7 @@ from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import provenance, write_json
 from pkd_tune.reporting.words import metrics_text, plural
-from pkd_tune.tuning.slots import choose_slots
+from pkd_tune.tuning.slots import choose_slots, gpu_names
 from pkd_tune.tuning.space_file import find_space, load_space
 
 
@@ -59,13 +59,14 @@ def make_parser() -> Parser:
         help="peak learning rate; of several, the one that scores best on dev is kept (default: what a search uses)",
     )
     add_training_flags(parser)
+    parser.after_ctrl_c = "the same command goes on from its last whole epoch"
     return parser
 
 
 def finetune(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     data, layers, trainings, device_name = resolve(args)
-    import torch  # takes seconds: only now, after everything quick has been checked
+    import torch  # takes seconds, which --help need not wait for
 
     from pkd_tune.distillation import teacher as teachers
     from pkd_tune.distillation.student import compute_teacher_outputs
@@ -83,7 +84,7 @@ def finetune(args: argparse.Namespace, argv: list[str]) -> int:
         "trainings": [asdict(training) for training in trainings],
         "metrics": metrics,
         "content": {"weights": weights_key(model_dir), "train": splits["train"].key, "dev": splits["dev"].key},
-        "provenance": provenance("pkd_tune.finetune", argv),
+        "provenance": provenance("pkd_tune.finetune", argv, gpu_names()),
     }
     write_json(model_dir / "result.json", record)
     if layers == layer_count(data.teacher_dir):

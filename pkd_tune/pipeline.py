@@ -41,7 +41,7 @@ from pkd_tune.tuning import cluster
 from pkd_tune.tuning.arms import Plan, plan_arms
 from pkd_tune.tuning.engine import disk_bytes, run_search
 from pkd_tune.tuning.ledger import commonest_failure, evaluation_rows, trial_rows
-from pkd_tune.tuning.slots import Slots
+from pkd_tune.tuning.slots import Slots, gpu_names
 from pkd_tune.tuning.space import description
 from pkd_tune.tuning.store import open_store
 from pkd_tune.tuning.study import Studies
@@ -71,7 +71,7 @@ def run(request: Request) -> int:
     try:
         with FileLock(run_dir / "run.lock", blocking=False), ExitStack() as stack:
             slots = fitting(request, request.slots or join(request, run_dir, stack), plans)
-            made = provenance("pkd_tune.search", list(request.argv))
+            made = provenance("pkd_tune.search", list(request.argv), gpu_names())
             record |= {"slots": asdict(slots), "provenance": made, "data_from_here": way(run_dir, data.data_dir)}
             teacher = prepare(request, slots, run_dir, record)
             studies = open_studies(request, plans, run_dir)

@@ -66,7 +66,7 @@ def make_parser() -> Parser:
 def predict(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     jobs, device_name = resolve(args)
-    import torch  # takes seconds: only now, after everything quick has been checked
+    import torch  # takes seconds, which --help need not wait for
 
     from pkd_tune.distillation import inference
     from pkd_tune.distillation.modeling import load_classifier

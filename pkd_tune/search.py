@@ -127,6 +127,7 @@ def make_parser() -> Parser:
     detail = out.add_mutually_exclusive_group()
     detail.add_argument("--quiet", action="store_true", help="print nothing but errors and the last lines")
     detail.add_argument("--verbose", action="store_true", help="print what happens to trials and processes as well")
+    parser.after_ctrl_c = "the same command without --new continues a search"
     return parser
 
 

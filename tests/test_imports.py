@@ -19,6 +19,8 @@ ROOMS = {
 }
 OWN_ROOM = {"ray": "tuning", "optuna": "tuning"}
 NOT_IN_REPORTING = {"torch", "transformers", "ray", "optuna", "datasets"}
+SLOW = {"torch", "transformers", "ray", "datasets", "matplotlib", "plotly", "sklearn"}
+COMMANDS = [m.stem for m in MODULES if m.parent == PACKAGE and "def make_parser" in m.read_text(encoding="utf-8")]
 
 
 def imports(module: Path) -> set[str]:
@@ -59,6 +61,16 @@ def test_arrows_go_one_way(module: Path) -> None:
 def test_reports_need_no_heavy_library() -> None:
     code = f"import sys, pkd_tune.reporting.tables; assert not {NOT_IN_REPORTING} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_there_are_commands() -> None:
+    assert {"search", "finetune", "distill", "predict", "bench", "export", "report", "dashboard"} <= {*COMMANDS}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_needs_no_slow_library(command: str) -> None:
+    code = f"import sys, pkd_tune.{command} as c; c.make_parser().format_help(); print(*{SLOW} & {{*sys.modules}})"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "\n"
 
 
 def test_modules_stay_short() -> None:

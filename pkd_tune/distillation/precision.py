@@ -1,14 +1,21 @@
-"""In which number format matrices are multiplied."""
+"""In which number format matrices are multiplied.
+
+Commands import this module to check a flag: torch, which takes seconds, is loaded only where it is asked something.
+"""
 
 from contextlib import nullcontext
-
-import torch
+from typing import TYPE_CHECKING
 
 from pkd_tune.config import Precision, UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def has_bf16(device: str) -> bool:
     """Tells whether this machine's `cpu` or `cuda` multiplies bf16 matrices in hardware."""
+    import torch
+
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # The public torch.cpu.get_capabilities() is not in every release that we allow.
@@ -28,7 +35,7 @@ def check_precision(precision: Precision, device: str) -> None:
         )
 
 
-def mixed_precision(device: torch.device, precision: Precision) -> torch.autocast | nullcontext[None]:
+def mixed_precision(device: "torch.device", precision: Precision) -> "torch.autocast | nullcontext[None]":
     """Returns bf16 autocast, or a context that does nothing.
 
     Master weights, losses and optimiser state stay fp32 either way.
@@ -40,6 +47,8 @@ def mixed_precision(device: torch.device, precision: Precision) -> torch.autocas
     Raises:
         UserError: When bf16 is asked for and the device has it not.
     """
+    import torch
+
     check_precision(precision, device.type)
     if precision == "fp32" or not has_bf16(device.type):
         return nullcontext()

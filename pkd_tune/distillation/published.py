@@ -6,11 +6,8 @@ PKD-last. There is no summary of 3-layer vanilla KD.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
-from pkd_tune.config import Strategy, UserError
-
-Method = Literal["kd", "pkd"]
+from pkd_tune.config import Method, Strategy, UserError
 
 
 @dataclass(frozen=True, slots=True)

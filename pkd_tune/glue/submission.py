@@ -1,4 +1,4 @@
-"""Predictions for test splits as files: one TSV file, or the zip of eleven that the GLUE server takes.
+"""Predictions for test splits as the zip of eleven TSV files that the GLUE server takes.
 
 Each file has the header `index<TAB>prediction` and a row per test example in the order of the split, counted from 0.
 """
@@ -6,7 +6,7 @@ Each file has the header `index<TAB>prediction` and a row per test example in th
 import math
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ def write_submission(
 
     Raises:
         UserError: Wanted tasks have no predictions, a file would not have the official number of rows, or a prediction
-            is nothing the task knows; all such problems at once.
+            is nothing the task knows, all such problems at once; or the zip cannot be written.
     """
     if unknown := {*wanted, *predictions} - TASKS.keys():
         raise ValueError(f"no such tasks: {unknown}")
@@ -63,7 +63,7 @@ def write_submission(
             f"{path}: no predictions for {task.name} {name}, which belongs to its submission" for name in lacking
         ]
         for name in (name for name in task.test_splits if name in chosen):
-            problems += _problems(task, name, chosen[name], official=True)
+            problems += _problems(task, name, chosen[name])
             if not problems:
                 files[f"{task.split(name).submission}.tsv"] = _table(_texts(task, chosen[name]))
     if problems:
@@ -72,44 +72,18 @@ def write_submission(
     if left_out:
         notes.append(f"{path} has no files for {', '.join(left_out)}: the GLUE server takes it only with all of them")
 
-    def write(unfinished: Path) -> None:
-        with zipfile.ZipFile(unfinished, "w") as archive:
-            for file_name, text in files.items():
-                entry = zipfile.ZipInfo(file_name, _ZIP_DATE)
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                archive.writestr(entry, text)
-
-    _write_whole(path, write)
+    _write_zip(path, files)
     return notes
 
 
-def write_predictions(path: Path, task: Task, split: str, predictions: "Values", *, official: bool = True) -> list[str]:
-    """Writes the predictions for one test split in GLUE's format; the file appears whole or not at all.
-
-    Args:
-        path: The TSV file; its folder is made when missing.
-        task: Spells the predictions.
-        split: A test split of the task.
-        predictions: Class ids or values, one for each example in the split's order.
-        official: Whether another number of rows than GLUE's is refused, rather than noted.
-
-    Returns:
-        Notes for the user, one line each.
-
-    Raises:
-        UserError: The number of rows is not the official one, or a prediction is nothing the task knows.
-    """
-    problems = _problems(task, split, predictions, official=official)
-    if problems:
-        raise UserError(*problems)
-    text = _table(_texts(task, predictions))
-    _write_whole(path, lambda unfinished: unfinished.write_bytes(text.encode()))
-    return _row_problems(task, split, predictions)
-
-
-def _problems(task: Task, split: str, predictions: "Values", *, official: bool) -> list[str]:
+def _problems(task: Task, split: str, predictions: "Values") -> list[str]:
     """All that keeps predictions from becoming a file, one line each; of wrong values only the first."""
-    problems = _row_problems(task, split, predictions) if official else []
+    problems, found, official = [], len(predictions), task.row_counts[split]
+    if found != official:
+        problems.append(
+            f"{task.name} {split}: {found:,} predictions, but the official split has {official:,} rows; "
+            f"the GLUE server takes only those of the official {task.split(split).file}.tsv"
+        )
     for row, value in enumerate(predictions):
         if task.regression and not math.isfinite(value):
             problems.append(f"{task.name} {split}: row {row} is {value}, which is no number to submit")
@@ -119,17 +93,6 @@ def _problems(task: Task, split: str, predictions: "Values", *, official: bool) 
             continue
         break
     return problems
-
-
-def _row_problems(task: Task, split: str, predictions: "Values") -> list[str]:
-    """Says that the number of rows is not the official one, where that is so."""
-    found, official = len(predictions), task.row_counts[split]
-    if found == official:
-        return []
-    return [
-        f"{task.name} {split}: {found:,} predictions, but the official split has {official:,} rows; "
-        f"the GLUE server takes only those of the official {task.split(split).file}.tsv"
-    ]
 
 
 def _texts(task: Task, predictions: "Values") -> list[str]:
@@ -144,8 +107,8 @@ def _table(texts: list[str]) -> str:
     return "".join(["index\tprediction\n", *(f"{index}\t{text}\n" for index, text in enumerate(texts))])
 
 
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` write a file beside the path, then gives it its name.
+def _write_zip(path: Path, files: Mapping[str, str]) -> None:
+    """Writes the zip beside the path, then gives it its name.
 
     Raises:
         UserError: The folder or the file cannot be written.
@@ -154,7 +117,11 @@ def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            write(unfinished)
+            with zipfile.ZipFile(unfinished, "w") as archive:
+                for file_name, text in files.items():
+                    entry = zipfile.ZipInfo(file_name, _ZIP_DATE)
+                    entry.compress_type = zipfile.ZIP_DEFLATED
+                    archive.writestr(entry, text)
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """What a plot is before anybody draws it: series of numbers with their names, axes and a caption.
 
-`figures_of_search.py` and `figures_of_students.py` make them; `page.py` draws them for a screen and `plots.py` for
-paper, so both show the same.
+`figures_of_search.py`, `figures_of_students.py` and `parallel.py` make them; `page.py` draws them for a screen and
+`plots.py` for paper, so both show the same.
 """
 
 from collections.abc import Sequence
@@ -58,3 +58,31 @@ class Figure:
     title: str
     caption: str
     panels: Sequence[Panel]
+
+
+SCORE_COLOURS = ("#EE7733", "#AA5599", "#0077BB")
+"""Of low, middle and high scores in parallel coordinates, readable on white and on black."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Axis:
+    """One of the upright axes of parallel coordinates."""
+
+    name: str
+    values: Sequence[float]
+    """One for each line."""
+    low: float
+    high: float
+    ticks: Sequence[float] | None = None
+    """Where they are; None: where numbers are round."""
+    texts: Sequence[str] = ()
+    """What is written at the ticks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parallel:
+    """Parallel coordinates: a line for each trial across upright axes."""
+
+    title: str
+    axes: Sequence[Axis]
+    """The last is the score, which colours the lines."""

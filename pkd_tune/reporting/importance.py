@@ -1,13 +1,18 @@
 """Which settings matter: permutation importance (Breiman 2001) in a random forest fitted to a search's trials."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from sklearn.ensemble import RandomForestRegressor
 
-from pkd_tune.reporting.methods import unused_settings
+from pkd_tune.reporting.methods import METHODS, in_order, unused_settings
 from pkd_tune.reporting.run import Run
+from pkd_tune.reporting.words import listed, plural
+
+if TYPE_CHECKING:  # importing it takes seconds, which the words of a report need not wait for
+    from sklearn.ensemble import RandomForestRegressor
 
 FEWEST_TRIALS = 8
 """Complete trials below which nothing is computed."""
@@ -39,11 +44,37 @@ def tried(run: Run, depth: int, method: str) -> pd.DataFrame:
     return trials[[*varied, "score", "trial"]]
 
 
+def varied(trials: pd.DataFrame) -> list[str]:
+    """Returns the names of the settings among the columns of `tried()`."""
+    return [str(name) for name in trials if name not in ("score", "trial")]
+
+
+def enough(trials: pd.DataFrame) -> bool:
+    """Tells whether importances can be computed from what `tried()` returned."""
+    return len(trials) >= FEWEST_TRIALS and bool(varied(trials))
+
+
+def without_importances(run: Run) -> Iterator[str]:
+    """Yields a sentence that names the depths and PKD methods that have no importances, and says what they lack."""
+    few = []
+    for depth in run.search["depths"]:
+        for method in in_order(run.search["methods"]):
+            if method.startswith("pkd") and not enough(trials := tried(run, depth, method)):
+                few.append(f"{METHODS[method].title} with {plural(depth, 'layer')} ({len(trials)} complete)")
+    if few:
+        yield (
+            f"Which settings matter is not known for {listed(few)}: that takes {FEWEST_TRIALS} complete trials whose "
+            "settings differ. A larger `--trials` adds to them, where the space has more to try."
+        )
+
+
 def importances(run: Run, depth: int, method: str) -> Importances | None:
     """Returns the settings' importances; None with fewer than `FEWEST_TRIALS` complete trials or nothing varied."""
+    from sklearn.ensemble import RandomForestRegressor
+
     trials = tried(run, depth, method)
-    names = [str(name) for name in trials if name not in ("score", "trial")]
-    if len(trials) < FEWEST_TRIALS or not names:
+    names = varied(trials)
+    if not enough(trials):
         return None
     inputs, scores = trials[names].apply(as_numbers).to_numpy(), trials["score"].to_numpy(dtype=float)
     forest = RandomForestRegressor(n_estimators=TREES, oob_score=True, random_state=0).fit(inputs, scores)
@@ -58,7 +89,7 @@ def importances(run: Run, depth: int, method: str) -> Importances | None:
     )
 
 
-def _drops(forest: RandomForestRegressor, inputs_TS: np.ndarray, scores_T: np.ndarray) -> np.ndarray:
+def _drops(forest: "RandomForestRegressor", inputs_TS: np.ndarray, scores_T: np.ndarray) -> np.ndarray:
     """Returns by how much R² falls for each setting and shuffle: an array (settings, shuffles).
 
     As scikit-learn's `permutation_importance`, but with one prediction for all shuffles, which is many times faster.

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from pkd_tune.reporting.blocks import Block, Heading, page_body
-from pkd_tune.reporting.figures import Figure, Panel, Series
+from pkd_tune.reporting.figures import SCORE_COLOURS, Axis, Figure, Panel, Parallel, Series
 
 FOLDER = Path(__file__).parent
 
@@ -55,12 +55,12 @@ def page(title: str, before: Sequence[Block], plots: str, after: Sequence[Block]
 """
 
 
-def plots_html(figures: Sequence[Figure], parallels: Sequence[tuple[str, go.Figure]]) -> str:
+def plots_html(figures: Sequence[Figure], parallels: Sequence[Parallel]) -> str:
     """Returns the plots as HTML that page.js brings to life.
 
     Args:
         figures: Each becomes a section with a plot per panel.
-        parallels: Title and plot of parallel coordinates; they come before the figure of importances, or last.
+        parallels: Parallel coordinates; they come before the figure of importances, or last.
     """
     sections = []
     for figure in figures:
@@ -137,10 +137,28 @@ def _trace(series: Series) -> go.Bar | go.Scatter:
     )
 
 
-def _parallel_section(parallels: Sequence[tuple[str, go.Figure]]) -> str:
+def parallel_figure(parallel: Parallel) -> go.Figure:
+    """Returns parallel coordinates as a Plotly figure."""
+    score = parallel.axes[-1]
+    colours = [[place / (len(SCORE_COLOURS) - 1), colour] for place, colour in enumerate(SCORE_COLOURS)]
+    line = {"color": list(score.values), "colorscale": colours}
+    # The ends of a range are ticks already; Plotly would write them again beside the axis.
+    hidden = {"color": "rgba(0,0,0,0)", "size": 1}
+    dimensions = [*map(_dimension, parallel.axes[:-1]), {**_dimension(score), "tickformat": ".1f"}]
+    figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line, rangefont=hidden))
+    figure.update_layout(height=360, margin={"l": 60, "r": 44, "t": 36, "b": 12})
+    return figure
+
+
+def _dimension(axis: Axis) -> dict[str, Any]:
+    ticks = {"tickformat": "~g"} if axis.ticks is None else {"tickvals": list(axis.ticks), "ticktext": list(axis.texts)}
+    return {"label": axis.name, "values": list(axis.values), "range": [axis.low, axis.high], **ticks}
+
+
+def _parallel_section(parallels: Sequence[Parallel]) -> str:
     if not parallels:
         return ""
-    plots = "\n".join(_plot(title, figure, "Settings of the trials", "wide") for title, figure in parallels)
+    plots = "\n".join(_plot(each.title, parallel_figure(each), "Settings of the trials", "wide") for each in parallels)
     caption = (
         "One line per complete trial, coloured by its score; drag along an axis to keep the trials of a range, drag an "
         "axis' name to move it."

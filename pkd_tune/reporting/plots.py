@@ -1,7 +1,7 @@
 """plots/*.svg: the report's figures as papers take them.
 
 report.html needs Plotly for plots that answer to the pointer, but Plotly makes files only with the help of a browser;
-matplotlib needs none. Both draw the same `Figure`s.
+matplotlib needs none. Both draw the same `Figure`s and `Parallel`s.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,11 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from pkd_tune.reporting.figures import Figure, Panel, Series
+from pkd_tune.reporting.figures import SCORE_COLOURS, Axis, Figure, Panel, Parallel, Series
 from pkd_tune.reporting.records import write_whole
 
 _STYLE: dict[Any, Any] = {
@@ -33,16 +34,23 @@ _MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "t
 _TEXT = "#222222"
 
 
-def write_plots(figures: Sequence[Figure], folder: Path) -> None:
-    """Writes every figure as an SVG file of its name, and removes what earlier reports drew and this one does not."""
-    drawn = {f"{figure.name}.svg": figure for figure in figures if figure.panels}
+def write_plots(figures: Sequence[Figure], parallels: Sequence[Parallel], folder: Path) -> None:
+    """Writes the plots as SVG files, and removes what earlier reports drew and this one does not.
+
+    Args:
+        figures: Each becomes a file of its name.
+        parallels: Parallel coordinates; all become parallel-coordinates.svg.
+        folder: Receives the files.
+    """
+    drawn = {f"{figure.name}.svg": partial(draw, figure) for figure in figures if figure.panels}
+    if parallels:
+        drawn["parallel-coordinates.svg"] = partial(draw_parallels, parallels)
     for old in folder.glob("*.svg"):
         if old.name not in drawn:
             old.unlink()
     with mpl.rc_context(_STYLE):
-        for name, figure in drawn.items():
-            canvas = draw(figure)
-            write_whole(folder / name, partial(canvas.savefig, format="svg", metadata={"Date": None}))
+        for name, drawing in drawn.items():
+            write_whole(folder / name, partial(drawing().savefig, format="svg", metadata={"Date": None}))
 
 
 def draw(figure: Figure) -> Canvas:
@@ -58,6 +66,53 @@ def draw(figure: Figure) -> Canvas:
         size = (1 / columns - (left + 0.1) / width, 1 / rows - (bottom + top) / height)
         _draw_panel(canvas.add_axes((*corner, *size)), panel)
     return canvas
+
+
+def draw_parallels(parallels: Sequence[Parallel]) -> Canvas:
+    """Returns parallel coordinates as matplotlib has them: one below the other, as wide as a page's text."""
+    width, height = 7.0, 2.2 * len(parallels)
+    canvas = Canvas(figsize=(width, height))
+    left, right, bottom, top = 0.55, 0.35, 0.3, 0.35  # inches
+    for number, parallel in enumerate(parallels):
+        corner = (left / width, 1 - (number + 1) / len(parallels) + bottom / height)
+        size = (1 - (left + right) / width, 1 / len(parallels) - (bottom + top) / height)
+        _draw_parallel(canvas.add_axes((*corner, *size)), parallel)
+    return canvas
+
+
+def _draw_parallel(ax: Axes, parallel: Parallel) -> None:
+    """Draws a line for each trial, the highest scores on top, between axes that all run from 0 to 1."""
+    scores = parallel.axes[-1].values
+    colours = LinearSegmentedColormap.from_list("scores", SCORE_COLOURS)
+    places = [_places(axis, axis.values) for axis in parallel.axes]
+    for trial in sorted(range(len(scores)), key=scores.__getitem__):
+        heights = [of_axis[trial] for of_axis in places]
+        ax.plot(heights, color=colours(heights[-1]), linewidth=1, alpha=0.8)
+    for number, axis in enumerate(parallel.axes):
+        outside, side = (0.03, "left") if axis is parallel.axes[-1] else (-0.03, "right")
+        ax.axvline(number, color=_TEXT, linewidth=0.8, clip_on=False)
+        ticks = _round_ticks(axis) if axis.ticks is None else axis.ticks
+        texts = [f"{tick:g}" for tick in ticks] if axis.ticks is None else axis.texts
+        for height, text in zip(_places(axis, ticks), texts, strict=True):
+            box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5}
+            ax.text(number + outside, height, text, ha=side, va="center", fontsize=6, color=_TEXT, bbox=box)
+    ax.set(title=parallel.title, xlim=(0, len(parallel.axes) - 1), ylim=(-0.03, 1.03), yticks=[])
+    ax.set_xticks(range(len(parallel.axes)), [axis.name for axis in parallel.axes])
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+
+
+def _places(axis: Axis, values: Sequence[float]) -> list[float]:
+    """Returns how high values lie on an axis, from 0 to 1; halfway up where it has one value only."""
+    span = axis.high - axis.low
+    return [(value - axis.low) / span if span else 0.5 for value in values]
+
+
+def _round_ticks(axis: Axis) -> list[float]:
+    """Returns the round numbers on an axis."""
+    ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(axis.low, axis.high)
+    return [round(float(tick), 9) for tick in ticks if axis.low <= tick <= axis.high]
 
 
 def _lies(panel: Panel) -> bool:

@@ -12,7 +12,8 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +26,15 @@ from pkd_tune.config import UserError
 RUN, SUMMARY, TRIALS, EVALUATIONS = "run.json", "summary.json", "trials.csv", "evaluations.csv"
 
 
-def provenance(module: str, arguments: list[str]) -> dict[str, Any]:
+def provenance(module: str, arguments: list[str], gpus: Sequence[str]) -> dict[str, Any]:
     """Returns when, with what and on what machine a command runs.
 
     Args:
         module: Name of the command's module.
         arguments: Its command line.
+        gpus: Names of the machine's GPUs; this room does not load what could tell them.
     """
+    devices = [f"{os.cpu_count()} CPU cores", *(f"{count} × {name}" for name, count in Counter(gpus).items())]
     packages = ("pkd_tune", "torch", "transformers", "ray", "optuna", "datasets")
     return {
         "command": shlex.join(["python", "-m", module, *arguments]),
@@ -39,7 +42,7 @@ def provenance(module: str, arguments: list[str]) -> dict[str, Any]:
         "git": _git_hash(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+        "machine": ", ".join([f"{platform.system()} {platform.machine()}", *devices]),
     }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pkd_tune.reporting.blocks import Block, Bullets, Heading, Table, Text, markdown
+from pkd_tune.reporting.importance import without_importances
 from pkd_tune.reporting.making import background
 from pkd_tune.reporting.methods import METHODS, in_order, student_title, unused_settings
 from pkd_tune.reporting.published_scores import PUBLISHED_NOTE, compares, published_dev, published_table
@@ -41,7 +42,7 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         UserError: When a record is damaged; nothing is written then.
     """
-    # These load plotly, matplotlib and scikit-learn, which takes seconds.
+    # These load plotly and matplotlib, which takes seconds.
     from pkd_tune.reporting.figures_of_search import search_figures
     from pkd_tune.reporting.figures_of_students import student_figures
     from pkd_tune.reporting.page import page, plots_html
@@ -51,8 +52,9 @@ def write_report(run_dir: Path) -> Path:
     run = read_run(run_dir)
     before, after = results(run), background(run)
     figures = [*search_figures(run), *student_figures(run)]
-    plots = plots_html(figures, parallel_coordinates(run))
-    write_plots(figures, run_dir / "plots")
+    parallels = parallel_coordinates(run)
+    plots = plots_html(figures, parallels)
+    write_plots(figures, parallels, run_dir / "plots")
     write_text(run_dir / "report.html", page(f"{run.task}: students of {run.name}", before, plots, after))
     write_text(run_dir / "report.md", markdown([*before, *after]))
     return run_dir / "report.md"
@@ -71,12 +73,11 @@ def results(run: Run) -> list[Block]:
         blocks.append(Bullets(gaps))
     if not run.students:
         return blocks
-    if comparisons := [_comparison(student, each) for student in run.students for each in student["against"]]:
-        blocks += [
-            Heading("Which differences are real"),
-            Bullets(comparisons),
-            Text("Intervals hold 95 % of a paired bootstrap over dev examples, of the trainings on fresh seeds."),
-        ]
+    if comparisons := [_comparison(run, student, each) for student in run.students for each in student["against"]]:
+        note = "Intervals hold 95 % of a paired bootstrap over dev examples, of the trainings on fresh seeds."
+        if any(_tuning(run, student, each) for student in run.students for each in student["against"]):
+            note += " They say nothing of how much each was tuned: part of a difference may come from more trials."
+        blocks += [Heading("Which differences are real"), Bullets(comparisons), Text(note)]
     if any(student["confirmed"] for student in run.students):
         blocks += [Heading("Confirmed on fresh seeds"), _confirmations(run)]
     if compares(run):
@@ -202,18 +203,31 @@ def _gaps(run: Run) -> Iterator[str]:
     ended = int((run.of_stage("confirm")["state"] == "complete").sum())
     if ended < wanted:
         yield f"Not everything is confirmed: {ended} of {wanted} trainings on fresh seeds are complete."
+    if run.teacher and not run.of_stage("search").empty:
+        yield from without_importances(run)
 
 
-def _comparison(student: dict[str, Any], against: dict[str, Any]) -> str:
+def _comparison(run: Run, student: dict[str, Any], against: dict[str, Any]) -> str:
     """Returns in words how a student compares with a control of its depth."""
     name, other = METHODS[student["method"]].title, METHODS[against["method"]].title
     depth = plural(student["layers"], "layer")
     interval = f"95 % interval {signed(against['low'])} to {signed(against['high'])}"
+    tuning = _tuning(run, student, against)
     if not against["distinguishable"]:
         difference = signed(against["difference"])
-        return f"{depth}: {name} and {other} are **not distinguishable** (difference {difference}, {interval})."
+        return f"{depth}: {name} and {other} are **not distinguishable** (difference {difference}, {interval}){tuning}."
     word = "better" if against["difference"] > 0 else "worse"
-    return f"{depth}: {name} is **{word}** than {other} by {abs(against['difference']):.1f} points ({interval})."
+    points = f"{abs(against['difference']):.1f} points"
+    return f"{depth}: {name} is **{word}** than {other} by {points} ({interval}){tuning}."
+
+
+def _tuning(run: Run, student: dict[str, Any], against: dict[str, Any]) -> str:
+    """Returns how many trials a student and its control are the best of, where that is known and not the same."""
+    (control,) = [s for s in run.students if (s["layers"], s["method"]) == (student["layers"], against["method"])]
+    tried, other = student["trials_ended"], control["trials_ended"]
+    if not tried or not other or tried == other:
+        return ""
+    return f"; the best of {plural(tried, 'trial')} against the best of {other}"
 
 
 def _confirmations(run: Run) -> Table:

@@ -3,8 +3,6 @@
 import os
 from dataclasses import dataclass, replace
 
-import torch
-
 from pkd_tune.config import UserError
 
 
@@ -37,7 +35,16 @@ def choose_slots(gpus: int | None, per_gpu: int = 1) -> Slots:
     Raises:
         UserError: When there are fewer GPUs than asked for.
     """
+    import torch  # takes seconds, which --help need not wait for
+
     return slots_among(torch.cuda.device_count(), len(os.sched_getaffinity(0)), gpus, per_gpu)
+
+
+def gpu_names() -> list[str]:
+    """Returns what this machine's GPUs are called, one name for each."""
+    import torch
+
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def slots_among(found_gpus: int, cores: int, gpus: int | None, per_gpu: int) -> Slots:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pkd_tune.config import UserError
-from pkd_tune.glue.submission import write_predictions, write_submission
+from pkd_tune.glue.submission import write_submission
 from pkd_tune.glue.tasks import TASKS, Task
 
 # Lines with the header, as the server's sample submission has them.
@@ -136,31 +136,20 @@ def test_the_same_predictions_make_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
-def test_one_file_of_ones_own_rows_is_written_with_a_note(tmp_path: Path) -> None:
-    path = tmp_path / "MNLI-mm.tsv"
-    with pytest.raises(UserError, match=r"MNLI test_mm: 3 predictions, .* official test_mismatched\.tsv"):
-        write_predictions(path, TASKS["MNLI"], "test_mm", np.array([2, 0, 1]))
-    assert not path.exists()
-    (note,) = write_predictions(path, TASKS["MNLI"], "test_mm", np.array([2, 0, 1]), official=False)
-    assert note.startswith("MNLI test_mm: 3 predictions, but the official split has 9,847 rows")
-    assert path.read_bytes() == b"index\tprediction\n0\tcontradiction\n1\tentailment\n2\tneutral\n"
-    with pytest.raises(UserError, match="row 1 is -1"):
-        write_predictions(path, TASKS["MNLI"], "test_mm", [0, -1], official=False)
-
-
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=9))
 def test_values_are_in_range_with_3_decimals_in_their_order(tmp_path: Path, values: list[float]) -> None:
-    path = tmp_path / "STS-B.tsv"
-    write_predictions(path, TASKS["STS-B"], "test", values, official=False)
-    rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
-    assert [int(index) for index, _ in rows] == list(range(len(values)))
-    for (_, text), value in zip(rows, values, strict=True):
+    path = tmp_path / "s.zip"
+    whole = [*values, *[0.0] * (TASKS["STS-B"].row_counts["test"] - len(values))]
+    write_submission(path, {"STS-B": {"test": whole}}, wanted=["STS-B"])
+    rows = [line.split("\t") for line in read(path)["STS-B.tsv"][1:-1]]
+    assert [int(index) for index, _ in rows] == list(range(len(whole)))
+    for (_, text), value in zip(rows, whole, strict=True):
         assert len(text) == 5
         assert float(text) == pytest.approx(min(max(value, 0), 5), abs=5.1e-4)
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"WNLI\.tsv cannot be written: .*; choose another place"):
-        write_predictions(tmp_path / "file" / "WNLI.tsv", TASKS["WNLI"], "test", some(TASKS["WNLI"])["test"])
+    with pytest.raises(UserError, match=r"s\.zip cannot be written: .*; choose another place"):
+        write_submission(tmp_path / "file" / "s.zip", {"WNLI": some(TASKS["WNLI"])}, wanted=["WNLI"])

@@ -5,13 +5,12 @@ import json
 import re
 from pathlib import Path
 
-import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from pkd_tune.reporting.blocks import Text
-from pkd_tune.reporting.figures import Figure, Panel, Series
+from pkd_tune.reporting.figures import Axis, Figure, Panel, Parallel, Series
 from pkd_tune.reporting.methods import Look
-from pkd_tune.reporting.page import page, panel_figure, plots_html
+from pkd_tune.reporting.page import page, panel_figure, parallel_figure, plots_html
 
 
 class Links(html.parser.HTMLParser):
@@ -59,7 +58,8 @@ def test_words_of_the_records_cannot_become_markup() -> None:
     bad = "</script><script>alert(1)</script>"
     series = Series(name=bad, look=Look(), x=[1.0], y=[2.0], labels=[bad])
     figure = Figure(name="a", title=bad, caption=bad, panels=[Panel(title=bad, x=bad, y=bad, series=[series])])
-    text = page(bad, [Text(bad)], plots_html([figure], [(bad, go.Figure())]), [])
+    axis = Axis(name=bad, values=[0.0], low=0.0, high=1.0, ticks=[0.0], texts=[bad])
+    text = page(bad, [Text(bad)], plots_html([figure], [Parallel(title=bad, axes=[axis])]), [])
     assert "<script>alert" not in text.replace(get_plotlyjs(), "")
 
 
@@ -88,3 +88,14 @@ def test_a_logarithmic_axis_has_few_round_ticks() -> None:
     series = Series(name="a", look=Look(), x=[1.0, 2.0, 3.0, 4.0], y=values)
     axis = panel_figure(Panel(title="t", x="x", y="y", series=[series], log_y=True)).layout.yaxis
     assert list(axis.ticktext) == ["0.05", "0.1", "0.2", "0.5", "1"]
+
+
+def test_axes_reach_plotly() -> None:
+    beta = Axis(name="beta", values=[1.0, 2.0], low=0.0, high=3.0, ticks=[0.0, 3.0], texts=["1", "1000"])
+    score = Axis(name="score", values=[70.0, 80.0], low=70.0, high=80.0)
+    (trace,) = parallel_figure(Parallel(title="t", axes=[beta, score])).data
+    first, last = trace.dimensions
+    assert (first.label, list(first.values), list(first.range)) == ("beta", [1, 2], [0, 3])
+    assert (list(first.tickvals), list(first.ticktext)) == ([0, 3], ["1", "1000"])
+    assert (last.label, last.tickvals, last.tickformat) == ("score", None, ".1f")
+    assert list(trace.line.color) == [70, 80]

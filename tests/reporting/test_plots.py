@@ -3,9 +3,11 @@
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from pkd_tune.reporting.figures import Figure, Panel, Series
+from matplotlib.colors import to_hex
+
+from pkd_tune.reporting.figures import SCORE_COLOURS, Axis, Figure, Panel, Parallel, Series
 from pkd_tune.reporting.methods import Look
-from pkd_tune.reporting.plots import write_plots
+from pkd_tune.reporting.plots import draw_parallels, write_plots
 
 LINE = Series(name="a", look=Look("#0077BB", "dash", "square"), x=[1.0, 2.0], y=[float("nan"), 2.0], error=[0.1, 0.2])
 BARS = Series(name="b", look=Look(), x=[1.0, 2.0], y=["alpha", "beta"], kind="bars", error=[0.1, 0.2])
@@ -19,7 +21,7 @@ def test_every_figure_of_a_report_is_an_svg_file(reported: Path) -> None:
     names = {path.stem for path in (reported / "plots").iterdir()}
     assert names == {
         *("best-by-trials", "best-by-epochs", "rungs", "importances"),
-        *("score-by-cost", "losses", "agreement", "cosines"),
+        *("score-by-cost", "losses", "agreement", "cosines", "parallel-coordinates"),
     }
     for path in (reported / "plots").iterdir():
         assert ET.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
@@ -28,9 +30,29 @@ def test_every_figure_of_a_report_is_an_svg_file(reported: Path) -> None:
 def test_the_same_figure_is_the_same_file_and_old_ones_go(tmp_path: Path) -> None:
     panel = Panel(title="p", x="x", y="y", series=[LINE], log_y=True, whole_x=True)
     bars = Panel(title="p", x="x", y="", series=[BARS])
-    write_plots([figure("one", panel), figure("two", bars, bars, bars, bars), figure("none")], tmp_path)
+    write_plots([figure("one", panel), figure("two", bars, bars, bars, bars), figure("none")], [], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.svg", "two.svg"]
     first = (tmp_path / "one.svg").read_bytes()
-    write_plots([figure("one", panel)], tmp_path)
+    write_plots([figure("one", panel)], [], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["one.svg"]
     assert (tmp_path / "one.svg").read_bytes() == first
+
+
+def test_parallel_coordinates_are_drawn_from_axis_to_axis(tmp_path: Path) -> None:
+    beta = Axis(name="beta", values=[0.0, 3.0, 1.5], low=0.0, high=3.0, ticks=[0.0, 3.0], texts=["1", "1000"])
+    alpha = Axis(name="alpha", values=[0.2, 0.2, 0.2], low=0.2, high=0.2)
+    score = Axis(name="score", values=[80.0, 70.0, 75.0], low=70.0, high=80.0)
+    parallel = Parallel(title="PKD, 3 layers", axes=[beta, alpha, score])
+    ax, second = draw_parallels([parallel, parallel]).axes
+    assert ax.get_position().y0 > second.get_position().y1
+    trials = [line for line in ax.lines if len(line.get_xdata()) == 3]
+    assert [list(line.get_ydata()) for line in trials] == [[1, 0.5, 0], [0.5, 0.5, 0.5], [0, 0.5, 1]]  # best on top
+    assert [to_hex(line.get_color()).upper() for line in (trials[0], trials[2])] == [SCORE_COLOURS[0], SCORE_COLOURS[2]]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["beta", "alpha", "score"]
+    assert [text.get_text() for text in ax.texts] == ["1", "1000", "0.2", "70", "72", "74", "76", "78", "80"]
+    write_plots([], [parallel], tmp_path)
+    first = (tmp_path / "parallel-coordinates.svg").read_bytes()
+    write_plots([], [parallel], tmp_path)
+    assert (tmp_path / "parallel-coordinates.svg").read_bytes() == first
+    write_plots([], [], tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from pkd_tune.config import UserError
-from pkd_tune.reporting.records import read_json, read_rows, write_json, write_rows
+from pkd_tune.reporting.records import provenance, read_json, read_rows, write_json, write_rows
 
 ROWS = [{"depth": 2, "state": "failed", "error": 'a, "b"'}, {"depth": 3, "state": "complete", "score": 80.1}]
 
@@ -32,3 +32,12 @@ def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "trials.csv").write_text('a,b\n1,"2')
     with pytest.raises(UserError, match=r"trials\.csv is damaged"):
         read_rows(tmp_path / "trials.csv")
+
+
+def test_the_machine_is_recorded_with_its_gpus() -> None:
+    cores = provenance("pkd_tune.search", [], [])["machine"]
+    assert cores.endswith("CPU cores")
+    gpus = ["NVIDIA H100 80GB HBM3", "NVIDIA L4", "NVIDIA H100 80GB HBM3"]
+    found = provenance("pkd_tune.search", ["--task", "MRPC"], gpus)
+    assert found["machine"] == f"{cores}, 2 × NVIDIA H100 80GB HBM3, 1 × NVIDIA L4"
+    assert found["command"] == "python -m pkd_tune.search --task MRPC"

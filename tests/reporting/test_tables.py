@@ -112,6 +112,35 @@ def test_a_student_that_learnt_nothing_is_named(tmp_path: Path) -> None:
     assert "PKD, 2 layers: no better than always predicting the most frequent class" in text_of(run)
 
 
+UNEQUAL = "part of a difference may come from more trials"
+
+
+@pytest.mark.parametrize(
+    ("tried", "controls", "words"),
+    [(6, 1, "; the best of 6 trials against the best of 1."), (1, 4, "; the best of 1 trial against the best of 4.")],
+)
+def test_a_comparison_of_unequal_tuning_says_so(tmp_path: Path, tried: int, controls: int, words: str) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", depths=(3,))
+
+    def count(summary: dict[str, Any]) -> None:
+        for student in summary["students"]:
+            student["trials_ended"] = tried if student["method"] == "pkd" else controls
+
+    change(run / "summary.json", count)
+    text = text_of(run)
+    compared = [line for line in text.splitlines() if line.startswith("- 3 layers: ")]
+    assert [line.endswith(words) for line in compared] == ["PKD" in line for line in compared]
+    assert len(compared) == 3
+    assert UNEQUAL in text
+
+
+def test_a_comparison_of_equal_tuning_says_nothing_of_it(tmp_path: Path) -> None:
+    text = text_of(write_run(tmp_path / "MRPC" / "minilm", trials=6, control_trials=6))
+    assert "## Which differences are real" in text
+    assert "against the best of" not in text
+    assert UNEQUAL not in text
+
+
 def test_settings_without_effect_are_not_shown(tmp_path: Path) -> None:
     text = text_of(write_run(tmp_path / "MRPC" / "minilm", depths=(1,), trials=4))
     rows = {line.split(" |")[0]: line for line in text.splitlines() if line.startswith("| ") and "lr" in line}
@@ -144,6 +173,20 @@ def test_a_search_cut_short_says_so(tmp_path: Path) -> None:
     assert "cut short" not in text_of(run)
     change(run / "summary.json", lambda summary: summary.update(planned=24))
     assert "The search was cut short: 16 of 24 trials ended." in text_of(run)
+
+
+def test_importances_that_are_missing_are_said_to_be_in_both_reports(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", trials=16, depths=(3,))
+    says = "Which settings matter"
+    assert f"{says} is not known" not in write_report(run).read_text()
+    assert f"<h3>{says}</h3>" in (run / "report.html").read_text()
+    trials = pd.read_csv(run / "trials.csv")
+    trials[trials["trial"] < 7].to_csv(run / "trials.csv", index=False)
+    assert f"- {says} is not known for PKD with 3 layers (" in write_report(run).read_text()
+    html = (run / "report.html").read_text()
+    assert f"<li>{says} is not known for PKD with 3 layers (" in html
+    assert "A larger <code>--trials</code> adds to them" in html
+    assert f"<h3>{says}</h3>" not in html
 
 
 def test_parts_of_a_space_that_depend_on_others(tmp_path: Path) -> None:
