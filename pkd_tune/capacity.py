@@ -11,6 +11,7 @@ import torch
 
 from pkd_tune.command_line import say
 from pkd_tune.config import SearchConfig
+from pkd_tune.distillation.memory import give_back_freed_memory
 from pkd_tune.distillation.model_folder import BERT_BASE, read_config
 from pkd_tune.distillation.stepping import CPU_TOKENS
 from pkd_tune.distillation.student import Workshop
@@ -24,7 +25,7 @@ from pkd_tune.tuning.arms import Plan
 from pkd_tune.tuning.slots import Slots, share_cores
 
 USED_SHARE = 0.9
-"""Share of a GPU's memory, or of what is free of the machine's, that trials may fill."""
+"""Share of what is free of memory, a GPU's or the machine's, that trials may fill."""
 CONTEXT_BYTES = 600_000_000
 """What a process holds on a GPU beside its tensors."""
 MOST_PER_GPU = 4
@@ -114,22 +115,29 @@ def measured_per_gpu(config: SearchConfig, splits: Mapping[str, Split], cores: i
         cores: CPU cores for each GPU; a trial needs one.
     """
     device = torch.device("cuda")
-    longest = np.argsort(-splits["train"].lengths, kind="stable")[: 2 * config.student_training.batch_size]
+    give_back_freed_memory()
     torch.cuda.reset_peak_memory_stats(device)
+    train_as_a_trial(config, splits, device)
+    peak = torch.cuda.max_memory_reserved(device)
+    give_back_freed_memory()
+    free, _ = torch.cuda.mem_get_info(device)  # without what other programs use, and this one's own context
+    return per_gpu(free, peak, cores)
+
+
+def train_as_a_trial(config: SearchConfig, splits: Mapping[str, Split], device: torch.device) -> None:
+    """Trains students of all depths on the longest examples, as a trial's process does in time, and keeps nothing."""
+    longest = np.argsort(-splits["train"].lengths, kind="stable")[: 2 * config.student_training.batch_size]
     part, workshop = take(splits["train"], "train", longest), Workshop()
     for depth in config.depths:  # a trial's process keeps a model of each
         train_student(config, splits, part, depth, device, workshop)
-    peak = torch.cuda.max_memory_reserved(device)
-    torch.cuda.empty_cache()
-    return per_gpu(torch.cuda.get_device_properties(device).total_memory, peak, cores)
 
 
-def per_gpu(total: int, peak: int, cores: int) -> int:
+def per_gpu(free: int, peak: int, cores: int) -> int:
     """Returns how many trials fit on a GPU, each with its own CUDA context, at least 1.
 
     Args:
-        total: The GPU's memory in bytes.
+        free: Bytes of its memory that no other program uses.
         peak: What one trial takes of it.
         cores: CPU cores for each GPU.
     """
-    return max(1, min(cores, MOST_PER_GPU, int(USED_SHARE * total / (peak + CONTEXT_BYTES))))
+    return max(1, min(cores, MOST_PER_GPU, int(USED_SHARE * free / (peak + CONTEXT_BYTES))))

@@ -3,10 +3,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from pkd_tune import capacity
-from pkd_tune.capacity import SEARCH_BYTES, cpu_bytes, fitting, free_bytes, per_gpu
+from pkd_tune.capacity import SEARCH_BYTES, cpu_bytes, fitting, free_bytes, measured_per_gpu, per_gpu
 from pkd_tune.config import SearchConfig
+from pkd_tune.distillation.memory import give_back_freed_memory
+from pkd_tune.glue.data import load_features
+from pkd_tune.glue.tasks import TASKS
+from pkd_tune.pipeline import prepare
 from pkd_tune.request import Request
 from pkd_tune.search import make_parser, resolve
 from pkd_tune.tuning.arms import Arm, Plan
@@ -80,7 +85,29 @@ def test_no_more_trials_run_at_once_than_memory_has_room_for(
 
 
 def test_a_gpu_takes_as_many_trials_as_it_has_memory_and_cores_for() -> None:
-    assert per_gpu(total=80_000_000_000, peak=11_400_000_000, cores=16) == 4  # six would fit, but four are enough
-    assert per_gpu(total=24_000_000_000, peak=6_600_000_000, cores=16) == 3
-    assert per_gpu(total=80_000_000_000, peak=1_000_000_000, cores=2) == 2
-    assert per_gpu(total=8_000_000_000, peak=9_000_000_000, cores=8) == 1
+    assert per_gpu(free=80_000_000_000, peak=11_400_000_000, cores=16) == 4  # six would fit, but four are enough
+    assert per_gpu(free=24_000_000_000, peak=6_600_000_000, cores=16) == 3
+    assert per_gpu(free=80_000_000_000, peak=1_000_000_000, cores=2) == 2
+    assert per_gpu(free=8_000_000_000, peak=9_000_000_000, cores=8) == 1
+
+
+def test_what_teachers_took_is_given_back_before_trials_begin(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that trained them goes on beside the trials, and keeps what it does not give back."""
+    said = request_.config.data.data_dir / "teacher_cache"
+    computed_by_then: list[int] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: computed_by_then.append(len([*said.rglob("*.safetensors")])))
+    prepare(request_, EIGHT, tmp_path, {})
+    assert computed_by_then[-1] == len([*said.rglob("*.safetensors")]) >= 2  # of train and dev
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
+def test_measuring_leaves_a_gpu_to_the_trials(request_: Request) -> None:
+    data = request_.config.data
+    splits = load_features(TASKS["MRPC"], data.data_dir, data.student_dir, data.max_length)
+    give_back_freed_memory()
+    held = torch.cuda.memory_reserved()
+    assert measured_per_gpu(request_.config, splits, cores=3) == 3
+    assert torch.cuda.memory_reserved() - held < 50_000_000  # workspaces of its libraries

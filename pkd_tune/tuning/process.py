@@ -5,7 +5,6 @@ Ray then starts that trial in a new one.
 """
 
 import faulthandler
-import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,15 +45,12 @@ def begin_trial(threads: int | None) -> str | None:
         threads: For torch's operators on the CPU; None leaves them alone.
     """
     global _baseline, _trials
-    gc.collect()
     give_back_freed_memory()
     torch.set_grad_enabled(True)
     torch.set_default_dtype(torch.float32)
     torch.clear_autocast_cache()
     if threads is not None:
         torch.set_num_threads(threads)
-    if _uses_gpu():
-        torch.cuda.empty_cache()
     if _spoilt is not None:
         return _spoilt
     _trials += 1

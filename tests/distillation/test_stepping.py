@@ -3,6 +3,8 @@
 On a CPU "capturing" keeps the work itself: replaying does what a graph would do, reading and writing the same tensors.
 """
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from pkd_tune.config import DistillConfig, TrainingConfig
 from pkd_tune.distillation import stepping
 from pkd_tune.distillation.batches import Batch, in_parts
 from pkd_tune.distillation.loop import Evaluation, FitResult
+from pkd_tune.distillation.memory import give_back_freed_memory
 from pkd_tune.distillation.stepping import Capture, Workbench, graph_capture
 from pkd_tune.distillation.student import Classroom, Workshop, distill
 from pkd_tune.distillation.supply import make_resident
@@ -183,6 +186,21 @@ def test_an_eager_workshop_changes_nothing_at_all() -> None:
 def moment_places(workshop: Workshop) -> list[int]:
     (bench,) = workshop.benches.values()
     return [moment.data_ptr() for moments in bench.optimizer.state.values() for moment in moments.values()]
+
+
+def test_a_bench_that_nobody_needs_is_given_back_with_its_graphs() -> None:
+    """Its graphs hold it as it holds them."""
+    gc.disable()
+    try:
+        classroom = make_classroom()
+        workshop = capturing_workshop(classroom, 2, repeat, resident=True)
+        train(classroom, PKD, TRAINING, workshop)
+        bench = weakref.ref(workshop.benches[2, False])
+        del workshop
+        give_back_freed_memory()
+        assert bench() is None
+    finally:
+        gc.enable()
 
 
 class Interrupted(Exception):
