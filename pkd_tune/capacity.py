@@ -15,6 +15,8 @@ from pkd_tune.distillation.memory import give_back_freed_memory
 from pkd_tune.distillation.model_folder import BERT_BASE, read_config
 from pkd_tune.distillation.stepping import CPU_TOKENS
 from pkd_tune.distillation.student import Workshop
+from pkd_tune.distillation.supply import may_be_resident, resident_bytes
+from pkd_tune.distillation.teacher_cache import TeacherOutputs
 from pkd_tune.glue.data import load_features, selection_splits
 from pkd_tune.glue.features import Split, take
 from pkd_tune.glue.tasks import TASKS
@@ -117,27 +119,60 @@ def measured_per_gpu(config: SearchConfig, splits: Mapping[str, Split], cores: i
     device = torch.device("cuda")
     give_back_freed_memory()
     torch.cuda.reset_peak_memory_stats(device)
-    train_as_a_trial(config, splits, device)
+    train_as_a_trial(config, splits, device, Workshop())
     peak = torch.cuda.max_memory_reserved(device)
     give_back_freed_memory()
     free, _ = torch.cuda.mem_get_info(device)  # without what other programs use, and this one's own context
-    return per_gpu(free, peak, cores)
+    data = resident_bytes(splits["train"], outputs_to_come(config, len(splits["train"])))
+    return per_gpu(free, peak, data, cores)
 
 
-def train_as_a_trial(config: SearchConfig, splits: Mapping[str, Split], device: torch.device) -> None:
-    """Trains students of all depths on the longest examples, as a trial's process does in time, and keeps nothing."""
-    longest = np.argsort(-splits["train"].lengths, kind="stable")[: 2 * config.student_training.batch_size]
-    part, workshop = take(splits["train"], "train", longest), Workshop()
-    for depth in config.depths:  # a trial's process keeps a model of each
+def train_as_a_trial(
+    config: SearchConfig, splits: Mapping[str, Split], device: torch.device, workshop: Workshop
+) -> None:
+    """Trains students of all depths as a trial's process does in time, with as much memory as any training may take.
+
+    All examples are the longest one: of two whole batches of one length, the second is captured. A smaller one is done
+    eagerly; the second time round that happens beside the graphs of all depths.
+
+    Args:
+        config: Of the search.
+        splits: Of the task.
+        device: Where it is done.
+        workshop: Keeps a model of each depth, as that of a trial's process does.
+    """
+    longest = int(splits["train"].lengths.argmax())
+    part = take(splits["train"], "train", np.full(3 * config.student_training.batch_size - 1, longest))
+    for depth in 2 * config.depths:
         train_student(config, splits, part, depth, device, workshop)
 
 
-def per_gpu(free: int, peak: int, cores: int) -> int:
+def outputs_to_come(config: SearchConfig, examples: int) -> TeacherOutputs:
+    """Returns tensors like what the teacher will say of so many examples, which have shapes but take no memory."""
+    shape = {**BERT_BASE, **read_config(config.data.teacher_dir)}
+    layers, width = shape["num_hidden_layers"], shape["hidden_size"]
+    with torch.device("meta"):
+        return TeacherOutputs(
+            logits_NC=torch.empty(examples, TASKS[config.data.task].outputs),
+            cls_NLH=torch.empty(examples, layers, width, dtype=torch.float16),
+            row_of_example_N=torch.empty(examples, dtype=torch.int64),
+        )
+
+
+def per_gpu(free: int, peak: int, data: int, cores: int) -> int:
     """Returns how many trials fit on a GPU, each with its own CUDA context, at least 1.
 
     Args:
         free: Bytes of its memory that no other program uses.
-        peak: What one trial takes of it.
+        peak: What one trial takes of it, besides examples and the teacher's outputs.
+        data: What these take, in trials few enough to keep them there.
         cores: CPU cores for each GPU.
     """
-    return max(1, min(cores, MOST_PER_GPU, int(USED_SHARE * free / (peak + CONTEXT_BYTES))))
+    return max(
+        (
+            trials
+            for trials in range(1, min(cores, MOST_PER_GPU) + 1)
+            if trials * (peak + CONTEXT_BYTES + data * may_be_resident(data, free, trials)) <= USED_SHARE * free
+        ),
+        default=1,
+    )

@@ -167,6 +167,8 @@ class Workshop:
     """By depth, and whether there is a projection."""
     residents: dict[str, Resident | None] = field(default_factory=dict)
     """By the split's key; None where it did not fit."""
+    per_gpu: int = 1
+    """Trials that share its GPU, each with a workshop in a process of its own."""
 
     def gpu_bytes(self) -> int:
         """Returns what is kept on a GPU of models and optimisers: weights and two moments, in fp32."""
@@ -222,7 +224,7 @@ def distill(
 
     key = classroom.train.key
     if key not in workshop.residents:
-        workshop.residents[key] = resident_where_it_fits(classroom.train, outputs, device)
+        workshop.residents[key] = resident_where_it_fits(classroom.train, outputs, device, workshop.per_gpu)
     supply = open_supply(
         classroom.train,
         device,

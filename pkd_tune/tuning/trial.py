@@ -86,7 +86,7 @@ def run_trial(config: dict[str, Any], *, workplace: Workplace) -> None:
 def _distil(config: dict[str, Any], assignment: Assignment, workplace: Workplace) -> dict[str, float] | None:
     """Trains the student; returns its metrics on the official dev splits where this trial may look at them."""
     search = workplace.search
-    classroom, workshop = _opened(search.data, workplace.teacher, workplace.slots.device, search.student_training.seed)
+    classroom, workshop = _opened(search.data, workplace.teacher, workplace.slots, search.student_training.seed)
     identity = ("depth", "method", "stage", "trial", "seed", *LOSS_PARAMETERS)
     training = replace(search.student_training, **{name: v for name, v in config.items() if name not in identity})
     if config["seed"] is not None:
@@ -157,5 +157,6 @@ def predictions_name(assignment: Assignment) -> str:
 
 
 @lru_cache(maxsize=1)
-def _opened(data: DataConfig, teacher: Teacher, device: str, seed: int) -> tuple[Classroom, Workshop]:
-    return open_classroom(data, teacher, torch.device(device), seed, verify=False), Workshop()
+def _opened(data: DataConfig, teacher: Teacher, slots: Slots, seed: int) -> tuple[Classroom, Workshop]:
+    classroom = open_classroom(data, teacher, torch.device(slots.device), seed, verify=False)
+    return classroom, Workshop(per_gpu=slots.per_gpu)
