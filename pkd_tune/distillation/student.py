@@ -171,8 +171,15 @@ class Workshop:
     """Trials that share its GPU, each with a workshop in a process of its own."""
 
     def gpu_bytes(self) -> int:
-        """Returns what is kept on a GPU of models and optimisers: weights and two moments, in fp32."""
-        return sum(12 * trained.numel() for bench in self.benches.values() for trained in bench.parameters())
+        """Returns the bytes that benches keep on a GPU: weights and two moments, in fp32, and where graphs read.
+
+        Not among them are residents, which are there from the first trial on, and the memory that graphs work in, which
+        torch does not count as allocated.
+        """
+        benches = self.benches.values()
+        of_models = sum(12 * trained.numel() for bench in benches for trained in bench.parameters())
+        read = (tensor for bench in benches for inputs in bench.graph_inputs() for tensor in inputs.values())
+        return of_models + sum(tensor.nbytes for tensor in read)
 
 
 def distill(

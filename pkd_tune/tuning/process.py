@@ -33,7 +33,10 @@ def spoil(reason: str) -> None:
 
 
 def expect_on_gpu(kept: int) -> None:
-    """Says how many bytes are kept on the GPU on purpose; they do not count as growth."""
+    """Says how many bytes are kept on the GPU on purpose, besides what the first trial left there.
+
+    They do not count as growth.
+    """
     global _expected_on_gpu
     _expected_on_gpu = kept
 
