@@ -10,11 +10,12 @@ Shape suffixes: 4 and 5 the loss and its terms (total, ce, kd, pt), and the grad
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch import Tensor
 from pkd_tune.config import Precision, TrainingConfig
 from pkd_tune.distillation.batches import Batch, in_parts
 from pkd_tune.distillation.losses import LossParts
+from pkd_tune.distillation.memory import give_back_freed_memory
 from pkd_tune.distillation.optimizer import make_optimizer
 from pkd_tune.distillation.precision import mixed_precision
 from pkd_tune.distillation.supply import LENGTH_MULTIPLE, Inputs, Supply, make_batch
@@ -61,6 +63,7 @@ class Workbench:
         projection: torch.nn.Module | None = None,
         *,
         capture: Capture | None = None,
+        beside: Collection[Workbench] = (),
     ) -> None:
         """Takes a model on its device.
 
@@ -68,10 +71,12 @@ class Workbench:
             model: Trained in place.
             projection: Trained along with it.
             capture: How a step is captured; None: not at all. `graph_capture()` says what suits a device.
+            beside: Benches with the same `capture`, whose graphs thus share memory with this one's; more may come.
         """
         self.model = model
         self.projection = projection
         self.capture = capture
+        self.beside = beside
         self.modules = {"model": model, **({} if projection is None else {"projection": projection})}
         self.parts = 1
         """In which a batch goes through the model: 2 after the device ran out of memory."""
@@ -187,13 +192,20 @@ class Workbench:
         on_cpu = 1 if device.type != "cpu" else -(-inputs.examples * inputs.length // CPU_TOKENS)
         losses_4 = _backward_or_none(loss, batch, self.parts * on_cpu, config.precision)
         if losses_4 is None:
-            self.parts = 2
-            self.optimizer.zero_grad(set_to_none=True)
-            logger.warning("out of memory: going on with batches in two halves, their gradients added up")
+            self._make_room()
             losses_4 = _backward_or_none(loss, batch, self.parts * on_cpu, config.precision)
             if losses_4 is None:
                 raise MemoryError(f"out of memory with batches of {config.batch_size} in halves; lower batch_size")
         self._update(losses_4, config)
+
+    def _make_room(self) -> None:
+        """Gives back all memory that can be had again, and lets batches go through the model in halves from now on."""
+        logger.warning("out of memory: going on with batches in two halves, their gradients added up")
+        self.parts = 2
+        self.optimizer.zero_grad(set_to_none=True)
+        for bench in (self, *self.beside):  # what graphs share is given back with the last of them
+            bench._graphs.clear()
+        give_back_freed_memory()
 
     def _update(self, losses_4: Tensor, config: TrainingConfig) -> None:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), config.max_grad_norm)
@@ -220,34 +232,37 @@ def backward(loss: Loss, batch: Batch, parts: int, precision: Precision) -> Tens
 
 
 def _backward_or_none(loss: Loss, batch: Batch, parts: int, precision: Precision) -> Tensor | None:
-    """Returns what `backward()` does, or None when memory ran out."""
+    """Returns what `backward()` does, or None when memory ran out: what the error holds of it is free only then."""
     try:
         return backward(loss, batch, parts, precision)
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
-    # Only here, after the error and the frames it holds are gone, can the memory be given back.
-    if batch.labels_B.device.type == "cuda":
-        torch.cuda.empty_cache()
     return None
 
 
 def graph_capture(device: torch.device) -> Capture | None:
     """Returns how steps are captured on a device: as CUDA graphs that share one pool of memory; None on a CPU.
 
-    Sharing is safe, because no graph leaves in the pool what another step needs.
+    Sharing is safe, because no graph leaves in the pool what another step needs. When all of them are gone, the next
+    one begins another pool: torch refuses one that no graph uses, until all memory of it was given back.
     """
     if device.type != "cuda":
         return None
     pool = torch.cuda.graph_pool_handle()
+    graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
 
     def capture(work: Work) -> Work:
+        nonlocal pool
+        if not graphs:
+            pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # Only this thread must keep to what capturing allows: Ray has threads of its own.
         with torch.cuda.graph(
             graph, pool=pool, stream=torch.cuda.current_stream(device), capture_error_mode="thread_local"
         ):
             work()
+        graphs.add(graph)
         return graph.replay
 
     return capture

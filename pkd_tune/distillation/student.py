@@ -271,7 +271,12 @@ def _workbench(workshop: Workshop, classroom: Classroom, depth: int, seed: int, 
         student = cut_to_layers(start, layers).to(classroom.device)
         others = [other.capture for other in workshop.benches.values()]
         capture = others[0] if others else graph_capture(classroom.device)
-        bench = Workbench(student, projection and projection.to(classroom.device), capture=capture)
+        bench = Workbench(
+            student,
+            projection and projection.to(classroom.device),
+            capture=capture,
+            beside=workshop.benches.values(),
+        )
         workshop.benches[key] = bench
         return bench
     copy_layers(start, layers, bench.model)

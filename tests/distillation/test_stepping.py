@@ -18,10 +18,12 @@ from pkd_tune.config import DistillConfig, TrainingConfig
 from pkd_tune.distillation import stepping
 from pkd_tune.distillation.batches import Batch, in_parts
 from pkd_tune.distillation.loop import Evaluation, FitResult
+from pkd_tune.distillation.losses import LossParts, finetune_loss
 from pkd_tune.distillation.memory import give_back_freed_memory
-from pkd_tune.distillation.stepping import Capture, Workbench, graph_capture
+from pkd_tune.distillation.modeling import run
+from pkd_tune.distillation.stepping import Capture, Workbench, graph_capture, own_stream
 from pkd_tune.distillation.student import Classroom, Workshop, distill
-from pkd_tune.distillation.supply import make_resident
+from pkd_tune.distillation.supply import Inputs, make_resident, open_supply
 from pkd_tune.distillation.teacher_cache import TeacherOutputs
 from pkd_tune.distillation.training_state import StateFile
 from pkd_tune.glue.features import Split
@@ -228,6 +230,55 @@ def test_a_kept_bench_goes_on_from_a_state_in_place(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in student.state_dict().items())
 
 
+def short_of_memory(device: torch.device, capture: Capture) -> list[int]:
+    """Lets a bench run out of memory beside another, both with graphs; returns bytes reserved before and in the retry.
+
+    It is held to going on in halves without a graph of either, which it then captures again.
+    """
+    classroom = make_classroom(device)
+    model, config = classroom.start.train(), TRAINING
+    benches: dict[int, Workbench] = {}
+    for i in range(2):
+        benches[i] = Workbench(model, capture=capture, beside=benches.values())
+        benches[i].begin(config)
+    one, other = benches.values()
+    supply = open_supply(classroom.train, device, 0, resident=make_resident(classroom.train, None, device), multiple=8)
+    reserved: list[int] = []
+
+    def held() -> list[int]:
+        reserved.append(torch.cuda.memory_reserved())
+        return [len(bench.graph_inputs()) for bench in benches.values()]
+
+    def loss(batch: Batch) -> LossParts:
+        return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
+
+    def short(batch: Batch) -> LossParts:
+        if len(batch.labels_B) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        assert held() == [0, 0]
+        return loss(batch)
+
+    def step(bench: Workbench, loss: Callable[[Batch], LossParts], length: int) -> None:
+        inputs = Inputs({"example_ids_B": torch.arange(4, device=device)}, 4, length)
+        bench.step(loss, supply, inputs, config, ())
+
+    with own_stream(device):
+        for bench in (one, other, one, other):
+            step(bench, loss, 32)
+        assert held() == [1, 1]
+        step(one, short, 40)
+        assert (one.parts, other.parts) == (2, 1)
+        for bench in (one, other, one, other):
+            step(bench, loss, 32)
+        assert held() == [1, 1]
+    return reserved
+
+
+def test_memory_that_runs_out_is_not_held_by_graphs(caplog: pytest.LogCaptureFixture) -> None:
+    short_of_memory(CPU, repeat)
+    assert [record.message.split(":")[0] for record in caplog.records] == ["out of memory"]
+
+
 def test_what_cannot_be_captured_is_said_once_and_done_eagerly(caplog: pytest.LogCaptureFixture) -> None:
     def refuse(work: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
@@ -240,6 +291,16 @@ def test_what_cannot_be_captured_is_said_once_and_done_eagerly(caplog: pytest.Lo
     assert warnings == [
         "training goes on without CUDA graphs, slower: operation not permitted when stream is capturing"
     ]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
+def test_the_memory_that_graphs_share_is_given_back_when_it_runs_out() -> None:
+    device = torch.device("cuda")
+    capture = graph_capture(device)
+    assert capture is not None
+    with_graphs, without, *_ = short_of_memory(device, capture)
+    assert without < with_graphs
 
 
 @pytest.mark.gpu
