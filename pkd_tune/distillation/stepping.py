@@ -131,7 +131,7 @@ class Workbench:
         """Does one step, and adds its losses and gradient norm to `sums_5`.
 
         The first batch of a kind is done eagerly, the second is captured, later ones replay. A batch smaller than the
-        others is always done eagerly.
+        others is always done eagerly, and so is one for whose graph memory runs out.
 
         Args:
             loss: Of a batch; its terms are means over the batch.
@@ -142,6 +142,8 @@ class Workbench:
 
         Raises:
             MemoryError: When not even half a batch fits.
+            RuntimeError: When a step cannot be captured, for any reason but memory. Nothing should be done on the GPU
+                in this process any more: torch takes it to be capturing still.
         """
         if self.capture is None or inputs.examples != config.batch_size:
             self._do(loss, supply, inputs, config)
@@ -156,6 +158,7 @@ class Workbench:
             return
         graph = self._graphs[key] or self._captured(loss, supply, inputs, config)
         if graph is None:
+            self._make_room()
             self._do(loss, supply, inputs, config)
             return
         self._graphs[key] = graph
@@ -164,7 +167,7 @@ class Workbench:
         graph.replay()
 
     def _captured(self, loss: Loss, supply: Supply, inputs: Inputs, config: TrainingConfig) -> _Graph | None:
-        """Captures a step; None where that cannot be done, and then it is not tried again."""
+        """Captures a step; None where memory runs out."""
         assert self.capture is not None
         device = self.model.device
         static = {name: torch.empty_like(tensor, device=device) for name, tensor in inputs.tensors.items()}
@@ -178,10 +181,8 @@ class Workbench:
         try:
             return _Graph(static, self.capture(work), work)
         except RuntimeError as error:
-            _warn(f"training goes on without CUDA graphs, slower: {str(error).splitlines()[0]}")
-        self.capture = None
-        self._graphs.clear()
-        self.optimizer.zero_grad(set_to_none=True)
+            if not _is_out_of_memory(error):
+                raise
         return None
 
     def _do(self, loss: Loss, supply: Supply, inputs: Inputs, config: TrainingConfig) -> None:
@@ -290,10 +291,6 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-@cache
-def _warn(text: str) -> None:
-    """Says something once in the life of a process."""
-    logger.warning("%s", text)
+    """Tells whether it is torch's own error, CUDA's (for a graph itself, say) or that of the system on a CPU."""
+    said = ("CUDA error: out of memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
