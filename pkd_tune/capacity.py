@@ -11,9 +11,12 @@ import torch
 
 from pkd_tune.command_line import say
 from pkd_tune.config import SearchConfig
+from pkd_tune.distillation.memory import give_back_freed_memory
 from pkd_tune.distillation.model_folder import BERT_BASE, read_config
 from pkd_tune.distillation.stepping import CPU_TOKENS
 from pkd_tune.distillation.student import Workshop
+from pkd_tune.distillation.supply import may_be_resident, resident_bytes
+from pkd_tune.distillation.teacher_cache import TeacherOutputs
 from pkd_tune.glue.data import load_features, selection_splits
 from pkd_tune.glue.features import Split, take
 from pkd_tune.glue.tasks import TASKS
@@ -24,7 +27,7 @@ from pkd_tune.tuning.arms import Plan
 from pkd_tune.tuning.slots import Slots, share_cores
 
 USED_SHARE = 0.9
-"""Share of a GPU's memory, or of what is free of the machine's, that trials may fill."""
+"""Share of what is free of memory, a GPU's or the machine's, that trials may fill."""
 CONTEXT_BYTES = 600_000_000
 """What a process holds on a GPU beside its tensors."""
 MOST_PER_GPU = 4
@@ -114,22 +117,62 @@ def measured_per_gpu(config: SearchConfig, splits: Mapping[str, Split], cores: i
         cores: CPU cores for each GPU; a trial needs one.
     """
     device = torch.device("cuda")
-    longest = np.argsort(-splits["train"].lengths, kind="stable")[: 2 * config.student_training.batch_size]
+    give_back_freed_memory()
     torch.cuda.reset_peak_memory_stats(device)
-    part, workshop = take(splits["train"], "train", longest), Workshop()
-    for depth in config.depths:  # a trial's process keeps a model of each
-        train_student(config, splits, part, depth, device, workshop)
+    train_as_a_trial(config, splits, device, Workshop())
     peak = torch.cuda.max_memory_reserved(device)
-    torch.cuda.empty_cache()
-    return per_gpu(torch.cuda.get_device_properties(device).total_memory, peak, cores)
+    give_back_freed_memory()
+    free, _ = torch.cuda.mem_get_info(device)  # without what other programs use, and this one's own context
+    data = resident_bytes(splits["train"], outputs_to_come(config, len(splits["train"])))
+    return per_gpu(free, peak, data, cores)
 
 
-def per_gpu(total: int, peak: int, cores: int) -> int:
+def train_as_a_trial(
+    config: SearchConfig, splits: Mapping[str, Split], device: torch.device, workshop: Workshop
+) -> None:
+    """Trains students of all depths as a trial's process does in time, with as much memory as any training may take.
+
+    All examples are the longest one: of two whole batches of one length, the second is captured. A smaller one is done
+    eagerly; the second time round that happens beside the graphs of all depths.
+
+    Args:
+        config: Of the search.
+        splits: Of the task.
+        device: Where it is done.
+        workshop: Keeps a model of each depth, as that of a trial's process does.
+    """
+    longest = int(splits["train"].lengths.argmax())
+    part = take(splits["train"], "train", np.full(3 * config.student_training.batch_size - 1, longest))
+    for depth in 2 * config.depths:
+        train_student(config, splits, part, depth, device, workshop)
+
+
+def outputs_to_come(config: SearchConfig, examples: int) -> TeacherOutputs:
+    """Returns tensors like what the teacher will say of so many examples, which have shapes but take no memory."""
+    shape = {**BERT_BASE, **read_config(config.data.teacher_dir)}
+    layers, width = shape["num_hidden_layers"], shape["hidden_size"]
+    with torch.device("meta"):
+        return TeacherOutputs(
+            logits_NC=torch.empty(examples, TASKS[config.data.task].outputs),
+            cls_NLH=torch.empty(examples, layers, width, dtype=torch.float16),
+            row_of_example_N=torch.empty(examples, dtype=torch.int64),
+        )
+
+
+def per_gpu(free: int, peak: int, data: int, cores: int) -> int:
     """Returns how many trials fit on a GPU, each with its own CUDA context, at least 1.
 
     Args:
-        total: The GPU's memory in bytes.
-        peak: What one trial takes of it.
+        free: Bytes of its memory that no other program uses.
+        peak: What one trial takes of it, besides examples and the teacher's outputs.
+        data: What these take, in trials few enough to keep them there.
         cores: CPU cores for each GPU.
     """
-    return max(1, min(cores, MOST_PER_GPU, int(USED_SHARE * total / (peak + CONTEXT_BYTES))))
+    return max(
+        (
+            trials
+            for trials in range(1, min(cores, MOST_PER_GPU) + 1)
+            if trials * (peak + CONTEXT_BYTES + data * may_be_resident(data, free, trials)) <= USED_SHARE * free
+        ),
+        default=1,
+    )

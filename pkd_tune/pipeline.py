@@ -16,6 +16,7 @@ from pkd_tune.capacity import at_once, fitting
 from pkd_tune.closing import closing_lines
 from pkd_tune.command_line import load_examples, say, training_bar
 from pkd_tune.config import UserError
+from pkd_tune.distillation.memory import give_back_freed_memory
 from pkd_tune.distillation.model_folder import WEIGHTS, model_name
 from pkd_tune.distillation.published import PUBLISHED
 from pkd_tune.distillation.student import checked_teacher_outputs
@@ -191,6 +192,7 @@ def prepare(request: Request, slots: Slots, run_dir: Path, record: dict[str, Any
         record |= continued(before, record)
     write_json(run_dir / RUN, record)
     checked_teacher_outputs(data, teacher, device)
+    give_back_freed_memory()  # the trials need what teachers took
     return teacher
 
 

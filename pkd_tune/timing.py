@@ -67,7 +67,7 @@ def train_student(
 ) -> BertForSequenceClassification:
     """Trains a student for an epoch on part of the training split; its teacher says random things."""
     task, data = TASKS[config.data.task], config.data
-    start = load_classifier(data.student_dir, task.labels, seed=0)
+    start = load_classifier(data.student_dir, task.labels, seed=0).to(device)
     layers, width = layer_count(data.teacher_dir), start.config.hidden_size
 
     def random(split: Split) -> TeacherOutputs:

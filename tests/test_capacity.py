@@ -3,10 +3,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from pkd_tune import capacity
-from pkd_tune.capacity import SEARCH_BYTES, cpu_bytes, fitting, free_bytes, per_gpu
+from pkd_tune.capacity import (
+    SEARCH_BYTES,
+    cpu_bytes,
+    fitting,
+    free_bytes,
+    measured_per_gpu,
+    outputs_to_come,
+    per_gpu,
+    train_as_a_trial,
+)
 from pkd_tune.config import SearchConfig
+from pkd_tune.distillation.memory import give_back_freed_memory
+from pkd_tune.distillation.modeling import cut_to_layers, load_classifier
+from pkd_tune.distillation.stepping import Workbench
+from pkd_tune.distillation.student import Workshop, compute_teacher_outputs
+from pkd_tune.distillation.supply import resident_bytes
+from pkd_tune.glue.data import load_features
+from pkd_tune.glue.tasks import TASKS
+from pkd_tune.pipeline import prepare
 from pkd_tune.request import Request
 from pkd_tune.search import make_parser, resolve
 from pkd_tune.tuning.arms import Arm, Plan
@@ -80,7 +98,68 @@ def test_no_more_trials_run_at_once_than_memory_has_room_for(
 
 
 def test_a_gpu_takes_as_many_trials_as_it_has_memory_and_cores_for() -> None:
-    assert per_gpu(total=80_000_000_000, peak=11_400_000_000, cores=16) == 4  # six would fit, but four are enough
-    assert per_gpu(total=24_000_000_000, peak=6_600_000_000, cores=16) == 3
-    assert per_gpu(total=80_000_000_000, peak=1_000_000_000, cores=2) == 2
-    assert per_gpu(total=8_000_000_000, peak=9_000_000_000, cores=8) == 1
+    assert per_gpu(free=80_000_000_000, peak=11_400_000_000, data=0, cores=16) == 4  # six would fit: four are enough
+    assert per_gpu(free=24_000_000_000, peak=6_600_000_000, data=0, cores=16) == 3
+    assert per_gpu(free=80_000_000_000, peak=1_000_000_000, data=0, cores=2) == 2
+    assert per_gpu(free=8_000_000_000, peak=9_000_000_000, data=0, cores=8) == 1
+
+
+def test_examples_count_for_the_trials_that_keep_them_on_the_gpu() -> None:
+    assert per_gpu(free=24_000_000_000, peak=6_600_000_000, data=1_000_000_000, cores=16) == 2  # three would keep 3 GB
+    assert per_gpu(free=24_000_000_000, peak=6_600_000_000, data=2_500_000_000, cores=16) == 3  # too much to keep
+    assert per_gpu(free=24_000_000_000, peak=18_000_000_000, data=5_000_000_000, cores=16) == 1
+
+
+def test_what_the_teacher_will_say_is_known_in_advance(request_: Request) -> None:
+    """Against what it says, once it was asked."""
+    config = request_.config
+    data = config.data
+    split = load_features(TASKS["MRPC"], data.data_dir, data.student_dir, data.max_length)["train"]
+    teacher = prepare(request_, EIGHT, request_.out, {})
+    said = compute_teacher_outputs(data, teacher.folder, torch.device("cpu"))["train"]
+    to_come = outputs_to_come(config, len(split))
+    for name in ("logits_NC", "cls_NLH", "row_of_example_N"):
+        one, other = getattr(said, name), getattr(to_come, name)
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+    assert resident_bytes(split, said) == resident_bytes(split, to_come)
+
+
+def test_a_trial_is_measured_with_captured_steps_and_an_eager_one_beside_them(request_: Request) -> None:
+    """In a task that has less than a batch of its longest examples."""
+    config = replace(request_.config, depths=(1,))
+    data, size = config.data, config.student_training.batch_size
+    splits = load_features(TASKS["MRPC"], data.data_dir, data.student_dir, data.max_length)
+    lengths = splits["train"].lengths
+    assert (lengths == lengths.max()).sum() < size
+    student = cut_to_layers(load_classifier(data.student_dir, TASKS["MRPC"].labels, seed=0), (1,))
+    bench = Workbench(student, capture=lambda work: work)
+    shapes: list[tuple[int, ...]] = []
+    student.bert.embeddings.word_embeddings.register_forward_pre_hook(
+        lambda module, inputs: shapes.append(tuple(inputs[0].shape)) if module.training else None
+    )
+    train_as_a_trial(config, splits, torch.device("cpu"), Workshop({(1, False): bench}))
+    length = -(-int(lengths.max()) // bench.length_multiple) * bench.length_multiple
+    assert len(bench.graph_inputs()) == 1
+    assert sorted(shapes) == [(size - 1, length)] * 2 + [(size, length)] * 4
+
+
+def test_what_teachers_took_is_given_back_before_trials_begin(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that trained them goes on beside the trials, and keeps what it does not give back."""
+    said = request_.config.data.data_dir / "teacher_cache"
+    computed_by_then: list[int] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: computed_by_then.append(len([*said.rglob("*.safetensors")])))
+    prepare(request_, EIGHT, tmp_path, {})
+    assert computed_by_then[-1] == len([*said.rglob("*.safetensors")]) >= 2  # of train and dev
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
+def test_measuring_leaves_a_gpu_to_the_trials(request_: Request) -> None:
+    data = request_.config.data
+    splits = load_features(TASKS["MRPC"], data.data_dir, data.student_dir, data.max_length)
+    give_back_freed_memory()
+    held = torch.cuda.memory_reserved()
+    assert measured_per_gpu(request_.config, splits, cores=3) == 3
+    assert torch.cuda.memory_reserved() - held < 50_000_000  # workspaces of its libraries

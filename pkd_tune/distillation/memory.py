@@ -1,8 +1,11 @@
-"""What this process does with memory that it frees. Without effect where the C library is not glibc."""
+"""What this process does with memory that it frees. On the CPU without effect where the C library is not glibc."""
 
 import ctypes
+import gc
 import platform
 from functools import cache
+
+import torch
 
 # Parameters of glibc's mallopt(3), from its malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -28,6 +31,11 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Gives back to the system what the C library keeps for later: a training frees much as it ends."""
+    """Gives back to the system what a training leaves: objects that hold each other, and memory kept for later.
+
+    That is what torch keeps on a GPU, for which other processes may be waiting, and what the C library keeps.
+    """
+    gc.collect()  # captured steps hold the bench that holds them
+    torch.cuda.empty_cache()  # does nothing, and needs no GPU, in a process that has not used one
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -10,11 +10,12 @@ Shape suffixes: 4 and 5 the loss and its terms (total, ce, kd, pt), and the grad
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch import Tensor
 from pkd_tune.config import Precision, TrainingConfig
 from pkd_tune.distillation.batches import Batch, in_parts
 from pkd_tune.distillation.losses import LossParts
+from pkd_tune.distillation.memory import give_back_freed_memory
 from pkd_tune.distillation.optimizer import make_optimizer
 from pkd_tune.distillation.precision import mixed_precision
 from pkd_tune.distillation.supply import LENGTH_MULTIPLE, Inputs, Supply, make_batch
@@ -61,6 +63,7 @@ class Workbench:
         projection: torch.nn.Module | None = None,
         *,
         capture: Capture | None = None,
+        beside: Collection[Workbench] = (),
     ) -> None:
         """Takes a model on its device.
 
@@ -68,10 +71,12 @@ class Workbench:
             model: Trained in place.
             projection: Trained along with it.
             capture: How a step is captured; None: not at all. `graph_capture()` says what suits a device.
+            beside: Benches with the same `capture`, whose graphs thus share memory with this one's; more may come.
         """
         self.model = model
         self.projection = projection
         self.capture = capture
+        self.beside = beside
         self.modules = {"model": model, **({} if projection is None else {"projection": projection})}
         self.parts = 1
         """In which a batch goes through the model: 2 after the device ran out of memory."""
@@ -126,7 +131,7 @@ class Workbench:
         """Does one step, and adds its losses and gradient norm to `sums_5`.
 
         The first batch of a kind is done eagerly, the second is captured, later ones replay. A batch smaller than the
-        others is always done eagerly.
+        others is always done eagerly, and so is one for whose graph memory runs out.
 
         Args:
             loss: Of a batch; its terms are means over the batch.
@@ -137,6 +142,8 @@ class Workbench:
 
         Raises:
             MemoryError: When not even half a batch fits.
+            RuntimeError: When a step cannot be captured, for any reason but memory. Nothing should be done on the GPU
+                in this process any more: torch takes it to be capturing still.
         """
         if self.capture is None or inputs.examples != config.batch_size:
             self._do(loss, supply, inputs, config)
@@ -151,6 +158,7 @@ class Workbench:
             return
         graph = self._graphs[key] or self._captured(loss, supply, inputs, config)
         if graph is None:
+            self._make_room()
             self._do(loss, supply, inputs, config)
             return
         self._graphs[key] = graph
@@ -159,7 +167,7 @@ class Workbench:
         graph.replay()
 
     def _captured(self, loss: Loss, supply: Supply, inputs: Inputs, config: TrainingConfig) -> _Graph | None:
-        """Captures a step; None where that cannot be done, and then it is not tried again."""
+        """Captures a step; None where memory runs out."""
         assert self.capture is not None
         device = self.model.device
         static = {name: torch.empty_like(tensor, device=device) for name, tensor in inputs.tensors.items()}
@@ -173,10 +181,8 @@ class Workbench:
         try:
             return _Graph(static, self.capture(work), work)
         except RuntimeError as error:
-            _warn(f"training goes on without CUDA graphs, slower: {str(error).splitlines()[0]}")
-        self.capture = None
-        self._graphs.clear()
-        self.optimizer.zero_grad(set_to_none=True)
+            if not _is_out_of_memory(error):
+                raise
         return None
 
     def _do(self, loss: Loss, supply: Supply, inputs: Inputs, config: TrainingConfig) -> None:
@@ -187,13 +193,20 @@ class Workbench:
         on_cpu = 1 if device.type != "cpu" else -(-inputs.examples * inputs.length // CPU_TOKENS)
         losses_4 = _backward_or_none(loss, batch, self.parts * on_cpu, config.precision)
         if losses_4 is None:
-            self.parts = 2
-            self.optimizer.zero_grad(set_to_none=True)
-            logger.warning("out of memory: going on with batches in two halves, their gradients added up")
+            self._make_room()
             losses_4 = _backward_or_none(loss, batch, self.parts * on_cpu, config.precision)
             if losses_4 is None:
                 raise MemoryError(f"out of memory with batches of {config.batch_size} in halves; lower batch_size")
         self._update(losses_4, config)
+
+    def _make_room(self) -> None:
+        """Gives back all memory that can be had again, and lets batches go through the model in halves from now on."""
+        logger.warning("out of memory: going on with batches in two halves, their gradients added up")
+        self.parts = 2
+        self.optimizer.zero_grad(set_to_none=True)
+        for bench in (self, *self.beside):  # what graphs share is given back with the last of them
+            bench._graphs.clear()
+        give_back_freed_memory()
 
     def _update(self, losses_4: Tensor, config: TrainingConfig) -> None:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), config.max_grad_norm)
@@ -220,34 +233,37 @@ def backward(loss: Loss, batch: Batch, parts: int, precision: Precision) -> Tens
 
 
 def _backward_or_none(loss: Loss, batch: Batch, parts: int, precision: Precision) -> Tensor | None:
-    """Returns what `backward()` does, or None when memory ran out."""
+    """Returns what `backward()` does, or None when memory ran out: what the error holds of it is free only then."""
     try:
         return backward(loss, batch, parts, precision)
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
-    # Only here, after the error and the frames it holds are gone, can the memory be given back.
-    if batch.labels_B.device.type == "cuda":
-        torch.cuda.empty_cache()
     return None
 
 
 def graph_capture(device: torch.device) -> Capture | None:
     """Returns how steps are captured on a device: as CUDA graphs that share one pool of memory; None on a CPU.
 
-    Sharing is safe, because no graph leaves in the pool what another step needs.
+    Sharing is safe, because no graph leaves in the pool what another step needs. When all of them are gone, the next
+    one begins another pool: torch refuses one that no graph uses, until all memory of it was given back.
     """
     if device.type != "cuda":
         return None
     pool = torch.cuda.graph_pool_handle()
+    graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
 
     def capture(work: Work) -> Work:
+        nonlocal pool
+        if not graphs:
+            pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # Only this thread must keep to what capturing allows: Ray has threads of its own.
         with torch.cuda.graph(
             graph, pool=pool, stream=torch.cuda.current_stream(device), capture_error_mode="thread_local"
         ):
             work()
+        graphs.add(graph)
         return graph.replay
 
     return capture
@@ -275,10 +291,6 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-@cache
-def _warn(text: str) -> None:
-    """Says something once in the life of a process."""
-    logger.warning("%s", text)
+    """Tells whether it is torch's own error, CUDA's (for a graph itself, say) or that of the system on a CPU."""
+    said = ("CUDA error: out of memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)

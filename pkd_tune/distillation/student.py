@@ -167,10 +167,19 @@ class Workshop:
     """By depth, and whether there is a projection."""
     residents: dict[str, Resident | None] = field(default_factory=dict)
     """By the split's key; None where it did not fit."""
+    per_gpu: int = 1
+    """Trials that share its GPU, each with a workshop in a process of its own."""
 
     def gpu_bytes(self) -> int:
-        """Returns what is kept on a GPU of models and optimisers: weights and two moments, in fp32."""
-        return sum(12 * trained.numel() for bench in self.benches.values() for trained in bench.parameters())
+        """Returns the bytes that benches keep on a GPU: weights and two moments, in fp32, and where graphs read.
+
+        Not among them are residents, which are there from the first trial on, and the memory that graphs work in, which
+        torch does not count as allocated.
+        """
+        benches = self.benches.values()
+        of_models = sum(12 * trained.numel() for bench in benches for trained in bench.parameters())
+        read = (tensor for bench in benches for inputs in bench.graph_inputs() for tensor in inputs.values())
+        return of_models + sum(tensor.nbytes for tensor in read)
 
 
 def distill(
@@ -222,7 +231,7 @@ def distill(
 
     key = classroom.train.key
     if key not in workshop.residents:
-        workshop.residents[key] = resident_where_it_fits(classroom.train, outputs, device)
+        workshop.residents[key] = resident_where_it_fits(classroom.train, outputs, device, workshop.per_gpu)
     supply = open_supply(
         classroom.train,
         device,
@@ -262,7 +271,12 @@ def _workbench(workshop: Workshop, classroom: Classroom, depth: int, seed: int, 
         student = cut_to_layers(start, layers).to(classroom.device)
         others = [other.capture for other in workshop.benches.values()]
         capture = others[0] if others else graph_capture(classroom.device)
-        bench = Workbench(student, projection and projection.to(classroom.device), capture=capture)
+        bench = Workbench(
+            student,
+            projection and projection.to(classroom.device),
+            capture=capture,
+            beside=workshop.benches.values(),
+        )
         workshop.benches[key] = bench
         return bench
     copy_layers(start, layers, bench.model)

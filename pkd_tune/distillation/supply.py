@@ -4,6 +4,7 @@ Shape suffixes: N examples of a split, S tokens of all examples together, B exam
 C classes, L teacher layers, K imitated layers, H hidden size.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -12,11 +13,14 @@ import torch
 from torch import Tensor
 
 from pkd_tune.distillation.batches import Batch, collate
+from pkd_tune.distillation.memory import give_back_freed_memory
 from pkd_tune.distillation.teacher_cache import TeacherOutputs
 from pkd_tune.glue.data import Split
 
+logger = logging.getLogger(__name__)
+
 RESIDENT_SHARE = 0.25
-"""Of a GPU's free memory, what examples and the teacher's outputs may take to live there."""
+"""Of a GPU's free memory, what examples and the teacher's outputs may take to live there, in all trials together."""
 
 LENGTH_MULTIPLE = 8
 """Captured steps are padded to a multiple of this: few lengths, and what a GPU's matrix units like."""
@@ -89,16 +93,43 @@ def open_supply(
     return Supply(split, split.lengths, device, pad_id, lesson, resident, multiple)
 
 
-def resident_where_it_fits(split: Split, outputs: TeacherOutputs | None, device: torch.device) -> Resident | None:
-    """Copies a split to a GPU, with the outputs of every teacher layer; None where that is too much, or on a CPU."""
+def resident_where_it_fits(
+    split: Split, outputs: TeacherOutputs | None, device: torch.device, per_gpu: int = 1
+) -> Resident | None:
+    """Copies a split to a GPU, with the outputs of every teacher layer; None where that is too much, or on a CPU.
+
+    Args:
+        split: What is trained on.
+        outputs: Of the teacher, where there is one.
+        device: Where it would live.
+        per_gpu: Trials that share the GPU, each with a copy of its own; all may see the same memory free at once.
+    """
     if device.type != "cuda":
         return None
+    free, _ = torch.cuda.mem_get_info(device)
+    if not may_be_resident(resident_bytes(split, outputs), free, per_gpu):
+        return None
+    try:
+        return make_resident(split, outputs, device)
+    except torch.OutOfMemoryError:
+        logger.warning("the GPU has no room left for the examples of %s: they come from the host's memory", split.name)
+    # Only here, after the error and the frames it holds are gone, can what was copied be given back.
+    give_back_freed_memory()
+    return None
+
+
+def resident_bytes(split: Split, outputs: TeacherOutputs | None) -> int:
+    """Returns what a split, and all that the teacher says of it, take on a device."""
     arrays = (split.input_ids, split.offsets, split.offsets, split.first_lengths, split.labels)
     size = sum(array.nbytes for array in arrays if array is not None)
     if outputs is not None:
         size += outputs.logits_NC.nbytes + outputs.cls_NLH.nbytes + outputs.row_of_example_N.nbytes
-    free, _ = torch.cuda.mem_get_info(device)
-    return make_resident(split, outputs, device) if size <= RESIDENT_SHARE * free else None
+    return size
+
+
+def may_be_resident(size: int, free: int, per_gpu: int) -> bool:
+    """Returns whether as many trials may each have so many bytes of examples on a GPU that has so many free."""
+    return per_gpu * size <= RESIDENT_SHARE * free
 
 
 def make_resident(split: Split, outputs: TeacherOutputs | None, device: torch.device) -> Resident:

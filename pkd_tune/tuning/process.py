@@ -5,7 +5,6 @@ Ray then starts that trial in a new one.
 """
 
 import faulthandler
-import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +33,10 @@ def spoil(reason: str) -> None:
 
 
 def expect_on_gpu(kept: int) -> None:
-    """Says how many bytes are kept on the GPU on purpose; they do not count as growth."""
+    """Says how many bytes are kept on the GPU on purpose, besides what the first trial left there.
+
+    They do not count as growth.
+    """
     global _expected_on_gpu
     _expected_on_gpu = kept
 
@@ -46,15 +48,12 @@ def begin_trial(threads: int | None) -> str | None:
         threads: For torch's operators on the CPU; None leaves them alone.
     """
     global _baseline, _trials
-    gc.collect()
     give_back_freed_memory()
     torch.set_grad_enabled(True)
     torch.set_default_dtype(torch.float32)
     torch.clear_autocast_cache()
     if threads is not None:
         torch.set_num_threads(threads)
-    if _uses_gpu():
-        torch.cuda.empty_cache()
     if _spoilt is not None:
         return _spoilt
     _trials += 1

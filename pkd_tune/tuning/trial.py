@@ -86,21 +86,23 @@ def run_trial(config: dict[str, Any], *, workplace: Workplace) -> None:
 def _distil(config: dict[str, Any], assignment: Assignment, workplace: Workplace) -> dict[str, float] | None:
     """Trains the student; returns its metrics on the official dev splits where this trial may look at them."""
     search = workplace.search
-    classroom, workshop = _opened(search.data, workplace.teacher, workplace.slots.device, search.student_training.seed)
+    classroom, workshop = _opened(search.data, workplace.teacher, workplace.slots, search.student_training.seed)
     identity = ("depth", "method", "stage", "trial", "seed", *LOSS_PARAMETERS)
     training = replace(search.student_training, **{name: v for name, v in config.items() if name not in identity})
     if config["seed"] is not None:
         training = replace(training, seed=config["seed"])
     store, state = workplace.store, state_name(assignment)
-    student, _ = distill(
-        classroom,
-        DistillConfig(student_layers=config["depth"], **{name: config[name] for name in LOSS_PARAMETERS}),
-        training,
-        _report,
-        StateFile(store.fetch(state), lambda: store.publish(state)),
-        workshop,
-    )
-    process.expect_on_gpu(workshop.gpu_bytes())
+    try:
+        student, _ = distill(
+            classroom,
+            DistillConfig(student_layers=config["depth"], **{name: config[name] for name in LOSS_PARAMETERS}),
+            training,
+            _report,
+            StateFile(store.fetch(state), lambda: store.publish(state)),
+            workshop,
+        )
+    finally:  # Ray stops a trial by an exception, and one that diverges ends with one
+        process.expect_on_gpu(workshop.gpu_bytes())
     if assignment.stage == "search":
         write_tensors(store.path(weights_name(assignment)), student.state_dict())
         store.publish(weights_name(assignment))
@@ -157,5 +159,6 @@ def predictions_name(assignment: Assignment) -> str:
 
 
 @lru_cache(maxsize=1)
-def _opened(data: DataConfig, teacher: Teacher, device: str, seed: int) -> tuple[Classroom, Workshop]:
-    return open_classroom(data, teacher, torch.device(device), seed, verify=False), Workshop()
+def _opened(data: DataConfig, teacher: Teacher, slots: Slots, seed: int) -> tuple[Classroom, Workshop]:
+    classroom = open_classroom(data, teacher, torch.device(slots.device), seed, verify=False)
+    return classroom, Workshop(per_gpu=slots.per_gpu)

@@ -3,6 +3,8 @@
 On a CPU "capturing" keeps the work itself: replaying does what a graph would do, reading and writing the same tensors.
 """
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +18,12 @@ from pkd_tune.config import DistillConfig, TrainingConfig
 from pkd_tune.distillation import stepping
 from pkd_tune.distillation.batches import Batch, in_parts
 from pkd_tune.distillation.loop import Evaluation, FitResult
-from pkd_tune.distillation.stepping import Capture, Workbench, graph_capture
+from pkd_tune.distillation.losses import LossParts, finetune_loss
+from pkd_tune.distillation.memory import give_back_freed_memory
+from pkd_tune.distillation.modeling import run
+from pkd_tune.distillation.stepping import Capture, Workbench, graph_capture, own_stream
 from pkd_tune.distillation.student import Classroom, Workshop, distill
-from pkd_tune.distillation.supply import make_resident
+from pkd_tune.distillation.supply import Inputs, make_resident, open_supply
 from pkd_tune.distillation.teacher_cache import TeacherOutputs
 from pkd_tune.distillation.training_state import StateFile
 from pkd_tune.glue.features import Split
@@ -185,6 +190,21 @@ def moment_places(workshop: Workshop) -> list[int]:
     return [moment.data_ptr() for moments in bench.optimizer.state.values() for moment in moments.values()]
 
 
+def test_a_bench_that_nobody_needs_is_given_back_with_its_graphs() -> None:
+    """Its graphs hold it as it holds them."""
+    gc.disable()
+    try:
+        classroom = make_classroom()
+        workshop = capturing_workshop(classroom, 2, repeat, resident=True)
+        train(classroom, PKD, TRAINING, workshop)
+        bench = weakref.ref(workshop.benches[2, False])
+        del workshop
+        give_back_freed_memory()
+        assert bench() is None
+    finally:
+        gc.enable()
+
+
 class Interrupted(Exception):
     pass
 
@@ -210,18 +230,103 @@ def test_a_kept_bench_goes_on_from_a_state_in_place(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in student.state_dict().items())
 
 
-def test_what_cannot_be_captured_is_said_once_and_done_eagerly(caplog: pytest.LogCaptureFixture) -> None:
+def short_of_memory(device: torch.device, capture: Capture) -> list[int]:
+    """Lets a bench run out of memory beside another, both with graphs; returns bytes reserved before and in the retry.
+
+    It is held to going on in halves without a graph of either, which it then captures again.
+    """
+    classroom = make_classroom(device)
+    model, config = classroom.start.train(), TRAINING
+    benches: dict[int, Workbench] = {}
+    for i in range(2):
+        benches[i] = Workbench(model, capture=capture, beside=benches.values())
+        benches[i].begin(config)
+    one, other = benches.values()
+    supply = open_supply(classroom.train, device, 0, resident=make_resident(classroom.train, None, device), multiple=8)
+    reserved: list[int] = []
+
+    def held() -> list[int]:
+        reserved.append(torch.cuda.memory_reserved())
+        return [len(bench.graph_inputs()) for bench in benches.values()]
+
+    def loss(batch: Batch) -> LossParts:
+        return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
+
+    def short(batch: Batch) -> LossParts:
+        if len(batch.labels_B) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        assert held() == [0, 0]
+        return loss(batch)
+
+    def step(bench: Workbench, loss: Callable[[Batch], LossParts], length: int) -> None:
+        inputs = Inputs({"example_ids_B": torch.arange(4, device=device)}, 4, length)
+        bench.step(loss, supply, inputs, config, ())
+
+    with own_stream(device):
+        for bench in (one, other, one, other):
+            step(bench, loss, 32)
+        assert held() == [1, 1]
+        step(one, short, 40)
+        assert (one.parts, other.parts) == (2, 1)
+        for bench in (one, other, one, other):
+            step(bench, loss, 32)
+        assert held() == [1, 1]
+    return reserved
+
+
+def test_memory_that_runs_out_is_not_held_by_graphs(caplog: pytest.LogCaptureFixture) -> None:
+    short_of_memory(CPU, repeat)
+    assert [record.message.split(":")[0] for record in caplog.records] == ["out of memory"]
+
+
+def test_what_cannot_be_captured_is_an_error() -> None:
     def refuse(work: Callable[[], None]) -> Callable[[], None]:
-        raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+        raise RuntimeError("operation not permitted when stream is capturing")
 
     classroom = make_classroom()
-    workshop = capturing_workshop(classroom, 2, refuse, resident=True)
-    for _ in range(2):
-        assert_same(train(classroom, PKD, TRAINING), train(classroom, PKD, TRAINING, workshop))
-    warnings = [record.message for record in caplog.records]
-    assert warnings == [
-        "training goes on without CUDA graphs, slower: operation not permitted when stream is capturing"
-    ]
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        train(classroom, PKD, TRAINING, capturing_workshop(classroom, 2, refuse, resident=True))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: out of memory"),
+    ],
+    ids=["tensors", "graph"],
+)
+def test_where_a_graph_does_not_fit_training_goes_on_in_halves(
+    error: RuntimeError, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The batch itself is not lost, and gradients that the capture leaves half done do not count."""
+    captured: list[Callable[[], None]] = []
+
+    def fit_only_later(work: Callable[[], None]) -> Callable[[], None]:
+        captured.append(work)
+        if len(captured) == 1:
+            for parameter in workshop.benches[2, False].parameters():
+                parameter.grad = torch.ones_like(parameter)
+            raise error
+        return work
+
+    classroom = make_classroom()
+    workshop = capturing_workshop(classroom, 2, fit_only_later, resident=True)
+    whole, in_halves = train(classroom, PKD, TRAINING), train(classroom, PKD, TRAINING, workshop)
+    assert_same(whole, in_halves)
+    assert in_halves[0][-1].micro_batches == 2
+    assert [record.message.split(":")[0] for record in caplog.records] == ["out of memory"]
+    assert len(workshop.benches[2, False].graph_inputs()) == len(captured) - 1 > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
+def test_the_memory_that_graphs_share_is_given_back_when_it_runs_out() -> None:
+    device = torch.device("cuda")
+    capture = graph_capture(device)
+    assert capture is not None
+    with_graphs, without, *_ = short_of_memory(device, capture)
+    assert without < with_graphs
 
 
 @pytest.mark.gpu

@@ -15,6 +15,7 @@ from pkd_tune.distillation.supply import (
     make_batch,
     make_resident,
     open_supply,
+    resident_bytes,
     resident_where_it_fits,
 )
 from pkd_tune.distillation.teacher_cache import TeacherOutputs
@@ -81,6 +82,26 @@ def test_the_teacher_says_what_it_said_of_the_same_examples(split: Split, output
 
 def test_nothing_is_copied_on_a_cpu(split: Split, outputs: TeacherOutputs) -> None:
     assert resident_where_it_fits(split, outputs, CPU) is None
+
+
+def test_trials_that_share_a_gpu_share_what_examples_may_take_there(
+    split: Split, outputs: TeacherOutputs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where memory turns out to be taken by then, a training goes on with the host's."""
+    tried: list[torch.device] = []
+
+    def full(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        tried.append(device)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    gpu, free = torch.device("cuda"), 8 * resident_bytes(split, outputs)  # enough for two
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    assert resident_where_it_fits(split, outputs, gpu, per_gpu=3) is None
+    assert tried == []
+    assert resident_where_it_fits(split, outputs, gpu, per_gpu=2) is None
+    assert tried == [gpu]
+    assert "no room left for the examples of train" in caplog.text
 
 
 @pytest.mark.gpu

@@ -1,0 +1,49 @@
+"""A trial in this process, without Ray, which only hears of it."""
+
+import threading
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import torch
+from ray import tune
+
+from pkd_tune.distillation.modeling import cut_to_layers, load_classifier
+from pkd_tune.glue.tasks import TASKS
+from pkd_tune.tuning import process
+from pkd_tune.tuning.trial import Workplace, run_trial
+
+ALLOCATED = 1_000_000_000
+"""Bytes on a GPU that is made up."""
+
+
+def in_its_thread(config: dict[str, Any], workplace: Workplace) -> None:
+    """As in Ray: what a trial sets of its thread, such as its cores, ends with it."""
+    with suppress(SystemExit):
+        run_trial(config, workplace=workplace)
+
+
+@pytest.mark.parametrize(("how", "rate"), [("stopped", 1e-3), ("diverged", 1e30)])
+def test_what_a_trial_keeps_is_expected_however_it_ends(
+    how: str, rate: float, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[dict[str, Any]] = []
+
+    def report(result: dict[str, Any]) -> None:
+        reported.append(result)
+        raise SystemExit(0)  # as Ray does when the trial shall stop
+
+    config = {"depth": 1, "method": "pkd", "stage": "search", "trial": 0, "seed": None, "learning_rate": rate}
+    config |= {"alpha": 0.5, "beta": 10.0, "temperature": 10.0, "strategy": "skip", "normalize": True}
+    monkeypatch.setattr(tune, "report", report)
+    process.expect_on_gpu(0)
+    thread = threading.Thread(target=in_its_thread, args=(config, workplace))
+    thread.start()
+    thread.join()
+    (result,) = reported
+    assert ("failure" in result) == (how == "diverged")
+    student = cut_to_layers(load_classifier(workplace.search.data.student_dir, TASKS["MRPC"].labels, seed=0), (1,))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: ALLOCATED)
+    _, held = process.memory()
+    assert ALLOCATED - held == 12 * sum(parameter.numel() for parameter in student.parameters())
