@@ -68,42 +68,57 @@ def run(request: Request) -> int:
     }
     record = json.loads(json.dumps(record, default=plain))
     run_dir = begin_run_folder(request.out / data.task, name, record, new=request.new)
-    try:
-        with FileLock(run_dir / "run.lock", blocking=False), ExitStack() as stack:
-            slots = fitting(request, request.slots or join(request, run_dir, stack), plans)
-            made = provenance("pkd_tune.search", list(request.argv))
-            record |= {"slots": asdict(slots), "provenance": made, "data_from_here": way(run_dir, data.data_dir)}
-            teacher = prepare(request, slots, run_dir, record)
-            studies = open_studies(request, plans, run_dir)
-            for source, found in earlier.items():
-                taken = sum(studies.warm_start(arm, str(source), trials) for arm, trials in found.items())
-                say(f"{source}: {plural(taken, 'trial')} inform the search")
-            workplace = Workplace(
-                search=request.config,
-                teacher=teacher,
-                slots=slots,
-                store=open_store(run_dir, request.storage),
-                timeout=request.trial_timeout,
+    with alone_in(run_dir), ExitStack() as stack:
+        slots = fitting(request, request.slots or join(request, run_dir, stack), plans)
+        made = provenance("pkd_tune.search", list(request.argv))
+        record |= {"slots": asdict(slots), "provenance": made, "data_from_here": way(run_dir, data.data_dir)}
+        teacher = prepare(request, slots, run_dir, record)
+        studies = open_studies(request, plans, run_dir)
+        for source, found in earlier.items():
+            taken = sum(studies.warm_start(arm, str(source), trials) for arm, trials in found.items())
+            say(f"{source}: {plural(taken, 'trial')} inform the search")
+        workplace = Workplace(
+            search=request.config,
+            teacher=teacher,
+            slots=slots,
+            store=open_store(run_dir, request.storage),
+            timeout=request.trial_timeout,
+        )
+        if studies.remaining():
+            check_disk(workplace, studies)
+            if request.address is None:
+                own = cluster.own_cluster(slots, run_dir / "ray-start.log", dashboard=request.ray_dashboard)
+                stack.enter_context(dashboard_file(run_dir, stack.enter_context(own)))
+            run_search(
+                workplace,
+                studies,
+                run_dir,
+                storage=request.storage,
+                loggers=request.loggers,
+                quiet=request.quiet,
+                verbose=request.verbose,
             )
-            if studies.remaining():
-                check_disk(workplace, studies)
-                if request.address is None:
-                    own = cluster.own_cluster(slots, run_dir / "ray-start.log", dashboard=request.ray_dashboard)
-                    stack.enter_context(dashboard_file(run_dir, stack.enter_context(own)))
-                run_search(
-                    workplace,
-                    studies,
-                    run_dir,
-                    storage=request.storage,
-                    loggers=request.loggers,
-                    quiet=request.quiet,
-                    verbose=request.verbose,
-                )
-            else:
-                say("all its trials are done; a larger --trials adds to them, --new starts another run")
-            return finish(request, workplace, studies, run_dir, record)
+        else:
+            say("all its trials are done; a larger --trials adds to them, --new starts another run")
+        return finish(request, workplace, studies, run_dir, record)
+
+
+@contextmanager
+def alone_in(run_dir: Path) -> Iterator[None]:
+    """Keeps other searches out of a run's folder.
+
+    Raises:
+        UserError: When one is there.
+    """
+    lock = FileLock(run_dir / "run.lock", blocking=False)
+    try:
+        lock.acquire()
     except Timeout as error:
         raise UserError(f"{run_dir}: another search is running there; wait, or start another with --new") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def plan_search(request: Request) -> list[Plan]:

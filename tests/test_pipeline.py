@@ -1,0 +1,19 @@
+from pathlib import Path
+
+import pytest
+from filelock import FileLock, Timeout
+
+from pkd_tune.config import UserError
+from pkd_tune.pipeline import alone_in
+
+
+def test_two_searches_cannot_share_a_run_folder(tmp_path: Path) -> None:
+    with alone_in(tmp_path), pytest.raises(UserError, match="another search is running there"), alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path):  # it is free again
+        pass
+
+
+def test_a_lock_of_something_else_is_not_taken_for_another_search(tmp_path: Path) -> None:
+    with FileLock(tmp_path / "other.lock"), pytest.raises(Timeout), alone_in(tmp_path):
+        FileLock(tmp_path / "other.lock", timeout=0).acquire()
