@@ -160,7 +160,7 @@ def join(request: Request, run_dir: Path, stack: ExitStack) -> Slots:
     data_dir.mkdir(parents=True, exist_ok=True)
     storage = ("--storage", request.storage) if request.storage else ("--out", str(run_dir))
     cluster.check_shared([("--data-dir", str(data_dir)), storage])
-    return cluster.cluster_slots(request.gpus, request.trials_per_gpu or 1)
+    return cluster.cluster_slots(request.gpus, request.trials_per_gpu)
 
 
 def check_disk(workplace: Workplace, studies: Studies) -> None:

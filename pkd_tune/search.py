@@ -157,10 +157,14 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
             problems.found.append(f"{flag} must be at least 0, but got {value}")
     slots = None
     if args.address is None:
-        slots = problems.attempt(lambda: choose_slots(args.gpus, args.trials_per_gpu or 1))
+        slots = problems.attempt(lambda: choose_slots(args.gpus, args.trials_per_gpu))
     if slots is not None:
         device = slots.device
         problems.attempt(lambda: check_precision(args.precision, device))
+    if args.address is not None and args.ray_dashboard:
+        problems.found.append(
+            "--ray-dashboard: a cluster that is joined by --address has its own, or none; leave it out"
+        )
     check_writable(args.out.resolve(), "--out", problems)
     if args.storage is not None and "://" not in args.storage:
         check_writable(Path(args.storage).resolve(), "--storage", problems)

@@ -188,6 +188,12 @@ MISTAKES = {
     "logger": (_unchanged, ("--log", "wandb"), ["--log wandb", 'pip install "pkd_tune[wandb]"']),
     "timeout": (_unchanged, ("--trial-timeout", "0"), ["--trial-timeout must be above 0"]),
     "shared-gpu": (_unchanged, ("--trials-per-gpu", "0"), ["--trials-per-gpu must be above 0"]),
+    "shared-cpu": (_unchanged, ("--trials-per-gpu", "2"), ["--trials-per-gpu 2: trials run on the CPU; leave it out"]),
+    "dashboard": (
+        _unchanged,
+        ("--address", "auto", "--ray-dashboard"),
+        ["--ray-dashboard", "--address", "leave it out"],
+    ),
     "flag": (_unchanged, ("--trails", "5"), ["--trails"]),
     "space": (_unchanged, ("--space", "no.toml"), ["--space no.toml", "no such file"]),
     "hub-data": (_no_task_folder, (), ["--data-dir", "--demo"]),

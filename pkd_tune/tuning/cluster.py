@@ -120,11 +120,15 @@ def _reach(address: str) -> None:
     socket.create_connection((host, int(port)), timeout=5).close()
 
 
-def cluster_slots(gpus: int | None, per_gpu: int) -> Slots:
+def cluster_slots(gpus: int | None, per_gpu: int | None) -> Slots:
     """Returns the slots of the cluster this process is connected to.
 
+    Args:
+        gpus: As in `choose_slots()`.
+        per_gpu: As in `choose_slots()`.
+
     Raises:
-        UserError: When it has fewer GPUs than asked for.
+        UserError: When it has fewer GPUs than asked for, or none for trials to share.
     """
     found = ray.cluster_resources()
     return slots_among(int(found.get("GPU", 0)), int(found.get("CPU", 1)), gpus, per_gpu)
