@@ -84,6 +84,7 @@ def run(request: Request) -> int:
             store=open_store(run_dir, request.storage),
             timeout=request.trial_timeout,
         )
+        stack.callback(workplace.store.forget_all)
         if studies.remaining():
             check_disk(workplace, studies)
             if request.address is None:

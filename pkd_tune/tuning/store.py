@@ -1,6 +1,7 @@
 """The files of trials: weights, states and predictions, where every node can reach them."""
 
 import hashlib
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pyarrow import fs
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A folder of files, perhaps the local copy of what lies at a URI."""
+    """A folder of files; where they lie at a URI, the folder only has those that are being written or read here."""
 
     folder: Path
     """Where this process finds and leaves the files."""
@@ -22,9 +23,13 @@ class Store:
         return self.folder / name
 
     def fetch(self, name: str) -> Path:
-        """Returns where a file lies on this machine, after getting the latest from the URI, where there is one."""
+        """Returns where a file lies on this machine, after getting the latest from the URI, where there is one.
+
+        What is not at the URI is not here either: a copy of what was deleted there is removed.
+        """
         path = self.path(name)
         if self.uri is not None:
+            path.unlink(missing_ok=True)
             system, there = self._remote(name)
             if system.get_file_info(there).type is fs.FileType.File:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -34,11 +39,24 @@ class Store:
         return path
 
     def publish(self, name: str) -> None:
-        """Lets other nodes see a file that was written here."""
+        """Lets other nodes see a file that was written here; where there is a URI, it moves there."""
         if self.uri is not None:
-            system, there = self._remote(name)
-            system.create_dir(there.rpartition("/")[0], recursive=True)
-            fs.copy_files(str(self.path(name)), there, destination_filesystem=system)
+            try:
+                system, there = self._remote(name)
+                system.create_dir(there.rpartition("/")[0], recursive=True)
+                fs.copy_files(str(self.path(name)), there, destination_filesystem=system)
+            finally:
+                self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """Removes this machine's copy of a file, where the file itself lies at a URI."""
+        if self.uri is not None:
+            self.path(name).unlink(missing_ok=True)
+
+    def forget_all(self) -> None:
+        """Removes this machine's copies of all files, where the files themselves lie at a URI."""
+        if self.uri is not None and self.folder.exists():
+            shutil.rmtree(self.folder)
 
     def delete(self, name: str) -> None:
         """Removes a file here and at the URI, where it is there."""

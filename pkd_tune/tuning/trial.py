@@ -92,14 +92,17 @@ def _distil(config: dict[str, Any], assignment: Assignment, workplace: Workplace
     if config["seed"] is not None:
         training = replace(training, seed=config["seed"])
     store, state = workplace.store, state_name(assignment)
-    student, _ = distill(
-        classroom,
-        DistillConfig(student_layers=config["depth"], **{name: config[name] for name in LOSS_PARAMETERS}),
-        training,
-        _report,
-        StateFile(store.fetch(state), lambda: store.publish(state)),
-        workshop,
-    )
+    try:
+        student, _ = distill(
+            classroom,
+            DistillConfig(student_layers=config["depth"], **{name: config[name] for name in LOSS_PARAMETERS}),
+            training,
+            _report,
+            StateFile(store.fetch(state), lambda: store.publish(state)),
+            workshop,
+        )
+    finally:
+        store.forget(state)
     process.expect_on_gpu(workshop.gpu_bytes())
     if assignment.stage == "search":
         write_tensors(store.path(weights_name(assignment)), student.state_dict())

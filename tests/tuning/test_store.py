@@ -26,15 +26,40 @@ def test_what_one_node_publishes_another_fetches(nodes: tuple[Store, Store]) -> 
     assert two.fetch("weights").read_bytes() == b"second"
 
 
-def test_what_is_deleted_is_gone_everywhere_but_in_copies(nodes: tuple[Store, Store]) -> None:
+def test_what_is_deleted_is_gone_everywhere(nodes: tuple[Store, Store]) -> None:
     one, two = nodes
     one.path("weights").write_bytes(b"first")
     one.publish("weights")
+    assert one.fetch("weights").exists()
     two.delete("weights")
-    one.path("weights").unlink()
-    assert not one.fetch("weights").exists()
+    assert not one.fetch("weights").exists()  # nor what was fetched before
     assert one.names() == two.names() == set()
     two.delete("weights")  # once more does no harm
+
+
+def test_copies_do_not_stay(nodes: tuple[Store, Store]) -> None:
+    one, two = nodes
+    one.path("weights").write_bytes(b"first")
+    one.publish("weights")
+    assert list(one.folder.iterdir()) == []
+    two.fetch("weights")
+    two.forget("weights")
+    assert list(two.folder.iterdir()) == []
+    two.fetch("weights")
+    two.forget_all()
+    two.forget_all()  # once more does no harm
+    assert not two.folder.exists()
+    assert two.fetch("weights").read_bytes() == b"first"
+
+
+def test_what_cannot_be_published_does_not_stay_either(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    store = Store(tmp_path / "one", f"file://{tmp_path}/file/below")
+    store.folder.mkdir()
+    store.path("weights").write_bytes(b"first")
+    with pytest.raises(OSError, match="file/below"):
+        store.publish("weights")
+    assert list(store.folder.iterdir()) == []
 
 
 def test_a_shared_folder_needs_no_copies(tmp_path: Path) -> None:
@@ -42,6 +67,8 @@ def test_a_shared_folder_needs_no_copies(tmp_path: Path) -> None:
     assert store.fetch("weights") == tmp_path / "weights"
     store.path("weights").write_bytes(b"first")
     store.publish("weights")
+    store.forget("weights")
+    store.forget_all()
     assert store.names() == {"weights"}
     store.delete("weights")
     assert store.names() == set()
