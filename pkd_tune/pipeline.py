@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -43,7 +44,7 @@ from pkd_tune.tuning.engine import disk_bytes, run_search
 from pkd_tune.tuning.ledger import commonest_failure, evaluation_rows, trial_rows
 from pkd_tune.tuning.slots import Slots
 from pkd_tune.tuning.space import description
-from pkd_tune.tuning.store import open_store
+from pkd_tune.tuning.store import open_store, place_of_run
 from pkd_tune.tuning.study import Studies
 from pkd_tune.tuning.trial import Workplace
 from pkd_tune.tuning.warm_start import finished_trials
@@ -71,17 +72,19 @@ def run(request: Request) -> int:
     with alone_in(run_dir), ExitStack() as stack:
         slots = fitting(request, request.slots or join(request, run_dir, stack), plans)
         made = provenance("pkd_tune.search", list(request.argv))
-        record |= {"slots": asdict(slots), "provenance": made, "data_from_here": way(run_dir, data.data_dir)}
+        record |= {"id": secrets.token_hex(4), "slots": asdict(slots), "provenance": made}
+        record |= {"data_from_here": way(run_dir, data.data_dir)}
         teacher = prepare(request, slots, run_dir, record)
         studies = open_studies(request, plans, run_dir)
         for source, found in earlier.items():
             taken = sum(studies.warm_start(arm, str(source), trials) for arm, trials in found.items())
             say(f"{source}: {plural(taken, 'trial')} inform the search")
+        place = place_of_run(run_dir, request.storage, record["id"])
         workplace = Workplace(
             search=request.config,
             teacher=teacher,
             slots=slots,
-            store=open_store(run_dir, request.storage),
+            store=open_store(place),
             timeout=request.trial_timeout,
         )
         stack.callback(workplace.store.forget_all)
@@ -94,7 +97,7 @@ def run(request: Request) -> int:
                 workplace,
                 studies,
                 run_dir,
-                storage=request.storage,
+                place=place,
                 loggers=request.loggers,
                 quiet=request.quiet,
                 verbose=request.verbose,
@@ -234,10 +237,16 @@ def finish(request: Request, workplace: Workplace, studies: Studies, run_dir: Pa
 
 
 def continued(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Returns the record of a run that goes on: begun when and as it was, with the later commands beside it."""
+    """Returns the record of a run that goes on: begun when and as it was, with the later commands beside it.
+
+    Args:
+        before: The run's run.json.
+        now: What it would be if the run began now.
+    """
     later = [*before.get("continued_with", []), now["provenance"]["command"]]
     return {
         **now,
+        "id": before.get("id", now["id"]),  # earlier releases gave none
         "provenance": before["provenance"],
         "continued_with": [command for command in dict.fromkeys(later) if command != before["provenance"]["command"]],
     }

@@ -80,17 +80,33 @@ class Store:
         return system, f"{root.rstrip('/')}/{name}"
 
 
-def open_store(run_dir: Path, storage: str | None) -> Store:
-    """Returns the store of a run.
+def place_of_run(run_dir: Path, storage: str | None, run_id: str) -> str:
+    """Returns the folder or URI that a run has for itself.
 
     Args:
         run_dir: The run's folder.
-        storage: What was given as --storage: another folder, or a URI, which holds the files of many runs; None: they
-            lie in the run's folder.
+        storage: What was given as --storage: another folder, or a URI, which holds the files of many runs; None: the
+            run's folder is the place.
+        run_id: Tells apart the runs of one task and name, wherever their folders lie; a run keeps it.
     """
     if storage is None:
-        return Store(run_dir / "checkpoints")
-    if "://" not in storage:
-        return Store(Path(storage).resolve() / run_dir.parent.name / run_dir.name)
-    uri = f"{storage.rstrip('/')}/{run_dir.parent.name}/{run_dir.name}"
-    return Store(Path(tempfile.gettempdir()) / f"pkd_tune-{hashlib.sha256(uri.encode()).hexdigest()[:12]}", uri)
+        return str(run_dir)
+    storage = storage if "://" in storage else str(Path(storage).resolve())
+    return _below(storage, run_dir.parent.name, f"{run_dir.name}-{run_id}")
+
+
+def open_store(place: str) -> Store:
+    """Returns the store of the run that has this place for itself."""
+    checkpoints = _below(place, "checkpoints")
+    if "://" not in place:
+        return Store(Path(checkpoints))
+    key = hashlib.sha256(checkpoints.encode()).hexdigest()[:12]
+    return Store(Path(tempfile.gettempdir()) / f"pkd_tune-{key}", checkpoints)
+
+
+def _below(place: str, *names: str) -> str:
+    """Returns what lies below a folder or URI; the options that a URI ends with stay its end."""
+    if "://" not in place:
+        return str(Path(place, *names))
+    root, mark, options = place.partition("?")
+    return "/".join([root.rstrip("/"), *names]) + mark + options

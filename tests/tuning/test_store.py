@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pkd_tune.tuning.store import Store, open_store
+from pkd_tune.tuning.store import Store, open_store, place_of_run
 
 
 @pytest.fixture
@@ -75,10 +75,25 @@ def test_a_shared_folder_needs_no_copies(tmp_path: Path) -> None:
     assert Store(tmp_path / "nowhere").names() == set()
 
 
-def test_every_run_has_its_own_place(tmp_path: Path) -> None:
-    runs = [tmp_path / task / name for task in ("MRPC", "RTE") for name in ("minilm", "minilm-2")]
-    assert open_store(runs[0], None).folder == runs[0] / "checkpoints"
-    for storage in (str(tmp_path / "shared"), "s3://bucket/runs/"):
-        stores = [open_store(run, storage) for run in runs]
-        assert len({(store.folder, store.uri) for store in stores}) == 4
-    assert open_store(runs[0], "s3://bucket/runs/").uri == "s3://bucket/runs/MRPC/minilm"
+def test_without_storage_the_files_of_a_run_lie_in_its_folder(tmp_path: Path) -> None:
+    assert place_of_run(tmp_path, None, "1f") == str(tmp_path)
+    assert open_store(str(tmp_path)) == Store(tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize("storage", ["shared", "s3://bucket/runs/", "s3://bucket/runs?region=us-east-2"])
+def test_every_run_has_its_own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str) -> None:
+    """Be it of another task, name or --out; the same run finds it again, from wherever the command is given."""
+    monkeypatch.chdir(tmp_path)
+    runs = [Path(out, task, name) for out in "ab" for task in ("MRPC", "RTE") for name in ("minilm", "minilm-2")]
+    places = [place_of_run(run, storage, f"{number:x}") for number, run in enumerate(runs)]
+    stores = [open_store(place) for place in places]
+    assert len(set(places)) == len({(store.folder, store.uri) for store in stores}) == len(runs)
+    assert places[0] == place_of_run(runs[0], storage, "0")
+    assert (
+        places[0]
+        == {
+            "shared": f"{tmp_path}/shared/MRPC/minilm-0",
+            "s3://bucket/runs/": "s3://bucket/runs/MRPC/minilm-0",
+            "s3://bucket/runs?region=us-east-2": "s3://bucket/runs/MRPC/minilm-0?region=us-east-2",
+        }[storage]
+    )
