@@ -34,6 +34,7 @@ from pkd_tune.distillation.precision import check_precision
 from pkd_tune.request import Request
 from pkd_tune.tuning.slots import choose_slots
 from pkd_tune.tuning.space_file import Space, find_space, load_space
+from pkd_tune.tuning.store import check_uri
 
 
 def make_parser() -> Parser:
@@ -166,7 +167,9 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
             "--ray-dashboard: a cluster that is joined by --address has its own, or none; leave it out"
         )
     check_writable(args.out.resolve(), "--out", problems)
-    if args.storage is not None and "://" not in args.storage:
+    if args.storage is not None and "://" in args.storage:
+        problems.attempt(lambda: check_uri(args.storage))
+    elif args.storage is not None:
         check_writable(Path(args.storage).resolve(), "--storage", problems)
     task, data_dir = find_data(args, problems)
     folder = find_encoder(args, "--teacher", data_dir, problems)

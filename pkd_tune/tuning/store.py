@@ -3,10 +3,17 @@
 import hashlib
 import shutil
 import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow
 from pyarrow import fs
+
+from pkd_tune.config import UserError
+
+REMEDY = "give a folder or URI that all nodes see"
+"""What to do about a place that does not serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,30 @@ class Store:
     def _remote(self, name: str) -> tuple[fs.FileSystem, str]:
         system, root = fs.FileSystem.from_uri(self.uri)
         return system, f"{root.rstrip('/')}/{name}"
+
+
+def check_uri(uri: str) -> None:
+    """Makes sure that files can be kept at a URI: writes a small one there, gets it back and deletes it.
+
+    Args:
+        uri: What was given as --storage.
+
+    Raises:
+        UserError: With the reason why not.
+    """
+    name = f".pkd_tune-{uuid.uuid4().hex}"
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder), uri)
+        try:
+            store.path(name).touch()
+            store.publish(name)
+            kept = store.fetch(name).exists()
+            store.delete(name)
+        except (OSError, pyarrow.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--storage {uri}: no files can be kept there ({reason}); {REMEDY}") from error
+    if not kept:
+        raise UserError(f"--storage {uri}: what is written there is gone again; {REMEDY}")
 
 
 def place_of_run(run_dir: Path, storage: str | None, run_id: str) -> str:

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pkd_tune.tuning.store import Store, open_store, place_of_run
+from pkd_tune.config import UserError
+from pkd_tune.tuning.store import Store, check_uri, open_store, place_of_run
 
 
 @pytest.fixture
@@ -60,6 +61,27 @@ def test_what_cannot_be_published_does_not_stay_either(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="file/below"):
         store.publish("weights")
     assert list(store.folder.iterdir()) == []
+
+
+def test_a_uri_where_files_can_be_kept_is_left_as_it_was(tmp_path: Path) -> None:
+    check_uri(f"file://{tmp_path}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("foo://bar", r"no files can be kept there \(Unrecognized filesystem type"),
+        ("file://{}/file/below", r"no files can be kept there \(.*Not a directory"),
+        ("mock:///memory", "what is written there is gone again"),  # it is another one each time
+    ],
+)
+def test_a_uri_that_does_not_serve_is_one_clear_line(tmp_path: Path, uri: str, says: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=f"--storage .*{says}.*; give a folder or URI that all nodes see") as raised:
+        check_uri(uri.format(tmp_path))
+    (problem,) = raised.value.problems
+    assert "\n" not in problem
 
 
 def test_a_shared_folder_needs_no_copies(tmp_path: Path) -> None:
