@@ -43,7 +43,7 @@ def dry_run(request: Request) -> int:
     say(f"timing the teacher, {plural(layer_count(data.teacher_dir), 'layer')}")
     teacher_seconds = time_teacher(config, splits, device)
     weights = (data.student_dir / WEIGHTS).stat().st_size
-    disk = disk_bytes(weights, len(plans), slots)
+    disk = disk_bytes(weights, len(plans), slots) + len(plans) * weights
     print(plan_text(config, plans, slots, costs, teacher_seconds, disk, timed_on=device.type))
     return 0
 
@@ -95,7 +95,7 @@ def plan_text(
         slots: Where its trials would run.
         costs: By depth.
         teacher: Seconds that the teacher takes.
-        disk: Bytes that files take.
+        disk: Bytes that the files of trials and the exported students take.
         timed_on: `cpu` or `cuda`: what the costs are of, which is the CPU where a cluster's GPUs are far away.
     """
     training = config.student_training
@@ -135,7 +135,8 @@ def plan_text(
             f"Search and confirmation: about {expected / slots.count / 60:.1f} min, at most "
             f"{most / slots.count / 60:.1f} min if nothing is stopped early.",
             f"That is {expected / 3600 * share:.2f} {unit}, at most {most / 3600 * share:.2f}.",
-            f"Disk: at most {disk / 1e9:.2f} GB for the files of trials, of which the best {KEPT_WEIGHTS} a row stay.",
+            f"Disk: at most {disk / 1e9:.2f} GB for the files of trials, of which the best {KEPT_WEIGHTS} a row stay, "
+            "and for exported students.",
             f"Timed alone, {TIMED_STEPS} steps a depth{elsewhere}; trials that run at once share the machine "
             "and may be slower.",
         ]

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from pkd_tune.capacity import at_once, fitting
 from pkd_tune.closing import closing_lines
 from pkd_tune.command_line import load_examples, say, training_bar
 from pkd_tune.config import UserError
+from pkd_tune.disk import check_disk
 from pkd_tune.distillation.model_folder import WEIGHTS, model_name
 from pkd_tune.distillation.published import PUBLISHED
 from pkd_tune.distillation.student import checked_teacher_outputs
@@ -89,7 +89,9 @@ def run(request: Request) -> int:
         )
         stack.callback(workplace.store.forget_all)
         if studies.remaining():
-            check_disk(workplace, studies)
+            weights = (teacher.folder / WEIGHTS).stat().st_size  # a student is smaller
+            of_trials = disk_bytes(weights, len(plans), slots)
+            check_disk({workplace.store.folder: of_trials, run_dir / "best": len(plans) * weights})
             if request.address is None:
                 own = cluster.own_cluster(slots, run_dir / "ray-start.log", dashboard=request.ray_dashboard)
                 stack.enter_context(dashboard_file(run_dir, stack.enter_context(own)))
@@ -165,23 +167,6 @@ def join(request: Request, run_dir: Path, stack: ExitStack) -> Slots:
     storage = ("--storage", request.storage) if request.storage else ("--out", str(run_dir))
     cluster.check_shared([("--data-dir", str(data_dir)), storage])
     return cluster.cluster_slots(request.gpus, request.trials_per_gpu)
-
-
-def check_disk(workplace: Workplace, studies: Studies) -> None:
-    """Refuses to begin where the files of trials might not fit on the disk.
-
-    Raises:
-        UserError: With what is needed and what is free.
-    """
-    folder = workplace.store.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = (workplace.teacher.folder / WEIGHTS).stat().st_size  # a student is smaller
-    needed, free = disk_bytes(weights, len(studies.plans), workplace.slots), shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{folder}: trials may need {needed / 1e9:.1f} GB there, and {free / 1e9:.1f} GB are free; give "
-            "--storage on a larger disk"
-        )
 
 
 def prepare(request: Request, slots: Slots, run_dir: Path, record: dict[str, Any]) -> Teacher:
