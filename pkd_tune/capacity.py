@@ -33,8 +33,8 @@ CONTEXT_BYTES = 600_000_000
 MOST_PER_GPU = 4
 """Trials that share a GPU at most: more only take each other's time."""
 
-CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Of control groups, version 2 and 1."""
+CONTAINER_GROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"))
+"""Folders in which control groups, version 2 and 1, say what memory this container may use, and uses."""
 SEARCH_BYTES = 1_500_000_000
 """What the search itself takes beside its trials: its own process, and Ray's."""
 PROCESS_BYTES = 700_000_000
@@ -91,15 +91,34 @@ def cpu_bytes(config: SearchConfig) -> int:
     return int(PROCESS_BYTES + weights + of_student + 4 * ACTIVATIONS * depth * CPU_TOKENS * width)
 
 
-def free_bytes(limits: Sequence[Path] = CONTAINER_LIMITS) -> int:
-    """Returns the bytes of memory that trials may fill: a share of what no other program uses, and a container may use,
-    without what the search takes itself.
+def free_bytes(groups: Sequence[Path] = CONTAINER_GROUPS) -> int:
+    """Returns the bytes of memory that trials may fill: a share of what no other program uses, and of what is left to
+    this container, without what the search takes itself.
 
     Args:
-        limits: Files that say, where they exist and hold a number, how many bytes this container may use.
+        groups: Folders of control groups; one that is not there, or sets no limit, is passed over.
     """
-    allowed = [int(text) for path in limits if path.exists() and (text := path.read_text().strip()).isdigit()]
-    return int(USED_SHARE * min([psutil.virtual_memory().available, *allowed])) - SEARCH_BYTES
+    left = [found for group in groups if (found := container_bytes(group)) is not None]
+    return int(USED_SHARE * min([psutil.virtual_memory().available, *left])) - SEARCH_BYTES
+
+
+def container_bytes(group: Path) -> int | None:
+    """Returns the bytes of memory that a control group has left; None where it sets no limit.
+
+    What it holds of files counts as left: the system gives that up when it is asked for memory.
+
+    Args:
+        group: Its folder, in the words of version 2 (`memory.max`) or 1 (`memory.limit_in_bytes`).
+    """
+    for limit, used, total in (
+        ("memory.max", "memory.current", ""),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    ):
+        if (group / limit).exists() and (allowed := (group / limit).read_text().strip()).isdigit():
+            held = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            files = int(held[f"{total}active_file"]) + int(held[f"{total}inactive_file"])
+            return int(allowed) - int((group / used).read_text()) + files
+    return None
 
 
 def at_once(slots: Slots) -> str:

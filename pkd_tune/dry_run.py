@@ -1,6 +1,8 @@
-"""What a search would cost on this machine, from a few timed steps at every depth. Nothing is trained or kept."""
+"""What a search would cost, from a few steps at every depth, timed on this machine. Nothing is trained or kept."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 
@@ -15,6 +17,7 @@ from pkd_tune.reporting.blocks import Table, markdown
 from pkd_tune.reporting.words import plural
 from pkd_tune.request import Request
 from pkd_tune.timing import TIMED_STEPS, Cost, time_student, time_teacher
+from pkd_tune.tuning import cluster
 from pkd_tune.tuning.arms import Plan
 from pkd_tune.tuning.engine import KEPT_WEIGHTS, disk_bytes
 from pkd_tune.tuning.sampling import REDUCTION, WARM_UP_TRIALS
@@ -26,7 +29,7 @@ def dry_run(request: Request) -> int:
     config = request.config
     data, task = config.data, TASKS[config.data.task]
     plans = plan_search(request)
-    slots = request.slots or Slots(device="cuda", count=request.gpus or 1)
+    slots = request.slots or cluster_slots(request)
     device = torch.device(slots.device if torch.cuda.is_available() else "cpu")
     load_examples(task, data.data_dir, demo=request.demo)
     features = load_features(task, data.data_dir, data.student_dir, data.max_length)
@@ -40,8 +43,23 @@ def dry_run(request: Request) -> int:
     say(f"timing the teacher, {plural(layer_count(data.teacher_dir), 'layer')}")
     teacher_seconds = time_teacher(config, splits, device)
     weights = (data.student_dir / WEIGHTS).stat().st_size
-    print(plan_text(config, plans, slots, costs, teacher_seconds, disk_bytes(weights, len(plans), slots)))
+    disk = disk_bytes(weights, len(plans), slots) + len(plans) * weights
+    print(plan_text(config, plans, slots, costs, teacher_seconds, disk, timed_on=device.type))
     return 0
+
+
+def cluster_slots(request: Request) -> Slots:
+    """Returns the slots of the cluster that a search would join.
+
+    Raises:
+        UserError: When it is out of reach, or has too few GPUs.
+    """
+    assert request.address is not None
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        cluster.joined_cluster(request.address, Path(folder) / "ray-start.log"),
+    ):
+        return cluster.cluster_slots(request.gpus, request.trials_per_gpu)
 
 
 def expected_evaluations(trials: int, evaluations: int, *, early_stopping: bool) -> float:
@@ -60,9 +78,26 @@ def expected_evaluations(trials: int, evaluations: int, *, early_stopping: bool)
 
 
 def plan_text(
-    config: SearchConfig, plans: Sequence[Plan], slots: Slots, costs: Mapping[int, Cost], teacher: float, disk: int
+    config: SearchConfig,
+    plans: Sequence[Plan],
+    slots: Slots,
+    costs: Mapping[int, Cost],
+    teacher: float,
+    disk: int,
+    *,
+    timed_on: str,
 ) -> str:
-    """Returns the plan as a person reads it."""
+    """Returns the plan as a person reads it.
+
+    Args:
+        config: Of the search.
+        plans: Of its arms.
+        slots: Where its trials would run.
+        costs: By depth.
+        teacher: Seconds that the teacher takes.
+        disk: Bytes that the files of trials and the exported students take.
+        timed_on: `cpu` or `cuda`: what the costs are of, which is the CPU where a cluster's GPUs are far away.
+    """
     training = config.student_training
     evaluations = training.epochs * training.evaluations_per_epoch
     rows, expected, most = [], 0.0, 0.0
@@ -86,8 +121,10 @@ def plan_text(
             ]
         )
     rungs = [2**i for i in range(evaluations.bit_length()) if 2**i < evaluations] if config.early_stopping else []
-    unit = "GPU-hours" if slots.device == "cuda" else "core-hours"
-    share = slots.threads if slots.device == "cpu" else 1 / slots.per_gpu
+    of_slots = timed_on == slots.device
+    unit = {"cuda": "GPU-hours", "cpu": "core-hours"}[slots.device] if of_slots else "hours of this machine's CPU"
+    share = 1.0 if not of_slots else slots.threads if slots.device == "cpu" else 1 / slots.per_gpu
+    elsewhere = "" if of_slots else " on this machine's CPU, for it has no GPU: on GPUs all times are shorter"
     header = ["student", "method", "trials", "seeds", "epochs expected", "an epoch takes", "slot time"]
     return "\n".join(
         [
@@ -98,8 +135,10 @@ def plan_text(
             f"Search and confirmation: about {expected / slots.count / 60:.1f} min, at most "
             f"{most / slots.count / 60:.1f} min if nothing is stopped early.",
             f"That is {expected / 3600 * share:.2f} {unit}, at most {most / 3600 * share:.2f}.",
-            f"Disk: at most {disk / 1e9:.2f} GB for the files of trials, of which the best {KEPT_WEIGHTS} a row stay.",
-            f"Timed alone, {TIMED_STEPS} steps a depth; trials that run at once share the machine and may be slower.",
+            f"Disk: at most {disk / 1e9:.2f} GB for the files of trials, of which the best {KEPT_WEIGHTS} a row stay, "
+            "and for exported students.",
+            f"Timed alone, {TIMED_STEPS} steps a depth{elsewhere}; trials that run at once share the machine "
+            "and may be slower.",
         ]
     )
 

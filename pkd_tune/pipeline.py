@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-import shutil
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -16,6 +16,7 @@ from pkd_tune.capacity import at_once, fitting
 from pkd_tune.closing import closing_lines
 from pkd_tune.command_line import load_examples, say, training_bar
 from pkd_tune.config import UserError
+from pkd_tune.disk import check_disk
 from pkd_tune.distillation.memory import give_back_freed_memory
 from pkd_tune.distillation.model_folder import WEIGHTS, model_name
 from pkd_tune.distillation.published import PUBLISHED
@@ -44,7 +45,7 @@ from pkd_tune.tuning.engine import disk_bytes, run_search
 from pkd_tune.tuning.ledger import commonest_failure, evaluation_rows, trial_rows
 from pkd_tune.tuning.slots import Slots, gpu_names
 from pkd_tune.tuning.space import description
-from pkd_tune.tuning.store import open_store
+from pkd_tune.tuning.store import open_store, place_of_run
 from pkd_tune.tuning.study import Studies
 from pkd_tune.tuning.trial import Workplace
 from pkd_tune.tuning.warm_start import finished_trials
@@ -69,42 +70,62 @@ def run(request: Request) -> int:
     }
     record = json.loads(json.dumps(record, default=plain))
     run_dir = begin_run_folder(request.out / data.task, name, record, new=request.new)
-    try:
-        with FileLock(run_dir / "run.lock", blocking=False), ExitStack() as stack:
-            slots = fitting(request, request.slots or join(request, run_dir, stack), plans)
-            made = provenance("pkd_tune.search", list(request.argv), gpu_names())
-            record |= {"slots": asdict(slots), "provenance": made, "data_from_here": way(run_dir, data.data_dir)}
-            teacher = prepare(request, slots, run_dir, record)
-            studies = open_studies(request, plans, run_dir)
-            for source, found in earlier.items():
-                taken = sum(studies.warm_start(arm, str(source), trials) for arm, trials in found.items())
-                say(f"{source}: {plural(taken, 'trial')} inform the search")
-            workplace = Workplace(
-                search=request.config,
-                teacher=teacher,
-                slots=slots,
-                store=open_store(run_dir, request.storage),
-                timeout=request.trial_timeout,
+    with alone_in(run_dir), ExitStack() as stack:
+        slots = fitting(request, request.slots or join(request, run_dir, stack), plans)
+        made = provenance("pkd_tune.search", list(request.argv), gpu_names())
+        record |= {"id": secrets.token_hex(4), "slots": asdict(slots), "provenance": made}
+        record |= {"data_from_here": way(run_dir, data.data_dir)}
+        teacher = prepare(request, slots, run_dir, record)
+        studies = open_studies(request, plans, run_dir)
+        for source, found in earlier.items():
+            taken = sum(studies.warm_start(arm, str(source), trials) for arm, trials in found.items())
+            say(f"{source}: {plural(taken, 'trial')} inform the search")
+        place = place_of_run(run_dir, request.storage, record["id"])
+        workplace = Workplace(
+            search=request.config,
+            teacher=teacher,
+            slots=slots,
+            store=open_store(place),
+            timeout=request.trial_timeout,
+        )
+        stack.callback(workplace.store.forget_all)
+        if studies.remaining():
+            weights = (teacher.folder / WEIGHTS).stat().st_size  # a student is smaller
+            of_trials = disk_bytes(weights, len(plans), slots)
+            check_disk({workplace.store.folder: of_trials, run_dir / "best": len(plans) * weights})
+            if request.address is None:
+                own = cluster.own_cluster(slots, run_dir / "ray-start.log", dashboard=request.ray_dashboard)
+                stack.enter_context(dashboard_file(run_dir, stack.enter_context(own)))
+            run_search(
+                workplace,
+                studies,
+                run_dir,
+                place=place,
+                loggers=request.loggers,
+                quiet=request.quiet,
+                verbose=request.verbose,
             )
-            if studies.remaining():
-                check_disk(workplace, studies)
-                if request.address is None:
-                    own = cluster.own_cluster(slots, run_dir / "ray-start.log", dashboard=request.ray_dashboard)
-                    stack.enter_context(dashboard_file(run_dir, stack.enter_context(own)))
-                run_search(
-                    workplace,
-                    studies,
-                    run_dir,
-                    storage=request.storage,
-                    loggers=request.loggers,
-                    quiet=request.quiet,
-                    verbose=request.verbose,
-                )
-            else:
-                say("all its trials are done; a larger --trials adds to them, --new starts another run")
-            return finish(request, workplace, studies, run_dir, record)
+        else:
+            say("all its trials are done; a larger --trials adds to them, --new starts another run")
+        return finish(request, workplace, studies, run_dir, record)
+
+
+@contextmanager
+def alone_in(run_dir: Path) -> Iterator[None]:
+    """Keeps other searches out of a run's folder.
+
+    Raises:
+        UserError: When one is there.
+    """
+    lock = FileLock(run_dir / "run.lock", blocking=False)
+    try:
+        lock.acquire()
     except Timeout as error:
         raise UserError(f"{run_dir}: another search is running there; wait, or start another with --new") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def plan_search(request: Request) -> list[Plan]:
@@ -146,24 +167,7 @@ def join(request: Request, run_dir: Path, stack: ExitStack) -> Slots:
     data_dir.mkdir(parents=True, exist_ok=True)
     storage = ("--storage", request.storage) if request.storage else ("--out", str(run_dir))
     cluster.check_shared([("--data-dir", str(data_dir)), storage])
-    return cluster.cluster_slots(request.gpus, request.trials_per_gpu or 1)
-
-
-def check_disk(workplace: Workplace, studies: Studies) -> None:
-    """Refuses to begin where the files of trials might not fit on the disk.
-
-    Raises:
-        UserError: With what is needed and what is free.
-    """
-    folder = workplace.store.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = (workplace.teacher.folder / WEIGHTS).stat().st_size  # a student is smaller
-    needed, free = disk_bytes(weights, len(studies.plans), workplace.slots), shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{folder}: trials may need {needed / 1e9:.1f} GB there, and {free / 1e9:.1f} GB are free; give "
-            "--storage on a larger disk"
-        )
+    return cluster.cluster_slots(request.gpus, request.trials_per_gpu)
 
 
 def prepare(request: Request, slots: Slots, run_dir: Path, record: dict[str, Any]) -> Teacher:
@@ -220,10 +224,16 @@ def finish(request: Request, workplace: Workplace, studies: Studies, run_dir: Pa
 
 
 def continued(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Returns the record of a run that goes on: begun when and as it was, with the later commands beside it."""
+    """Returns the record of a run that goes on: begun when and as it was, with the later commands beside it.
+
+    Args:
+        before: The run's run.json.
+        now: What it would be if the run began now.
+    """
     later = [*before.get("continued_with", []), now["provenance"]["command"]]
     return {
         **now,
+        "id": before.get("id", now["id"]),  # earlier releases gave none
         "provenance": before["provenance"],
         "continued_with": [command for command in dict.fromkeys(later) if command != before["provenance"]["command"]],
     }

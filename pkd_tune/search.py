@@ -36,6 +36,7 @@ from pkd_tune.request import Request
 from pkd_tune.tuning.arms import is_control
 from pkd_tune.tuning.slots import choose_slots
 from pkd_tune.tuning.space_file import Space, find_space, load_space
+from pkd_tune.tuning.store import check_uri
 
 
 def make_parser() -> Parser:
@@ -160,12 +161,18 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
             problems.found.append(f"{flag} must be at least 0, but got {value}")
     slots = None
     if args.address is None:
-        slots = problems.attempt(lambda: choose_slots(args.gpus, args.trials_per_gpu or 1))
+        slots = problems.attempt(lambda: choose_slots(args.gpus, args.trials_per_gpu))
     if slots is not None:
         device = slots.device
         problems.attempt(lambda: check_precision(args.precision, device))
+    if args.address is not None and args.ray_dashboard:
+        problems.found.append(
+            "--ray-dashboard: a cluster that is joined by --address has its own, or none; leave it out"
+        )
     check_writable(args.out.resolve(), "--out", problems)
-    if args.storage is not None and "://" not in args.storage:
+    if args.storage is not None and "://" in args.storage:
+        problems.attempt(lambda: check_uri(args.storage))
+    elif args.storage is not None:
         check_writable(Path(args.storage).resolve(), "--storage", problems)
     task, data_dir = find_data(args, problems)
     folder = find_encoder(args, "--teacher", data_dir, problems)

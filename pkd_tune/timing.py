@@ -13,7 +13,7 @@ import torch
 from pkd_tune.config import DistillConfig, SearchConfig, TrainingConfig
 from pkd_tune.distillation.batches import Batch
 from pkd_tune.distillation.inference import evaluate, predict
-from pkd_tune.distillation.loop import fit
+from pkd_tune.distillation.loop import Evaluation, fit
 from pkd_tune.distillation.losses import LossParts, finetune_loss
 from pkd_tune.distillation.model_folder import has_classifier, layer_count
 from pkd_tune.distillation.modeling import load_classifier, run
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TIMED_STEPS = 12
-"""Steps that are timed at each depth, after a quarter as many that are not."""
+TIMED_STEPS = 8
+"""Steps that are timed at each depth, after as many on the same examples that are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +44,13 @@ class Cost:
 
 def time_student(config: SearchConfig, splits: Mapping[str, Split], depth: int, device: torch.device) -> Cost:
     """Times some training steps, and an evaluation, of a student whose teacher says random things."""
-    task, size = TASKS[config.data.task], config.student_training.batch_size
-
-    def train(steps: int) -> BertForSequenceClassification:
-        return train_student(config, splits, some(splits["train"], steps * size), depth, device)
-
-    train(TIMED_STEPS // 4)
-    seconds, student = timed(lambda: train(TIMED_STEPS), device)
-    examples = min(len(splits["train"]), TIMED_STEPS * size)
+    task = TASKS[config.data.task]
+    ends: list[float] = []
+    part = some(splits["train"], TIMED_STEPS * config.student_training.batch_size)
+    student = train_student(config, splits, part, depth, device, epochs=2, report=noting(ends))
     dev, precision = {name: splits[name] for name in task.dev_splits}, config.student_training.precision
     evaluation, _ = timed(lambda: evaluate(student, dev, task, precision=precision), device)
-    return Cost(epoch=seconds * len(splits["train"]) / examples, evaluation=evaluation)
+    return Cost(epoch=(ends[1] - ends[0]) * len(splits["train"]) / len(part), evaluation=evaluation)
 
 
 def train_student(
@@ -64,8 +60,22 @@ def train_student(
     depth: int,
     device: torch.device,
     workshop: Workshop | None = None,
+    *,
+    epochs: int = 1,
+    report: Callable[[Evaluation], None] = lambda evaluation: None,
 ) -> BertForSequenceClassification:
-    """Trains a student for an epoch on part of the training split; its teacher says random things."""
+    """Trains a student on part of the training split, and hardly evaluates it; its teacher says random things.
+
+    Args:
+        config: Of the search.
+        splits: Of the task.
+        part: Of the training split.
+        depth: The student's.
+        device: Where it is trained.
+        workshop: Kept for the next student.
+        epochs: How often it sees the part.
+        report: Called at the end of each epoch.
+    """
     task, data = TASKS[config.data.task], config.data
     start = load_classifier(data.student_dir, task.labels, seed=0).to(device)
     layers, width = layer_count(data.teacher_dir), start.config.hidden_size
@@ -87,8 +97,8 @@ def train_student(
         device=device,
     )
     loss = DistillConfig(student_layers=depth, alpha=0.5, beta=100, temperature=10, strategy="skip", normalize=True)
-    training = replace(config.student_training, epochs=1, evaluations_per_epoch=1)
-    return distill(classroom, loss, training, lambda evaluation: None, workshop=workshop)[0]
+    training = replace(config.student_training, epochs=epochs, evaluations_per_epoch=1)
+    return distill(classroom, loss, training, report, workshop=workshop)[0]
 
 
 def time_teacher(config: SearchConfig, splits: Mapping[str, Split], device: torch.device) -> float:
@@ -102,11 +112,21 @@ def time_teacher(config: SearchConfig, splits: Mapping[str, Split], device: torc
     def step(batch: Batch) -> LossParts:
         return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
 
-    once = TrainingConfig(epochs=1, evaluations_per_epoch=1, precision=config.student_training.precision)
-    training, _ = timed(lambda: fit(model, step, part, dev, task, once, lambda evaluation: None), device)
+    twice = TrainingConfig(epochs=2, evaluations_per_epoch=1, precision=config.student_training.precision)
+    ends: list[float] = []
+    fit(model, step, part, dev, task, twice, noting(ends))
     outputs, _ = timed(lambda: predict(model, part, precision="fp32"), device)
     epochs = 0 if has_classifier(data.teacher_dir) else sum(each.epochs for each in config.teacher_trainings)
-    return whole * (epochs * training + outputs)
+    return whole * (epochs * (ends[1] - ends[0]) + outputs)
+
+
+def noting(ends: list[float]) -> Callable[[Evaluation], None]:
+    """Returns what notes when each epoch of a training ends; whoever has its score has waited for the GPU.
+
+    From one end to the next there is nothing but steps. Loading a model, and on a GPU capturing a step for every
+    length, come before the first: they are done once, and not in every epoch.
+    """
+    return lambda evaluation: ends.append(time.perf_counter())
 
 
 def some(split: Split, examples: int) -> Split:

@@ -80,11 +80,27 @@ def test_a_config_that_says_little_is_a_bert_base(request_: Request, tmp_path: P
     assert cpu_bytes(bare) == cpu_bytes(whole)
 
 
-def test_a_containers_limit_counts(tmp_path: Path) -> None:
-    (tmp_path / "none").write_text("max\n")
-    (tmp_path / "small").write_text("4000000000\n")
+def test_what_a_container_has_left_counts(tmp_path: Path) -> None:
+    """Of its limit, what programs in it use is taken, and what it holds of files is not."""
+    for name, files in {
+        "none": {"memory.max": "max\n", "memory.current": "3000\n"},
+        "second": {
+            "memory.max": "4000000000\n",
+            "memory.current": "1000000000\n",
+            "memory.stat": "anon 700000000\nactive_file 100000000\ninactive_file 200000000\n",
+        },
+        "first": {
+            "memory.limit_in_bytes": "4000000000\n",
+            "memory.usage_in_bytes": "1000000000\n",
+            "memory.stat": "active_file 1\ninactive_file 2\ntotal_active_file 0\ntotal_inactive_file 300000000\n",
+        },
+    }.items():
+        (tmp_path / name).mkdir()
+        for file, text in files.items():
+            (tmp_path / name / file).write_text(text)
     free = free_bytes([tmp_path / "none", tmp_path / "missing"])
-    assert free > free_bytes([tmp_path / "small"]) == 0.9 * 4_000_000_000 - SEARCH_BYTES
+    for version in ("first", "second"):
+        assert free > free_bytes([tmp_path / version]) == 0.9 * 3_300_000_000 - SEARCH_BYTES
 
 
 def test_no_more_trials_run_at_once_than_memory_has_room_for(

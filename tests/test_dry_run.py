@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pkd_tune.command_line import Parser
-from pkd_tune.config import DataConfig, SearchConfig, Stage, TrainingConfig
+from pkd_tune.config import DataConfig, SearchConfig, Stage, TrainingConfig, UserError
 from pkd_tune.dry_run import expected_evaluations, plan_text
 from pkd_tune.reporting.words import plural
 from pkd_tune.search import make_parser, search
@@ -41,6 +41,32 @@ def test_the_plan_of_a_real_search_is_printed_and_nothing_is_left(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.timeout(200)
+def test_the_plan_of_a_search_on_a_cluster_counts_its_slots(
+    tiny_data: Path,
+    tiny_space: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.chdir(tmp_path)
+    machine = {"num_cpus": 3, "num_gpus": 5, "include_dashboard": False, "object_store_memory": 2**27}
+    machines = Cluster(initialize_head=True, head_node_args=machine)
+    flags = ["--task", "MRPC", "--data-dir", str(tiny_data), "--teacher", "tiny", "--space", str(tiny_space)]
+    flags += ["--depths", "1", "--control-trials", "0", "--dry-run", "--address", machines.address]
+    try:
+        for gpus, slots in (("0", "3 trials at once on cpu"), ("4", "4 trials at once on cuda")):
+            assert search(make_parser().parse_args([*flags, "--gpus", gpus]), flags) == 0
+            assert slots in capsys.readouterr().out
+        with pytest.raises(UserError, match="--gpus 6: only 5 found"):
+            search(make_parser().parse_args([*flags, "--gpus", "6"]), flags)
+    finally:
+        machines.shutdown()
+    assert not (tmp_path / "results").exists()
+
+
 def test_hours_are_those_of_gpus_that_trials_share() -> None:
     plans = [Plan(arm=Arm(3, "pkd"), quota=2, parameters={})]
     config = SearchConfig(  # 2 trials of 4 epochs of 2 evaluations
@@ -53,9 +79,12 @@ def test_hours_are_those_of_gpus_that_trials_share() -> None:
         early_stopping=False,
     )
     costs = {3: Cost(epoch=880.0, evaluation=10.0)}  # 8 x (440 + 10) s = an hour a trial
-    text = plan_text(config, plans, Slots(device="cuda", count=4, per_gpu=2), costs, 0.0, 0)
+    text = plan_text(config, plans, Slots(device="cuda", count=4, per_gpu=2), costs, 0.0, 0, timed_on="cuda")
     assert "That is 1.00 GPU-hours, at most 1.00." in text
     assert "about 30.0 min" in text
-    text = plan_text(config, plans, Slots(device="cpu", count=2, threads=4), costs, 0.0, 0)
+    text = plan_text(config, plans, Slots(device="cuda", count=4, per_gpu=2), costs, 0.0, 0, timed_on="cpu")
+    assert "That is 2.00 hours of this machine's CPU, at most 2.00." in text
+    assert "steps a depth on this machine's CPU, for it has no GPU: on GPUs all times are shorter;" in text
+    text = plan_text(config, plans, Slots(device="cpu", count=2, threads=4), costs, 0.0, 0, timed_on="cpu")
     assert "2 trials at once on cpu, 4 cores each." in text
     assert "That is 8.00 core-hours, at most 8.00." in text

@@ -18,6 +18,7 @@ from pkd_tune.command_line import run_command
 from pkd_tune.distillation.precision import has_bf16
 from pkd_tune.search import make_parser
 from pkd_tune.search import search as search_command
+from pkd_tune.tuning.store import open_store
 
 Search = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -131,6 +132,24 @@ def test_a_larger_total_adds_trials_and_other_settings_are_refused(finished: Pat
     assert kept["score"].tolist() == before["score"].tolist()
 
 
+@pytest.mark.slow
+def test_runs_that_differ_only_in_their_folder_share_a_storage_in_peace(home: Path, search: Search) -> None:
+    """Files and Ray's records of each lie in a place of its own, which a continued run finds again."""
+    (home / "space.toml").write_text(SPACE)
+    one_trial = ("--task", "MRPC", "--gpus", "0", "--teacher", "tiny", "--depths", "1", "--space", "space.toml")
+    one_trial += ("--control-trials", "0", "--seeds", "0", "--storage", f"file://{home}/far")
+    for out, trials in (("a", "1"), ("b", "1"), ("a", "2")):
+        done = search(*one_trial, "--out", out, "--trials", trials)
+        assert done.returncode == 0, done.stderr
+    ids = [json.loads((home / out / "MRPC" / "tiny" / "run.json").read_text())["id"] for out in "ab"]
+    places = [home / "far" / "MRPC" / f"tiny-{run_id}" for run_id in ids]
+    assert sorted((home / "far" / "MRPC").iterdir()) == sorted(places)
+    for place, trials in zip(places, (2, 1), strict=True):
+        assert len(list((place / "checkpoints").glob("*.safetensors"))) == trials
+        assert (place / "ray").is_dir()
+        assert not open_store(f"file://{place}").folder.exists()  # no copies are left on this machine
+
+
 # Each mistake: flags, a change to the data folder, and what the one line must say.
 def _truncate_row(data: Path) -> None:
     path = data / "data_raw/MRPC/train.tsv"
@@ -203,11 +222,20 @@ MISTAKES = {
     "logger": (_unchanged, ("--log", "wandb"), ["--log wandb", 'pip install "pkd_tune[wandb]"']),
     "timeout": (_unchanged, ("--trial-timeout", "0"), ["--trial-timeout must be above 0"]),
     "shared-gpu": (_unchanged, ("--trials-per-gpu", "0"), ["--trials-per-gpu must be above 0"]),
+    "shared-cpu": (_unchanged, ("--trials-per-gpu", "2"), ["--trials-per-gpu 2: trials run on the CPU; leave it out"]),
+    "dashboard": (
+        _unchanged,
+        ("--address", "auto", "--ray-dashboard"),
+        ["--ray-dashboard", "--address", "leave it out"],
+    ),
     "flag": (_unchanged, ("--trails", "5"), ["--trails"]),
     "space": (_unchanged, ("--space", "no.toml"), ["--space no.toml", "no such file"]),
     "hub-data": (_no_task_folder, (), ["--data-dir", "--demo"]),
     "hub-model": (_unchanged, ("--teacher", "someone/some-bert"), ["someone/some-bert", "--data-dir", "--demo"]),
     "out": (_unchanged, ("--out", "/proc/results"), ["--out /proc/results", "cannot be written to"]),
+    "storage": (_unchanged, ("--storage", "foo://bar"), ["--storage foo://bar: no files can be kept there (", "foo"]),
+    "storage-uri": (_unchanged, ("--storage", "file:///proc/far"), ["--storage file:///proc/far", "kept there ("]),
+    "storage-folder": (_unchanged, ("--storage", "/proc/far"), ["--storage /proc/far", "cannot be written to"]),
     "teacher-folder": (_unchanged, ("--teacher", "./nowhere"), ["./nowhere"]),
 }
 

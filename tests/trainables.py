@@ -58,8 +58,7 @@ def killed_once(config: dict[str, Any], *, workplace: Workplace) -> None:
         import threading
 
         def kill_later() -> None:
-            state = workplace.store.folder / f"{assignment_of(config).name}.training"
-            while not state.exists():
+            while f"{assignment_of(config).name}.training" not in workplace.store.names():
                 time.sleep(0.001)
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -72,7 +72,12 @@ class StateFile:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file, whole or not at all.
+    """Writes a safetensors file, whole or not at all; once this returns, a power cut does not take it away.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        tensors: By name.
+        facts: For the file's header.
 
     Raises:
         OSError: When the disk is full or the folder cannot be written to; nothing is left of the attempt.
@@ -81,7 +86,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str] 
     temporary = path.with_name(f"{path.name}.partial")
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, facts)
+        _flush(temporary)
         os.replace(temporary, path)
+        _flush(path.parent)
     except SafetensorError as error:  # its library wraps what the system said
         temporary.unlink(missing_ok=True)
         raise OSError(f"{error}: {path}") from error  # the reason first: reports shorten what is long
@@ -89,6 +96,15 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str] 
         if temporary.is_file():
             temporary.unlink()
         raise
+
+
+def _flush(path: Path) -> None:
+    """Waits until what was written to a file, or renamed in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:

@@ -19,13 +19,14 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the journal has every result; see curves.py
 
+import pyarrow
 import ray
 from ray._private import ray_constants
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pkd_tune.config import UserError
 from pkd_tune.tuning.slots import Slots, slots_among
-from pkd_tune.tuning.store import Store
+from pkd_tune.tuning.store import REMEDY, Store
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Nothing large goes through Ray's object store: trials read the shared files themselves."""
@@ -120,11 +121,15 @@ def _reach(address: str) -> None:
     socket.create_connection((host, int(port)), timeout=5).close()
 
 
-def cluster_slots(gpus: int | None, per_gpu: int) -> Slots:
+def cluster_slots(gpus: int | None, per_gpu: int | None) -> Slots:
     """Returns the slots of the cluster this process is connected to.
 
+    Args:
+        gpus: As in `choose_slots()`.
+        per_gpu: As in `choose_slots()`.
+
     Raises:
-        UserError: When it has fewer GPUs than asked for.
+        UserError: When it has fewer GPUs than asked for, or none for trials to share.
     """
     found = ray.cluster_resources()
     return slots_among(int(found.get("GPU", 0)), int(found.get("CPU", 1)), gpus, per_gpu)
@@ -141,11 +146,21 @@ def check_shared(places: Sequence[tuple[str, str]]) -> None:
     """
 
     @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
-    def unseen(stores: list[Store], marker: str) -> list[int]:
-        return [i for i, store in enumerate(stores) if marker not in store.names()]
+    def unseen(stores: list[Store], marker: str) -> dict[int, str]:
+        found = {}
+        for i, store in enumerate(stores):
+            try:
+                if marker not in store.names():
+                    found[i] = "does not see it"
+            except (OSError, pyarrow.ArrowException) as error:
+                found[i] = f"does not see it ({str(error).splitlines()[0]})"
+        return found
 
     marker = f".pkd_tune-{uuid.uuid4().hex}"
-    stores = [_place(where) for _, where in places]
+    stores = [
+        Store(Path(tempfile.gettempdir()) / marker, where) if "://" in where else Store(Path(where).resolve())
+        for _, where in places
+    ]
     problems = []
     try:
         for store in stores:
@@ -161,20 +176,15 @@ def check_shared(places: Sequence[tuple[str, str]]) -> None:
             if node["Alive"]
         }
         for node, answer in asked.items():
-            for i in ray.get(answer):
+            for i, why in ray.get(answer).items():
                 flag, where = places[i]
-                problems.append(f"{flag} {where}: node {node} does not see it; give a folder or URI that all nodes see")
+                problems.append(f"{flag} {where}: node {node} {why}; {REMEDY}")
     finally:
         for store in stores:
             store.delete(marker)
+            store.forget_all()
     if problems:
         raise UserError(*problems)
-
-
-def _place(where: str) -> Store:
-    if "://" not in where:
-        return Store(Path(where).resolve())
-    return Store(Path(tempfile.gettempdir()), where)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def run_search(
     studies: Studies,
     run_dir: Path,
     *,
-    storage: str | None = None,
+    place: str | None = None,
     loggers: Sequence[str] = (),
     quiet: bool = False,
     verbose: bool = False,
@@ -56,7 +56,7 @@ def run_search(
         workplace: What all trials share.
         studies: Say what is to be run, and remember how it went.
         run_dir: The run's folder.
-        storage: Where Ray keeps its own records instead, a path or URI that all nodes see.
+        place: The run's own folder or URI that all nodes see, for Ray's records; None: the run's folder.
         loggers: Services that get every result as well: wandb, mlflow.
         quiet: Whether there is no progress bar.
         verbose: Whether what goes to `run.log` is shown as well.
@@ -82,7 +82,7 @@ def run_search(
                 ),
                 run_config=tune.RunConfig(
                     name=RAY,
-                    storage_path=storage or str(run_dir),
+                    storage_path=place or str(run_dir),
                     failure_config=tune.FailureConfig(max_failures=RESTARTS),
                     callbacks=[
                         *callbacks,

@@ -25,15 +25,15 @@ class Slots:
         return {"cpu": self.threads, **({"gpu": 1 / self.per_gpu} if self.device == "cuda" else {})}
 
 
-def choose_slots(gpus: int | None, per_gpu: int = 1) -> Slots:
+def choose_slots(gpus: int | None, per_gpu: int | None = None) -> Slots:
     """Returns the slots of this machine.
 
     Args:
         gpus: A slot, or several, for each; 0: a slot for each CPU core; None: all GPUs found, else the CPU.
-        per_gpu: Trials that share a GPU.
+        per_gpu: Trials that share a GPU; None: one each.
 
     Raises:
-        UserError: When there are fewer GPUs than asked for.
+        UserError: When there are fewer GPUs than asked for, or none for trials to share.
     """
     import torch  # takes seconds, which --help need not wait for
 
@@ -47,11 +47,17 @@ def gpu_names() -> list[str]:
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
-def slots_among(found_gpus: int, cores: int, gpus: int | None, per_gpu: int) -> Slots:
+def slots_among(found_gpus: int, cores: int, gpus: int | None, per_gpu: int | None) -> Slots:
     """Returns the slots of a machine, or a cluster, that has these GPUs and CPU cores.
 
+    Args:
+        found_gpus: How many there are.
+        cores: How many there are.
+        gpus: As in `choose_slots()`.
+        per_gpu: As in `choose_slots()`.
+
     Raises:
-        UserError: When there are fewer GPUs than asked for.
+        UserError: When there are fewer GPUs than asked for, or none for trials to share.
     """
     if gpus is not None and gpus < 0:
         raise UserError(f"--gpus must be 0 or more, but got {gpus}")
@@ -60,7 +66,10 @@ def slots_among(found_gpus: int, cores: int, gpus: int | None, per_gpu: int) -> 
         raise UserError(f"--gpus {gpus}: only {found_gpus} found here; give --gpus {found_gpus}{cpu}")
     wanted = found_gpus if gpus is None else gpus
     if wanted:
-        return Slots(device="cuda", count=wanted * per_gpu, per_gpu=per_gpu)
+        share = per_gpu or 1
+        return Slots(device="cuda", count=wanted * share, per_gpu=share)
+    if per_gpu:
+        raise UserError(f"--trials-per-gpu {per_gpu}: trials run on the CPU; leave it out")
     return Slots(device="cpu", count=max(1, cores))
 
 

@@ -1,16 +1,24 @@
 """The files of trials: weights, states and predictions, where every node can reach them."""
 
 import hashlib
+import shutil
 import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow
 from pyarrow import fs
+
+from pkd_tune.config import UserError
+
+REMEDY = "give a folder or URI that all nodes see"
+"""What to do about a place that does not serve."""
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A folder of files, perhaps the local copy of what lies at a URI."""
+    """A folder of files; where they lie at a URI, the folder only has those that are being written or read here."""
 
     folder: Path
     """Where this process finds and leaves the files."""
@@ -22,9 +30,13 @@ class Store:
         return self.folder / name
 
     def fetch(self, name: str) -> Path:
-        """Returns where a file lies on this machine, after getting the latest from the URI, where there is one."""
+        """Returns where a file lies on this machine, after getting the latest from the URI, where there is one.
+
+        What is not at the URI is not here either: a copy of what was deleted there is removed.
+        """
         path = self.path(name)
         if self.uri is not None:
+            path.unlink(missing_ok=True)
             system, there = self._remote(name)
             if system.get_file_info(there).type is fs.FileType.File:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -34,11 +46,24 @@ class Store:
         return path
 
     def publish(self, name: str) -> None:
-        """Lets other nodes see a file that was written here."""
+        """Lets other nodes see a file that was written here; where there is a URI, it moves there."""
         if self.uri is not None:
-            system, there = self._remote(name)
-            system.create_dir(there.rpartition("/")[0], recursive=True)
-            fs.copy_files(str(self.path(name)), there, destination_filesystem=system)
+            try:
+                system, there = self._remote(name)
+                system.create_dir(there.rpartition("/")[0], recursive=True)
+                fs.copy_files(str(self.path(name)), there, destination_filesystem=system)
+            finally:
+                self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """Removes this machine's copy of a file, where the file itself lies at a URI."""
+        if self.uri is not None:
+            self.path(name).unlink(missing_ok=True)
+
+    def forget_all(self) -> None:
+        """Removes this machine's copies of all files, where the files themselves lie at a URI."""
+        if self.uri is not None and self.folder.exists():
+            shutil.rmtree(self.folder)
 
     def delete(self, name: str) -> None:
         """Removes a file here and at the URI, where it is there."""
@@ -62,17 +87,57 @@ class Store:
         return system, f"{root.rstrip('/')}/{name}"
 
 
-def open_store(run_dir: Path, storage: str | None) -> Store:
-    """Returns the store of a run.
+def check_uri(uri: str) -> None:
+    """Makes sure that files can be kept at a URI: writes a small one there, gets it back and deletes it.
+
+    Args:
+        uri: What was given as --storage.
+
+    Raises:
+        UserError: With the reason why not.
+    """
+    name = f".pkd_tune-{uuid.uuid4().hex}"
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder), uri)
+        try:
+            store.path(name).touch()
+            store.publish(name)
+            kept = store.fetch(name).exists()
+            store.delete(name)
+        except (OSError, pyarrow.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--storage {uri}: no files can be kept there ({reason}); {REMEDY}") from error
+    if not kept:
+        raise UserError(f"--storage {uri}: what is written there is gone again; {REMEDY}")
+
+
+def place_of_run(run_dir: Path, storage: str | None, run_id: str) -> str:
+    """Returns the folder or URI that a run has for itself.
 
     Args:
         run_dir: The run's folder.
-        storage: What was given as --storage: another folder, or a URI, which holds the files of many runs; None: they
-            lie in the run's folder.
+        storage: What was given as --storage: another folder, or a URI, which holds the files of many runs; None: the
+            run's folder is the place.
+        run_id: Tells apart the runs of one task and name, wherever their folders lie; a run keeps it.
     """
     if storage is None:
-        return Store(run_dir / "checkpoints")
-    if "://" not in storage:
-        return Store(Path(storage).resolve() / run_dir.parent.name / run_dir.name)
-    uri = f"{storage.rstrip('/')}/{run_dir.parent.name}/{run_dir.name}"
-    return Store(Path(tempfile.gettempdir()) / f"pkd_tune-{hashlib.sha256(uri.encode()).hexdigest()[:12]}", uri)
+        return str(run_dir)
+    storage = storage if "://" in storage else str(Path(storage).resolve())
+    return _below(storage, run_dir.parent.name, f"{run_dir.name}-{run_id}")
+
+
+def open_store(place: str) -> Store:
+    """Returns the store of the run that has this place for itself."""
+    checkpoints = _below(place, "checkpoints")
+    if "://" not in place:
+        return Store(Path(checkpoints))
+    key = hashlib.sha256(checkpoints.encode()).hexdigest()[:12]
+    return Store(Path(tempfile.gettempdir()) / f"pkd_tune-{key}", checkpoints)
+
+
+def _below(place: str, *names: str) -> str:
+    """Returns what lies below a folder or URI; the options that a URI ends with stay its end."""
+    if "://" not in place:
+        return str(Path(place, *names))
+    root, mark, options = place.partition("?")
+    return "/".join([root.rstrip("/"), *names]) + mark + options

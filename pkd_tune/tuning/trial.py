@@ -102,6 +102,7 @@ def _distil(config: dict[str, Any], assignment: Assignment, workplace: Workplace
             workshop,
         )
     finally:  # Ray stops a trial by an exception, and one that diverges ends with one
+        store.forget(state)
         process.expect_on_gpu(workshop.gpu_bytes())
     if assignment.stage == "search":
         write_tensors(store.path(weights_name(assignment)), student.state_dict())

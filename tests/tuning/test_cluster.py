@@ -1,6 +1,7 @@
 """Ray, started here or joined: what it does to this process, pretended GPUs, and several machines."""
 
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -78,6 +79,24 @@ def test_sixteen_trials_share_eight_gpus_and_each_sees_one(workplace: Workplace,
     assert sorted(seen) == sorted([str(gpu) for gpu in range(8)] * 2)
 
 
+def test_a_node_that_does_not_see_a_place_is_named(tmp_path: Path) -> None:
+    """A place in the memory of this process is one that no node sees."""
+    from ray.cluster_utils import Cluster
+
+    machine = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 2**27}
+    machines = Cluster(initialize_head=True, head_node_args=machine)
+    try:
+        with cluster.joined_cluster(machines.address, tmp_path / "log"):
+            places = [("--data-dir", str(tmp_path / "data")), ("--storage", "mock:///far")]
+            with pytest.raises(UserError) as raised:
+                cluster.check_shared(places)
+    finally:
+        machines.shutdown()
+    (problem,) = raised.value.problems
+    assert re.fullmatch(r"--storage mock:///far: node [\d.]+ \(\w{8}\) does not see it; give a folder .*", problem)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_lost_node_costs_nothing_but_time(workplace: Workplace, tmp_path: Path) -> None:
@@ -100,7 +119,7 @@ def test_a_lost_node_costs_nothing_but_time(workplace: Workplace, tmp_path: Path
 
     try:
         with cluster.joined_cluster(machines.address, tmp_path / "log"):
-            assert cluster.cluster_slots(0, 1) == TWO
+            assert cluster.cluster_slots(0, None) == TWO
             cluster.check_shared([("--out", str(tmp_path)), ("--storage", f"file://{tmp_path}/far")])
             loser = threading.Thread(target=lose_one)
             loser.start()

@@ -54,11 +54,17 @@ def test_trials_in_one_process_score_what_each_scores_alone(
     }
 
 
+@pytest.mark.parametrize("uri", [None, "file://{}/far"], ids=["folder", "uri"])
 def test_a_killed_process_costs_its_trial_an_epoch_at_most(
-    workplace: Workplace, tiny_space: Path, tmp_path: Path
+    workplace: Workplace, tiny_space: Path, tmp_path: Path, uri: str | None
 ) -> None:
+    """And where files lie at a URI, nothing of them stays on the machine that ran the trials."""
+    store = Store(tmp_path / "checkpoints", uri and uri.format(tmp_path))
     studies = Studies(tmp_path / "study.log", plans(tiny_space, (2, 2)), early_stopping=False)
-    rows = search(workplace, studies, trainables.killed_once)
+    rows = search(replace(workplace, store=store), studies, trainables.killed_once)
+    weights = {f"2-layer-pkd-trial-000{number}.safetensors" for number in (0, 1)}
+    assert {path.name for path in store.folder.iterdir()} == (weights if uri is None else set())
+    assert store.names() == weights
     assert (tmp_path / "2-layer-pkd-trial-0000.killed").exists()
     assert [row["state"] for row in rows] == ["complete", "complete"]
     arm = Arm(2, "pkd")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pkd_tune.config import UserError
-from pkd_tune.tuning.slots import Slots, choose_slots, gpu_names
+from pkd_tune.tuning.slots import Slots, choose_slots, gpu_names, slots_among
 
 
 def test_cpu_has_a_slot_per_core() -> None:
@@ -23,3 +23,11 @@ def test_more_gpus_than_there_are_is_an_error_that_counts_them() -> None:
         choose_slots(found + 1)
     with pytest.raises(UserError, match="0 or more, but got -1"):
         choose_slots(-1)
+
+
+def test_trials_share_gpus_where_there_are_some() -> None:
+    assert slots_among(8, 16, 4, 2) == Slots(device="cuda", count=8, per_gpu=2)
+    assert slots_among(8, 16, None, None) == Slots(device="cuda", count=8, per_gpu=1)
+    for found, gpus in ((0, None), (8, 0)):
+        with pytest.raises(UserError, match="--trials-per-gpu 2: trials run on the CPU; leave it out"):
+            slots_among(found, 16, gpus, 2)

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pkd_tune.tuning.store import Store, open_store
+from pkd_tune.config import UserError
+from pkd_tune.tuning.store import Store, check_uri, open_store, place_of_run
 
 
 @pytest.fixture
@@ -26,15 +27,61 @@ def test_what_one_node_publishes_another_fetches(nodes: tuple[Store, Store]) -> 
     assert two.fetch("weights").read_bytes() == b"second"
 
 
-def test_what_is_deleted_is_gone_everywhere_but_in_copies(nodes: tuple[Store, Store]) -> None:
+def test_what_is_deleted_is_gone_everywhere(nodes: tuple[Store, Store]) -> None:
     one, two = nodes
     one.path("weights").write_bytes(b"first")
     one.publish("weights")
+    assert one.fetch("weights").exists()
     two.delete("weights")
-    one.path("weights").unlink()
-    assert not one.fetch("weights").exists()
+    assert not one.fetch("weights").exists()  # nor what was fetched before
     assert one.names() == two.names() == set()
     two.delete("weights")  # once more does no harm
+
+
+def test_copies_do_not_stay(nodes: tuple[Store, Store]) -> None:
+    one, two = nodes
+    one.path("weights").write_bytes(b"first")
+    one.publish("weights")
+    assert list(one.folder.iterdir()) == []
+    two.fetch("weights")
+    two.forget("weights")
+    assert list(two.folder.iterdir()) == []
+    two.fetch("weights")
+    two.forget_all()
+    two.forget_all()  # once more does no harm
+    assert not two.folder.exists()
+    assert two.fetch("weights").read_bytes() == b"first"
+
+
+def test_what_cannot_be_published_does_not_stay_either(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    store = Store(tmp_path / "one", f"file://{tmp_path}/file/below")
+    store.folder.mkdir()
+    store.path("weights").write_bytes(b"first")
+    with pytest.raises(OSError, match="file/below"):
+        store.publish("weights")
+    assert list(store.folder.iterdir()) == []
+
+
+def test_a_uri_where_files_can_be_kept_is_left_as_it_was(tmp_path: Path) -> None:
+    check_uri(f"file://{tmp_path}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("foo://bar", r"no files can be kept there \(Unrecognized filesystem type"),
+        ("file://{}/file/below", r"no files can be kept there \(.*Not a directory"),
+        ("mock:///memory", "what is written there is gone again"),  # it is another one each time
+    ],
+)
+def test_a_uri_that_does_not_serve_is_one_clear_line(tmp_path: Path, uri: str, says: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=f"--storage .*{says}.*; give a folder or URI that all nodes see") as raised:
+        check_uri(uri.format(tmp_path))
+    (problem,) = raised.value.problems
+    assert "\n" not in problem
 
 
 def test_a_shared_folder_needs_no_copies(tmp_path: Path) -> None:
@@ -42,16 +89,33 @@ def test_a_shared_folder_needs_no_copies(tmp_path: Path) -> None:
     assert store.fetch("weights") == tmp_path / "weights"
     store.path("weights").write_bytes(b"first")
     store.publish("weights")
+    store.forget("weights")
+    store.forget_all()
     assert store.names() == {"weights"}
     store.delete("weights")
     assert store.names() == set()
     assert Store(tmp_path / "nowhere").names() == set()
 
 
-def test_every_run_has_its_own_place(tmp_path: Path) -> None:
-    runs = [tmp_path / task / name for task in ("MRPC", "RTE") for name in ("minilm", "minilm-2")]
-    assert open_store(runs[0], None).folder == runs[0] / "checkpoints"
-    for storage in (str(tmp_path / "shared"), "s3://bucket/runs/"):
-        stores = [open_store(run, storage) for run in runs]
-        assert len({(store.folder, store.uri) for store in stores}) == 4
-    assert open_store(runs[0], "s3://bucket/runs/").uri == "s3://bucket/runs/MRPC/minilm"
+def test_without_storage_the_files_of_a_run_lie_in_its_folder(tmp_path: Path) -> None:
+    assert place_of_run(tmp_path, None, "1f") == str(tmp_path)
+    assert open_store(str(tmp_path)) == Store(tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize("storage", ["shared", "s3://bucket/runs/", "s3://bucket/runs?region=us-east-2"])
+def test_every_run_has_its_own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str) -> None:
+    """Be it of another task, name or --out; the same run finds it again, from wherever the command is given."""
+    monkeypatch.chdir(tmp_path)
+    runs = [Path(out, task, name) for out in "ab" for task in ("MRPC", "RTE") for name in ("minilm", "minilm-2")]
+    places = [place_of_run(run, storage, f"{number:x}") for number, run in enumerate(runs)]
+    stores = [open_store(place) for place in places]
+    assert len(set(places)) == len({(store.folder, store.uri) for store in stores}) == len(runs)
+    assert places[0] == place_of_run(runs[0], storage, "0")
+    assert (
+        places[0]
+        == {
+            "shared": f"{tmp_path}/shared/MRPC/minilm-0",
+            "s3://bucket/runs/": "s3://bucket/runs/MRPC/minilm-0",
+            "s3://bucket/runs?region=us-east-2": "s3://bucket/runs/MRPC/minilm-0?region=us-east-2",
+        }[storage]
+    )
