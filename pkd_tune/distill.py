@@ -25,7 +25,6 @@ from pkd_tune.command_line import (
     add_training_flags,
     check_fit,
     check_positive,
-    check_writable,
     find_data,
     find_encoder,
     load_examples,
@@ -42,6 +41,7 @@ from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import provenance, write_json
 from pkd_tune.reporting.words import metrics_text
+from pkd_tune.target import RESULT, check_student_target, publish_student
 from pkd_tune.tuning.slots import choose_slots
 from pkd_tune.tuning.space import Float
 from pkd_tune.tuning.space_file import Space, find_space, load_space
@@ -96,7 +96,7 @@ def make_parser() -> Parser:
 
 def distill(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    settings, device_name = resolve(args)
+    settings, target, device_name = resolve(args)
     import torch  # takes seconds: only now, after everything quick has been checked
 
     from pkd_tune.distillation import student as students
@@ -123,28 +123,29 @@ def distill(args: argparse.Namespace, argv: list[str]) -> int:
     classroom = students.open_classroom(data, teacher, device, settings.training.seed)
     with training_bar(name) as show:
         student, _ = students.distill(classroom, config, settings.training, show)
-    target = args.to.resolve() if args.to else default_folder(settings, args.method)
     target.parent.mkdir(parents=True, exist_ok=True)
-    teachers.save_classifier(student, data.student_dir, target)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    teachers.save_classifier(student, data.student_dir, unfinished, replace=True)
     student_splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
-    metrics = teachers.dev_metrics(task, target, student_splits, device)
+    metrics = teachers.dev_metrics(task, unfinished, student_splits, device)
     record = {
         **asdict(settings),
         "method": args.method,
         "imitated_layers": imitated,
         "metrics": metrics,
         "teacher": {"weights": teacher.key, "layers": teacher.layers, "metrics": teacher.metrics},
-        "content": {"weights": weights_key(target), "train": splits["train"].key, "dev": splits["dev"].key},
+        "content": {"weights": weights_key(unfinished), "train": splits["train"].key, "dev": splits["dev"].key},
         "provenance": provenance("pkd_tune.distill", argv),
     }
-    write_json(target / "result.json", record)
+    write_json(unfinished / RESULT, record)
+    publish_student(unfinished, target)
     print(f"{task.name} dev: {metrics_text(metrics)}")
     print(target)
     return 0
 
 
-def resolve(args: argparse.Namespace) -> tuple[Settings, str]:
-    """Turns flags into settings and a device, and finds every mistake that can be found quickly.
+def resolve(args: argparse.Namespace) -> tuple[Settings, Path, str]:
+    """Turns flags into settings, the student's folder and a device, and finds every mistake that can be found quickly.
 
     Raises:
         UserError: With all problems found.
@@ -157,7 +158,7 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, str]:
         device = slots.device
         problems.attempt(lambda: check_precision(args.precision, device))
     if args.to is not None:
-        check_writable(args.to.resolve(), "--to", problems)
+        check_student_target(args.to.resolve(), problems)
     task, data_dir = find_data(args, problems)
     teacher_dir = find_encoder(args, "--teacher", data_dir, problems)
     student_dir = find_encoder(args, "--student", data_dir, problems) if args.student else teacher_dir
@@ -198,7 +199,10 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, str]:
         distillation=config,
         training=training,
     )
-    return settings, slots.device
+    target = args.to.resolve() if args.to else default_folder(settings, args.method)
+    check_student_target(target, problems)
+    problems.raise_any()
+    return settings, target, slots.device
 
 
 def distillation(args: argparse.Namespace, start: Published) -> DistillConfig:

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from pkd_tune import distill, finetune
 from pkd_tune.command_line import run_command
 
+PROGRAM = "python -m pkd_tune.distill"
 Run = Callable[..., tuple[int, str, str]]
 QUICK = ("--epochs", "2", "--batch-size", "16", "--max-length", "32", "--gpus", "0")
 
@@ -109,11 +110,52 @@ def test_the_same_command_gives_the_same_student(run: Run, teacher: str, home: P
     assert weights[0] == weights[1]
 
 
+def test_a_student_replaces_what_the_command_wrote_and_nothing_else(run: Run, teacher: str, home: Path) -> None:
+    flags = ("--teacher", teacher, "--method", "kd", "--layers", "2", *QUICK, "--epochs", "1", "--to", "again")
+    assert run(distill, *flags, "--seed", "1")[0] == 0
+    written = {path.name for path in (home / "again").iterdir()}
+    assert run(distill, *flags, "--seed", "2")[0] == 0
+    assert json.loads((home / "again/result.json").read_text())["training"]["seed"] == 2
+    assert {path.name for path in (home / "again").iterdir()} == written
+    (home / "again" / "notes.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in (home / "again").iterdir()}
+    code, output, errors = run(distill, *flags)
+    assert (code, output) == (2, "")
+    assert (
+        errors
+        == f"{PROGRAM}: error: --to {home}/again: there is something in it; give a new folder, or empty this one\n"
+    )
+    assert {path: path.read_bytes() for path in (home / "again").iterdir()} == before
+
+
+@pytest.mark.parametrize("to", ["data", ".", "data/models/pretrained/tiny"])
+def test_a_folder_of_other_things_is_refused_before_anything_is_trained(run: Run, home: Path, to: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
+    code, output, errors = run(distill, "--teacher", "tiny", "--method", "kd", "--layers", "2", *QUICK, "--to", to)
+    assert (code, output) == (2, "")
+    assert len(errors.splitlines()) == 1
+    assert f"--to {(home / to).resolve()}: there is something in it" in errors
+    assert {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_of_the_default_name_is_not_emptied_either(run: Run, teacher: str) -> None:
+    flags = ("--teacher", teacher, "--method", "kd", "--layers", "1", *QUICK, "--epochs", "1", "--seed", "7")
+    code, output, _ = run(distill, *flags)
+    assert code == 0
+    assert run(distill, *flags)[:2] == (0, output)
+    folder = Path(output.splitlines()[-1])
+    (folder / "onnx").mkdir()
+    code, _, errors = run(distill, *flags)
+    assert code == 2
+    assert f"--to {folder}: there is something in it" in errors
+    assert (folder / "onnx").is_dir()
+
+
 def test_published_settings_are_a_start_that_flags_override(run: Run) -> None:
     args = distill.make_parser().parse_args(
         "--task MRPC --method pkd --layers 3 --preset published --alpha 0.4 --teacher tiny --gpus 0".split()
     )
-    settings, _ = distill.resolve(args)
+    settings, _, _ = distill.resolve(args)
     found = settings.distillation
     assert (found.alpha, found.beta, found.temperature, found.strategy, found.normalize) == (0.4, 10, 5, "last", True)
     assert settings.training.learning_rate == 2e-5

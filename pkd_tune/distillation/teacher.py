@@ -198,11 +198,19 @@ def _recorded_dev_metrics(
     return metrics
 
 
-def save_classifier(model: BertForSequenceClassification, tokenizer_dir: Path, target: Path) -> None:
+def save_classifier(
+    model: BertForSequenceClassification, tokenizer_dir: Path, target: Path, *, replace: bool = False
+) -> None:
     """Writes a standard Hugging Face folder with weights, configuration and tokenizer; whole or not at all.
 
+    Args:
+        model: What is saved.
+        tokenizer_dir: The folder that has its tokenizer.
+        target: The folder to write.
+        replace: Whether a folder that is there goes, with all that is in it.
+
     Raises:
-        OSError: When the target cannot be written; nothing is left there then.
+        OSError: When the target cannot be written, or is there and not empty; it stays as it is then.
     """
     from transformers import AutoTokenizer
 
@@ -210,6 +218,6 @@ def save_classifier(model: BertForSequenceClassification, tokenizer_dir: Path, t
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True).save_pretrained(temporary)
-    if target.exists():
+    if replace and target.exists():
         shutil.rmtree(target)
     os.replace(temporary, target)

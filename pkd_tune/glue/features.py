@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", bound=np.number)
 
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
 )
+"""What a tokenizer may be saved in."""
+
 _CHUNK = 10_000  # Examples tokenised at a time: Python's lists of numbers are some ten times larger than the arrays.
 
 # large_list has 64-bit offsets, as `Split` does: a plain list's 32-bit ones would have to be copied.
@@ -97,7 +99,7 @@ def tokenizer_key(model_dir: Path) -> str:
     if not any((model_dir / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         raise UserError(f"{model_dir} has no tokenizer: neither tokenizer.json nor vocab.txt is in it")
     digest = hashlib.sha256()
-    for name in _TOKENIZER_FILES:
+    for name in TOKENIZER_FILES:
         if (model_dir / name).is_file():
             content = (model_dir / name).read_bytes()
             digest.update(f"{name}\0{len(content)}\0".encode())
