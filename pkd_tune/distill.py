@@ -41,6 +41,7 @@ from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import provenance, write_json
 from pkd_tune.reporting.words import metrics_text
+from pkd_tune.starting import actual_init, check_pretrained
 from pkd_tune.target import RESULT, check_student_target, publish_student
 from pkd_tune.tuning.slots import choose_slots
 from pkd_tune.tuning.space import Float
@@ -165,6 +166,8 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, Path, str]:
     for flag, model in (("--teacher", teacher_dir), ("--student", student_dir if args.student else None)):
         if model is not None and task is not None:
             check_fit(model, flag, task, args.max_length or space.max_length, problems)
+    if args.student and student_dir is not None:
+        check_pretrained(student_dir, problems)
     if teacher_dir is not None and student_dir is not None and args.layers > 0:
         check_depth(args, teacher_dir, student_dir, problems)
     if args.method == "kd":
@@ -193,7 +196,7 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, Path, str]:
             teacher_dir=teacher_dir,
             student_dir=student_dir,
             max_length=args.max_length or space.max_length,
-            init=args.init,
+            init=actual_init(args.init, student_dir),
         ),
         teacher_trainings=tuple(replace(training, precision=args.precision) for training in space.teacher),
         distillation=config,

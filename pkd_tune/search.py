@@ -32,6 +32,7 @@ from pkd_tune.config import DataConfig, Method, Sampler, SearchConfig, SelectOn,
 from pkd_tune.distillation.model_folder import layer_count
 from pkd_tune.distillation.precision import check_precision
 from pkd_tune.request import Request
+from pkd_tune.starting import actual_init, check_pretrained
 from pkd_tune.tuning.slots import choose_slots
 from pkd_tune.tuning.space_file import Space, find_space, load_space
 
@@ -170,6 +171,8 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
     for flag, model in (("--teacher", folder), ("--student", student_folder if args.student else None)):
         if model is not None and task is not None and space is not None:
             check_fit(model, flag, task, space.max_length, problems)
+    if args.student and student_folder is not None:
+        check_pretrained(student_folder, problems)
     if args.student and space is not None and space.init != "pretrained":
         problems.found.append(f"--student: init in the space is {space.init!r}, the teacher; leave out --student")
     depths = None
@@ -190,7 +193,7 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
         teacher_dir=folder,
         student_dir=student_folder,
         max_length=space.max_length,
-        init=space.init,
+        init=actual_init(space.init, student_folder),
         select_on=args.select_on,
     )
     of_all: dict[str, Any] = {"seed": args.seed, "precision": args.precision}

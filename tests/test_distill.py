@@ -101,6 +101,38 @@ def test_a_student_records_everything_that_made_it(
         assert f"{i}→{layer}" in errors
 
 
+def test_a_finetuned_teacher_is_said_to_be_what_the_student_starts_from(run: Run, teacher: str) -> None:
+    def student(*flags: str) -> tuple[str, str, bytes]:
+        usual = ("--teacher", teacher, "--method", "kd", "--layers", "2", *QUICK, "--epochs", "1")
+        code, output, errors = run(distill, *usual, *flags)
+        assert code == 0, errors
+        folder = Path(output.splitlines()[-1])
+        init = json.loads((folder / "result.json").read_text())["data"]["init"]
+        return init, errors, (folder / "model.safetensors").read_bytes()
+
+    init, errors, weights = student()
+    assert init == "teacher"
+    assert errors.count("note: the teacher given is fine-tuned already") == 1
+    assert "--student" in errors
+    again, quiet, same = student("--init", "teacher", "--to", "of-the-teacher")
+    assert (again, same) == ("teacher", weights)
+    assert "fine-tuned already" not in quiet
+    other, quiet, different = student("--student", "tiny")
+    assert other == "pretrained"
+    assert different != weights
+    assert "fine-tuned already" not in quiet
+
+
+def test_a_finetuned_model_is_no_start_beside_a_teacher(run: Run, teacher: str) -> None:
+    flags = ("--teacher", "tiny", "--student", teacher, "--method", "kd", "--layers", "2", *QUICK)
+    code, _, errors = run(distill, *flags)
+    assert code == 2
+    assert (
+        errors
+        == f"{PROGRAM}: error: --student {teacher}: is fine-tuned already; give a pretrained encoder, or leave it out\n"
+    )
+
+
 def test_the_same_command_gives_the_same_student(run: Run, teacher: str, home: Path) -> None:
     flags = ("--teacher", teacher, "--method", "pkd", "--layers", "2", *QUICK, "--learning-rate", "2e-3")
     weights = []
