@@ -41,7 +41,7 @@ from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import provenance, write_json
 from pkd_tune.reporting.words import metrics_text
-from pkd_tune.starting import actual_init, check_pretrained
+from pkd_tune.starting import ONE_LAYER_TEACHER, actual_init, check_pretrained
 from pkd_tune.target import RESULT, check_student_target, publish_student
 from pkd_tune.tuning.slots import choose_slots
 from pkd_tune.tuning.space import Float
@@ -232,7 +232,9 @@ def distillation(args: argparse.Namespace, start: Published) -> DistillConfig:
 def check_depth(args: argparse.Namespace, teacher_dir: Path, student_dir: Path, problems: Problems) -> None:
     """Keeps a problem when there is no student of the asked depth."""
     teacher_depth, start_depth = layer_count(teacher_dir), layer_count(student_dir)
-    if args.layers >= teacher_depth:
+    if teacher_depth < 2:
+        problems.found.append(ONE_LAYER_TEACHER)
+    elif args.layers >= teacher_depth:
         problems.found.append(
             f"--layers {args.layers}: a student of a {teacher_depth}-layer teacher has 1 to {teacher_depth - 1} layers"
         )

@@ -32,7 +32,7 @@ from pkd_tune.config import DataConfig, Method, Sampler, SearchConfig, SelectOn,
 from pkd_tune.distillation.model_folder import layer_count
 from pkd_tune.distillation.precision import check_precision
 from pkd_tune.request import Request
-from pkd_tune.starting import actual_init, check_pretrained
+from pkd_tune.starting import ONE_LAYER_TEACHER, actual_init, check_pretrained
 from pkd_tune.tuning.slots import choose_slots
 from pkd_tune.tuning.space_file import Space, find_space, load_space
 
@@ -249,8 +249,10 @@ def choose_depths(asked: list[int] | None, teacher_layers: int) -> tuple[int, ..
     """Returns the student depths in rising order; by default a quarter and a half of the teacher's layers.
 
     Raises:
-        UserError: For every depth that is not in 1 .. N-1.
+        UserError: For every depth that is not in 1 .. N-1, and for a teacher that has no shallower students.
     """
+    if teacher_layers < 2:
+        raise UserError(ONE_LAYER_TEACHER)
     if asked is None:
         return tuple(sorted({max(1, teacher_layers // 4), max(1, teacher_layers // 2)}))
     wrong = [

@@ -1,10 +1,12 @@
-"""What students really start from, where the model they are cut from is fine-tuned already."""
+"""What students can start from, and what they really do where that is fine-tuned already."""
 
 from pathlib import Path
 
 from pkd_tune.command_line import Problems, say
 from pkd_tune.config import Init
 from pkd_tune.distillation.model_folder import has_classifier
+
+ONE_LAYER_TEACHER = "--teacher: a student has fewer layers than its teacher; give one of 2 layers or more"
 
 
 def check_pretrained(folder: Path, problems: Problems) -> None:

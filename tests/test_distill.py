@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny import write_bert
 from transformers import AutoModelForSequenceClassification
 
-from pkd_tune import distill, finetune
+from pkd_tune import distill, finetune, predict
 from pkd_tune.command_line import run_command
 
 PROGRAM = "python -m pkd_tune.distill"
@@ -197,6 +198,22 @@ def test_one_layer_says_once_that_beta_has_no_effect(run: Run, teacher: str) -> 
     code, _, errors = run(distill, "--teacher", teacher, "--method", "pkd", "--layers", "1", *QUICK, "--epochs", "1")
     assert code == 0
     assert errors.count("beta has no effect") == 1
+
+
+def test_one_layer_can_be_used_but_not_teach(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bert(home / "shallow", layers=1)
+    code, output, errors = run(finetune, "--model", "./shallow", *QUICK, "--learning-rate", "1e-3", "--seed", "5")
+    assert code == 0, errors
+    folder = output.splitlines()[-1]
+    monkeypatch.setattr(sys, "argv", ["x", "--task", "MRPC", "--model", folder, "--gpus", "0", "--out", "predicted"])
+    assert run_command(predict.make_parser(), predict.predict) == 0
+    assert capsys.readouterr().out.startswith("MRPC dev: F1 ")
+    code, _, errors = run(distill, "--teacher", "./shallow", "--method", "kd", "--layers", "1", *QUICK)
+    assert code == 2
+    assert "give one of 2 layers or more" in errors
+    assert len(errors.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

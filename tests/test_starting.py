@@ -8,7 +8,7 @@ from pkd_tune.config import UserError
 from pkd_tune.distillation.modeling import load_classifier
 from pkd_tune.distillation.teacher import save_classifier
 from pkd_tune.glue.tasks import TASKS
-from pkd_tune.search import make_parser, resolve
+from pkd_tune.search import choose_depths, make_parser, resolve
 
 
 def test_a_search_records_that_students_start_from_the_finetuned_teacher(
@@ -29,3 +29,9 @@ def test_a_search_records_that_students_start_from_the_finetuned_teacher(
     assert capsys.readouterr().err.startswith("note: the teacher given is fine-tuned already")
     with pytest.raises(UserError, match=r"--student .*: is fine-tuned already"):
         init("--teacher", "tiny", "--student", given)
+
+
+def test_a_search_needs_a_teacher_with_shallower_students() -> None:
+    assert choose_depths(None, 2) == (1,)
+    with pytest.raises(UserError, match="give one of 2 layers or more"):
+        choose_depths(None, 1)

@@ -56,8 +56,8 @@ def encoder_problems(folder: Path, flag: str) -> list[str]:
             f"{flag} {folder}: a {config.get('model_type', 'model of unknown type')!r} model is not supported; "
             "give a BERT encoder (model_type 'bert' in config.json)"
         )
-    elif not isinstance(config.get("num_hidden_layers", 12), int) or config.get("num_hidden_layers", 12) < 2:
-        problems.append(f"{flag} {folder}: num_hidden_layers in config.json must be a whole number above 1")
+    elif not isinstance(config.get("num_hidden_layers", 12), int) or config.get("num_hidden_layers", 12) < 1:
+        problems.append(f"{flag} {folder}: num_hidden_layers in config.json must be a whole number above 0")
     if not (folder / WEIGHTS).is_file():
         problems.append(f"{flag} {folder}: no {WEIGHTS} there; convert the weights to safetensors (save_pretrained)")
     elif not problems and (wrong := _weights_problem(folder, config)):

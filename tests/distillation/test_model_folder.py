@@ -31,7 +31,7 @@ def test_a_good_folder_has_no_problem(folder: Path) -> None:
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is not a JSON object"),
         (lambda folder: change(folder, model_type="gpt2"), "a 'gpt2' model is not supported"),
         (lambda folder: change(folder, num_hidden_layers=6), "has no encoder.layer.5.output.dense.weight"),
-        (lambda folder: change(folder, num_hidden_layers=1), "must be a whole number above 1"),
+        (lambda folder: change(folder, num_hidden_layers=0), "must be a whole number above 0"),
         (lambda folder: change(folder, vocab_size=99), r"word_embeddings.weight in model.safetensors has shape"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 50), "model.safetensors cannot be read"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json is not JSON"),
