@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar, get_args
 from tqdm import tqdm
 
 from pkd_tune.config import Precision, UserError
-from pkd_tune.distillation.model_folder import class_count, encoder_problems, has_classifier, length_limit
+from pkd_tune.distillation.model_folder import classifier_problems, encoder_problems, length_limit
 from pkd_tune.glue.data import RawSplit, check_source, load_raw, row_count_notes
 from pkd_tune.glue.demo import write_demo
 from pkd_tune.glue.hub import find_pretrained
@@ -178,11 +178,7 @@ def check_fit(folder: Path, flag: str, task: Task, max_length: int, problems: Pr
     """Keeps a problem when the model a flag names cannot read examples that long, or has another task's classifier."""
     if max_length > length_limit(folder):
         problems.found.append(f"{flag} {folder}: reads at most {length_limit(folder)} word pieces, not {max_length}")
-    if has_classifier(folder) and class_count(folder) != task.outputs:
-        problems.found.append(
-            f"{flag} {folder}: its classifier has {class_count(folder)} outputs, but {task.name} needs {task.outputs}; "
-            f"give a pretrained encoder or a model fine-tuned for {task.name}"
-        )
+    problems.found += classifier_problems(folder, flag, task)
 
 
 def seed(text: str) -> int:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from pkd_tune.command_line import Parser, Problems, check_positive, check_writable, run_command, say
 from pkd_tune.config import UserError
-from pkd_tune.distillation.model_folder import class_count, encoder_problems, has_classifier, length_limit
+from pkd_tune.distillation.model_folder import classifier_problems, encoder_problems, has_classifier, length_limit
 from pkd_tune.glue.data import check_source, load_features
 from pkd_tune.glue.demo import write_demo
 from pkd_tune.glue.hub import find_pretrained
@@ -174,8 +174,7 @@ def model_problems(folder: Path, task: Task, max_length: int | None) -> list[str
     found = []
     if not has_classifier(folder):
         found.append(f"--model {folder}: is pretrained only; fine-tune it with pkd_tune.finetune, or distil a student")
-    elif class_count(folder) != task.outputs:
-        found.append(f"--model {folder}: has {class_count(folder)} outputs, but {task.name} needs {task.outputs}")
+    found += classifier_problems(folder, "--model", task)
     if max_length is not None and max_length > length_limit(folder):
         found.append(f"--model {folder}: reads at most {length_limit(folder)} word pieces, not {max_length}")
     return found

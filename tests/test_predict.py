@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny import write_task
 
 from pkd_tune.command_line import run_command
@@ -29,6 +30,10 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
     tiny = tiny_data / "models/pretrained/tiny"
     for name in ("MRPC", "MNLI", "WNLI"):
         save_classifier(load_classifier(tiny, TASKS[name].labels, seed=1), tiny, folder / name)
+    shutil.copytree(folder / "MRPC", folder / "headless")
+    weights = load_file(folder / "headless" / "model.safetensors")
+    encoder = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier")}
+    save_file(encoder, folder / "headless" / "model.safetensors", {"format": "pt"})
     return folder
 
 
@@ -93,11 +98,13 @@ def test_a_whole_submission_is_filled_only_when_asked(run: Run, home: Path) -> N
         (("--task", "MRPC", "--model", "tiny"), "is pretrained only"),
         (("--task", "MRPC", "--model", "./MNLI"), "has 3 outputs, but MRPC needs 2"),
         (("--task", "MRPC", "--model", "./MRPC", "--splits", "dev_mm"), "--splits dev_mm: MRPC has train, dev, test"),
+        (("--task", "MRPC", "--model", "./WNLI"), "its classes are not_entailment, entailment, but MRPC has"),
+        (("--task", "MRPC", "--model", "./headless"), "model.safetensors has no classifier.weight"),
         (("--task", "MRPC", "MNLI", "--model", "./MRPC"), "1 given for 2 tasks"),
         (("--task", "MRPC", "--model", "./MRPC", "--fill-missing"), "--fill-missing belongs to --glue-zip"),
         (("--task", "MRPC", "--model", "./MRPC", "--max-length", "200"), "reads at most 128 word pieces, not 200"),
         (("--task", "MRPC", "--model", "./MRPC", "--out", "data/models/pretrained/tiny/config.json"), "is a file"),
-        (("--task", "RTE", "--model", "./MRPC"), "--data-dir"),
+        (("--task", "MRPC", "--model", "./MRPC", "--data-dir", "nowhere"), "choose another --data-dir"),
     ],
 )
 def test_a_mistake_is_one_line(run: Run, home: Path, flags: tuple[str, ...], says: str) -> None:

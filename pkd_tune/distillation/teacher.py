@@ -20,7 +20,7 @@ from pkd_tune.distillation.batches import Batch
 from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, fit
 from pkd_tune.distillation.losses import LossParts, finetune_loss
-from pkd_tune.distillation.model_folder import class_count, has_classifier, layer_count, model_name, weights_key
+from pkd_tune.distillation.model_folder import classifier_problems, has_classifier, layer_count, model_name, weights_key
 from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
 from pkd_tune.distillation.training_state import StateFile
 from pkd_tune.glue.data import Split
@@ -77,18 +77,15 @@ def prepare_teacher(
         report: Called after each evaluation of a training.
 
     Raises:
-        UserError: When its classes are not the task's, or when it does not clearly beat the majority class.
+        UserError: When its classifier is not the task's, or when it does not clearly beat the majority class.
     """
     finetuned_here = not has_classifier(pretrained_dir)
     if finetuned_here:
         model_dir = finetune(task, splits, pretrained_dir, layer_count(pretrained_dir), folder, configs, device, report)
     else:
         model_dir = pretrained_dir
-        if class_count(model_dir) != task.outputs:
-            raise UserError(
-                f"--teacher {model_dir}: its classifier has {class_count(model_dir)} outputs, but {task.name} needs "
-                f"{task.outputs}; give a pretrained encoder or a model fine-tuned for {task.name}"
-            )
+        if wrong := classifier_problems(model_dir, "--teacher", task):
+            raise UserError(*wrong)
     key = weights_key(model_dir)
     metrics = _recorded_dev_metrics(task, model_dir, key, splits, folder, device)
     majority = majority_score(task, {name: splits[name].labels for name in task.dev_splits})
