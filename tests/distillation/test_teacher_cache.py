@@ -1,4 +1,5 @@
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,13 +8,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
 from pkd_tune.distillation.batches import collate
 from pkd_tune.distillation.losses import pkd_loss
 from pkd_tune.distillation.modeling import load_classifier, run
-from pkd_tune.distillation.teacher_cache import TeacherOutputs, teacher_outputs
+from pkd_tune.distillation.teacher_cache import HASH, TeacherOutputs, teacher_outputs
 from pkd_tune.glue.data import load_features
 from pkd_tune.glue.features import Split
 from pkd_tune.glue.tasks import TASKS
@@ -88,6 +90,35 @@ def test_a_damaged_file_is_named_and_built_again(
     with caplog.at_level(logging.WARNING):
         rebuilt = teacher_outputs(tmp_path, split, "t", lambda: teacher)
     assert str(path) in caplog.text
+    assert torch.equal(rebuilt.logits_NC, expected)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("other", ["teacher", "split", "nobody"])
+def test_a_file_of_another_origin_is_named_and_built_again(
+    tmp_path: Path,
+    split: Split,
+    teacher: BertForSequenceClassification,
+    other: str,
+    verify: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A whole file, that somebody gave this one's name; `nobody`: it does not say whose it is."""
+    expected = teacher_outputs(tmp_path, split, "t", lambda: teacher).logits_NC.clone()
+    (path,) = tmp_path.glob("*.safetensors")
+    whole = path.read_bytes()
+    if other == "nobody":
+        hashed = safe_open(path, "pt").metadata()[HASH]
+        save_file(load_file(path), path, {HASH: hashed})
+    else:
+        key, texts = ("u", split) if other == "teacher" else ("t", replace(split, key="other texts"))
+        teacher_outputs(tmp_path / "other", texts, key, lambda: teacher)
+        (foreign,) = (tmp_path / "other").glob("*.safetensors")
+        os.replace(foreign, path)
+    with caplog.at_level(logging.WARNING):
+        rebuilt = teacher_outputs(tmp_path, split, "t", lambda: teacher, verify=verify)
+    assert f"{path} is damaged, or of another teacher or split" in caplog.text
     assert torch.equal(rebuilt.logits_NC, expected)
     assert path.read_bytes() == whole
 
