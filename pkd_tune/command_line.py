@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "google-bert/bert-base-uncased"
 
+WRITTEN_PARTS = ("data_feat", "models/finetuned", "teacher_cache")
+"""Folders below --data-dir that commands which train write to."""
+
 T = TypeVar("T")
 
 _quiet = False
@@ -124,27 +127,37 @@ def check_positive(args: argparse.Namespace, problems: Problems, *flags: str) ->
                 problems.found.append(f"{flag} must be above 0, but got {number}")
 
 
-def check_writable(folder: Path, flag: str, problems: Problems) -> None:
-    """Keeps a problem when nothing can be written into the folder a flag names; the folder need not exist yet."""
+def check_writable(folder: Path, flag: str, problems: Problems) -> bool:
+    """Keeps a problem when nothing can be written into the folder a flag names; the folder need not exist yet.
+
+    Returns:
+        Whether something can.
+    """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
         problems.found.append(f"{flag} {folder}: {existing} is a file; give a folder")
-        return
+        return False
     try:
         tempfile.TemporaryFile(dir=existing).close()  # to ask for permission would not do: root has it even in /proc
     except OSError as error:
         problems.found.append(
             f"{flag} {folder}: {existing} cannot be written to ({error.strerror}); give another folder"
         )
+        return False
+    return True
 
 
 def find_data(args: argparse.Namespace, problems: Problems) -> tuple[Task | None, Path]:
-    """Returns the task and the data folder, checking the task's files; with --demo, they are written there first."""
+    """Returns the task and the data folder, checking the task's files; with --demo, they are written there first.
+
+    What is made of the files is written into the folder as well, so all of that must be possible.
+    """
     task = problems.attempt(lambda: find_trainable(args.task))
     if not args.demo:
         data_dir = args.data_dir.resolve()
         if task is not None:
             problems.found += check_source(task, data_dir)
+        all(check_writable(data_dir / part, "--data-dir", problems) for part in WRITTEN_PARTS)
         return task, data_dir
     data_dir = args.data_dir.resolve() / "demo"
     check_writable(data_dir, "--data-dir", problems)

@@ -79,7 +79,7 @@ def predict(args: argparse.Namespace, argv: list[str]) -> int:
         for name in wanted_splits(task, args):
             logits_NC = inference.predict(model, splits[name], precision="fp32").numpy()
             predicted_N = predictions(task, logits_NC)
-            path = args.out / f"{task.name}-{name}.parquet"
+            path = table_path(args, task, name)
             table = as_table(task, logits_NC, predicted_N, splits[name].labels)
             write_whole(path, partial(table.to_parquet, index=False))
             if name in task.test_splits:
@@ -114,6 +114,12 @@ def as_table(
     return pd.DataFrame(columns)
 
 
+def table_path(args: argparse.Namespace, task: Task, split: str) -> Path:
+    """Returns where a split's predictions are written."""
+    path: Path = args.out / f"{task.name}-{split}.parquet"
+    return path
+
+
 def wanted_splits(task: Task, args: argparse.Namespace) -> list[str]:
     """Returns the splits to predict: those asked for, and for a zip the test splits.
 
@@ -144,15 +150,19 @@ def resolve(args: argparse.Namespace) -> tuple[list[tuple[Task, Path]], str]:
     if len(args.task) != len(args.model):
         problems.found.append(f"--model: {len(args.model)} given for {len(args.task)} tasks; give one for each task")
     data_dir, jobs = data_folder(args), []
+    if args.demo:
+        check_writable(data_dir, "--data-dir", problems)
     for name, model in zip(args.task, args.model, strict=False):
         task = problems.attempt(partial(find_task, name))
         folder = problems.attempt(partial(find_pretrained, model, data_dir))
-        if task is None:
-            continue
-        if args.demo and not problems.found:
+        if task is None or (args.demo and problems.found):
+            continue  # there are no files to look at
+        if args.demo:
             problems.attempt(partial(write_demo, data_dir, task.name))
         problems.found += check_source(task, data_dir)
-        problems.attempt(partial(wanted_splits, task, args))
+        for split in problems.attempt(partial(wanted_splits, task, args)) or []:
+            if table_path(args, task, split).is_dir():
+                problems.found.append(f"{table_path(args, task, split)} is a folder; move it, or give another --out")
         if folder is not None:
             problems.found += model_problems(folder, task, args.max_length)
             jobs.append((task, folder.resolve()))

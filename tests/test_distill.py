@@ -240,6 +240,18 @@ def test_a_mistake_is_one_line(run: Run, home: Path, flags: tuple[str, ...], say
     assert sorted(home.rglob("*")) == before
 
 
+@pytest.mark.parametrize("part", ["data_feat", "models/finetuned", "teacher_cache"])
+def test_a_data_folder_that_cannot_be_written_is_one_line(run: Run, home: Path, tiny_data: Path, part: str) -> None:
+    data = home / f"no-{Path(part).name}"
+    shutil.copytree(tiny_data, data, ignore=shutil.ignore_patterns("data_feat", "finetuned", "teacher_cache"))
+    (data / part).write_text("in the way")
+    for command, model in ((distill, ("--method", "kd", "--layers", "2", "--teacher")), (finetune, ("--model",))):
+        code, output, errors = run(command, *model, "tiny", *QUICK, "--data-dir", data.name)
+        assert (code, output) == (2, "")
+        assert errors.endswith(f"error: --data-dir {data / part}: {data / part} is a file; give a folder\n")
+        assert len(errors.splitlines()) == 1
+
+
 def test_a_classifier_for_another_task_is_no_teacher(run: Run, teacher: str, home: Path) -> None:
     other = home / "three"
     shutil.copytree(teacher, other)

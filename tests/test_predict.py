@@ -30,6 +30,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
     tiny = tiny_data / "models/pretrained/tiny"
     for name in ("MRPC", "MNLI", "WNLI"):
         save_classifier(load_classifier(tiny, TASKS[name].labels, seed=1), tiny, folder / name)
+    (folder / "taken" / "MRPC-dev.parquet").mkdir(parents=True)
     shutil.copytree(folder / "MRPC", folder / "headless")
     weights = load_file(folder / "headless" / "model.safetensors")
     encoder = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier")}
@@ -104,6 +105,11 @@ def test_a_whole_submission_is_filled_only_when_asked(run: Run, home: Path) -> N
         (("--task", "MRPC", "--model", "./MRPC", "--fill-missing"), "--fill-missing belongs to --glue-zip"),
         (("--task", "MRPC", "--model", "./MRPC", "--max-length", "200"), "reads at most 128 word pieces, not 200"),
         (("--task", "MRPC", "--model", "./MRPC", "--out", "data/models/pretrained/tiny/config.json"), "is a file"),
+        (("--task", "MRPC", "--model", "./MRPC", "--out", "taken"), "taken/MRPC-dev.parquet is a folder; move it"),
+        (
+            ("--demo", "--task", "MRPC", "--model", "./MRPC", "--data-dir", "/proc"),
+            "--data-dir /proc/demo: /proc cannot",
+        ),
         (("--task", "MRPC", "--model", "./MRPC", "--data-dir", "nowhere"), "choose another --data-dir"),
     ],
 )
