@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import signal
 import sys
 import tempfile
@@ -119,12 +120,14 @@ def add_precision_flag(parser: argparse._ActionsContainer) -> None:
 
 
 def check_positive(args: argparse.Namespace, problems: Problems, *flags: str) -> None:
-    """Keeps a problem for every flag that was given a number that is not above 0."""
+    """Keeps a problem for every flag that was given a number that is not above 0, or not finite."""
     for flag in flags:
         value = getattr(args, flag.removeprefix("--").replace("-", "_"))
         for number in value if isinstance(value, list) else [value]:
             if number is not None and not number > 0:
                 problems.found.append(f"{flag} must be above 0, but got {number}")
+            elif number == math.inf:
+                problems.found.append(f"{flag} must be finite, but got {number}")
 
 
 def check_writable(folder: Path, flag: str, problems: Problems) -> bool:

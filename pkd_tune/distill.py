@@ -32,7 +32,7 @@ from pkd_tune.command_line import (
     say,
     training_bar,
 )
-from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig
+from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig, UserError
 from pkd_tune.distillation.layer_map import teacher_layers
 from pkd_tune.distillation.model_folder import layer_count, model_name, weights_key
 from pkd_tune.distillation.precision import check_precision
@@ -102,6 +102,7 @@ def distill(args: argparse.Namespace, argv: list[str]) -> int:
 
     from pkd_tune.distillation import student as students
     from pkd_tune.distillation import teacher as teachers
+    from pkd_tune.distillation.loop import TrainingDivergedError
 
     data, config, device = settings.data, settings.distillation, torch.device(device_name)
     task, name = TASKS[data.task], f"{args.method} {config.student_layers}-layer student"
@@ -123,7 +124,11 @@ def distill(args: argparse.Namespace, argv: list[str]) -> int:
 
     classroom = students.open_classroom(data, teacher, device, settings.training.seed)
     with training_bar(name) as show:
-        student, _ = students.distill(classroom, config, settings.training, show)
+        try:
+            student, _ = students.distill(classroom, config, settings.training, show)
+        except TrainingDivergedError as error:
+            remedy = f"give a lower --learning-rate than {settings.training.learning_rate:g}"
+            raise UserError(f"{name}: {error}; {remedy}{' or a lower --beta' if imitated else ''}") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.unfinished")
     teachers.save_classifier(student, data.student_dir, unfinished, replace=True)

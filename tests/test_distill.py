@@ -222,6 +222,10 @@ def test_one_layer_can_be_used_but_not_teach(
         (("--method", "pkd", "--layers", "3", "--alpha", "1.5"), "alpha must be in [0, 1], but got 1.5"),
         (("--method", "kd", "--layers", "3", "--temperature", "0"), "temperature must be above 0, but got 0.0"),
         (("--method", "pkd", "--layers", "3", "--beta", "-1"), "beta must be at least 0, but got -1.0"),
+        (("--method", "pkd", "--layers", "3", "--beta", "inf"), "beta must be finite, but got inf"),
+        (("--method", "kd", "--layers", "3", "--temperature", "inf"), "temperature must be finite, but got inf"),
+        (("--method", "kd", "--layers", "3", "--learning-rate", "inf"), "--learning-rate must be finite, but got inf"),
+        (("--method", "kd", "--layers", "3", "--learning-rate", "nan"), "--learning-rate must be above 0, but got nan"),
         (("--method", "pkd", "--layers", "4"), "--layers 4: a student of a 4-layer teacher has 1 to 3 layers"),
         (("--method", "kd", "--layers", "3", "--beta", "5"), "--beta belongs to --method pkd"),
         (("--method", "kd", "--layers", "3", "--preset", "published"), "nothing was published for kd on MRPC"),
@@ -238,6 +242,25 @@ def test_a_mistake_is_one_line(run: Run, home: Path, flags: tuple[str, ...], say
     assert says in errors
     assert len(errors.splitlines()) == 1
     assert sorted(home.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "says"),
+    [
+        (distill, ("--method", "pkd", "--layers", "2"), "a lower --learning-rate than 1e+20 or a lower --beta"),
+        (distill, ("--method", "kd", "--layers", "2"), "a lower --learning-rate than 1e+20\n"),
+        (finetune, (), "fine-tuning with learning rate 1e+20 came to nothing"),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_one_line(
+    run: Run, teacher: str, command: object, flags: tuple[str, ...], says: str
+) -> None:
+    model = ("--teacher", teacher) if command is distill else ("--model", "tiny")
+    code, output, errors = run(command, *flags, *model, *QUICK, "--learning-rate", "1e20")
+    assert (code, output) == (2, "")
+    assert says in errors
+    assert errors.count("the loss was not finite") == 1
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("part", ["data_feat", "models/finetuned", "teacher_cache"])

@@ -18,7 +18,7 @@ from filelock import FileLock
 from pkd_tune.config import TrainingConfig, UserError
 from pkd_tune.distillation.batches import Batch
 from pkd_tune.distillation.inference import evaluate
-from pkd_tune.distillation.loop import Evaluation, fit
+from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, fit
 from pkd_tune.distillation.losses import LossParts, finetune_loss
 from pkd_tune.distillation.model_folder import classifier_problems, has_classifier, layer_count, model_name, weights_key
 from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
@@ -77,7 +77,8 @@ def prepare_teacher(
         report: Called after each evaluation of a training.
 
     Raises:
-        UserError: When its classifier is not the task's, or when it does not clearly beat the majority class.
+        UserError: When its classifier is not the task's, or when it does not clearly beat the majority class, or when a
+            loss is not finite.
     """
     finetuned_here = not has_classifier(pretrained_dir)
     if finetuned_here:
@@ -132,6 +133,9 @@ def finetune(
         configs: How it is trained; of several, the one with the highest dev score is kept.
         device: Where it is trained.
         report: Called after each evaluation of a training.
+
+    Raises:
+        UserError: When a loss is not finite: its learning rate is too high.
     """
     what = {
         "layers": layers,
@@ -156,7 +160,11 @@ def finetune(
             def step(batch: Batch, model: BertForSequenceClassification = model) -> LossParts:
                 return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
 
-            fitted = fit(model, step, splits["train"], dev, task, config, report, state=state)
+            try:
+                fitted = fit(model, step, splits["train"], dev, task, config, report, state=state)
+            except TrainingDivergedError as error:
+                what_failed = f"fine-tuning with learning rate {config.learning_rate:g} came to nothing"
+                raise UserError(f"{model_name(pretrained_dir)}: {what_failed}, as {error}; give a lower one") from error
             dev_score = fitted.best.best_score
             if best is None or dev_score > best[0]:
                 best = dev_score, model
