@@ -17,11 +17,11 @@ import pandas as pd
 from pkd_tune.command_line import Parser, Problems, check_positive, check_writable, run_command, say
 from pkd_tune.config import UserError
 from pkd_tune.distillation.model_folder import classifier_problems, encoder_problems, has_classifier, length_limit
-from pkd_tune.glue.data import check_source, load_features
+from pkd_tune.glue.data import Split, check_source, load_features
 from pkd_tune.glue.demo import write_demo
 from pkd_tune.glue.hub import find_pretrained
 from pkd_tune.glue.scoring import predictions, split_metrics
-from pkd_tune.glue.submission import write_submission
+from pkd_tune.glue.submission import row_problems, write_submission
 from pkd_tune.glue.tasks import TASKS, Task, find_task
 from pkd_tune.reporting.records import write_whole
 from pkd_tune.reporting.words import METRIC_TITLES
@@ -71,11 +71,15 @@ def predict(args: argparse.Namespace, argv: list[str]) -> int:
     from pkd_tune.distillation import inference
     from pkd_tune.distillation.modeling import load_classifier
 
-    submitted: dict[str, dict[str, npt.NDArray[np.generic]]] = {}
+    examples = []
     for task, folder in jobs:
-        model = load_classifier(folder, task.labels, seed=0).to(torch.device(device_name))
         max_length = args.max_length or min(load_space(find_space("default")).max_length, length_limit(folder))
-        splits = load_features(task, data_folder(args), folder, max_length)
+        examples.append(load_features(task, data_folder(args), folder, max_length))
+    if args.glue_zip is not None:
+        check_official(jobs, examples)
+    submitted: dict[str, dict[str, npt.NDArray[np.generic]]] = {}
+    for (task, folder), splits in zip(jobs, examples, strict=True):
+        model = load_classifier(folder, task.labels, seed=0).to(torch.device(device_name))
         for name in wanted_splits(task, args):
             logits_NC = inference.predict(model, splits[name], precision="fp32").numpy()
             predicted_N = predictions(task, logits_NC)
@@ -96,6 +100,22 @@ def predict(args: argparse.Namespace, argv: list[str]) -> int:
             say(f"note: {note}")
         print(args.glue_zip)
     return 0
+
+
+def check_official(jobs: list[tuple[Task, Path]], examples: list[dict[str, Split]]) -> None:
+    """Refuses test splits that cannot be submitted, before anything is predicted.
+
+    Raises:
+        UserError: One line for each that has not the official number of rows.
+    """
+    problems = [
+        problem
+        for (task, _), splits in zip(jobs, examples, strict=True)
+        for name in task.test_splits
+        for problem in row_problems(task, name, len(splits[name]))
+    ]
+    if problems:
+        raise UserError(*problems)
 
 
 def as_table(
@@ -145,6 +165,8 @@ def resolve(args: argparse.Namespace) -> tuple[list[tuple[Task, Path]], str]:
     check_writable(args.out.resolve(), "--out", problems)
     if args.glue_zip is not None:
         check_writable(args.glue_zip.resolve().parent, "--glue-zip", problems)
+        if args.glue_zip.is_dir():
+            problems.found.append(f"--glue-zip {args.glue_zip}: is a folder; give a file")
     elif args.fill_missing:
         problems.found.append("--fill-missing belongs to --glue-zip; leave it out, or name a zip")
     if len(args.task) != len(args.model):

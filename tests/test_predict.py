@@ -103,6 +103,7 @@ def test_a_whole_submission_is_filled_only_when_asked(run: Run, home: Path) -> N
         (("--task", "MRPC", "--model", "./headless"), "model.safetensors has no classifier.weight"),
         (("--task", "MRPC", "MNLI", "--model", "./MRPC"), "1 given for 2 tasks"),
         (("--task", "MRPC", "--model", "./MRPC", "--fill-missing"), "--fill-missing belongs to --glue-zip"),
+        (("--task", "WNLI", "--model", "./WNLI", "--glue-zip", "taken"), "--glue-zip taken: is a folder; give a file"),
         (("--task", "MRPC", "--model", "./MRPC", "--max-length", "200"), "reads at most 128 word pieces, not 200"),
         (("--task", "MRPC", "--model", "./MRPC", "--out", "data/models/pretrained/tiny/config.json"), "is a file"),
         (("--task", "MRPC", "--model", "./MRPC", "--out", "taken"), "taken/MRPC-dev.parquet is a folder; move it"),
@@ -123,10 +124,11 @@ def test_a_mistake_is_one_line(run: Run, home: Path, flags: tuple[str, ...], say
 
 
 def test_a_test_split_of_another_size_is_no_submission(run: Run, home: Path) -> None:
-    code, _, errors = run("--task", "MRPC", "--model", "./MRPC", "--glue-zip", "wrong.zip")
-    assert code == 2
+    code, output, errors = run("--task", "MRPC", "--model", "./MRPC", "--glue-zip", "wrong.zip", "--out", "nothing")
+    assert (code, output) == (2, "")
     assert "8 predictions, but the official split has 1,725 rows" in errors
     assert not (home / "wrong.zip").exists()
+    assert not (home / "nothing").exists()
 
 
 def test_the_demo_of_every_task_can_be_predicted(run: Run, home: Path) -> None:

@@ -104,12 +104,12 @@ def write_predictions(path: Path, task: Task, split: str, predictions: "Values",
         raise UserError(*problems)
     text = _table(_texts(task, predictions))
     _write_whole(path, lambda unfinished: unfinished.write_bytes(text.encode()))
-    return _row_problems(task, split, predictions)
+    return row_problems(task, split, len(predictions))
 
 
 def _problems(task: Task, split: str, predictions: "Values", *, official: bool) -> list[str]:
     """All that keeps predictions from becoming a file, one line each; of wrong values only the first."""
-    problems = _row_problems(task, split, predictions) if official else []
+    problems = row_problems(task, split, len(predictions)) if official else []
     for row, value in enumerate(predictions):
         if task.regression and not math.isfinite(value):
             problems.append(f"{task.name} {split}: row {row} is {value}, which is no number to submit")
@@ -121,9 +121,9 @@ def _problems(task: Task, split: str, predictions: "Values", *, official: bool) 
     return problems
 
 
-def _row_problems(task: Task, split: str, predictions: "Values") -> list[str]:
-    """Says that the number of rows is not the official one, where that is so."""
-    found, official = len(predictions), task.row_counts[split]
+def row_problems(task: Task, split: str, found: int) -> list[str]:
+    """Returns a line that says that the number of rows is not the official one, where that is so."""
+    official = task.row_counts[split]
     if found == official:
         return []
     return [
