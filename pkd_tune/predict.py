@@ -181,8 +181,9 @@ def resolve(args: argparse.Namespace) -> tuple[list[tuple[Task, Path]], str]:
             continue  # there are no files to look at
         if args.demo:
             problems.attempt(partial(write_demo, data_dir, task.name))
-        problems.found += check_source(task, data_dir)
-        for split in problems.attempt(partial(wanted_splits, task, args)) or []:
+        wanted = problems.attempt(partial(wanted_splits, task, args)) or []
+        problems.found += check_source(task, data_dir, needed=wanted)
+        for split in wanted:
             if table_path(args, task, split).is_dir():
                 problems.found.append(f"{table_path(args, task, split)} is a folder; move it, or give another --out")
         if folder is not None:

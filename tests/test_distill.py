@@ -263,6 +263,15 @@ def test_a_loss_that_is_not_finite_is_one_line(
     assert "Traceback" not in errors
 
 
+def test_models_are_trained_without_a_test_split(run: Run, home: Path, tiny_data: Path) -> None:
+    shutil.copytree(tiny_data, home / "untested", ignore=shutil.ignore_patterns("test.tsv", "data_feat", "finetuned"))
+    usual = (*QUICK, "--data-dir", "untested", "--learning-rate", "3e-3")
+    code, output, errors = run(finetune, "--model", "tiny", *usual, "--epochs", "6")
+    assert code == 0, errors
+    code, _, errors = run(distill, "--teacher", output.splitlines()[-1], "--method", "kd", "--layers", "2", *usual)
+    assert code == 0, errors
+
+
 @pytest.mark.parametrize("part", ["data_feat", "models/finetuned", "teacher_cache"])
 def test_a_data_folder_that_cannot_be_written_is_one_line(run: Run, home: Path, tiny_data: Path, part: str) -> None:
     data = home / f"no-{Path(part).name}"

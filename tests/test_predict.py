@@ -30,6 +30,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
     tiny = tiny_data / "models/pretrained/tiny"
     for name in ("MRPC", "MNLI", "WNLI"):
         save_classifier(load_classifier(tiny, TASKS[name].labels, seed=1), tiny, folder / name)
+    no_test = shutil.ignore_patterns("test.tsv", "data_feat", "teacher_cache")
+    shutil.copytree(tiny_data, folder / "untested", ignore=no_test)
     (folder / "taken" / "MRPC-dev.parquet").mkdir(parents=True)
     shutil.copytree(folder / "MRPC", folder / "headless")
     weights = load_file(folder / "headless" / "model.safetensors")
@@ -64,6 +66,12 @@ def test_scores_and_tables_of_every_split(run: Run, home: Path) -> None:
     accuracy = 100 * (table["prediction"] == table["label"]).mean()
     assert f"accuracy {accuracy:.1f}" in dev
     assert "label" not in pd.read_parquet(home / "predictions" / "MRPC-test.parquet")
+
+
+def test_dev_is_scored_without_a_test_split(run: Run) -> None:
+    code, output, errors = run("--task", "MRPC", "--model", "./MRPC", "--data-dir", "untested", "--out", "of-dev")
+    assert code == 0, errors
+    assert output.startswith("MRPC dev: F1 ")
 
 
 def test_both_dev_splits_of_mnli_are_the_default(run: Run) -> None:
@@ -111,6 +119,7 @@ def test_a_whole_submission_is_filled_only_when_asked(run: Run, home: Path) -> N
             ("--demo", "--task", "MRPC", "--model", "./MRPC", "--data-dir", "/proc"),
             "--data-dir /proc/demo: /proc cannot",
         ),
+        (("--task", "MRPC", "--model", "./MRPC", "--data-dir", "untested", "--splits", "test"), "test.tsv is missing"),
         (("--task", "MRPC", "--model", "./MRPC", "--data-dir", "nowhere"), "choose another --data-dir"),
     ],
 )
