@@ -171,12 +171,14 @@ def resolve(args: argparse.Namespace) -> tuple[list[tuple[Task, Path]], str]:
         problems.found.append("--fill-missing belongs to --glue-zip; leave it out, or name a zip")
     if len(args.task) != len(args.model):
         problems.found.append(f"--model: {len(args.model)} given for {len(args.task)} tasks; give one for each task")
-    data_dir, jobs = data_folder(args), []
+    data_dir, jobs = data_folder(args), list[tuple[Task, Path]]()
     if args.demo:
         check_writable(data_dir, "--data-dir", problems)
     for name, model in zip(args.task, args.model, strict=False):
         task = problems.attempt(partial(find_task, name))
         folder = problems.attempt(partial(find_pretrained, model, data_dir))
+        if task is not None and task.name in [earlier.name for earlier, _ in jobs]:
+            problems.found.append(f"--task {name}: given twice; predict it with one model, or in another --out")
         if task is None or (args.demo and problems.found):
             continue  # there are no files to look at
         if args.demo:

@@ -34,6 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
     shutil.copytree(tiny_data, folder / "untested", ignore=no_test)
     (folder / "taken" / "MRPC-dev.parquet").mkdir(parents=True)
     shutil.copytree(folder / "MRPC", folder / "headless")
+    shutil.copytree(folder / "MRPC", folder / "second")
     weights = load_file(folder / "headless" / "model.safetensors")
     encoder = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier")}
     save_file(encoder, folder / "headless" / "model.safetensors", {"format": "pt"})
@@ -110,6 +111,7 @@ def test_a_whole_submission_is_filled_only_when_asked(run: Run, home: Path) -> N
         (("--task", "MRPC", "--model", "./WNLI"), "its classes are not_entailment, entailment, but MRPC has"),
         (("--task", "MRPC", "--model", "./headless"), "model.safetensors has no classifier.weight"),
         (("--task", "MRPC", "MNLI", "--model", "./MRPC"), "1 given for 2 tasks"),
+        (("--task", "MRPC", "mrpc", "--model", "./MRPC", "./second"), "--task mrpc: given twice"),
         (("--task", "MRPC", "--model", "./MRPC", "--fill-missing"), "--fill-missing belongs to --glue-zip"),
         (("--task", "WNLI", "--model", "./WNLI", "--glue-zip", "taken"), "--glue-zip taken: is a folder; give a file"),
         (("--task", "MRPC", "--model", "./MRPC", "--max-length", "200"), "reads at most 128 word pieces, not 200"),

@@ -95,7 +95,8 @@ def prepare_teacher(
             f"the teacher scores {metrics['score']:.1f} on {task.name} dev, and always predicting the "
             f"{task.baseline} scores {majority['score']:.1f}: nothing can be learned from it; "
             + (
-                "raise epochs or learning_rates under [teacher] in the file given as --space"
+                "fine-tune it with more --epochs or another --learning-rate by pkd_tune.finetune, and give its folder "
+                "as --teacher"
                 if finetuned_here
                 else f"give another --teacher than {model_dir}, or check the order of its labels"
             )

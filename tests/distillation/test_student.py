@@ -85,7 +85,7 @@ def test_a_finetuned_folder_is_used_as_it_is(teacher: Teacher, prepare: Prepare)
 
 def test_a_teacher_that_learnt_nothing_is_refused(data: DataConfig, prepare: Prepare) -> None:
     with pytest.raises(
-        UserError, match=r"most frequent class scores .* raise epochs or learning_rates under \[teacher\]"
+        UserError, match=r"most frequent class scores .* by pkd_tune\.finetune, and give its folder as --teacher$"
     ):
         prepare([LAZY], data.student_dir)
 
