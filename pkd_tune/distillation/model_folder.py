@@ -37,6 +37,32 @@ BERT_BASE = {
 """What a config.json means that does not say otherwise."""
 
 
+ACTIVATIONS = (
+    *("gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh"),
+    *(
+        "gelu_pytorch_tanh",
+        "hardswish",
+        "laplace",
+        "leaky_relu",
+        "linear",
+        "mish",
+        "prelu",
+        "quick_gelu",
+        "relu",
+        "relu2",
+    ),
+    *("relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh", "xielu"),
+)
+"""What transformers knows as hidden_act; a test compares. To ask it takes seconds."""
+
+TOKENIZER_JSON: dict[str, tuple[str, ...]] = {
+    "tokenizer.json": ("model", "added_tokens"),
+    "tokenizer_config.json": (),
+    "special_tokens_map.json": (),
+}
+"""Files of a tokenizer that are JSON objects, and what each must have."""
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Returns the folder's config.json."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -58,22 +84,48 @@ def encoder_problems(folder: Path, flag: str) -> list[str]:
             f"{flag} {folder}: a {config.get('model_type', 'model of unknown type')!r} model is not supported; "
             "give a BERT encoder (model_type 'bert' in config.json)"
         )
-    elif not isinstance(config.get("num_hidden_layers", 12), int) or config.get("num_hidden_layers", 12) < 1:
-        problems.append(f"{flag} {folder}: num_hidden_layers in config.json must be a whole number above 0")
-    elif not _numbered(config.get("id2label")):
-        problems.append(f'{flag} {folder}: id2label in config.json must name the classes "0", "1" and so on')
+    else:
+        problems += [
+            f"{flag} {folder}: {wrong}; download or save the model again" for wrong in _config_problems(config)
+        ]
     if not (folder / WEIGHTS).is_file():
         problems.append(f"{flag} {folder}: no {WEIGHTS} there; convert the weights to safetensors (save_pretrained)")
     elif not problems and (wrong := _weights_problem(folder, config)):
         problems.append(f"{flag} {folder}: {wrong}; download or save the model again")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         problems.append(f"{flag} {folder}: no tokenizer there; add {' or '.join(TOKENIZER_FILES)}")
-    elif (folder / "tokenizer.json").is_file():
-        try:
-            json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            problems.append(f"{flag} {folder}: tokenizer.json is not JSON; download or save the tokenizer again")
+    for name in (name for name in TOKENIZER_JSON if (folder / name).is_file()):
+        if wrong := _tokenizer_problem(folder / name):
+            problems.append(f"{flag} {folder}: {wrong}; download or save the tokenizer again")
     return problems
+
+
+def _tokenizer_problem(path: Path) -> str | None:
+    """Returns why one of the tokenizer's JSON files cannot be used; None when it can."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        content = None
+    if not isinstance(content, dict):
+        return f"{path.name} is not a JSON object"
+    missing = [part for part in TOKENIZER_JSON[path.name] if part not in content]
+    return f"{path.name} has no {missing[0]}" if missing else None
+
+
+def _config_problems(config: dict[str, Any]) -> list[str]:
+    """Returns what a config.json says that no BERT can be, at most one."""
+    size = {**BERT_BASE, **config}
+    for name in BERT_BASE:
+        if not isinstance(size[name], int) or size[name] < 1:
+            return [f"{name} in config.json must be a whole number above 0"]
+    width, heads = size["hidden_size"], size["num_attention_heads"]
+    if width % heads:
+        return [f"hidden_size {width} in config.json is not a multiple of num_attention_heads {heads}"]
+    if config.get("hidden_act", "gelu") not in ACTIVATIONS:
+        return [f"hidden_act in config.json is {config['hidden_act']!r}, which transformers does not know"]
+    if not _numbered(config.get("id2label")):
+        return ['id2label in config.json must name the classes "0", "1" and so on']
+    return []
 
 
 def _numbered(id2label: Any) -> bool:

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.activations import ACT2FN
 
 from pkd_tune.distillation.model_folder import (
+    ACTIVATIONS,
     classifier_problems,
     encoder_problems,
     length_limit,
@@ -23,6 +25,10 @@ from pkd_tune.glue.tasks import TASKS
 @pytest.fixture
 def folder(tmp_path: Path, tiny_data: Path) -> Path:
     return Path(shutil.copytree(tiny_data / "models/pretrained/tiny", tmp_path / "tiny"))
+
+
+def test_the_activations_are_those_of_transformers() -> None:
+    assert sorted(ACTIVATIONS) == sorted(ACT2FN)
 
 
 def change(folder: Path, **settings: Any) -> None:
@@ -46,7 +52,18 @@ def test_a_good_folder_has_no_problem(folder: Path) -> None:
         (lambda folder: change(folder, vocab_size=99), r"word_embeddings.weight in model.safetensors has shape"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 50), "model.safetensors cannot be read"),
         (lambda folder: change(folder, id2label=["a", "b"]), 'must name the classes "0", "1" and so on'),
-        (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json is not JSON"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json is not a JSON object"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json has no model; download or save"),
+        (lambda folder: (folder / "tokenizer_config.json").write_text("[]"), "tokenizer_config.json is not a JSON obj"),
+        (
+            lambda folder: change(folder, num_attention_heads=3),
+            "hidden_size 32 in config.json is not a multiple of num",
+        ),
+        (lambda folder: change(folder, hidden_act="magic"), "hidden_act in config.json is 'magic', which transformers"),
+        (
+            lambda folder: change(folder, hidden_size="wide"),
+            "hidden_size in config.json must be a whole number above 0",
+        ),
         (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors there; convert"),
         (
             lambda folder: [(folder / name).unlink() for name in ("tokenizer.json", "vocab.txt")],
