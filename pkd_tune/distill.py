@@ -120,7 +120,7 @@ def distill(args: argparse.Namespace, argv: list[str]) -> int:
         pairs = ", ".join(f"{i}→{layer}" for i, layer in enumerate(imitated, start=1))
         say(f"student layers imitate teacher layers: {pairs}")
     elif config.beta > 0:
-        say("note: a student of one layer has no inner layer to imitate with; beta has no effect")
+        say("warning: a student of one layer has no inner layer to imitate with; beta has no effect")
 
     classroom = students.open_classroom(data, teacher, device, settings.training.seed)
     with training_bar(name) as show:
