@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import signal
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar, get_args
 from tqdm import tqdm
 
 from pkd_tune.config import Precision, UserError
-from pkd_tune.distillation.model_folder import class_count, encoder_problems, has_classifier, length_limit
+from pkd_tune.distillation.model_folder import classifier_problems, encoder_problems, length_limit
 from pkd_tune.glue.data import RawSplit, check_source, load_raw, row_count_notes
 from pkd_tune.glue.demo import write_demo
 from pkd_tune.glue.hub import find_pretrained
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from pkd_tune.distillation.loop import Evaluation
 
 DEFAULT_MODEL = "google-bert/bert-base-uncased"
+
+WRITTEN_PARTS = ("data_feat", "models/finetuned", "teacher_cache")
+"""Folders below --data-dir that commands which train write to."""
 
 T = TypeVar("T")
 
@@ -119,35 +123,47 @@ def add_precision_flag(parser: argparse._ActionsContainer) -> None:
 
 
 def check_positive(args: argparse.Namespace, problems: Problems, *flags: str) -> None:
-    """Keeps a problem for every flag that was given a number that is not above 0."""
+    """Keeps a problem for every flag that was given a number that is not above 0, or not finite."""
     for flag in flags:
         value = getattr(args, flag.removeprefix("--").replace("-", "_"))
         for number in value if isinstance(value, list) else [value]:
             if number is not None and not number > 0:
                 problems.found.append(f"{flag} must be above 0, but got {number}")
+            elif number == math.inf:
+                problems.found.append(f"{flag} must be finite, but got {number}")
 
 
-def check_writable(folder: Path, flag: str, problems: Problems) -> None:
-    """Keeps a problem when nothing can be written into the folder a flag names; the folder need not exist yet."""
+def check_writable(folder: Path, flag: str, problems: Problems) -> bool:
+    """Keeps a problem when nothing can be written into the folder a flag names; the folder need not exist yet.
+
+    Returns:
+        Whether something can.
+    """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
         problems.found.append(f"{flag} {folder}: {existing} is a file; give a folder")
-        return
+        return False
     try:
         tempfile.TemporaryFile(dir=existing).close()  # to ask for permission would not do: root has it even in /proc
     except OSError as error:
         problems.found.append(
             f"{flag} {folder}: {existing} cannot be written to ({error.strerror}); give another folder"
         )
+        return False
+    return True
 
 
 def find_data(args: argparse.Namespace, problems: Problems) -> tuple[Task | None, Path]:
-    """Returns the task and the data folder, checking the task's files; with --demo, they are written there first."""
+    """Returns the task and the data folder, checking the task's files; with --demo, they are written there first.
+
+    What is made of the files is written into the folder as well, so all of that must be possible.
+    """
     task = problems.attempt(lambda: find_trainable(args.task))
     if not args.demo:
         data_dir = args.data_dir.resolve()
         if task is not None:
             problems.found += check_source(task, data_dir)
+        all(check_writable(data_dir / part, "--data-dir", problems) for part in WRITTEN_PARTS)
         return task, data_dir
     data_dir = args.data_dir.resolve() / "demo"
     check_writable(data_dir, "--data-dir", problems)
@@ -181,11 +197,7 @@ def check_fit(folder: Path, flag: str, task: Task, max_length: int, problems: Pr
     """Keeps a problem when the model a flag names cannot read examples that long, or has another task's classifier."""
     if max_length > length_limit(folder):
         problems.found.append(f"{flag} {folder}: reads at most {length_limit(folder)} word pieces, not {max_length}")
-    if has_classifier(folder) and class_count(folder) != task.outputs:
-        problems.found.append(
-            f"{flag} {folder}: its classifier has {class_count(folder)} outputs, but {task.name} needs {task.outputs}; "
-            f"give a pretrained encoder or a model fine-tuned for {task.name}"
-        )
+    problems.found += classifier_problems(folder, flag, task)
 
 
 def seed(text: str) -> int:

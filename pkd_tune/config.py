@@ -3,6 +3,7 @@
 Standard library only: every room may import this module.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -86,6 +87,9 @@ class DistillConfig:
             problems.append(f"beta must be at least 0, but got {self.beta}")
         if not self.temperature > 0:
             problems.append(f"temperature must be above 0, but got {self.temperature}")
+        for name, value in (("beta", self.beta), ("temperature", self.temperature)):
+            if value == math.inf:
+                problems.append(f"{name} must be finite, but got {value}")
         if self.strategy not in ("skip", "last"):
             problems.append(f"strategy must be skip or last, but got {self.strategy!r}")
         if problems:

@@ -25,7 +25,6 @@ from pkd_tune.command_line import (
     add_training_flags,
     check_fit,
     check_positive,
-    check_writable,
     find_data,
     find_encoder,
     load_examples,
@@ -33,7 +32,7 @@ from pkd_tune.command_line import (
     say,
     training_bar,
 )
-from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig
+from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig, UserError
 from pkd_tune.distillation.layer_map import teacher_layers
 from pkd_tune.distillation.model_folder import layer_count, model_name, weights_key
 from pkd_tune.distillation.precision import check_precision
@@ -42,6 +41,8 @@ from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
 from pkd_tune.reporting.records import provenance, write_json
 from pkd_tune.reporting.words import metrics_text
+from pkd_tune.starting import ONE_LAYER_TEACHER, actual_init, check_pretrained
+from pkd_tune.target import RESULT, check_student_target, publish_student
 from pkd_tune.tuning.slots import choose_slots, gpu_names
 from pkd_tune.tuning.space import Float
 from pkd_tune.tuning.space_file import Space, find_space, load_space
@@ -99,11 +100,12 @@ def make_parser() -> Parser:
 
 def distill(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    settings, device_name = resolve(args)
+    settings, target, device_name = resolve(args)
     import torch  # takes seconds, which --help need not wait for
 
     from pkd_tune.distillation import student as students
     from pkd_tune.distillation import teacher as teachers
+    from pkd_tune.distillation.loop import TrainingDivergedError
 
     data, config, device = settings.data, settings.distillation, torch.device(device_name)
     task, name = TASKS[data.task], f"{args.method} {config.student_layers}-layer student"
@@ -121,33 +123,38 @@ def distill(args: argparse.Namespace, argv: list[str]) -> int:
         pairs = ", ".join(f"{i}→{layer}" for i, layer in enumerate(imitated, start=1))
         say(f"student layers imitate teacher layers: {pairs}")
     elif config.beta > 0:
-        say("note: a student of one layer has no inner layer to imitate with; beta has no effect")
+        say("warning: a student of one layer has no inner layer to imitate with; beta has no effect")
 
     classroom = students.open_classroom(data, teacher, device, settings.training.seed)
     with training_bar(name) as show:
-        student, _ = students.distill(classroom, config, settings.training, show)
-    target = args.to.resolve() if args.to else default_folder(settings, args.method)
+        try:
+            student, _ = students.distill(classroom, config, settings.training, show)
+        except TrainingDivergedError as error:
+            remedy = f"give a lower --learning-rate than {settings.training.learning_rate:g}"
+            raise UserError(f"{name}: {error}; {remedy}{' or a lower --beta' if imitated else ''}") from error
     target.parent.mkdir(parents=True, exist_ok=True)
-    teachers.save_classifier(student, data.student_dir, target)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    teachers.save_classifier(student, data.student_dir, unfinished, replace=True)
     student_splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
-    metrics = teachers.dev_metrics(task, target, student_splits, device)
+    metrics = teachers.dev_metrics(task, unfinished, student_splits, device)
     record = {
         **asdict(settings),
         "method": args.method,
         "imitated_layers": imitated,
         "metrics": metrics,
         "teacher": {"weights": teacher.key, "layers": teacher.layers, "metrics": teacher.metrics},
-        "content": {"weights": weights_key(target), "train": splits["train"].key, "dev": splits["dev"].key},
+        "content": {"weights": weights_key(unfinished), "train": splits["train"].key, "dev": splits["dev"].key},
         "provenance": provenance("pkd_tune.distill", argv, gpu_names()),
     }
-    write_json(target / "result.json", record)
+    write_json(unfinished / RESULT, record)
+    publish_student(unfinished, target)
     print(f"{task.name} dev: {metrics_text(metrics)}")
     print(target)
     return 0
 
 
-def resolve(args: argparse.Namespace) -> tuple[Settings, str]:
-    """Turns flags into settings and a device, and finds every mistake that can be found quickly.
+def resolve(args: argparse.Namespace) -> tuple[Settings, Path, str]:
+    """Turns flags into settings, the student's folder and a device, and finds every mistake that can be found quickly.
 
     Raises:
         UserError: With all problems found.
@@ -160,13 +167,15 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, str]:
         device = slots.device
         problems.attempt(lambda: check_precision(args.precision, device))
     if args.to is not None:
-        check_writable(args.to.resolve(), "--to", problems)
+        check_student_target(args.to.resolve(), problems)
     task, data_dir = find_data(args, problems)
     teacher_dir = find_encoder(args, "--teacher", data_dir, problems)
     student_dir = find_encoder(args, "--student", data_dir, problems) if args.student else teacher_dir
     for flag, model in (("--teacher", teacher_dir), ("--student", student_dir if args.student else None)):
         if model is not None and task is not None:
             check_fit(model, flag, task, args.max_length or space.max_length, problems)
+    if args.student and student_dir is not None:
+        check_pretrained(student_dir, problems)
     if teacher_dir is not None and student_dir is not None and args.layers > 0:
         check_depth(args, teacher_dir, student_dir, problems)
     if args.method == "kd":
@@ -195,13 +204,16 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, str]:
             teacher_dir=teacher_dir,
             student_dir=student_dir,
             max_length=args.max_length or space.max_length,
-            init=args.init,
+            init=actual_init(args.init, student_dir),
         ),
         teacher_trainings=tuple(replace(training, precision=args.precision) for training in space.teacher),
         distillation=config,
         training=training,
     )
-    return settings, slots.device
+    target = args.to.resolve() if args.to else default_folder(settings, args.method)
+    check_student_target(target, problems)
+    problems.raise_any()
+    return settings, target, slots.device
 
 
 def distillation(args: argparse.Namespace, start: Published) -> DistillConfig:
@@ -228,7 +240,9 @@ def distillation(args: argparse.Namespace, start: Published) -> DistillConfig:
 def check_depth(args: argparse.Namespace, teacher_dir: Path, student_dir: Path, problems: Problems) -> None:
     """Keeps a problem when there is no student of the asked depth."""
     teacher_depth, start_depth = layer_count(teacher_dir), layer_count(student_dir)
-    if args.layers >= teacher_depth:
+    if teacher_depth < 2:
+        problems.found.append(ONE_LAYER_TEACHER)
+    elif args.layers >= teacher_depth:
         problems.found.append(
             f"--layers {args.layers}: a student of a {teacher_depth}-layer teacher has 1 to {teacher_depth - 1} layers"
         )

@@ -13,13 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pkd_tune.command_line import Parser, Problems, check_writable, run_command, say
+from pkd_tune.command_line import Parser, Problems, run_command, say
 from pkd_tune.config import UserError
 from pkd_tune.deployment.choice import data_folder, find_student, finished_run
 from pkd_tune.distillation.model_folder import WEIGHTS
 from pkd_tune.glue.data import check_source, load_raw
 from pkd_tune.glue.tasks import TASKS, Task
 from pkd_tune.reporting.words import metric_titles
+from pkd_tune.target import check_new
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What writing and running ONNX takes; the extra `onnx` installs them."""
@@ -163,17 +164,6 @@ def resolve(args: argparse.Namespace) -> Shipment:
         target=target,
         forms=tuple(forms),
     )
-
-
-def check_new(target: Path, problems: Problems) -> None:
-    """Keeps a problem when --to names what is there already, or what cannot be written."""
-    check_writable(target.parent, "--to", problems)
-    if target.is_dir() and any(target.iterdir()):
-        problems.found.append(f"--to {target}: there is something in it; give a new folder, or empty this one")
-    elif target.exists() and not target.is_dir():
-        problems.found.append(f"--to {target}: is a file; give a new folder")
-    elif target == Path.cwd():
-        problems.found.append(f"--to {target}: is the working folder; give a new folder in it")
 
 
 if __name__ == "__main__":

@@ -178,8 +178,8 @@ def prepare(request: Request, slots: Slots, run_dir: Path, record: dict[str, Any
     depths = ", ".join(map(str, config.depths))
     methods = ", ".join(stage.method for stage in config.stages)
     say(f"{task.name}: {methods} at depths {depths}; {at_once(slots)}")
-    if 1 in config.depths:
-        say("note: one layer has no inner layer to imitate with; beta has no effect there")
+    if 1 in config.depths and any(stage.method.startswith("pkd") for stage in config.stages):
+        say("warning: one layer has no inner layer to imitate with; beta has no effect there")
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     chosen = selection_splits(task, splits, data.select_on)
     with training_bar("teacher", data.select_on) as show:

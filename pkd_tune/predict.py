@@ -16,12 +16,12 @@ import pandas as pd
 
 from pkd_tune.command_line import Parser, Problems, check_positive, check_writable, run_command, say
 from pkd_tune.config import UserError
-from pkd_tune.distillation.model_folder import class_count, encoder_problems, has_classifier, length_limit
-from pkd_tune.glue.data import check_source, load_features
+from pkd_tune.distillation.model_folder import classifier_problems, encoder_problems, has_classifier, length_limit
+from pkd_tune.glue.data import Split, check_source, load_features
 from pkd_tune.glue.demo import write_demo
 from pkd_tune.glue.hub import find_pretrained
 from pkd_tune.glue.scoring import predictions, split_metrics
-from pkd_tune.glue.submission import write_submission
+from pkd_tune.glue.submission import row_problems, write_submission
 from pkd_tune.glue.tasks import TASKS, Task, find_task
 from pkd_tune.reporting.records import write_whole
 from pkd_tune.reporting.words import METRIC_TITLES
@@ -71,15 +71,19 @@ def predict(args: argparse.Namespace, argv: list[str]) -> int:
     from pkd_tune.distillation import inference
     from pkd_tune.distillation.modeling import load_classifier
 
-    submitted: dict[str, dict[str, npt.NDArray[np.generic]]] = {}
+    examples = []
     for task, folder in jobs:
-        model = load_classifier(folder, task.labels, seed=0).to(torch.device(device_name))
         max_length = args.max_length or min(load_space(find_space("default")).max_length, length_limit(folder))
-        splits = load_features(task, data_folder(args), folder, max_length)
+        examples.append(load_features(task, data_folder(args), folder, max_length))
+    if args.glue_zip is not None:
+        check_official(jobs, examples)
+    submitted: dict[str, dict[str, npt.NDArray[np.generic]]] = {}
+    for (task, folder), splits in zip(jobs, examples, strict=True):
+        model = load_classifier(folder, task.labels, seed=0).to(torch.device(device_name))
         for name in wanted_splits(task, args):
             logits_NC = inference.predict(model, splits[name], precision="fp32").numpy()
             predicted_N = predictions(task, logits_NC)
-            path = args.out / f"{task.name}-{name}.parquet"
+            path = table_path(args, task, name)
             table = as_table(task, logits_NC, predicted_N, splits[name].labels)
             write_whole(path, partial(table.to_parquet, index=False))
             if name in task.test_splits:
@@ -98,6 +102,22 @@ def predict(args: argparse.Namespace, argv: list[str]) -> int:
     return 0
 
 
+def check_official(jobs: list[tuple[Task, Path]], examples: list[dict[str, Split]]) -> None:
+    """Refuses test splits that cannot be submitted, before anything is predicted.
+
+    Raises:
+        UserError: One line for each that has not the official number of rows.
+    """
+    problems = [
+        problem
+        for (task, _), splits in zip(jobs, examples, strict=True)
+        for name in task.test_splits
+        for problem in row_problems(task, name, len(splits[name]))
+    ]
+    if problems:
+        raise UserError(*problems)
+
+
 def as_table(
     task: Task,
     logits_NC: npt.NDArray[np.float32],
@@ -112,6 +132,12 @@ def as_table(
         columns["label"] = labels_N
     columns |= {f"logit_{i}": logits_NC[:, i] for i in range(logits_NC.shape[1])}
     return pd.DataFrame(columns)
+
+
+def table_path(args: argparse.Namespace, task: Task, split: str) -> Path:
+    """Returns where a split's predictions are written."""
+    path: Path = args.out / f"{task.name}-{split}.parquet"
+    return path
 
 
 def wanted_splits(task: Task, args: argparse.Namespace) -> list[str]:
@@ -139,20 +165,29 @@ def resolve(args: argparse.Namespace) -> tuple[list[tuple[Task, Path]], str]:
     check_writable(args.out.resolve(), "--out", problems)
     if args.glue_zip is not None:
         check_writable(args.glue_zip.resolve().parent, "--glue-zip", problems)
+        if args.glue_zip.is_dir():
+            problems.found.append(f"--glue-zip {args.glue_zip}: is a folder; give a file")
     elif args.fill_missing:
         problems.found.append("--fill-missing belongs to --glue-zip; leave it out, or name a zip")
     if len(args.task) != len(args.model):
         problems.found.append(f"--model: {len(args.model)} given for {len(args.task)} tasks; give one for each task")
-    data_dir, jobs = data_folder(args), []
+    data_dir, jobs = data_folder(args), list[tuple[Task, Path]]()
+    if args.demo:
+        check_writable(data_dir, "--data-dir", problems)
     for name, model in zip(args.task, args.model, strict=False):
         task = problems.attempt(partial(find_task, name))
         folder = problems.attempt(partial(find_pretrained, model, data_dir))
-        if task is None:
-            continue
-        if args.demo and not problems.found:
+        if task is not None and task.name in [earlier.name for earlier, _ in jobs]:
+            problems.found.append(f"--task {name}: given twice; predict it with one model, or in another --out")
+        if task is None or (args.demo and problems.found):
+            continue  # there are no files to look at
+        if args.demo:
             problems.attempt(partial(write_demo, data_dir, task.name))
-        problems.found += check_source(task, data_dir)
-        problems.attempt(partial(wanted_splits, task, args))
+        wanted = problems.attempt(partial(wanted_splits, task, args)) or []
+        problems.found += check_source(task, data_dir, needed=wanted)
+        for split in wanted:
+            if table_path(args, task, split).is_dir():
+                problems.found.append(f"{table_path(args, task, split)} is a folder; move it, or give another --out")
         if folder is not None:
             problems.found += model_problems(folder, task, args.max_length)
             jobs.append((task, folder.resolve()))
@@ -174,8 +209,7 @@ def model_problems(folder: Path, task: Task, max_length: int | None) -> list[str
     found = []
     if not has_classifier(folder):
         found.append(f"--model {folder}: is pretrained only; fine-tune it with pkd_tune.finetune, or distil a student")
-    elif class_count(folder) != task.outputs:
-        found.append(f"--model {folder}: has {class_count(folder)} outputs, but {task.name} needs {task.outputs}")
+    found += classifier_problems(folder, "--model", task)
     if max_length is not None and max_length > length_limit(folder):
         found.append(f"--model {folder}: reads at most {length_limit(folder)} word pieces, not {max_length}")
     return found

@@ -9,7 +9,6 @@ Running the same command again continues a search that was interrupted, or adds 
 
 import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -33,7 +32,8 @@ from pkd_tune.config import DataConfig, Method, Sampler, SearchConfig, SelectOn,
 from pkd_tune.distillation.model_folder import layer_count
 from pkd_tune.distillation.precision import check_precision
 from pkd_tune.request import Request
-from pkd_tune.tuning.arms import is_control
+from pkd_tune.starting import ONE_LAYER_TEACHER, actual_init, check_pretrained
+from pkd_tune.tuning.arms import check_shares
 from pkd_tune.tuning.slots import choose_slots
 from pkd_tune.tuning.space_file import Space, find_space, load_space
 from pkd_tune.tuning.store import check_uri
@@ -180,6 +180,8 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
     for flag, model in (("--teacher", folder), ("--student", student_folder if args.student else None)):
         if model is not None and task is not None and space is not None:
             check_fit(model, flag, task, space.max_length, problems)
+    if args.student and student_folder is not None:
+        check_pretrained(student_folder, problems)
     if args.student and space is not None and space.init != "pretrained":
         problems.found.append(f"--student: init in the space is {space.init!r}, the teacher; leave out --student")
     depths = None
@@ -198,7 +200,7 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
         teacher_dir=folder,
         student_dir=student_folder,
         max_length=space.max_length,
-        init=space.init,
+        init=actual_init(space.init, student_folder),
         select_on=args.select_on,
     )
     of_all: dict[str, Any] = {"seed": args.seed, "precision": args.precision}
@@ -253,35 +255,14 @@ def choose_stages(args: argparse.Namespace, space: Space) -> tuple[Stage, ...]:
     return tuple(Stage(method=method) for method in methods)
 
 
-def check_shares(stages: Sequence[Stage], depths: Sequence[int], trials: int | None, control_trials: int) -> None:
-    """Refuses a search in which a method would have no trial at some depth.
-
-    Args:
-        stages: Of the search.
-        depths: Of its students.
-        trials: Of each PKD method, over all depths; None: as many as there are settings.
-        control_trials: Of each control, over all depths.
-
-    Raises:
-        UserError: For each number that is too small.
-    """
-    of_trials = [stage.method for stage in stages if not is_control(stage.method, stages)]
-    of_controls = [stage.method for stage in stages if is_control(stage.method, stages)]
-    wrong = [
-        f"{flag} {total}: give at least {len(depths)}, one for each depth of {' and '.join(methods)}"
-        for flag, total, methods in (("--trials", trials, of_trials), ("--control-trials", control_trials, of_controls))
-        if methods and total is not None and total < len(depths)
-    ]
-    if wrong:
-        raise UserError(*wrong)
-
-
 def choose_depths(asked: list[int] | None, teacher_layers: int) -> tuple[int, ...]:
     """Returns the student depths in rising order; by default a quarter and a half of the teacher's layers.
 
     Raises:
-        UserError: For every depth that is not in 1 .. N-1.
+        UserError: For every depth that is not in 1 .. N-1, and for a teacher that has no shallower students.
     """
+    if teacher_layers < 2:
+        raise UserError(ONE_LAYER_TEACHER)
     if asked is None:
         return tuple(sorted({max(1, teacher_layers // 4), max(1, teacher_layers // 2)}))
     wrong = [

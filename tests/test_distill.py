@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny import write_bert
 from transformers import AutoModelForSequenceClassification
 
-from pkd_tune import distill, finetune
+from pkd_tune import distill, finetune, predict
 from pkd_tune.command_line import run_command
 
+PROGRAM = "python -m pkd_tune.distill"
 Run = Callable[..., tuple[int, str, str]]
 QUICK = ("--epochs", "2", "--batch-size", "16", "--max-length", "32", "--gpus", "0")
 
@@ -100,6 +102,38 @@ def test_a_student_records_everything_that_made_it(
         assert f"{i}→{layer}" in errors
 
 
+def test_a_finetuned_teacher_is_said_to_be_what_the_student_starts_from(run: Run, teacher: str) -> None:
+    def student(*flags: str) -> tuple[str, str, bytes]:
+        usual = ("--teacher", teacher, "--method", "kd", "--layers", "2", *QUICK, "--epochs", "1")
+        code, output, errors = run(distill, *usual, *flags)
+        assert code == 0, errors
+        folder = Path(output.splitlines()[-1])
+        init = json.loads((folder / "result.json").read_text())["data"]["init"]
+        return init, errors, (folder / "model.safetensors").read_bytes()
+
+    init, errors, weights = student()
+    assert init == "teacher"
+    assert errors.count("note: the teacher given is fine-tuned already") == 1
+    assert "--student" in errors
+    again, quiet, same = student("--init", "teacher", "--to", "of-the-teacher")
+    assert (again, same) == ("teacher", weights)
+    assert "fine-tuned already" not in quiet
+    other, quiet, different = student("--student", "tiny")
+    assert other == "pretrained"
+    assert different != weights
+    assert "fine-tuned already" not in quiet
+
+
+def test_a_finetuned_model_is_no_start_beside_a_teacher(run: Run, teacher: str) -> None:
+    flags = ("--teacher", "tiny", "--student", teacher, "--method", "kd", "--layers", "2", *QUICK)
+    code, _, errors = run(distill, *flags)
+    assert code == 2
+    assert (
+        errors
+        == f"{PROGRAM}: error: --student {teacher}: is fine-tuned already; give a pretrained encoder, or leave it out\n"
+    )
+
+
 def test_the_same_command_gives_the_same_student(run: Run, teacher: str, home: Path) -> None:
     flags = ("--teacher", teacher, "--method", "pkd", "--layers", "2", *QUICK, "--learning-rate", "2e-3")
     weights = []
@@ -109,11 +143,52 @@ def test_the_same_command_gives_the_same_student(run: Run, teacher: str, home: P
     assert weights[0] == weights[1]
 
 
+def test_a_student_replaces_what_the_command_wrote_and_nothing_else(run: Run, teacher: str, home: Path) -> None:
+    flags = ("--teacher", teacher, "--method", "kd", "--layers", "2", *QUICK, "--epochs", "1", "--to", "again")
+    assert run(distill, *flags, "--seed", "1")[0] == 0
+    written = {path.name for path in (home / "again").iterdir()}
+    assert run(distill, *flags, "--seed", "2")[0] == 0
+    assert json.loads((home / "again/result.json").read_text())["training"]["seed"] == 2
+    assert {path.name for path in (home / "again").iterdir()} == written
+    (home / "again" / "notes.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in (home / "again").iterdir()}
+    code, output, errors = run(distill, *flags)
+    assert (code, output) == (2, "")
+    assert (
+        errors
+        == f"{PROGRAM}: error: --to {home}/again: there is something in it; give a new folder, or empty this one\n"
+    )
+    assert {path: path.read_bytes() for path in (home / "again").iterdir()} == before
+
+
+@pytest.mark.parametrize("to", ["data", ".", "data/models/pretrained/tiny"])
+def test_a_folder_of_other_things_is_refused_before_anything_is_trained(run: Run, home: Path, to: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
+    code, output, errors = run(distill, "--teacher", "tiny", "--method", "kd", "--layers", "2", *QUICK, "--to", to)
+    assert (code, output) == (2, "")
+    assert len(errors.splitlines()) == 1
+    assert f"--to {(home / to).resolve()}: there is something in it" in errors
+    assert {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_of_the_default_name_is_not_emptied_either(run: Run, teacher: str) -> None:
+    flags = ("--teacher", teacher, "--method", "kd", "--layers", "1", *QUICK, "--epochs", "1", "--seed", "7")
+    code, output, _ = run(distill, *flags)
+    assert code == 0
+    assert run(distill, *flags)[:2] == (0, output)
+    folder = Path(output.splitlines()[-1])
+    (folder / "onnx").mkdir()
+    code, _, errors = run(distill, *flags)
+    assert code == 2
+    assert f"--to {folder}: there is something in it" in errors
+    assert (folder / "onnx").is_dir()
+
+
 def test_published_settings_are_a_start_that_flags_override(run: Run) -> None:
     args = distill.make_parser().parse_args(
         "--task MRPC --method pkd --layers 3 --preset published --alpha 0.4 --teacher tiny --gpus 0".split()
     )
-    settings, _ = distill.resolve(args)
+    settings, _, _ = distill.resolve(args)
     found = settings.distillation
     assert (found.alpha, found.beta, found.temperature, found.strategy, found.normalize) == (0.4, 10, 5, "last", True)
     assert settings.training.learning_rate == 2e-5
@@ -123,6 +198,26 @@ def test_one_layer_says_once_that_beta_has_no_effect(run: Run, teacher: str) -> 
     code, _, errors = run(distill, "--teacher", teacher, "--method", "pkd", "--layers", "1", *QUICK, "--epochs", "1")
     assert code == 0
     assert errors.count("beta has no effect") == 1
+    assert "\nwarning: a student of one layer has no inner layer to imitate with; beta has no effect\n" in errors
+    code, _, errors = run(distill, "--teacher", teacher, "--method", "kd", "--layers", "1", *QUICK, "--epochs", "1")
+    assert code == 0
+    assert "warning" not in errors
+
+
+def test_one_layer_can_be_used_but_not_teach(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bert(home / "shallow", layers=1)
+    code, output, errors = run(finetune, "--model", "./shallow", *QUICK, "--learning-rate", "1e-3", "--seed", "5")
+    assert code == 0, errors
+    folder = output.splitlines()[-1]
+    monkeypatch.setattr(sys, "argv", ["x", "--task", "MRPC", "--model", folder, "--gpus", "0", "--out", "predicted"])
+    assert run_command(predict.make_parser(), predict.predict) == 0
+    assert capsys.readouterr().out.startswith("MRPC dev: F1 ")
+    code, _, errors = run(distill, "--teacher", "./shallow", "--method", "kd", "--layers", "1", *QUICK)
+    assert code == 2
+    assert "give one of 2 layers or more" in errors
+    assert len(errors.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -131,6 +226,10 @@ def test_one_layer_says_once_that_beta_has_no_effect(run: Run, teacher: str) -> 
         (("--method", "pkd", "--layers", "3", "--alpha", "1.5"), "alpha must be in [0, 1], but got 1.5"),
         (("--method", "kd", "--layers", "3", "--temperature", "0"), "temperature must be above 0, but got 0.0"),
         (("--method", "pkd", "--layers", "3", "--beta", "-1"), "beta must be at least 0, but got -1.0"),
+        (("--method", "pkd", "--layers", "3", "--beta", "inf"), "beta must be finite, but got inf"),
+        (("--method", "kd", "--layers", "3", "--temperature", "inf"), "temperature must be finite, but got inf"),
+        (("--method", "kd", "--layers", "3", "--learning-rate", "inf"), "--learning-rate must be finite, but got inf"),
+        (("--method", "kd", "--layers", "3", "--learning-rate", "nan"), "--learning-rate must be above 0, but got nan"),
         (("--method", "pkd", "--layers", "4"), "--layers 4: a student of a 4-layer teacher has 1 to 3 layers"),
         (("--method", "kd", "--layers", "3", "--beta", "5"), "--beta belongs to --method pkd"),
         (("--method", "kd", "--layers", "3", "--preset", "published"), "nothing was published for kd on MRPC"),
@@ -149,6 +248,46 @@ def test_a_mistake_is_one_line(run: Run, home: Path, flags: tuple[str, ...], say
     assert sorted(home.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("command", "flags", "says"),
+    [
+        (distill, ("--method", "pkd", "--layers", "2"), "a lower --learning-rate than 1e+20 or a lower --beta"),
+        (distill, ("--method", "kd", "--layers", "2"), "a lower --learning-rate than 1e+20\n"),
+        (finetune, (), "fine-tuning with learning rate 1e+20 came to nothing"),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_one_line(
+    run: Run, teacher: str, command: object, flags: tuple[str, ...], says: str
+) -> None:
+    model = ("--teacher", teacher) if command is distill else ("--model", "tiny")
+    code, output, errors = run(command, *flags, *model, *QUICK, "--learning-rate", "1e20")
+    assert (code, output) == (2, "")
+    assert says in errors
+    assert errors.count("the loss was not finite") == 1
+    assert "Traceback" not in errors
+
+
+def test_models_are_trained_without_a_test_split(run: Run, home: Path, tiny_data: Path) -> None:
+    shutil.copytree(tiny_data, home / "untested", ignore=shutil.ignore_patterns("test.tsv", "data_feat", "finetuned"))
+    usual = (*QUICK, "--data-dir", "untested", "--learning-rate", "3e-3")
+    code, output, errors = run(finetune, "--model", "tiny", *usual, "--epochs", "6")
+    assert code == 0, errors
+    code, _, errors = run(distill, "--teacher", output.splitlines()[-1], "--method", "kd", "--layers", "2", *usual)
+    assert code == 0, errors
+
+
+@pytest.mark.parametrize("part", ["data_feat", "models/finetuned", "teacher_cache"])
+def test_a_data_folder_that_cannot_be_written_is_one_line(run: Run, home: Path, tiny_data: Path, part: str) -> None:
+    data = home / f"no-{Path(part).name}"
+    shutil.copytree(tiny_data, data, ignore=shutil.ignore_patterns("data_feat", "finetuned", "teacher_cache"))
+    (data / part).write_text("in the way")
+    for command, model in ((distill, ("--method", "kd", "--layers", "2", "--teacher")), (finetune, ("--model",))):
+        code, output, errors = run(command, *model, "tiny", *QUICK, "--data-dir", data.name)
+        assert (code, output) == (2, "")
+        assert errors.endswith(f"error: --data-dir {data / part}: {data / part} is a file; give a folder\n")
+        assert len(errors.splitlines()) == 1
+
+
 def test_a_classifier_for_another_task_is_no_teacher(run: Run, teacher: str, home: Path) -> None:
     other = home / "three"
     shutil.copytree(teacher, other)
@@ -158,3 +297,9 @@ def test_a_classifier_for_another_task_is_no_teacher(run: Run, teacher: str, hom
     code, _, errors = run(distill, "--teacher", "./three", "--method", "kd", "--layers", "2", *QUICK)
     assert code == 2
     assert "its classifier has 3 outputs, but MRPC needs 2" in errors.splitlines()[-1]
+    config |= {"id2label": {"0": "equivalent", "1": "not_equivalent"}}
+    (other / "config.json").write_text(json.dumps(config))
+    for command, flags in ((distill, ("--teacher", "./three", "--method", "kd", "--layers", "2")), (finetune, ())):
+        code, _, errors = run(command, *flags, *(("--model", "./three") if command is finetune else ()), *QUICK)
+        assert code == 2
+        assert "its classes are equivalent, not_equivalent, but MRPC has not_equivalent, equivalent" in errors

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny import write_task
 
 from pkd_tune.command_line import run_command
@@ -29,6 +30,14 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
     tiny = tiny_data / "models/pretrained/tiny"
     for name in ("MRPC", "MNLI", "WNLI"):
         save_classifier(load_classifier(tiny, TASKS[name].labels, seed=1), tiny, folder / name)
+    no_test = shutil.ignore_patterns("test.tsv", "data_feat", "teacher_cache")
+    shutil.copytree(tiny_data, folder / "untested", ignore=no_test)
+    (folder / "taken" / "MRPC-dev.parquet").mkdir(parents=True)
+    shutil.copytree(folder / "MRPC", folder / "headless")
+    shutil.copytree(folder / "MRPC", folder / "second")
+    weights = load_file(folder / "headless" / "model.safetensors")
+    encoder = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier")}
+    save_file(encoder, folder / "headless" / "model.safetensors", {"format": "pt"})
     return folder
 
 
@@ -58,6 +67,12 @@ def test_scores_and_tables_of_every_split(run: Run, home: Path) -> None:
     accuracy = 100 * (table["prediction"] == table["label"]).mean()
     assert f"accuracy {accuracy:.1f}" in dev
     assert "label" not in pd.read_parquet(home / "predictions" / "MRPC-test.parquet")
+
+
+def test_dev_is_scored_without_a_test_split(run: Run) -> None:
+    code, output, errors = run("--task", "MRPC", "--model", "./MRPC", "--data-dir", "untested", "--out", "of-dev")
+    assert code == 0, errors
+    assert output.startswith("MRPC dev: F1 ")
 
 
 def test_both_dev_splits_of_mnli_are_the_default(run: Run) -> None:
@@ -93,11 +108,21 @@ def test_a_whole_submission_is_filled_only_when_asked(run: Run, home: Path) -> N
         (("--task", "MRPC", "--model", "tiny"), "is pretrained only"),
         (("--task", "MRPC", "--model", "./MNLI"), "has 3 outputs, but MRPC needs 2"),
         (("--task", "MRPC", "--model", "./MRPC", "--splits", "dev_mm"), "--splits dev_mm: MRPC has train, dev, test"),
+        (("--task", "MRPC", "--model", "./WNLI"), "its classes are not_entailment, entailment, but MRPC has"),
+        (("--task", "MRPC", "--model", "./headless"), "model.safetensors has no classifier.weight"),
         (("--task", "MRPC", "MNLI", "--model", "./MRPC"), "1 given for 2 tasks"),
+        (("--task", "MRPC", "mrpc", "--model", "./MRPC", "./second"), "--task mrpc: given twice"),
         (("--task", "MRPC", "--model", "./MRPC", "--fill-missing"), "--fill-missing belongs to --glue-zip"),
+        (("--task", "WNLI", "--model", "./WNLI", "--glue-zip", "taken"), "--glue-zip taken: is a folder; give a file"),
         (("--task", "MRPC", "--model", "./MRPC", "--max-length", "200"), "reads at most 128 word pieces, not 200"),
         (("--task", "MRPC", "--model", "./MRPC", "--out", "data/models/pretrained/tiny/config.json"), "is a file"),
-        (("--task", "RTE", "--model", "./MRPC"), "--data-dir"),
+        (("--task", "MRPC", "--model", "./MRPC", "--out", "taken"), "taken/MRPC-dev.parquet is a folder; move it"),
+        (
+            ("--demo", "--task", "MRPC", "--model", "./MRPC", "--data-dir", "/proc"),
+            "--data-dir /proc/demo: /proc cannot",
+        ),
+        (("--task", "MRPC", "--model", "./MRPC", "--data-dir", "untested", "--splits", "test"), "test.tsv is missing"),
+        (("--task", "MRPC", "--model", "./MRPC", "--data-dir", "nowhere"), "choose another --data-dir"),
     ],
 )
 def test_a_mistake_is_one_line(run: Run, home: Path, flags: tuple[str, ...], says: str) -> None:
@@ -110,10 +135,11 @@ def test_a_mistake_is_one_line(run: Run, home: Path, flags: tuple[str, ...], say
 
 
 def test_a_test_split_of_another_size_is_no_submission(run: Run, home: Path) -> None:
-    code, _, errors = run("--task", "MRPC", "--model", "./MRPC", "--glue-zip", "wrong.zip")
-    assert code == 2
+    code, output, errors = run("--task", "MRPC", "--model", "./MRPC", "--glue-zip", "wrong.zip", "--out", "nothing")
+    assert (code, output) == (2, "")
     assert "8 predictions, but the official split has 1,725 rows" in errors
     assert not (home / "wrong.zip").exists()
+    assert not (home / "nothing").exists()
 
 
 def test_the_demo_of_every_task_can_be_predicted(run: Run, home: Path) -> None:

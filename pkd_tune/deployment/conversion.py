@@ -34,7 +34,7 @@ def export_student(weights: Path, layers: int, pretrained_dir: Path, task: Task,
     student = cut_to_layers(load_classifier(pretrained_dir, task.labels, seed), range(1, layers + 1))
     student.load_state_dict(load_file(weights))
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_classifier(student, pretrained_dir, target)
+    save_classifier(student, pretrained_dir, target, replace=True)
 
 
 def write_forms(folder: Path, forms: Sequence[str]) -> None:

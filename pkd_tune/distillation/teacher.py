@@ -18,9 +18,9 @@ from filelock import FileLock
 from pkd_tune.config import TrainingConfig, UserError
 from pkd_tune.distillation.batches import Batch
 from pkd_tune.distillation.inference import evaluate
-from pkd_tune.distillation.loop import Evaluation, fit
+from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, fit
 from pkd_tune.distillation.losses import LossParts, finetune_loss
-from pkd_tune.distillation.model_folder import class_count, has_classifier, layer_count, model_name, weights_key
+from pkd_tune.distillation.model_folder import classifier_problems, has_classifier, layer_count, model_name, weights_key
 from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
 from pkd_tune.distillation.training_state import StateFile
 from pkd_tune.glue.data import Split
@@ -77,18 +77,16 @@ def prepare_teacher(
         report: Called after each evaluation of a training.
 
     Raises:
-        UserError: When its classes are not the task's, or when it does not clearly beat the majority class.
+        UserError: When its classifier is not the task's, or when it does not clearly beat the majority class, or when a
+            loss is not finite.
     """
     finetuned_here = not has_classifier(pretrained_dir)
     if finetuned_here:
         model_dir = finetune(task, splits, pretrained_dir, layer_count(pretrained_dir), folder, configs, device, report)
     else:
         model_dir = pretrained_dir
-        if class_count(model_dir) != task.outputs:
-            raise UserError(
-                f"--teacher {model_dir}: its classifier has {class_count(model_dir)} outputs, but {task.name} needs "
-                f"{task.outputs}; give a pretrained encoder or a model fine-tuned for {task.name}"
-            )
+        if wrong := classifier_problems(model_dir, "--teacher", task):
+            raise UserError(*wrong)
     key = weights_key(model_dir)
     metrics = _recorded_dev_metrics(task, model_dir, key, splits, folder, device)
     majority = majority_score(task, {name: splits[name].labels for name in task.dev_splits})
@@ -97,7 +95,8 @@ def prepare_teacher(
             f"the teacher scores {metrics['score']:.1f} on {task.name} dev, and always predicting the "
             f"{task.baseline} scores {majority['score']:.1f}: nothing can be learned from it; "
             + (
-                "raise epochs or learning_rates under [teacher] in the file given as --space"
+                "fine-tune it with more --epochs or another --learning-rate by pkd_tune.finetune, and give its folder "
+                "as --teacher"
                 if finetuned_here
                 else f"give another --teacher than {model_dir}, or check the order of its labels"
             )
@@ -135,6 +134,9 @@ def finetune(
         configs: How it is trained; of several, the one with the highest dev score is kept.
         device: Where it is trained.
         report: Called after each evaluation of a training.
+
+    Raises:
+        UserError: When a loss is not finite: its learning rate is too high.
     """
     what = {
         "layers": layers,
@@ -159,7 +161,11 @@ def finetune(
             def step(batch: Batch, model: BertForSequenceClassification = model) -> LossParts:
                 return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
 
-            fitted = fit(model, step, splits["train"], dev, task, config, report, state=state)
+            try:
+                fitted = fit(model, step, splits["train"], dev, task, config, report, state=state)
+            except TrainingDivergedError as error:
+                what_failed = f"fine-tuning with learning rate {config.learning_rate:g} came to nothing"
+                raise UserError(f"{model_name(pretrained_dir)}: {what_failed}, as {error}; give a lower one") from error
             dev_score = fitted.best.best_score
             if best is None or dev_score > best[0]:
                 best = dev_score, model
@@ -198,11 +204,19 @@ def _recorded_dev_metrics(
     return metrics
 
 
-def save_classifier(model: BertForSequenceClassification, tokenizer_dir: Path, target: Path) -> None:
+def save_classifier(
+    model: BertForSequenceClassification, tokenizer_dir: Path, target: Path, *, replace: bool = False
+) -> None:
     """Writes a standard Hugging Face folder with weights, configuration and tokenizer; whole or not at all.
 
+    Args:
+        model: What is saved.
+        tokenizer_dir: The folder that has its tokenizer.
+        target: The folder to write.
+        replace: Whether a folder that is there goes, with all that is in it.
+
     Raises:
-        OSError: When the target cannot be written; nothing is left there then.
+        OSError: When the target cannot be written, or is there and not empty; it stays as it is then.
     """
     from transformers import AutoTokenizer
 
@@ -210,6 +224,6 @@ def save_classifier(model: BertForSequenceClassification, tokenizer_dir: Path, t
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True).save_pretrained(temporary)
-    if target.exists():
+    if replace and target.exists():
         shutil.rmtree(target)
     os.replace(temporary, target)

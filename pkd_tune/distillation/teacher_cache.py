@@ -3,7 +3,8 @@
 Shape suffixes: N examples, L teacher layers, H hidden size, C classes.
 
 One safetensors file per (teacher weights, split content) under `<data-dir>/teacher_cache/`: logits in fp32, [CLS]
-states after every layer in fp16, and the example id of each row. Processes map it into memory, so they share one copy.
+states after every layer in fp16, and the example id of each row; its header says of which teacher and split, and has a
+hash of all that follows. Processes map it into memory, so they share one copy.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Part of every key: raising it makes all older files unused."""
 
 
@@ -86,27 +87,29 @@ def teacher_outputs(
         verify: Whether every byte of a file that is there is checked against its hash. A trial's process leaves it out,
             because the search has done it.
     """
+    origin = {"teacher": teacher_key, "split": split.key}
     key = hashlib.sha256(f"{FORMAT} {teacher_key} {split.key}".encode()).hexdigest()[:16]
     path = folder / f"{split.name}-{key}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if path.exists():
-            found = _open(path, len(split), verify=verify)
+            found = _open(path, len(split), origin, verify=verify)
             if found is not None:
                 return found
-            logger.warning("%s is damaged or of another split; computing it again", path)
+            logger.warning("%s is damaged, or of another teacher or split; computing it again", path)
         logger.info("computing what the teacher says of %s: %d examples, once", split.name, len(split))
-        _build(path, split, load_teacher())
-    built = _open(path, len(split), verify=False)
+        _build(path, split, load_teacher(), origin)
+    built = _open(path, len(split), origin, verify=False)
     assert built is not None
     return built
 
 
-def _open(path: Path, examples: int, *, verify: bool) -> TeacherOutputs | None:
-    """Maps a file into memory; None unless it is whole and holds each example once."""
+def _open(path: Path, examples: int, origin: dict[str, str], *, verify: bool) -> TeacherOutputs | None:
+    """Maps a file into memory; None unless it is whole, of this origin, and holds each example once."""
     try:
         with safe_open(path, framework="pt") as file:
-            if verify and file.metadata() != {HASH: _data_hash(path)}:
+            said = file.metadata() or {}
+            if said != {**origin, HASH: _data_hash(path) if verify else said.get(HASH)}:
                 return None
             logits_NC, cls_NLH, ids_N = (file.get_tensor(name) for name in ("logits", "cls", "example_id"))
     except SafetensorError:
@@ -117,7 +120,7 @@ def _open(path: Path, examples: int, *, verify: bool) -> TeacherOutputs | None:
     return TeacherOutputs(logits_NC, cls_NLH, row_of_example_N)
 
 
-def _build(path: Path, split: Split, teacher: BertForSequenceClassification) -> None:
+def _build(path: Path, split: Split, teacher: BertForSequenceClassification, origin: dict[str, str]) -> None:
     """Writes the file batch by batch, so that memory does not grow with the split, then gives it its name."""
     config = teacher.config
     n = len(split)
@@ -127,7 +130,7 @@ def _build(path: Path, split: Split, teacher: BertForSequenceClassification) -> 
         "example_id": ("I64", np.int64, (n,)),
     }
     temporary = path.with_suffix(".partial")
-    places = _create_safetensors(temporary, tensors)
+    places = _create_safetensors(temporary, tensors, {**origin, HASH: _NO_HASH})
     with temporary.open("r+b") as file:
         for batch, output in outputs(teacher, split, precision="fp32"):
             rows = {
@@ -150,14 +153,16 @@ def _data_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _create_safetensors(path: Path, tensors: dict[str, tuple[str, type, tuple[int, ...]]]) -> dict[str, int]:
+def _create_safetensors(
+    path: Path, tensors: dict[str, tuple[str, type, tuple[int, ...]]], metadata: dict[str, str]
+) -> dict[str, int]:
     """Creates a safetensors file of the given (format name, dtype, shape) and returns at which byte each tensor begins.
 
     The library writes only tensors that are in memory as a whole; and what is written to a mapped file counts as memory
     of this process. Layout: the header's length as 8 bytes, the header as JSON padded with spaces to a multiple of 8,
     then the tensors (https://huggingface.co/docs/safetensors).
     """
-    header: dict[str, object] = {"__metadata__": {HASH: _NO_HASH}}
+    header: dict[str, object] = {"__metadata__": metadata}
     starts: dict[str, int] = {}
     offset = 0
     for name, (format_name, dtype, shape) in tensors.items():

@@ -6,6 +6,7 @@ The TSV files of a task lie in <data_dir>/data_raw/<TASK>/, tokenised splits in 
 import hashlib
 import importlib.metadata
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,16 +50,27 @@ HOLDOUT_SHARE = 0.1
 _FORMAT = "1"  # Of the files of tokenised examples; another number makes every one be built again.
 
 
-def check_source(task: Task, data_dir: Path, hub_repository: str = "nyu-mll/glue") -> list[str]:
+def check_source(
+    task: Task, data_dir: Path, hub_repository: str = "nyu-mll/glue", *, needed: Sequence[str] = ()
+) -> list[str]:
     """Everything that would keep the task's data from being read, one line per problem; empty when all is well.
 
     Reads the TSV files where they are there, at most 5 problems of each; otherwise only asks whether the hub, or its
     local cache, has the data.
+
+    Args:
+        task: The task.
+        data_dir: The folder given as --data-dir.
+        hub_repository: A dataset on the hub, or a local folder laid out like one.
+        needed: Test splits whose files must be there; those of train and dev must in any case.
     """
     folder = _tsv_folder(task, data_dir)
     if folder.is_dir():
         return [
-            problem for split in task.splits for problem in tsv_problems(task, _tsv_path(folder, split), split.name)
+            problem
+            for split in task.splits
+            if split.name in needed or _is_used(folder, split)
+            for problem in tsv_problems(task, _tsv_path(folder, split), split.name)
         ]
     if Path(hub_repository).is_dir() or dataset_cached(hub_repository, task.hub_name) or hub_reachable():
         return []
@@ -68,7 +80,8 @@ def check_source(task: Task, data_dir: Path, hub_repository: str = "nyu-mll/glue
 def load_raw(task: Task, data_dir: Path, hub_repository: str = "nyu-mll/glue") -> dict[str, RawSplit]:
     """Reads all splits of a task from the TSV folder where it exists, otherwise from the hub.
 
-    Both sources give the same examples in the same order with the same labels; test splits have none.
+    A folder may lack test splits: there is none then. Both sources give the same examples in the same order with the
+    same labels; test splits have none.
 
     Args:
         task: The task to read.
@@ -113,7 +126,7 @@ def row_count_notes(task: Task, raw: dict[str, RawSplit]) -> list[str]:
     return [
         f"{task.name} {split} has {len(raw[split]):,} rows; the official split has {official:,}"
         for split, official in task.row_counts.items()
-        if len(raw[split]) != official
+        if split in raw and len(raw[split]) != official
     ]
 
 
@@ -143,7 +156,8 @@ def load_features(
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     folder = data_dir / "data_feat" / task.name / key
-    paths = {split.name: folder / f"{split.name}.arrow" for split in task.splits}
+    used = [split for split in task.splits if dataset is not None or _is_used(tsv_folder, split)]
+    paths = {split.name: folder / f"{split.name}.arrow" for split in used}
     try:
         return {split: open_split(path) for split, path in paths.items()}
     except (FileNotFoundError, DamagedFileError):
@@ -183,10 +197,15 @@ def _tsv_path(folder: Path, split: TaskSplit) -> Path:
     return folder / f"{split.file}.tsv"
 
 
+def _is_used(folder: Path, split: TaskSplit) -> bool:
+    """Whether a split is read from a folder: test splits, which only predictions need, are left out where missing."""
+    return split.part != "test" or _tsv_path(folder, split).exists()
+
+
 def _raw_from_folder(task: Task, folder: Path) -> dict[str, RawSplit]:
     raw: dict[str, RawSplit] = {}
     problems: list[str] = []
-    for split in task.splits:
+    for split in (split for split in task.splits if _is_used(folder, split)):
         try:
             raw[split.name] = read_tsv(task, _tsv_path(folder, split), split.name)
         except UserError as error:
@@ -199,7 +218,7 @@ def _raw_from_folder(task: Task, folder: Path) -> dict[str, RawSplit]:
 def _tsv_key(task: Task, folder: Path) -> str:
     """Hash of the files' bytes."""
     digest = hashlib.sha256()
-    for path in (_tsv_path(folder, split) for split in task.splits):
+    for path in (_tsv_path(folder, split) for split in task.splits if _is_used(folder, split)):
         if not path.is_file():
             raise UserError(f"{path} is missing")
         content = path.read_bytes()

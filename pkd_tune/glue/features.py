@@ -22,13 +22,18 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", bound=np.number)
 
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
 )
+"""What a tokenizer may be saved in."""
+
+SHORTEST = 8
+"""Word pieces that examples are cut to at least: of two sentences, something is left."""
+
 _CHUNK = 10_000  # Examples tokenised at a time: Python's lists of numbers are some ten times larger than the arrays.
 
 # large_list has 64-bit offsets, as `Split` does: a plain list's 32-bit ones would have to be copied.
@@ -97,7 +102,7 @@ def tokenizer_key(model_dir: Path) -> str:
     if not any((model_dir / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         raise UserError(f"{model_dir} has no tokenizer: neither tokenizer.json nor vocab.txt is in it")
     digest = hashlib.sha256()
-    for name in _TOKENIZER_FILES:
+    for name in TOKENIZER_FILES:
         if (model_dir / name).is_file():
             content = (model_dir / name).read_bytes()
             digest.update(f"{name}\0{len(content)}\0".encode())
@@ -116,8 +121,11 @@ def load_tokenizer(model_dir: Path, max_length: int) -> "PreTrainedTokenizerBase
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, use_fast=True)
     if not tokenizer.is_fast:
         raise UserError(f"{model_dir}: its tokenizer {type(tokenizer).__name__} has no fast version")
-    if not 8 <= max_length <= tokenizer.model_max_length:
-        raise UserError(f"max_length must be from 8 to the model's {tokenizer.model_max_length}, but got {max_length}")
+    if max_length < SHORTEST:
+        raise UserError(f"max_length must be at least {SHORTEST}, but got {max_length}")
+    if max_length > tokenizer.model_max_length:  # a huge number where the tokenizer knows of no limit
+        longest = tokenizer.model_max_length
+        raise UserError(f"max_length must be at most the {longest} that {model_dir} can take, but got {max_length}")
     return tokenizer
 
 

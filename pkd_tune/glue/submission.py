@@ -78,12 +78,7 @@ def write_submission(
 
 def _problems(task: Task, split: str, predictions: "Values") -> list[str]:
     """All that keeps predictions from becoming a file, one line each; of wrong values only the first."""
-    problems, found, official = [], len(predictions), task.row_counts[split]
-    if found != official:
-        problems.append(
-            f"{task.name} {split}: {found:,} predictions, but the official split has {official:,} rows; "
-            f"the GLUE server takes only those of the official {task.split(split).file}.tsv"
-        )
+    problems = row_problems(task, split, len(predictions))
     for row, value in enumerate(predictions):
         if task.regression and not math.isfinite(value):
             problems.append(f"{task.name} {split}: row {row} is {value}, which is no number to submit")
@@ -93,6 +88,17 @@ def _problems(task: Task, split: str, predictions: "Values") -> list[str]:
             continue
         break
     return problems
+
+
+def row_problems(task: Task, split: str, found: int) -> list[str]:
+    """Returns a line that says that the number of rows is not the official one, where that is so."""
+    official = task.row_counts[split]
+    if found == official:
+        return []
+    return [
+        f"{task.name} {split}: {found:,} predictions, but the official split has {official:,} rows; "
+        f"the GLUE server takes only those of the official {task.split(split).file}.tsv"
+    ]
 
 
 def _texts(task: Task, predictions: "Values") -> list[str]:

@@ -34,8 +34,9 @@ def read_tsv(task: Task, path: Path, split: str) -> RawSplit:
     """Reads one TSV file: UTF-8 with or without a byte order mark, columns by position, quotes left alone.
 
     Raises:
-        UserError: The file is missing, empty or not UTF-8, its header is not the task's, or a row has too few columns
-            or no label of the task's; one line per problem, with file and line number, the first 5 of them.
+        UserError: The file is missing, empty or not UTF-8, its header is not the task's, or a row has too few columns,
+            too many before its label, or no label of the task's; one line per problem, with file and line number, the
+            first 5 of them.
     """
     raw, problems = _parse(task, path, split)
     if problems:
@@ -66,12 +67,15 @@ def _parse(task: Task, path: Path, split: str) -> tuple[RawSplit, list[str]]:
         return raw, [f"{path} is empty: it has no examples; put {task.name}'s {split} split there"]
 
     read_label = _label_reader(task)
+    # With the label in the last column, a tab too many inside a sentence would put a piece of text in its place.
+    exact = layout.header is not None and layout.label == len(layout.header) - 1
     needed = 1 + max(column for column in (layout.sentence1, layout.sentence2, layout.label) if column is not None)
     problems: list[str] = []
     for number, line in enumerate(lines, start=first_line):
         cells = line.split("\t")
-        if len(cells) < needed:
-            problems.append(f"{path}:{number}: {len(cells)} columns, but {task.name} needs at least {needed}")
+        if len(cells) < needed or (exact and len(cells) > needed):
+            wanted = needed if exact else f"at least {needed}"
+            problems.append(f"{path}:{number}: {len(cells)} columns, but {task.name} needs {wanted}")
             continue
         raw.sentence1.append(cells[layout.sentence1])
         if raw.sentence2 is not None and layout.sentence2 is not None:

@@ -111,6 +111,29 @@ def plan_arms(
     return plans
 
 
+def check_shares(stages: Sequence[ConfigStage], depths: Sequence[int], trials: int | None, control_trials: int) -> None:
+    """Refuses a search in which a method would have no trial at some depth.
+
+    Args:
+        stages: Of the search.
+        depths: Of its students.
+        trials: Of each PKD method, over all depths; None: as many as there are settings.
+        control_trials: Of each control, over all depths.
+
+    Raises:
+        UserError: For each number that is too small.
+    """
+    of_trials = [stage.method for stage in stages if not is_control(stage.method, stages)]
+    of_controls = [stage.method for stage in stages if is_control(stage.method, stages)]
+    wrong = [
+        f"{flag} {total}: give at least {len(depths)}, one for each depth of {' and '.join(methods)}"
+        for flag, total, methods in (("--trials", trials, of_trials), ("--control-trials", control_trials, of_controls))
+        if methods and total is not None and total < len(depths)
+    ]
+    if wrong:
+        raise UserError(*wrong)
+
+
 def is_control(method: Method, stages: Sequence[ConfigStage]) -> bool:
     """Tells whether a method has the trials of controls; none has where one stage keeps what another has found."""
     return method in CONTROLS and not any(stage.keep for stage in stages)

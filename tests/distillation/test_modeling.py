@@ -7,7 +7,7 @@ from transformers import AutoModelForSequenceClassification, BertForSequenceClas
 
 from pkd_tune.distillation.batches import Batch, collate
 from pkd_tune.distillation.dropout import dropout
-from pkd_tune.distillation.model_folder import class_count
+from pkd_tune.distillation.model_folder import class_names
 from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
 from pkd_tune.glue.data import load_features
 from pkd_tune.glue.tasks import TASKS
@@ -148,7 +148,7 @@ def test_no_classes_make_a_regression_model(tiny_data: Path, batch: Batch, tmp_p
     model = load_classifier(tiny_data / "models/pretrained/tiny", (), seed=1)
     assert run(model, batch).logits_BC.shape == (12, 1)
     cut_to_layers(model, (1, 2)).save_pretrained(tmp_path)
-    assert class_count(tmp_path) == 1
+    assert class_names(tmp_path) == ["LABEL_0"]
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert again.config.problem_type == "regression"
     assert again.config.num_labels == 1

@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -84,9 +85,14 @@ def test_a_finetuned_folder_is_used_as_it_is(teacher: Teacher, prepare: Prepare)
 
 def test_a_teacher_that_learnt_nothing_is_refused(data: DataConfig, prepare: Prepare) -> None:
     with pytest.raises(
-        UserError, match=r"most frequent class scores .* raise epochs or learning_rates under \[teacher\]"
+        UserError, match=r"most frequent class scores .* by pkd_tune\.finetune, and give its folder as --teacher$"
     ):
         prepare([LAZY], data.student_dir)
+
+
+def test_a_teacher_whose_loss_is_not_finite_is_one_line_that_names_the_rate(data: DataConfig, prepare: Prepare) -> None:
+    with pytest.raises(UserError, match=r"^tiny: fine-tuning with learning rate 1e\+20 .* not finite .* a lower one$"):
+        prepare([replace(TEACHING, learning_rate=1e20)], data.student_dir)
 
 
 def test_the_best_of_several_trainings_teaches(data: DataConfig, prepare: Prepare) -> None:
@@ -162,6 +168,11 @@ def test_strategies_differ(classroom: Classroom) -> None:
         ({"alpha": 1.5}, r"alpha must be in \[0, 1\], but got 1.5"),
         ({"beta": -1.0}, "beta must be at least 0, but got -1.0"),
         ({"temperature": 0.0}, "temperature must be above 0, but got 0.0"),
+        ({"beta": math.inf}, "beta must be finite, but got inf"),
+        ({"beta": math.nan}, "beta must be at least 0, but got nan"),
+        ({"temperature": math.inf}, "temperature must be finite, but got inf"),
+        ({"temperature": math.nan}, "temperature must be above 0, but got nan"),
+        ({"alpha": math.nan}, r"alpha must be in \[0, 1\], but got nan"),
         ({"student_layers": 0}, "student_layers must be at least 1, but got 0"),
         ({"strategy": "first"}, "strategy must be skip or last, but got 'first'"),
     ],

@@ -1,4 +1,5 @@
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,13 +8,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
 from pkd_tune.distillation.batches import collate
 from pkd_tune.distillation.losses import pkd_loss
-from pkd_tune.distillation.modeling import load_classifier, run
-from pkd_tune.distillation.teacher_cache import TeacherOutputs, teacher_outputs
+from pkd_tune.distillation.modeling import Output, load_classifier, run
+from pkd_tune.distillation.teacher_cache import HASH, TeacherOutputs, teacher_outputs
 from pkd_tune.glue.data import load_features
 from pkd_tune.glue.features import Split
 from pkd_tune.glue.tasks import TASKS
@@ -27,6 +29,14 @@ def split(tiny_data: Path) -> Split:
 @pytest.fixture(scope="module")
 def teacher(tiny_data: Path) -> BertForSequenceClassification:
     return load_classifier(tiny_data / "models/pretrained/tiny", ("no", "yes"), seed=0)
+
+
+@pytest.fixture(scope="module")
+def said_alone(split: Split, teacher: BertForSequenceClassification) -> Output:
+    """Returns what the teacher says of every example by itself, in the order of their ids."""
+    with torch.no_grad():
+        each = [run(teacher.eval(), collate(split, np.array([i]), torch.device("cpu"), 0)) for i in range(len(split))]
+    return Output(torch.cat([one.logits_BC for one in each]), torch.cat([one.cls_BLH for one in each]))
 
 
 def refuse() -> BertForSequenceClassification:
@@ -45,13 +55,14 @@ def test_rows_are_found_by_example_id(tmp_path: Path, split: Split, teacher: Ber
 @given(order=st.permutations(range(40)))
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_order_of_examples_gets_its_own_rows(
-    tmp_path: Path, split: Split, teacher: BertForSequenceClassification, order: list[int]
+    tmp_path: Path, split: Split, teacher: BertForSequenceClassification, said_alone: Output, order: list[int]
 ) -> None:
+    """Not only the same rows in every order: those that the teacher itself gives for the examples, one by one."""
     cache = teacher_outputs(tmp_path, split, "t", lambda: teacher)
     ids_N = torch.tensor(order)
-    in_order_NC = cache.logits(torch.arange(len(split)))
-    assert torch.equal(cache.logits(ids_N), in_order_NC[ids_N])
-    assert torch.equal(cache.cls(ids_N, (2,)), cache.cls(torch.arange(len(split)), (2,))[ids_N])
+    torch.testing.assert_close(cache.logits(ids_N), said_alone.logits_BC[ids_N], rtol=1e-4, atol=1e-5)
+    expected_NH = said_alone.cls_BLH[ids_N, 1]
+    torch.testing.assert_close(cache.cls(ids_N, (2,))[:, 0].float(), expected_NH, rtol=1e-3, atol=1e-3)
 
 
 def test_the_teacher_runs_once(tmp_path: Path, split: Split, teacher: BertForSequenceClassification) -> None:
@@ -88,6 +99,35 @@ def test_a_damaged_file_is_named_and_built_again(
     with caplog.at_level(logging.WARNING):
         rebuilt = teacher_outputs(tmp_path, split, "t", lambda: teacher)
     assert str(path) in caplog.text
+    assert torch.equal(rebuilt.logits_NC, expected)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("other", ["teacher", "split", "nobody"])
+def test_a_file_of_another_origin_is_named_and_built_again(
+    tmp_path: Path,
+    split: Split,
+    teacher: BertForSequenceClassification,
+    other: str,
+    verify: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A whole file, that somebody gave this one's name; `nobody`: it does not say whose it is."""
+    expected = teacher_outputs(tmp_path, split, "t", lambda: teacher).logits_NC.clone()
+    (path,) = tmp_path.glob("*.safetensors")
+    whole = path.read_bytes()
+    if other == "nobody":
+        hashed = safe_open(path, "pt").metadata()[HASH]
+        save_file(load_file(path), path, {HASH: hashed})
+    else:
+        key, texts = ("u", split) if other == "teacher" else ("t", replace(split, key="other texts"))
+        teacher_outputs(tmp_path / "other", texts, key, lambda: teacher)
+        (foreign,) = (tmp_path / "other").glob("*.safetensors")
+        os.replace(foreign, path)
+    with caplog.at_level(logging.WARNING):
+        rebuilt = teacher_outputs(tmp_path, split, "t", lambda: teacher, verify=verify)
+    assert f"{path} is damaged, or of another teacher or split" in caplog.text
     assert torch.equal(rebuilt.logits_NC, expected)
     assert path.read_bytes() == whole
 

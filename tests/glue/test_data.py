@@ -37,6 +37,24 @@ def test_check_source_reports_every_file_at_once(tmp_path: Path) -> None:
     assert list(caught.value.problems) == problems
 
 
+def test_a_missing_test_split_is_no_problem_unless_it_is_needed(tmp_path: Path) -> None:
+    folder = write_tsv(MRPC, tmp_path)
+    write_bert(tmp_path / "bert")
+    whole = load_features(MRPC, tmp_path, tmp_path / "bert", 32)
+    (folder / "test.tsv").unlink()
+    assert check_source(MRPC, tmp_path) == []
+    assert check_source(MRPC, tmp_path, needed=["dev"]) == []
+    (problem,) = check_source(MRPC, tmp_path, needed=["test"])
+    assert problem.startswith(f"{folder / 'test.tsv'} is missing; put the split there")
+    raw = load_raw(MRPC, tmp_path)
+    assert list(raw) == ["train", "dev"]
+    assert [note.split()[1] for note in row_count_notes(MRPC, raw)] == ["train", "dev"]
+    splits = load_features(MRPC, tmp_path, tmp_path / "bert", 32)
+    assert {name: split.key for name, split in splits.items()} == {name: whole[name].key for name in ("train", "dev")}
+    (folder / "dev.tsv").unlink()
+    assert "dev.tsv is missing" in check_source(MRPC, tmp_path)[0]
+
+
 def test_a_folder_of_files_is_never_replaced_by_the_hub(tmp_path: Path, dataset_cache: Path) -> None:
     hub = write_hub(MRPC, tmp_path / "hub")
     write_tsv(MRPC, tmp_path / "data")

@@ -269,10 +269,10 @@ def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
         load_features(MRPC, tmp_path, tmp_path / "model", 16)
 
 
-@pytest.mark.parametrize("max_length", [0, 7, 33])
-def test_a_length_the_model_cannot_take_is_refused(tmp_path: Path, model_dir: Path, max_length: int) -> None:
+@pytest.mark.parametrize(("max_length", "rule"), [(0, "at least 8"), (7, "at least 8"), (33, "at most the 32 that .*")])
+def test_a_length_the_model_cannot_take_is_refused(tmp_path: Path, model_dir: Path, max_length: int, rule: str) -> None:
     write_tsv(MRPC, tmp_path)
-    with pytest.raises(UserError, match=f"max_length must be from 8 to the model's 32, but got {max_length}"):
+    with pytest.raises(UserError, match=f"max_length must be {rule}, but got {max_length}"):
         load_features(MRPC, tmp_path, model_dir, max_length)
 
 

@@ -102,11 +102,19 @@ def test_broken_rows_of_qqp_are_refused_and_none_is_dropped_in_silence(tmp_path:
     header = "\t".join(task.layout("train").header or ())
     path = written(tmp_path, f"{header}\n1\t2\t3\ta ?\tb ?\t1\n4\t5\t6\tcut\nhere ?\td ?\t0\n")
     assert tsv_problems(task, path, "train") == [
-        f"{path}:3: 4 columns, but QQP needs at least 6",
-        f"{path}:4: 3 columns, but QQP needs at least 6",
+        f"{path}:3: 4 columns, but QQP needs 6",
+        f"{path}:4: 3 columns, but QQP needs 6",
     ]
     path = written(tmp_path, "id\tquestion1\tquestion2\n0\ta ?\tb ?\n1\tcut\n")
     assert tsv_problems(task, path, "test") == [f"{path}:3: 2 columns, but QQP needs at least 3"]
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_a_tab_in_a_question_does_not_make_the_label_of_another_piece(tmp_path: Path, split: str) -> None:
+    task = TASKS["QQP"]
+    header = "\t".join(task.layout(split).header or ())
+    path = written(tmp_path, f"{header}\n1\t2\t3\ta ?\tb ?\t1\n4\t5\t6\ta ?\twhat is 2 to the\t0\t1\n")
+    assert tsv_problems(task, path, split) == [f"{path}:3: 7 columns, but QQP needs 6"]
 
 
 def test_the_columns_of_mnli_differ_by_split(tmp_path: Path) -> None:
