@@ -1,7 +1,6 @@
 """What all commands say alike."""
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -45,7 +44,7 @@ def test_an_interrupted_command_says_what_the_same_command_will_do(
     module: ModuleType, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(args: argparse.Namespace, argv: list[str]) -> int:
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         raise AssertionError("the signal was ignored")
 
     monkeypatch.setattr(sys, "argv", ["x", *FLAGS.get(module, "").split()])
