@@ -16,16 +16,22 @@ import pandas as pd
 
 from pkd_tune.command_line import Parser, Problems, check_positive, check_writable, run_command, say
 from pkd_tune.config import UserError
-from pkd_tune.distillation.model_folder import classifier_problems, encoder_problems, has_classifier, length_limit
+from pkd_tune.distillation.model_folder import (
+    classifier_problems,
+    encoder_problems,
+    has_classifier,
+    length_limit,
+    weights_key,
+)
 from pkd_tune.glue.data import Split, check_source, load_features
 from pkd_tune.glue.demo import write_demo
 from pkd_tune.glue.hub import find_pretrained
 from pkd_tune.glue.scoring import predictions, split_metrics
 from pkd_tune.glue.submission import row_problems, write_submission
 from pkd_tune.glue.tasks import TASKS, Task, find_task
-from pkd_tune.reporting.records import write_whole
+from pkd_tune.reporting.records import provenance, write_json, write_whole
 from pkd_tune.reporting.words import METRIC_TITLES
-from pkd_tune.tuning.slots import choose_slots
+from pkd_tune.tuning.slots import choose_slots, gpu_names
 from pkd_tune.tuning.space_file import find_space, load_space
 
 Logits = dict[str, npt.NDArray[np.float32]]
@@ -77,8 +83,10 @@ def predict(args: argparse.Namespace, argv: list[str]) -> int:
         examples.append(load_features(task, data_folder(args), folder, max_length))
     if args.glue_zip is not None:
         check_official(jobs, examples)
+    made = provenance("pkd_tune.predict", argv, gpu_names())
     submitted: dict[str, dict[str, npt.NDArray[np.generic]]] = {}
     for (task, folder), splits in zip(jobs, examples, strict=True):
+        found: dict[str, dict[str, float]] = {}
         model = load_classifier(folder, task.labels, seed=0).to(torch.device(device_name))
         for name in wanted_splits(task, args):
             logits_NC = inference.predict(model, splits[name], precision="fp32").numpy()
@@ -90,9 +98,12 @@ def predict(args: argparse.Namespace, argv: list[str]) -> int:
                 submitted.setdefault(task.name, {})[name] = predicted_N
                 scores = "no labels to score"
             else:
-                metrics = split_metrics(task, name, predicted_N, splits[name].labels)
-                scores = ", ".join(f"{METRIC_TITLES[metric]} {value:.1f}" for metric, value in metrics.items())
+                found[name] = split_metrics(task, name, predicted_N, splits[name].labels)
+                scores = ", ".join(f"{METRIC_TITLES[metric]} {value:.1f}" for metric, value in found[name].items())
             print(f"{task.name} {name}: {scores} → {path}")
+        content = {"weights": weights_key(folder), **{name: splits[name].key for name in wanted_splits(task, args)}}
+        record = {"task": task.name, "model": str(folder), "metrics": found, "content": content, "provenance": made}
+        write_json(args.out / f"{task.name}.json", record)
     if args.glue_zip is not None:
         wanted = list(TASKS) if args.fill_missing else [task.name for task, _ in jobs]
         notes = write_submission(args.glue_zip, submitted, wanted=wanted, fill_missing=args.fill_missing)

@@ -1,5 +1,6 @@
 """Predictions of a small model: scores, Parquet, GLUE files; in this process, on tiny and made-up data."""
 
+import json
 import shutil
 import sys
 import zipfile
@@ -67,6 +68,10 @@ def test_scores_and_tables_of_every_split(run: Run, home: Path) -> None:
     accuracy = 100 * (table["prediction"] == table["label"]).mean()
     assert f"accuracy {accuracy:.1f}" in dev
     assert "label" not in pd.read_parquet(home / "predictions" / "MRPC-test.parquet")
+    record = json.loads((home / "predictions" / "MRPC.json").read_text())
+    assert set(record["content"]) == {"weights", "train", "dev", "test"}
+    assert set(record["metrics"]) == {"train", "dev"}
+    assert record["provenance"]["command"].startswith("python -m pkd_tune.predict --gpus 0 --task mrpc")
 
 
 def test_dev_is_scored_without_a_test_split(run: Run) -> None:

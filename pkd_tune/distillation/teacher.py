@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
 
 logger = logging.getLogger(__name__)
+
+TRAINING = "training.json"
+"""Lies in the folder of a fine-tuned model: how it was trained, and the dev score of every setting that was tried."""
 
 SCORES_FORMAT = "1"
 """Changes with what decides a teacher's scores besides weights and data: how it is run, and how scores are computed."""
@@ -154,6 +157,7 @@ def finetune(
         dev = {name: splits[name] for name in task.dev_splits}
         states = [StateFile(finished.with_name(f".{finished.name}.{i}.training")) for i in range(len(configs))]
         best: tuple[float, BertForSequenceClassification] | None = None
+        tried = []
         for config, state in zip(configs, states, strict=True):
             whole = load_classifier(pretrained_dir, task.labels, seed=config.seed)
             model = cut_to_layers(whole, range(1, layers + 1)).to(device)
@@ -167,10 +171,12 @@ def finetune(
                 what_failed = f"fine-tuning with learning rate {config.learning_rate:g} came to nothing"
                 raise UserError(f"{model_name(pretrained_dir)}: {what_failed}, as {error}; give a lower one") from error
             dev_score = fitted.best.best_score
+            tried.append({**asdict(config), "dev_score": dev_score})
             if best is None or dev_score > best[0]:
                 best = dev_score, model
         assert best is not None
-        save_classifier(best[1], pretrained_dir, finished)
+        kept = next(training for training in tried if training["dev_score"] == best[0])
+        save_classifier(best[1], pretrained_dir, finished, {**what, "trainings": tried, "kept": kept})
         for state in states:
             state.delete()
         return finished
@@ -205,7 +211,12 @@ def _recorded_dev_metrics(
 
 
 def save_classifier(
-    model: BertForSequenceClassification, tokenizer_dir: Path, target: Path, *, replace: bool = False
+    model: BertForSequenceClassification,
+    tokenizer_dir: Path,
+    target: Path,
+    training: Mapping[str, object] | None = None,
+    *,
+    replace: bool = False,
 ) -> None:
     """Writes a standard Hugging Face folder with weights, configuration and tokenizer; whole or not at all.
 
@@ -213,6 +224,7 @@ def save_classifier(
         model: What is saved.
         tokenizer_dir: The folder that has its tokenizer.
         target: The folder to write.
+        training: What its training.json holds; None: it has none.
         replace: Whether a folder that is there goes, with all that is in it.
 
     Raises:
@@ -224,6 +236,8 @@ def save_classifier(
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True).save_pretrained(temporary)
+    if training is not None:
+        (temporary / TRAINING).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
     if replace and target.exists():
         shutil.rmtree(target)
     os.replace(temporary, target)

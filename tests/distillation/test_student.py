@@ -97,7 +97,12 @@ def test_a_teacher_whose_loss_is_not_finite_is_one_line_that_names_the_rate(data
 
 def test_the_best_of_several_trainings_teaches(data: DataConfig, prepare: Prepare) -> None:
     for configs in ([LAZY, TEACHING], [TEACHING, LAZY]):
-        assert prepare(configs, data.student_dir).metrics["score"] > 95
+        teacher = prepare(configs, data.student_dir)
+        assert teacher.metrics["score"] > 95
+        record = json.loads((teacher.folder / "training.json").read_text())
+        assert [each["learning_rate"] for each in record["trainings"]] == [each.learning_rate for each in configs]
+        assert record["kept"]["learning_rate"] == TEACHING.learning_rate
+        assert record["kept"]["dev_score"] > 95
 
 
 def test_a_cache_that_is_not_the_teachers_is_refused(data: DataConfig, teacher: Teacher, classroom: Classroom) -> None:
