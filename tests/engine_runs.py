@@ -1,5 +1,6 @@
 """Searches of a few trials on a Ray of their own, and the same trainings outside it."""
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -52,8 +53,10 @@ def search(
     run_dir: Path | None = None,
 ) -> list[dict[str, Any]]:
     run_dir = run_dir or workplace.store.folder.parent
+    at_ctrl_c = signal.getsignal(signal.SIGINT)
     with cluster.own_cluster(workplace.slots, run_dir / "ray-start.log"):
         run_search(workplace, studies, run_dir, trainable=trainable)
+    assert signal.getsignal(signal.SIGINT) is at_ctrl_c
     return trial_rows(studies)
 
 

@@ -1,6 +1,7 @@
 """Runs the trials of the studies on Ray to their end, and keeps their files in bounds."""
 
 import logging
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +68,7 @@ def run_search(
     callbacks: list[tune.Callback] = [] if quiet else [bar]
     # How trials end is in the journal, and the report says it; Ray would print a traceback for each.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    at_ctrl_c = signal.getsignal(signal.SIGINT)
     try:
         with _log_to(run_dir / "run.log", show=verbose):
             tune.Tuner(
@@ -94,6 +96,7 @@ def run_search(
                 ),
             ).fit()
     finally:
+        signal.signal(signal.SIGINT, at_ctrl_c)  # Ray leaves its own there, which would ignore the next Ctrl-C
         bar.close()
 
 
