@@ -50,8 +50,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` write a file beside the path, then gives it its name: it appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    write(temporary)
-    os.replace(temporary, path)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # there is none any more where all went well
 
 
 def write_text(path: Path, text: str) -> None:

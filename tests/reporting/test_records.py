@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from pkd_tune.config import UserError
-from pkd_tune.reporting.records import provenance, read_json, read_rows, write_json, write_rows
+from pkd_tune.reporting.records import provenance, read_json, read_rows, write_json, write_rows, write_whole
 
 ROWS = [{"depth": 2, "state": "failed", "error": 'a, "b"'}, {"depth": 3, "state": "complete", "score": 80.1}]
 
@@ -17,6 +17,16 @@ def test_records_survive_the_disk(tmp_path: Path) -> None:
     write_rows(tmp_path / "trials.csv", ROWS)
     assert read_rows(tmp_path / "trials.csv").equals(pd.DataFrame(ROWS))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "trials.csv"]
+
+
+def test_what_cannot_be_written_whole_leaves_nothing(tmp_path: Path) -> None:
+    def half(unfinished: Path) -> None:
+        unfinished.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(tmp_path / "run.json", half)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_rows_are_an_empty_table(tmp_path: Path) -> None:
