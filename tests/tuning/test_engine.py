@@ -54,7 +54,7 @@ def test_trials_in_one_process_score_what_each_scores_alone(
     }
 
 
-@pytest.mark.parametrize("uri", [None, "file://{}/far"], ids=["folder", "uri"])
+@pytest.mark.parametrize("uri", [None, pytest.param("file://{}/far", marks=pytest.mark.slow)], ids=["folder", "uri"])
 def test_a_killed_process_costs_its_trial_an_epoch_at_most(
     workplace: Workplace, tiny_space: Path, tmp_path: Path, uri: str | None
 ) -> None:
