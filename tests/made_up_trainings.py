@@ -1,0 +1,103 @@
+"""Trainings of a tiny student on made-up examples and teacher outputs, eagerly or by a bench that captures steps."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from pkd_tune.config import DistillConfig, TrainingConfig
+from pkd_tune.distillation.loop import Evaluation, FitResult
+from pkd_tune.distillation.stepping import Capture, Workbench
+from pkd_tune.distillation.student import Classroom, Workshop, distill
+from pkd_tune.distillation.supply import make_resident
+from pkd_tune.distillation.teacher_cache import TeacherOutputs
+from pkd_tune.glue.features import Split
+from pkd_tune.glue.tasks import TASKS
+
+CPU = torch.device("cpu")
+SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+PKD = DistillConfig(student_layers=2, alpha=0.5, beta=20.0, temperature=5.0, strategy="skip", normalize=True)
+TRAINING = TrainingConfig(epochs=3, batch_size=4, learning_rate=2e-3, evaluations_per_epoch=2, precision="fp32")
+N, LAYERS = 27, 4  # seven batches an epoch, the last of three
+
+Trained = tuple[list[Evaluation], dict[str, torch.Tensor]]
+
+
+def repeat(work: Callable[[], None]) -> Callable[[], None]:
+    """Captures as far as a CPU can: the work is not done now, and done anew at every replay."""
+    return work
+
+
+def made_up_split(name: str = "train", n: int = N) -> Split:
+    rng = np.random.default_rng(n)
+    lengths = rng.integers(3, 30, n)
+    return Split(
+        name=name,
+        key=f"made up {n}",
+        input_ids=rng.integers(1, 50, lengths.sum()).astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        first_lengths=(lengths // 2).astype(np.int32),
+        labels=rng.integers(0, 2, n),
+    )
+
+
+def made_up_outputs(n: int, width: int) -> TeacherOutputs:
+    """What a teacher says, in another order than that of the examples."""
+    rows = torch.from_numpy(np.random.default_rng(n).permutation(n))
+    return TeacherOutputs(torch.randn(n, 2), torch.randn(n, LAYERS, width).half(), rows)
+
+
+def make_classroom(device: torch.device = CPU, dropout: float = 0.0, teacher_width: int = 16) -> Classroom:
+    torch.manual_seed(0)
+    drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    config = BertConfig(**SHAPE, num_hidden_layers=3, max_position_embeddings=40, initializer_range=0.2, **drop)
+    dev = {"dev": made_up_split("dev", 5)}
+    return Classroom(
+        task=TASKS["MRPC"],
+        train=made_up_split(),
+        dev=dev,
+        official_dev=dev,
+        start=BertForSequenceClassification(config).to(device),
+        init="pretrained",
+        teacher_train=made_up_outputs(N, teacher_width),
+        teacher_dev={"dev": made_up_outputs(5, teacher_width)},
+        device=device,
+    )
+
+
+def train(
+    classroom: Classroom, config: DistillConfig, training: TrainingConfig, workshop: Workshop | None = None
+) -> Trained:
+    seen: list[Evaluation] = []
+    student: BertForSequenceClassification
+    result: FitResult
+    student, result = distill(classroom, config, training, seen.append, workshop=workshop)
+    assert result.last == seen[-1]
+    return seen, {name: tensor.detach().clone().cpu() for name, tensor in student.state_dict().items()}
+
+
+def capturing_workshop(classroom: Classroom, depth: int, capture: Capture, *, resident: bool) -> Workshop:
+    """Returns a workshop that has a bench which captures, with another student's weights on it."""
+    workshop = Workshop()
+    config = BertConfig.from_dict({**classroom.start.config.to_dict(), "num_hidden_layers": depth})
+    config._attn_implementation = "sdpa"
+    student = BertForSequenceClassification(config).to(classroom.device)
+    narrow = classroom.teacher_train.cls_NLH.shape[2] != SHAPE["hidden_size"]
+    projection = torch.nn.Linear(SHAPE["hidden_size"], classroom.teacher_train.cls_NLH.shape[2]) if narrow else None
+    workshop.benches[depth, narrow] = Workbench(student, projection, capture=capture)
+    split = classroom.train
+    there = make_resident(split, classroom.teacher_train, classroom.device) if resident else None
+    workshop.residents[split.key] = there
+    return workshop
+
+
+def assert_same(one: Trained, other: Trained) -> None:
+    for a, b in zip(one[0], other[0], strict=True):
+        assert b.losses == pytest.approx(a.losses, rel=1e-5, abs=1e-6)
+        assert b.gradient_norm == pytest.approx(a.gradient_norm, rel=1e-5)
+        assert b.learning_rate == a.learning_rate
+    for name, tensor in one[1].items():
+        if not name.endswith("key.bias"):  # softmax cancels it: its gradient is rounding alone, which Adam blows up
+            torch.testing.assert_close(other[1][name], tensor, rtol=1e-5, atol=1e-5)
