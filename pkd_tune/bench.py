@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from pkd_tune.benchmark.race import Work, lineup, race
 from pkd_tune.benchmark.results import as_text, summary
-from pkd_tune.command_line import (
+from pkd_tune.cli.command_line import (
     Parser,
     Problems,
     add_precision_flag,
@@ -46,14 +46,15 @@ from pkd_tune.command_line import (
     say,
 )
 from pkd_tune.config import UserError
-from pkd_tune.distillation.model_folder import BERT_BASE, encoder_problems, read_config
-from pkd_tune.distillation.precision import check_precision, has_bf16
-from pkd_tune.glue.data import check_source, load_features
-from pkd_tune.glue.hub import find_pretrained
-from pkd_tune.glue.tasks import find_trainable
-from pkd_tune.reporting.records import provenance, write_json
-from pkd_tune.reporting.words import plural
-from pkd_tune.tuning.slots import Slots, choose_slots, gpu_names
+from pkd_tune.data.glue import find_trainable
+from pkd_tune.data.hub import find_pretrained
+from pkd_tune.data.loading import check_source, load_features
+from pkd_tune.encoders.folder import BERT_BASE, encoder_problems, read_config
+from pkd_tune.encoders.precision import check_precision, has_bf16
+from pkd_tune.files import write_json
+from pkd_tune.reporting.formatting import plural
+from pkd_tune.reporting.provenance import provenance
+from pkd_tune.tuning.resources import Resources, choose_resources, gpu_names
 
 MRPC_LENGTHS = (19, 32, 36, 39, 41, 44, 45, 47, 50, 51, 53, 55, 57, 59, 61, 62, 64, 67, 70, 74, 103)
 """Word pieces per example of MRPC's training split in BERT's uncased vocabulary: 0th, 5th, 10th ... percentile."""
@@ -75,7 +76,7 @@ class Settings:
     base: Work
     """What all contestants share."""
     depths: tuple[int, ...]
-    slots: tuple[int, ...]
+    resources: tuple[int, ...]
     """How many trials are run at once."""
     data: str
     """What the examples are, in words."""
@@ -120,7 +121,7 @@ def bench(args: argparse.Namespace, argv: list[str]) -> int:
     from pkd_tune.tuning.report_cost import report_seconds
 
     base, repeats = settings.base, settings.base.turns
-    lineups = {depth: lineup(replace(base, depth=depth), settings.slots) for depth in settings.depths}
+    lineups = {depth: lineup(replace(base, depth=depth), settings.resources) for depth in settings.depths}
     found = {}
     with tqdm(unit=" turns", leave=False, disable=not sys.stderr.isatty()) as bar:
         bar.total = repeats * sum(map(len, lineups.values()))
@@ -166,9 +167,9 @@ def resolve(args: argparse.Namespace) -> Settings:
     check_positive(args, problems, "--repeats", "--threads", "--slots")
     if args.to is not None:
         check_writable(args.to.resolve().parent, "--to", problems)
-    slots = problems.attempt(lambda: choose_slots(args.gpus))
-    if slots is not None:
-        device = slots.device
+    resources = problems.attempt(lambda: choose_resources(args.gpus))
+    if resources is not None:
+        device = resources.device
         problems.attempt(lambda: check_precision(args.precision, device))
     shape = problems.attempt(lambda: find_shape(args))
     lengths = problems.attempt(lambda: find_lengths(args)) if not problems.found else None
@@ -178,28 +179,30 @@ def resolve(args: argparse.Namespace) -> Settings:
             problems.found.append(f"--depths {too_deep[0]}: the model has only {plural(layers, 'layer')}")
         if args.max_length > longest:
             problems.found.append(f"--max-length {args.max_length}: the model reads at most {longest} word pieces")
-    if slots is not None and args.slots and max(args.slots) > slots.count:
-        problems.found.append(f"--slots {max(args.slots)}: there are {slots.count} here, one per CPU core or GPU")
+    if resources is not None and args.resources and max(args.resources) > resources.count:
+        problems.found.append(
+            f"--slots {max(args.resources)}: there are {resources.count} here, one per CPU core or GPU"
+        )
     problems.raise_any()
-    assert slots is not None and shape is not None and lengths is not None  # noqa: PT018 - for the type checker
-    return settle(args, slots, shape, *lengths)
+    assert resources is not None and shape is not None and lengths is not None  # noqa: PT018 - for the type checker
+    return settle(args, resources, shape, *lengths)
 
 
 def settle(
     args: argparse.Namespace,
-    slots: Slots,
+    resources: Resources,
     shape: dict[str, int],
     train_lengths: NDArray[np.int64],
     dev_lengths: NDArray[np.int64],
 ) -> Settings:
     """Returns the settings of flags in which nothing is wrong."""
     layers = shape["num_hidden_layers"]
-    steps = args.steps or STEPS[slots.device]
-    most = min(MAX_SLOTS, slots.count)
+    steps = args.steps or STEPS[resources.device]
+    most = min(MAX_SLOTS, resources.count)
     base = Work(
         kind="pkd",
-        precision="bf16" if args.precision != "fp32" and has_bf16(slots.device) else "fp32",
-        device=slots.device,
+        precision="bf16" if args.precision != "fp32" and has_bf16(resources.device) else "fp32",
+        device=resources.device,
         gpu=0,
         threads=args.threads or len(os.sched_getaffinity(0)),
         model={name: number for name, number in shape.items() if name != "num_hidden_layers"},
@@ -213,7 +216,7 @@ def settle(
     return Settings(
         base=base,
         depths=tuple(args.depths or sorted({max(1, layers // 2), layers})),
-        slots=tuple(args.slots or [2**i for i in range(most.bit_length())]),
+        resources=tuple(args.resources or [2**i for i in range(most.bit_length())]),
         data=f"lengths of {find_trainable(args.task or 'MRPC').name}",
     )
 

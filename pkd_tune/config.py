@@ -14,6 +14,13 @@ SelectOn = Literal["dev", "holdout"]
 Method = Literal["pkd", "pkd-skip", "pkd-last", "kd", "finetuned"]
 Sampler = Literal["tpe", "random", "grid"]
 Precision = Literal["auto", "bf16", "fp32"]
+Stage = Literal["search", "confirm"]
+"""What a trial is for: to choose settings, or to confirm a study's best ones on a fresh seed."""
+
+METHODS: tuple[Method, ...] = ("finetuned", "kd", "pkd", "pkd-skip", "pkd-last")
+"""Every method, in the order of reports: the controls first."""
+CONTROLS: tuple[Method, ...] = ("kd", "finetuned")
+"""The methods that PKD has to beat: vanilla KD, and fine-tuning alone, which KD has to beat too."""
 
 
 class UserError(ValueError):
@@ -101,7 +108,7 @@ class DataConfig:
     """Which examples, tokenised how; with the teacher's outputs, all that every student of a search shares."""
 
     task: str
-    """Name of the GLUE task as `pkd_tune.glue.tasks.TASKS` has it."""
+    """Name of the GLUE task as `pkd_tune.data.glue.TASKS` has it."""
     data_dir: Path
     """Holds data_raw/, data_feat/, models/ and teacher_cache/."""
     teacher_dir: Path
@@ -119,7 +126,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
+class SearchStage:
     """One of several searches that follow each other at every depth."""
 
     method: Method
@@ -139,7 +146,7 @@ class SearchConfig:
     """How students are trained; each trial brings its own learning rate."""
     depths: tuple[int, ...]
     """Student depths to search, each in a study of its own."""
-    stages: tuple[Stage, ...]
+    stages: tuple[SearchStage, ...]
     """Methods to search: those that keep nothing at once, the others after the stage before them."""
     trials: int | None
     """Trials of each PKD method, shared evenly between the depths; None: every setting of a finite space, at every

@@ -19,16 +19,13 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from pkd_tune.command_line import Parser, run_command
+from pkd_tune.cli.command_line import Parser, run_command
 from pkd_tune.config import UserError
-from pkd_tune.reporting.records import read_json
+from pkd_tune.files import DASHBOARD, JOURNAL, RAY, read_json
 
 HOST = "127.0.0.1"
 TRIALS_PORT, TENSORBOARD_PORT = 8080, 6006
 """Where people look for optuna-dashboard and TensorBoard; where one is in use, any free port is taken."""
-JOURNAL = "study.log"
-RAY = "dashboard.json"
-"""Holds the address of Ray's own dashboard while a run's search is running."""
 POLL_SECONDS = 0.2
 
 
@@ -61,12 +58,12 @@ def make_parser() -> Parser:
 def dashboard(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code: 0 after Ctrl-C, 1 when a server ended by itself."""
     run_dir = find_run(args.run)
-    journal, events = str(run_dir / JOURNAL), str(run_dir / "ray")
+    journal, events = str(run_dir / JOURNAL), str(run_dir / RAY)
     show("run", str(run_dir))
     try:
         with ExitStack() as stack:
             port = free_port(TRIALS_PORT)
-            command = ["pkd_tune.tuning.journal_pages", journal, str(port)]
+            command = ["pkd_tune.tuning.study_dashboard", journal, str(port)]
             trials = stack.enter_context(serving("trials", port, command))
             port = free_port(TENSORBOARD_PORT)
             # Its fast loader is a process of its own, which outlives it a little.
@@ -175,7 +172,7 @@ def ray_address(run_dir: Path) -> str | None:
     The record of a search that was killed stays behind, so the address must answer.
     """
     try:
-        address = read_json(run_dir / RAY)["ray"]
+        address = read_json(run_dir / DASHBOARD)["ray"]
     except FileNotFoundError:
         return None
     parts = urlsplit(address)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pkd_tune.command_line import (
+from pkd_tune.cli.command_line import (
     Parser,
     Problems,
     add_data_flags,
@@ -33,19 +33,20 @@ from pkd_tune.command_line import (
     training_bar,
 )
 from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig, UserError
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import load_features
 from pkd_tune.distillation.layer_map import teacher_layers
-from pkd_tune.distillation.model_folder import layer_count, model_name, weights_key
-from pkd_tune.distillation.precision import check_precision
 from pkd_tune.distillation.published import Published, published
-from pkd_tune.glue.data import load_features
-from pkd_tune.glue.tasks import TASKS
-from pkd_tune.reporting.records import provenance, write_json
-from pkd_tune.reporting.words import metrics_text
-from pkd_tune.starting import ONE_LAYER_TEACHER, actual_init, check_pretrained
-from pkd_tune.target import RESULT, check_student_target, publish_student
-from pkd_tune.tuning.slots import choose_slots, gpu_names
+from pkd_tune.encoders.folder import layer_count, model_name, weights_key
+from pkd_tune.encoders.precision import check_precision
+from pkd_tune.files import RESULT, write_json
+from pkd_tune.reporting.formatting import metrics_text
+from pkd_tune.reporting.provenance import provenance
+from pkd_tune.tuning.resources import choose_resources, gpu_names
 from pkd_tune.tuning.space import Float
 from pkd_tune.tuning.space_file import Space, find_space, load_space
+from pkd_tune.workflows.output_dir import check_student_target, publish_student
+from pkd_tune.workflows.student_init import ONE_LAYER_TEACHER, actual_init, check_pretrained
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +107,7 @@ def distill(args: argparse.Namespace, argv: list[str]) -> int:
     from pkd_tune.distillation import student as students
     from pkd_tune.distillation import teacher as teachers
     from pkd_tune.distillation.loop import TrainingDivergedError
+    from pkd_tune.encoders.modeling import save_classifier
 
     data, config, device = settings.data, settings.distillation, torch.device(device_name)
     task, name = TASKS[data.task], f"{args.method} {config.student_layers}-layer student"
@@ -125,16 +127,16 @@ def distill(args: argparse.Namespace, argv: list[str]) -> int:
     elif config.beta > 0:
         say("warning: a student of one layer has no inner layer to imitate with; beta has no effect")
 
-    classroom = students.open_classroom(data, teacher, device, settings.training.seed)
+    student_data = students.open_student_data(data, teacher, device, settings.training.seed)
     with training_bar(name) as show:
         try:
-            student, _ = students.distill(classroom, config, settings.training, show)
+            student, _ = students.distill(student_data, config, settings.training, show)
         except TrainingDivergedError as error:
             remedy = f"give a lower --learning-rate than {settings.training.learning_rate:g}"
             raise UserError(f"{name}: {error}; {remedy}{' or a lower --beta' if imitated else ''}") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.unfinished")
-    teachers.save_classifier(student, data.student_dir, unfinished, replace=True)
+    save_classifier(student, data.student_dir, unfinished, replace=True)
     student_splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
     metrics = teachers.dev_metrics(task, unfinished, student_splits, device)
     record = {
@@ -162,9 +164,9 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, Path, str]:
     problems = Problems()
     space = load_space(find_space("demo" if args.demo else "default"))
     check_positive(args, problems, "--epochs", "--batch-size", "--max-length", "--learning-rate", "--layers")
-    slots = problems.attempt(lambda: choose_slots(args.gpus))
-    if slots is not None:
-        device = slots.device
+    resources = problems.attempt(lambda: choose_resources(args.gpus))
+    if resources is not None:
+        device = resources.device
         problems.attempt(lambda: check_precision(args.precision, device))
     if args.to is not None:
         check_student_target(args.to.resolve(), problems)
@@ -188,7 +190,7 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, Path, str]:
     config = problems.attempt(lambda: distillation(args, start))
     problems.raise_any()
     assert task is not None and teacher_dir is not None and student_dir is not None  # noqa: PT018 - for the type checker
-    assert slots is not None and config is not None  # noqa: PT018
+    assert resources is not None and config is not None  # noqa: PT018
     training = replace(
         space.training,
         learning_rate=args.learning_rate or start.learning_rate,
@@ -213,7 +215,7 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, Path, str]:
     target = args.to.resolve() if args.to else default_folder(settings, args.method)
     check_student_target(target, problems)
     problems.raise_any()
-    return settings, target, slots.device
+    return settings, target, resources.device
 
 
 def distillation(args: argparse.Namespace, start: Published) -> DistillConfig:

@@ -13,21 +13,22 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pkd_tune.command_line import Parser, Problems, run_command, say
+from pkd_tune.cli.command_line import Parser, Problems, run_command, say
 from pkd_tune.config import UserError
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import check_source, load_raw
+from pkd_tune.data.task import Task
 from pkd_tune.deployment.choice import data_folder, find_student, finished_run
-from pkd_tune.distillation.model_folder import WEIGHTS
-from pkd_tune.glue.data import check_source, load_raw
-from pkd_tune.glue.tasks import TASKS, Task
-from pkd_tune.reporting.words import metric_titles
-from pkd_tune.target import check_new
+from pkd_tune.encoders.folder import WEIGHTS
+from pkd_tune.reporting.formatting import metric_titles
+from pkd_tune.workflows.output_dir import check_new
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What writing and running ONNX takes; the extra `onnx` installs them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Shipment:
+class ExportRequest:
     """What is to be shipped, resolved."""
 
     run: dict[str, Any]
@@ -44,7 +45,7 @@ class Shipment:
     """Holds the dev split."""
     target: Path
     """The folder to write."""
-    forms: tuple[str, ...]
+    formats: tuple[str, ...]
     """What is written: PyTorch's form always, and first."""
 
 
@@ -68,72 +69,72 @@ def make_parser() -> Parser:
 
 def export(args: argparse.Namespace, argv: list[str]) -> int:
     """Runs the command; returns its exit code: 0, or 1 when a form scores differently from the student."""
-    shipped = resolve(args)
+    request = resolve(args)
     # These take seconds to import: only now, after everything quick has been checked.
-    from pkd_tune.deployment.card import forms_table, write_card
-    from pkd_tune.deployment.conversion import write_forms
-    from pkd_tune.deployment.forms import PYTORCH, refusals
-    from pkd_tune.deployment.measuring import in_fresh_process, latencies_ms, latency_machine, measure
+    from pkd_tune.deployment.conversion import write_formats
+    from pkd_tune.deployment.formats import PYTORCH, refusals
+    from pkd_tune.deployment.measurement import in_fresh_process, latencies_ms, latency_machine, measure
+    from pkd_tune.deployment.model_card import formats_table, write_card
 
-    task, max_length = shipped.task, shipped.run["search"]["data"]["max_length"]
-    raw = load_raw(task, shipped.data_dir)
+    task, max_length = request.task, request.run["search"]["data"]["max_length"]
+    raw = load_raw(task, request.data_dir)
     dev = {name: raw[name] for name in task.dev_splits}
-    unfinished = shipped.target.with_name(f".{shipped.target.name}.partial")
+    unfinished = request.target.with_name(f".{request.target.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         # copyfile, for the weights that transformers saves can be read by their owner alone.
         kept = shutil.ignore_patterns("README.md")
-        shutil.copytree(shipped.folder, unfinished, ignore=kept, copy_function=shutil.copyfile)
-        say(f"writing {', '.join(shipped.forms)}")
-        write_forms(unfinished, shipped.forms)
+        shutil.copytree(request.folder, unfinished, ignore=kept, copy_function=shutil.copyfile)
+        say(f"writing {', '.join(request.formats)}")
+        write_formats(unfinished, request.formats)
         say("loading and scoring each in a fresh process")
-        forms = [
-            {"form": form, **in_fresh_process(measure, unfinished, dev, task, max_length, form)}
-            for form in shipped.forms
+        formats = [
+            {"form": format_name, **in_fresh_process(measure, unfinished, dev, task, max_length, format_name)}
+            for format_name in request.formats
         ]
         refused = refusals(
-            forms, shipped.student["metrics"]["score"], {name: len(split) for name, split in dev.items()}
+            formats, request.student["metrics"]["score"], {name: len(split) for name, split in dev.items()}
         )
-        for form, reason in refused.items():
-            remedy = f"is {shipped.folder} or the data in {shipped.data_dir} not what the search had?"
-            say(f"refused: {reason}; {remedy if form == PYTORCH else f'leave out --{form}'}")
+        for format_name, reason in refused.items():
+            remedy = f"is {request.folder} or the data in {request.data_dir} not what the search had?"
+            say(f"refused: {reason}; {remedy if format_name == PYTORCH else f'leave out --{format_name}'}")
         if refused:
             return 1
-        models = [(unfinished, form) for form in shipped.forms]
+        models = [(unfinished, format_name) for format_name in request.formats]
         timed = latencies_ms(models, dev[task.dev_splits[0]], max_length)
-        for each, latency in zip(forms, timed, strict=True):
+        for each, latency in zip(formats, timed, strict=True):
             each["latency_ms"] = latency
         write_card(
-            shipped.student,
-            shipped.teacher,
+            request.student,
+            request.teacher,
             task,
-            shipped.run["provenance"]["command"],
+            request.run["provenance"]["command"],
             unfinished,
-            seed=shipped.run["search"]["student_training"]["seed"],
-            demo=shipped.run["demo"],
-            select_on=shipped.run["search"]["data"].get("select_on", "dev"),
-            forms=forms,
+            seed=request.run["search"]["student_training"]["seed"],
+            demo=request.run["demo"],
+            select_on=request.run["search"]["data"].get("select_on", "dev"),
+            formats=formats,
             latency_on=latency_machine(),
         )
-        os.replace(unfinished, shipped.target)
+        os.replace(unfinished, request.target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    print(forms_table(forms, metric_titles(shipped.student["metrics"])))
-    print(shipped.target)
+    print(formats_table(formats, metric_titles(request.student["metrics"])))
+    print(request.target)
     return 0
 
 
-def resolve(args: argparse.Namespace) -> Shipment:
+def resolve(args: argparse.Namespace) -> ExportRequest:
     """Turns flags into what is to be shipped.
 
     Raises:
         UserError: With all problems found.
     """
     problems = Problems()
-    forms = ["pytorch", *(name for name in ("onnx", "int8") if getattr(args, name))]
+    formats = ["pytorch", *(name for name in ("onnx", "int8") if getattr(args, name))]
     missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
-    if missing and len(forms) > 1:
-        problems.found.append(f'--{forms[1]} needs {", ".join(missing)}: pip install "pkd_tune[onnx]"')
+    if missing and len(formats) > 1:
+        problems.found.append(f'--{formats[1]} needs {", ".join(missing)}: pip install "pkd_tune[onnx]"')
     target = args.to.resolve()
     check_new(target, problems)
     records = problems.attempt(lambda: finished_run(args.run))
@@ -154,7 +155,7 @@ def resolve(args: argparse.Namespace) -> Shipment:
     folder = args.run.resolve() / student["folder"]
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder}: no {WEIGHTS} there; the command of the search, run again, writes it")
-    return Shipment(
+    return ExportRequest(
         run=run,
         teacher=summary["teacher"],
         student=student,
@@ -162,7 +163,7 @@ def resolve(args: argparse.Namespace) -> Shipment:
         task=task,
         data_dir=data_dir,
         target=target,
-        forms=tuple(forms),
+        formats=tuple(formats),
     )
 
 

@@ -12,7 +12,7 @@ import argparse
 import sys
 from dataclasses import asdict, replace
 
-from pkd_tune.command_line import (
+from pkd_tune.cli.command_line import (
     DEFAULT_MODEL,
     Parser,
     Problems,
@@ -27,13 +27,14 @@ from pkd_tune.command_line import (
     training_bar,
 )
 from pkd_tune.config import DataConfig, TrainingConfig
-from pkd_tune.distillation.model_folder import layer_count, model_name, weights_key
-from pkd_tune.distillation.precision import check_precision
-from pkd_tune.glue.data import load_features
-from pkd_tune.glue.tasks import TASKS
-from pkd_tune.reporting.records import provenance, write_json
-from pkd_tune.reporting.words import metrics_text, plural
-from pkd_tune.tuning.slots import choose_slots, gpu_names
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import load_features
+from pkd_tune.encoders.folder import layer_count, model_name, weights_key
+from pkd_tune.encoders.precision import check_precision
+from pkd_tune.files import write_json
+from pkd_tune.reporting.formatting import metrics_text, plural
+from pkd_tune.reporting.provenance import provenance
+from pkd_tune.tuning.resources import choose_resources, gpu_names
 from pkd_tune.tuning.space_file import find_space, load_space
 
 
@@ -103,9 +104,9 @@ def resolve(args: argparse.Namespace) -> tuple[DataConfig, int, list[TrainingCon
     problems = Problems()
     space = load_space(find_space("demo" if args.demo else "default"))
     check_positive(args, problems, "--epochs", "--batch-size", "--max-length", "--learning-rate")
-    slots = problems.attempt(lambda: choose_slots(args.gpus))
-    if slots is not None:
-        device = slots.device
+    resources = problems.attempt(lambda: choose_resources(args.gpus))
+    if resources is not None:
+        device = resources.device
         problems.attempt(lambda: check_precision(args.precision, device))
     task, data_dir = find_data(args, problems)
     folder = find_encoder(args, "--model", data_dir, problems)
@@ -115,7 +116,7 @@ def resolve(args: argparse.Namespace) -> tuple[DataConfig, int, list[TrainingCon
     if folder is not None and args.layers is not None and not 1 <= args.layers <= depth:
         problems.found.append(f"--layers {args.layers}: {model_name(folder)} has 1 to {depth} layers to use")
     problems.raise_any()
-    assert task is not None and folder is not None and slots is not None  # noqa: PT018 - for the type checker
+    assert task is not None and folder is not None and resources is not None  # noqa: PT018 - for the type checker
     rates = args.learning_rate or [training.learning_rate for training in space.teacher]
     training = replace(
         space.teacher[0],
@@ -131,7 +132,7 @@ def resolve(args: argparse.Namespace) -> tuple[DataConfig, int, list[TrainingCon
         student_dir=folder,
         max_length=args.max_length or space.max_length,
     )
-    return data, args.layers or depth, [replace(training, learning_rate=rate) for rate in rates], slots.device
+    return data, args.layers or depth, [replace(training, learning_rate=rate) for rate in rates], resources.device
 
 
 if __name__ == "__main__":

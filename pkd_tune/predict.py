@@ -14,24 +14,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pkd_tune.command_line import Parser, Problems, check_positive, check_writable, run_command, say
+from pkd_tune.cli.command_line import Parser, Problems, check_positive, check_writable, run_command, say
 from pkd_tune.config import UserError
-from pkd_tune.distillation.model_folder import (
-    classifier_problems,
-    encoder_problems,
-    has_classifier,
-    length_limit,
-    weights_key,
-)
-from pkd_tune.glue.data import Split, check_source, load_features
-from pkd_tune.glue.demo import write_demo
-from pkd_tune.glue.hub import find_pretrained
-from pkd_tune.glue.scoring import predictions, split_metrics
-from pkd_tune.glue.submission import row_problems, write_submission
-from pkd_tune.glue.tasks import TASKS, Task, find_task
-from pkd_tune.reporting.records import provenance, write_json, write_whole
-from pkd_tune.reporting.words import METRIC_TITLES
-from pkd_tune.tuning.slots import choose_slots, gpu_names
+from pkd_tune.data.demo import write_demo
+from pkd_tune.data.glue import TASKS, find_task
+from pkd_tune.data.hub import find_pretrained
+from pkd_tune.data.loading import check_source, load_features
+from pkd_tune.data.metrics import predictions, split_metrics
+from pkd_tune.data.submission import row_problems, write_submission
+from pkd_tune.data.task import Task
+from pkd_tune.data.tokens import Split
+from pkd_tune.encoders.folder import classifier_problems, encoder_problems, has_classifier, length_limit, weights_key
+from pkd_tune.files import write_file, write_json
+from pkd_tune.reporting.formatting import METRIC_TITLES
+from pkd_tune.reporting.provenance import provenance
+from pkd_tune.tuning.resources import choose_resources, gpu_names
 from pkd_tune.tuning.space_file import find_space, load_space
 
 Logits = dict[str, npt.NDArray[np.float32]]
@@ -75,7 +72,7 @@ def predict(args: argparse.Namespace, argv: list[str]) -> int:
     import torch  # takes seconds, which --help need not wait for
 
     from pkd_tune.distillation import inference
-    from pkd_tune.distillation.modeling import load_classifier
+    from pkd_tune.encoders.modeling import load_classifier
 
     examples = []
     for task, folder in jobs:
@@ -93,7 +90,7 @@ def predict(args: argparse.Namespace, argv: list[str]) -> int:
             predicted_N = predictions(task, logits_NC)
             path = table_path(args, task, name)
             table = as_table(task, logits_NC, predicted_N, splits[name].labels)
-            write_whole(path, partial(table.to_parquet, index=False))
+            write_file(path, partial(table.to_parquet, index=False))
             if name in task.test_splits:
                 submitted.setdefault(task.name, {})[name] = predicted_N
                 scores = "no labels to score"
@@ -172,7 +169,7 @@ def resolve(args: argparse.Namespace) -> tuple[list[tuple[Task, Path]], str]:
     """
     problems = Problems()
     check_positive(args, problems, "--max-length")
-    slots = problems.attempt(lambda: choose_slots(args.gpus))
+    resources = problems.attempt(lambda: choose_resources(args.gpus))
     check_writable(args.out.resolve(), "--out", problems)
     if args.glue_zip is not None:
         check_writable(args.glue_zip.resolve().parent, "--glue-zip", problems)
@@ -203,8 +200,8 @@ def resolve(args: argparse.Namespace) -> tuple[list[tuple[Task, Path]], str]:
             problems.found += model_problems(folder, task, args.max_length)
             jobs.append((task, folder.resolve()))
     problems.raise_any()
-    assert slots is not None
-    return jobs, slots.device
+    assert resources is not None
+    return jobs, resources.device
 
 
 def data_folder(args: argparse.Namespace) -> Path:

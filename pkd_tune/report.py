@@ -11,14 +11,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from pkd_tune.command_line import Parser, Problems, check_writable, run_command, say
+from pkd_tune.cli.command_line import Parser, Problems, check_writable, run_command, say
 from pkd_tune.config import UserError
-from pkd_tune.reporting.across import blocks, latex, scores
-from pkd_tune.reporting.blocks import markdown
-from pkd_tune.reporting.records import write_text
+from pkd_tune.files import write_text
+from pkd_tune.reporting.document import markdown
+from pkd_tune.reporting.formatting import plural
+from pkd_tune.reporting.glue_table import blocks, latex, scores
 from pkd_tune.reporting.run import Run, is_run, read_run
-from pkd_tune.reporting.tables import write_report
-from pkd_tune.reporting.words import plural
+from pkd_tune.reporting.run_report import write_report
 
 
 def make_parser() -> Parser:

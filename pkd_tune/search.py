@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from pkd_tune.command_line import (
+from pkd_tune.cli.command_line import (
     Parser,
     Problems,
     add_data_flags,
@@ -28,15 +28,15 @@ from pkd_tune.command_line import (
     run_command,
     seed,
 )
-from pkd_tune.config import DataConfig, Method, Sampler, SearchConfig, SelectOn, Stage, UserError
-from pkd_tune.distillation.model_folder import layer_count
-from pkd_tune.distillation.precision import check_precision
-from pkd_tune.request import Request
-from pkd_tune.starting import ONE_LAYER_TEACHER, actual_init, check_pretrained
-from pkd_tune.tuning.arms import check_shares
-from pkd_tune.tuning.slots import choose_slots
+from pkd_tune.config import DataConfig, Method, Sampler, SearchConfig, SearchStage, SelectOn, UserError
+from pkd_tune.encoders.folder import layer_count
+from pkd_tune.encoders.precision import check_precision
+from pkd_tune.tuning.artifacts import check_uri
+from pkd_tune.tuning.plan import check_shares
+from pkd_tune.tuning.resources import choose_resources
 from pkd_tune.tuning.space_file import Space, find_space, load_space
-from pkd_tune.tuning.store import check_uri
+from pkd_tune.workflows.request import SearchRequest
+from pkd_tune.workflows.student_init import ONE_LAYER_TEACHER, actual_init, check_pretrained
 
 
 def make_parser() -> Parser:
@@ -139,15 +139,15 @@ def search(args: argparse.Namespace, argv: list[str]) -> int:
     request = resolve(args, argv)
     # These take seconds to import: only now, after everything quick has been checked.
     if args.dry_run:
-        from pkd_tune.dry_run import dry_run
+        from pkd_tune.workflows.dry_run import dry_run
 
         return dry_run(request)
-    from pkd_tune.pipeline import run
+    from pkd_tune.workflows.search import run
 
     return run(request)
 
 
-def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
+def resolve(args: argparse.Namespace, argv: list[str]) -> SearchRequest:
     """Turns flags into settings, and finds every mistake in flags, space, data and teacher that can be found quickly.
 
     Raises:
@@ -159,11 +159,11 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
     for flag, value in (("--control-trials", args.control_trials), ("--seeds", args.seeds)):
         if value is not None and value < 0:
             problems.found.append(f"{flag} must be at least 0, but got {value}")
-    slots = None
+    resources = None
     if args.address is None:
-        slots = problems.attempt(lambda: choose_slots(args.gpus, args.trials_per_gpu))
-    if slots is not None:
-        device = slots.device
+        resources = problems.attempt(lambda: choose_resources(args.gpus, args.trials_per_gpu))
+    if resources is not None:
+        device = resources.device
         problems.attempt(lambda: check_precision(args.precision, device))
     if args.address is not None and args.ray_dashboard:
         problems.found.append(
@@ -221,7 +221,7 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
         early_stopping=space.early_stopping,
         seed=args.seed,
     )
-    return Request(
+    return SearchRequest(
         config=config,
         parameters=space.parameters,
         demo=args.demo,
@@ -229,7 +229,7 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
         name=args.name,
         new=args.new,
         warm_start=tuple(path.resolve() for path in args.warm_start),
-        slots=slots,
+        resources=resources,
         gpus=args.gpus,
         trials_per_gpu=args.trials_per_gpu,
         address=args.address,
@@ -243,16 +243,16 @@ def resolve(args: argparse.Namespace, argv: list[str]) -> Request:
     )
 
 
-def choose_stages(args: argparse.Namespace, space: Space) -> tuple[Stage, ...]:
+def choose_stages(args: argparse.Namespace, space: Space) -> tuple[SearchStage, ...]:
     """Returns the methods to search: those asked for; else the space's stages, unless a sampler is asked for; else PKD
     with its controls, where these have trials."""
     if args.methods:
-        return tuple(Stage(method=method) for method in dict.fromkeys(args.methods))
+        return tuple(SearchStage(method=method) for method in dict.fromkeys(args.methods))
     if space.stages and args.sampler is None:
         return space.stages
     controls = space.control_trials if args.control_trials is None else args.control_trials
     methods: tuple[Method, ...] = ("pkd", "kd", "finetuned") if controls else ("pkd",)
-    return tuple(Stage(method=method) for method in methods)
+    return tuple(SearchStage(method=method) for method in methods)
 
 
 def choose_depths(asked: list[int] | None, teacher_layers: int) -> tuple[int, ...]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pkd_tune.glue.data import Split
-from pkd_tune.glue.tasks import Task
+from pkd_tune.data.task import Task
+from pkd_tune.data.tokens import Split
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d", "e", '"', ".", "z", "##z"]
 ID = {word: number for number, word in enumerate(WORDS)}

@@ -8,13 +8,13 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from pkd_tune.config import DistillConfig, TrainingConfig
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.tokens import Split
+from pkd_tune.distillation.batch_source import make_resident
 from pkd_tune.distillation.loop import Evaluation, FitResult
-from pkd_tune.distillation.stepping import Capture, Workbench
-from pkd_tune.distillation.student import Classroom, Workshop, distill
-from pkd_tune.distillation.supply import make_resident
-from pkd_tune.distillation.teacher_cache import TeacherOutputs
-from pkd_tune.glue.features import Split
-from pkd_tune.glue.tasks import TASKS
+from pkd_tune.distillation.student import ModelPool, StudentData, distill
+from pkd_tune.distillation.teacher_outputs import TeacherOutputs
+from pkd_tune.distillation.train_step import Capture, TrainStep
 
 CPU = torch.device("cpu")
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
@@ -49,12 +49,12 @@ def made_up_outputs(n: int, width: int) -> TeacherOutputs:
     return TeacherOutputs(torch.randn(n, 2), torch.randn(n, LAYERS, width).half(), rows)
 
 
-def make_classroom(device: torch.device = CPU, dropout: float = 0.0, teacher_width: int = 16) -> Classroom:
+def make_classroom(device: torch.device = CPU, dropout: float = 0.0, teacher_width: int = 16) -> StudentData:
     torch.manual_seed(0)
     drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     config = BertConfig(**SHAPE, num_hidden_layers=3, max_position_embeddings=40, initializer_range=0.2, **drop)
     dev = {"dev": made_up_split("dev", 5)}
-    return Classroom(
+    return StudentData(
         task=TASKS["MRPC"],
         train=made_up_split(),
         dev=dev,
@@ -68,29 +68,29 @@ def make_classroom(device: torch.device = CPU, dropout: float = 0.0, teacher_wid
 
 
 def train(
-    classroom: Classroom, config: DistillConfig, training: TrainingConfig, workshop: Workshop | None = None
+    student_data: StudentData, config: DistillConfig, training: TrainingConfig, model_pool: ModelPool | None = None
 ) -> Trained:
     seen: list[Evaluation] = []
     student: BertForSequenceClassification
     result: FitResult
-    student, result = distill(classroom, config, training, seen.append, workshop=workshop)
+    student, result = distill(student_data, config, training, seen.append, model_pool=model_pool)
     assert result.last == seen[-1]
     return seen, {name: tensor.detach().clone().cpu() for name, tensor in student.state_dict().items()}
 
 
-def capturing_workshop(classroom: Classroom, depth: int, capture: Capture, *, resident: bool) -> Workshop:
-    """Returns a workshop that has a bench which captures, with another student's weights on it."""
-    workshop = Workshop()
-    config = BertConfig.from_dict({**classroom.start.config.to_dict(), "num_hidden_layers": depth})
+def capturing_workshop(student_data: StudentData, depth: int, capture: Capture, *, resident: bool) -> ModelPool:
+    """Returns a model pool that has a bench which captures, with another student's weights on it."""
+    model_pool = ModelPool()
+    config = BertConfig.from_dict({**student_data.start.config.to_dict(), "num_hidden_layers": depth})
     config._attn_implementation = "sdpa"
-    student = BertForSequenceClassification(config).to(classroom.device)
-    narrow = classroom.teacher_train.cls_NLH.shape[2] != SHAPE["hidden_size"]
-    projection = torch.nn.Linear(SHAPE["hidden_size"], classroom.teacher_train.cls_NLH.shape[2]) if narrow else None
-    workshop.benches[depth, narrow] = Workbench(student, projection, capture=capture)
-    split = classroom.train
-    there = make_resident(split, classroom.teacher_train, classroom.device) if resident else None
-    workshop.residents[split.key] = there
-    return workshop
+    student = BertForSequenceClassification(config).to(student_data.device)
+    narrow = student_data.teacher_train.cls_NLH.shape[2] != SHAPE["hidden_size"]
+    projection = torch.nn.Linear(SHAPE["hidden_size"], student_data.teacher_train.cls_NLH.shape[2]) if narrow else None
+    model_pool.train_steps[depth, narrow] = TrainStep(student, projection, capture=capture)
+    split = student_data.train
+    there = make_resident(split, student_data.teacher_train, student_data.device) if resident else None
+    model_pool.residents[split.key] = there
+    return model_pool
 
 
 def assert_same(one: Trained, other: Trained) -> None:

@@ -18,11 +18,11 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from pkd_tune.config import DistillConfig, TrainingConfig
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.loop import Evaluation
-from pkd_tune.distillation.student import Classroom, distill
-from pkd_tune.distillation.teacher_cache import TeacherOutputs, teacher_outputs
-from pkd_tune.glue.features import Split
-from pkd_tune.glue.tasks import TASKS
+from pkd_tune.distillation.student import StudentData, distill
+from pkd_tune.distillation.teacher_outputs import TeacherOutputs, teacher_outputs
 
 MEAN_LENGTH = {"train": 39, "build": 8}
 """Word pieces: MNLI's, and fewer where all examples go through a model."""
@@ -100,7 +100,7 @@ def train(n: int, folder: Path, shape: dict[str, int], layers: int) -> int:
     }
     said = {name: mapped_outputs(folder, split, layers + 1, shape["hidden_size"]) for name, split in splits.items()}
     dev = {"dev": splits["dev"]}
-    classroom = Classroom(
+    student_data = StudentData(
         task=TASKS["RTE"],
         train=splits["train"],
         dev=dev,
@@ -124,7 +124,7 @@ def train(n: int, folder: Path, shape: dict[str, int], layers: int) -> int:
     config = DistillConfig(student_layers=layers, alpha=0.5, beta=10, temperature=5, strategy="skip", normalize=True)
     threading.Thread(target=watch).start()
     try:
-        distill(classroom, config, TrainingConfig(epochs=2, evaluations_per_epoch=max(3, n // 32 // 20)), report)
+        distill(student_data, config, TrainingConfig(epochs=2, evaluations_per_epoch=max(3, n // 32 // 20)), report)
     except EnoughError:
         return max(held)
     finally:

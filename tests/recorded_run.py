@@ -12,7 +12,8 @@ from typing import Any
 
 from recorded_trainings import EPOCHS, SPACE, STARTED, Maker
 
-from pkd_tune.reporting.records import EVALUATIONS, RUN, SUMMARY, TRIALS, write_json, write_rows
+from pkd_tune.files import EVALUATIONS, RUN, SUMMARY, TRIALS, write_json
+from pkd_tune.reporting.records import write_rows
 
 
 def write_run(
@@ -123,7 +124,7 @@ def _record(
             "seed": 42,
         },
         "space": SPACE,
-        "slots": {"device": "cpu", "count": 2},
+        "resources": {"device": "cpu", "count": 2},
         "provenance": {
             "command": command,
             "started": STARTED.isoformat(),

@@ -4,19 +4,19 @@ from pathlib import Path
 from typing import Any
 
 from pkd_tune.config import Method
-from pkd_tune.tuning.arms import Arm, Assignment, Plan
+from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
 from pkd_tune.tuning.space import Choice, Float, Parameters, Settings
-from pkd_tune.tuning.study import Studies
+from pkd_tune.tuning.studies import Studies
 
 PARAMETERS: Parameters = {"alpha": Float(0.2, 0.9, log=False), "temperature": Choice((10,))}
 FLAT: Parameters = {"alpha": Choice((0.2, 0.5, 0.7)), "temperature": Choice((5, 10))}
 
 
-def plan(depth: int, quota: int, method: Method = "pkd", parameters: Parameters = PARAMETERS, **more: Any) -> Plan:
-    return Plan(arm=Arm(depth, method), quota=quota, parameters=parameters, **more)
+def plan(depth: int, quota: int, method: Method = "pkd", parameters: Parameters = PARAMETERS, **more: Any) -> StudyPlan:
+    return StudyPlan(study_key=StudyKey(depth, method), quota=quota, parameters=parameters, **more)
 
 
-def opened(tmp_path: Path, *plans: Plan, **more: Any) -> Studies:
+def opened(tmp_path: Path, *plans: StudyPlan, **more: Any) -> Studies:
     return Studies(tmp_path / "study.log", plans or (plan(1, 4), plan(2, 4)), **more)
 
 
@@ -33,22 +33,22 @@ def seen(epoch: float, score: float, *, degenerate: bool = False) -> dict[str, A
     }
 
 
-def report(studies: Studies, assignment: Assignment, *scores: float) -> list[bool]:
-    return [studies.report(assignment, i, score, seen(i / 2, score)) for i, score in enumerate(scores, start=1)]
+def report(studies: Studies, trial_id: TrialId, *scores: float) -> list[bool]:
+    return [studies.report(trial_id, i, score, seen(i / 2, score)) for i, score in enumerate(scores, start=1)]
 
 
-def finish(studies: Studies, assignment: Assignment, *scores: float) -> None:
-    report(studies, assignment, *scores)
-    studies.complete(assignment)
+def finish(studies: Studies, trial_id: TrialId, *scores: float) -> None:
+    report(studies, trial_id, *scores)
+    studies.complete(trial_id)
 
 
-def ask(studies: Studies) -> tuple[Assignment, Settings]:
+def ask(studies: Studies) -> tuple[TrialId, Settings]:
     asked = studies.ask()
     assert asked is not None
     return asked[0], asked[1]
 
 
-def run_all(studies: Studies, score: float = 70.0) -> list[tuple[Assignment, Settings, int | None]]:
+def run_all(studies: Studies, score: float = 70.0) -> list[tuple[TrialId, Settings, int | None]]:
     done = []
     while (asked := studies.ask()) is not None:
         done.append(asked)

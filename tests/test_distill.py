@@ -11,7 +11,7 @@ from tiny import write_bert
 from transformers import AutoModelForSequenceClassification
 
 from pkd_tune import distill, finetune, predict
-from pkd_tune.command_line import run_command
+from pkd_tune.cli.command_line import run_command
 
 PROGRAM = "python -m pkd_tune.distill"
 Run = Callable[..., tuple[int, str, str]]

@@ -18,7 +18,7 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pkd_tune.command_line import run_command
+from pkd_tune.cli.command_line import run_command
 from pkd_tune.export import export, make_parser
 
 Ship = Callable[..., tuple[int, str, str]]
@@ -142,11 +142,11 @@ def test_the_code_in_the_card_runs(shipped: tuple[Path, str], capsys: pytest.Cap
 
 
 def test_int8_alone_leaves_no_fp32_onnx(tmp_path: Path, shipped: tuple[Path, str]) -> None:
-    from pkd_tune.deployment.conversion import write_forms
+    from pkd_tune.deployment.conversion import write_formats
 
     folder, _ = shipped
     shutil.copytree(folder, tmp_path / "student", ignore=shutil.ignore_patterns("onnx"))
-    write_forms(tmp_path / "student", ["pytorch", "int8"])
+    write_formats(tmp_path / "student", ["pytorch", "int8"])
     assert [path.name for path in (tmp_path / "student" / "onnx").iterdir()] == ["model_quantized.onnx"]
 
 

@@ -12,10 +12,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny import write_task
 
-from pkd_tune.command_line import run_command
-from pkd_tune.distillation.modeling import load_classifier
-from pkd_tune.distillation.teacher import save_classifier
-from pkd_tune.glue.tasks import TASKS
+from pkd_tune.cli.command_line import run_command
+from pkd_tune.data.glue import TASKS
+from pkd_tune.encoders.modeling import load_classifier, save_classifier
 from pkd_tune.predict import make_parser, predict
 
 Run = Callable[..., tuple[int, str, str]]

@@ -14,7 +14,7 @@ import torch
 from tiny import SPACE
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pkd_tune.tuning.store import open_store
+from pkd_tune.tuning.artifacts import open_artifacts
 
 Search = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -153,7 +153,7 @@ def test_runs_that_differ_only_in_their_folder_share_a_storage_in_peace(home: Pa
     for place, trials in zip(places, (2, 1), strict=True):
         assert len(list((place / "checkpoints").glob("*.safetensors"))) == trials
         assert (place / "ray").is_dir()
-        assert not open_store(f"file://{place}").folder.exists()  # no copies are left on this machine
+        assert not open_artifacts(f"file://{place}").folder.exists()  # no copies are left on this machine
 
 
 def test_a_teacher_that_is_no_better_than_guessing_stops_the_search(home: Path, search: Search) -> None:

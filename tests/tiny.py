@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from pkd_tune.glue.tasks import Task
+from pkd_tune.data.task import Task
 
 WORDS = "red green blue round square small large old new quick slow warm cold near far".split()
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "same", "other", ".", *WORDS]

@@ -14,8 +14,8 @@ from typing import Any
 
 from ray import cloudpickle, tune
 
-from pkd_tune.tuning.searcher import assignment_of
-from pkd_tune.tuning.trial import Workplace, run_trial
+from pkd_tune.tuning.ray_bridge import trial_id_of
+from pkd_tune.tuning.trial import TrialContext, run_trial
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -34,64 +34,64 @@ def _report(step: int, of: int, score: float) -> None:
     tune.report({"evaluation": step, "evaluations": of, "score": score, "details": json.dumps(details)})
 
 
-def instant(config: dict[str, Any], *, workplace: Workplace) -> None:
+def instant(config: dict[str, Any], *, context: TrialContext) -> None:
     """Scores best near alpha 0.5, deeper students better; says nothing else."""
     for step in range(1, 4):
         _report(step, 3, 60 + 10 * config["depth"] - 20 * abs(config["alpha"] - 0.5) + step)
     tune.report({"finished": "null"})
 
 
-def together(config: dict[str, Any], *, workplace: Workplace) -> None:
+def together(config: dict[str, Any], *, context: TrialContext) -> None:
     """Notes which GPU it sees, and waits until sixteen trials are there at once."""
-    here = workplace.store.folder / f"{assignment_of(config).name}.here"
+    here = context.artifacts.folder / f"{trial_id_of(config).name}.here"
     here.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     until = time.monotonic() + 1200
-    while len(list(workplace.store.folder.glob("*.here"))) < 16 and time.monotonic() < until:
+    while len(list(context.artifacts.folder.glob("*.here"))) < 16 and time.monotonic() < until:
         time.sleep(0.1)
-    instant(config, workplace=workplace)
+    instant(config, context=context)
 
 
-def killed_once(config: dict[str, Any], *, workplace: Workplace) -> None:
+def killed_once(config: dict[str, Any], *, context: TrialContext) -> None:
     """The real thing, but the process is killed after the first epoch of the first trial."""
-    marker = workplace.store.folder.parent / f"{assignment_of(config).name}.killed"
+    marker = context.artifacts.folder.parent / f"{trial_id_of(config).name}.killed"
     if config["trial"] == 0 and not marker.exists():
         import threading
 
         def kill_later() -> None:
-            while f"{assignment_of(config).name}.training" not in workplace.store.names():
+            while f"{trial_id_of(config).name}.training" not in context.artifacts.names():
                 time.sleep(0.001)
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
         threading.Thread(target=kill_later, daemon=True).start()
-    run_trial(config, workplace=workplace)
+    run_trial(config, context=context)
 
 
 _left_behind: list[bytearray] = []
 
 
-def careless(config: dict[str, Any], *, workplace: Workplace) -> None:
+def careless(config: dict[str, Any], *, context: TrialContext) -> None:
     """The real thing, but the first trial finds the disk full, and the fourth finds memory that was not freed."""
-    filler = workplace.store.folder / "filler"
+    filler = context.artifacts.folder / "filler"
     if config["trial"] == 0:
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(bytes(4096))
     if config["trial"] == 3:
         _left_behind.append(bytearray(b"x") * 900_000_000)
-    run_trial(config, workplace=workplace)
+    run_trial(config, context=context)
     filler.unlink(missing_ok=True)
 
 
-def counting_threads(config: dict[str, Any], *, workplace: Workplace) -> None:
+def counting_threads(config: dict[str, Any], *, context: TrialContext) -> None:
     """The real thing, which notes how many threads a model had."""
     import torch
 
-    run_trial(config, workplace=workplace)
-    (workplace.store.folder.parent / "threads").write_text(str(torch.get_num_threads()))
+    run_trial(config, context=context)
+    (context.artifacts.folder.parent / "threads").write_text(str(torch.get_num_threads()))
 
 
-def short_of_memory(config: dict[str, Any], *, workplace: Workplace) -> None:
+def short_of_memory(config: dict[str, Any], *, context: TrialContext) -> None:
     """The real thing on a device that holds 8 examples of a batch of 16 in trial 0, and fewer in trial 1."""
     import torch
 
@@ -106,17 +106,17 @@ def short_of_memory(config: dict[str, Any], *, workplace: Workplace) -> None:
 
     student.run = run
     try:
-        run_trial(config, workplace=workplace)
+        run_trial(config, context=context)
     finally:
         student.run = whole
 
 
-def patient(config: dict[str, Any], *, workplace: Workplace) -> None:
+def patient(config: dict[str, Any], *, context: TrialContext) -> None:
     """Ten steps that are kept in a file; each takes as long as it takes to see the file `go`, or a moment."""
-    done = workplace.store.folder / f"{assignment_of(config).name}.steps"
+    done = context.artifacts.folder / f"{trial_id_of(config).name}.steps"
     first = int(done.read_text()) + 1 if done.exists() else 1
     for step in range(first, 11):
-        _note_node(workplace.store.folder, config)
+        _note_node(context.artifacts.folder, config)
         time.sleep(0.3)
         _report(step, 10, 50.0 + step)
         done.write_text(str(step))
@@ -127,5 +127,5 @@ def _note_node(folder: Path, config: dict[str, Any]) -> None:
     import ray
 
     node = ray.get_runtime_context().get_node_id()
-    with (folder / f"{assignment_of(config).name}.nodes").open("a") as file:
+    with (folder / f"{trial_id_of(config).name}.nodes").open("a") as file:
         file.write(f"{node}\n")

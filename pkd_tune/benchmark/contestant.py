@@ -23,17 +23,17 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from pkd_tune.benchmark.race import Work
 from pkd_tune.config import DistillConfig, TrainingConfig
-from pkd_tune.distillation.batches import Batch, collate
+from pkd_tune.data.batches import Batch, collate
+from pkd_tune.data.glue import find_trainable
+from pkd_tune.data.tokens import Split
+from pkd_tune.distillation.checkpoint import write_tensors
 from pkd_tune.distillation.inference import evaluate
-from pkd_tune.distillation.likeness import Likeness
 from pkd_tune.distillation.loop import fit
 from pkd_tune.distillation.losses import LossParts, finetune_loss
-from pkd_tune.distillation.modeling import cut_to_layers, run
-from pkd_tune.distillation.student import Classroom, distill
-from pkd_tune.distillation.teacher_cache import TeacherOutputs
-from pkd_tune.distillation.training_state import write_tensors
-from pkd_tune.glue.data import Split
-from pkd_tune.glue.tasks import find_trainable
+from pkd_tune.distillation.similarity import TeacherSimilarity
+from pkd_tune.distillation.student import StudentData, distill
+from pkd_tune.distillation.teacher_outputs import TeacherOutputs
+from pkd_tune.encoders.modeling import cut_to_layers, run
 
 Turn = Callable[[dict[str, Any]], None]
 
@@ -98,19 +98,27 @@ def plain(work: Work, turn: Turn) -> None:
 
 def finetune(work: Work, turn: Turn) -> None:
     """Trains without a teacher, with the program's own loop."""
-    classroom = made_up_classroom(work)
-    model = cut_to_layers(classroom.start, range(1, work.depth + 1)).to(classroom.device)
+    student_data = made_up_student_data(work)
+    model = cut_to_layers(student_data.start, range(1, work.depth + 1)).to(student_data.device)
 
     def step(batch: Batch) -> LossParts:
         return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
 
-    fit(model, step, classroom.train, classroom.dev, TASK, _training(work), _epoch_clock(classroom.device, turn))
+    fit(
+        model,
+        step,
+        student_data.train,
+        student_data.dev,
+        TASK,
+        _training(work),
+        _epoch_clock(student_data.device, turn),
+    )
 
 
 def distillation(work: Work, turn: Turn) -> None:
     """Distils a student as a trial does."""
-    classroom = made_up_classroom(work)
-    distill(classroom, _distillation(work), _training(work), _epoch_clock(classroom.device, turn))
+    student_data = made_up_student_data(work)
+    distill(student_data, _distillation(work), _training(work), _epoch_clock(student_data.device, turn))
 
 
 def peak(work: Work, turn: Turn) -> None:
@@ -127,10 +135,10 @@ def peak(work: Work, turn: Turn) -> None:
 
 def costs(work: Work, turn: Turn) -> None:
     """Does once what a trial does besides training: an evaluation, a checkpoint, and all that begins and ends it."""
-    classroom = made_up_classroom(work)
-    student = cut_to_layers(classroom.start, range(1, work.depth + 1)).to(classroom.device)
+    student_data = made_up_student_data(work)
+    student = cut_to_layers(student_data.start, range(1, work.depth + 1)).to(student_data.device)
     dev = made_up_split("dev", work, work.dev_lengths)
-    watcher = Likeness({"dev": _made_up_outputs(work, len(dev))}, ())
+    watcher = TeacherSimilarity({"dev": _made_up_outputs(work, len(dev))}, ())
     one_example = _training(work, epochs=1, batch_size=1)
     folder = Path(tempfile.mkdtemp())  # inside one of the bench, which removes it
 
@@ -148,14 +156,14 @@ def costs(work: Work, turn: Turn) -> None:
         write_tensors(folder / "state", state)
 
     def reset() -> None:
-        distill(classroom, _distillation(work), one_example, lambda evaluation: None)
+        distill(student_data, _distillation(work), one_example, lambda evaluation: None)
 
     while True:
         answer = {}
         for what in (evaluation, checkpoint, reset):
             started = time.perf_counter()
             what()
-            answer[what.__name__] = _seconds_since(started, classroom.device)
+            answer[what.__name__] = _seconds_since(started, student_data.device)
         turn(answer)
 
 
@@ -175,11 +183,11 @@ def made_up_split(name: str, work: Work, lengths: list[int]) -> Split:
     )
 
 
-def made_up_classroom(work: Work) -> Classroom:
-    """Returns a classroom with random weights and a teacher twice as deep as the deepest student, who says nothing."""
+def made_up_student_data(work: Work) -> StudentData:
+    """Returns a student data with random weights and a teacher twice as deep as the deepest student, who says nothing."""
     lengths = work.lengths[:1] if work.kind == "costs" else work.lengths
     dev = {"dev": made_up_split("dev", work, work.lengths[:1])}
-    return Classroom(
+    return StudentData(
         task=TASK,
         train=made_up_split("train", work, lengths),
         dev=dev,

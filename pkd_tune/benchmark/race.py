@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TypeAlias
 
 from pkd_tune.config import Precision
-from pkd_tune.reporting.words import plural
+from pkd_tune.reporting.formatting import plural
 
 Answer: TypeAlias = dict[str, float]
 Process: TypeAlias = "subprocess.Popen[str]"
@@ -61,11 +61,11 @@ class Entry:
         return range(self.first_process, self.first_process + len(self.works))
 
 
-METHODS = {"finetune": "fine-tuning", "kd": "KD", "pkd": "PKD"}
+OWN_TRAININGS = {"finetune": "fine-tuning", "kd": "KD", "pkd": "PKD"}
 """Our own ways of training, and what tables call them."""
 
 
-def lineup(base: Work, slots: Sequence[int]) -> list[Entry]:
+def lineup(base: Work, resources: Sequence[int]) -> list[Entry]:
     """Returns the contestants of one depth, the plain loop in fp32 first.
 
     Args:
@@ -79,7 +79,7 @@ def lineup(base: Work, slots: Sequence[int]) -> list[Entry]:
     works = {
         "plain loop": replace(plain, precision="fp32"),
         **({} if ours == "fp32" else {f"plain loop, {ours}": plain}),
-        **{f"ours, {title}": replace(base, kind=kind) for kind, title in METHODS.items()},
+        **{f"ours, {title}": replace(base, kind=kind) for kind, title in OWN_TRAININGS.items()},
         "peak": replace(base, kind="peak"),
         "costs": replace(trial, kind="costs"),
     }
@@ -87,10 +87,10 @@ def lineup(base: Work, slots: Sequence[int]) -> list[Entry]:
     return entries + [
         Entry(
             name=f"ours, PKD, {plural(count, 'slot')}",
-            works=tuple(replace(trial, gpu=gpu, turns=base.turns * len(slots)) for gpu in range(count)),
+            works=tuple(replace(trial, gpu=gpu, turns=base.turns * len(resources)) for gpu in range(count)),
             first_process=len(entries),
         )
-        for count in slots
+        for count in resources
     ]
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from pkd_tune.benchmark.race import Answer, Entry, Work
-from pkd_tune.reporting.blocks import Table, Text, markdown
-from pkd_tune.reporting.words import plural
+from pkd_tune.reporting.document import Table, Text, markdown
+from pkd_tune.reporting.formatting import plural
 
 CLASSES = 2
 COSTS = {

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pkd_tune.config import UserError
-from pkd_tune.reporting.records import RUN, SUMMARY, read_json
+from pkd_tune.files import RUN, SUMMARY, read_json
 
 
 def finished_run(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from pkd_tune.deployment.forms import FORMS, INT8, ONNX, load_pytorch
-from pkd_tune.distillation.model_folder import length_limit
-from pkd_tune.distillation.modeling import cut_to_layers, load_classifier
-from pkd_tune.distillation.teacher import save_classifier
-from pkd_tune.glue.tasks import Task
+from pkd_tune.data.task import Task
+from pkd_tune.deployment.formats import FORMATS, INT8, ONNX, load_pytorch
+from pkd_tune.encoders.folder import length_limit
+from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, save_classifier
 
 OPSET = 20
 """The first with a GELU operator; onnxruntime reads it since 1.17."""
@@ -37,14 +36,14 @@ def export_student(weights: Path, layers: int, pretrained_dir: Path, task: Task,
     save_classifier(student, pretrained_dir, target, replace=True)
 
 
-def write_forms(folder: Path, forms: Sequence[str]) -> None:
+def write_formats(folder: Path, formats: Sequence[str]) -> None:
     """Adds the forms named to a student's Hugging Face folder, which is PyTorch's form."""
-    onnx_file, int8_file = folder / FORMS[ONNX].file, folder / FORMS[INT8].file
-    if ONNX in forms or INT8 in forms:
+    onnx_file, int8_file = folder / FORMATS[ONNX].file, folder / FORMATS[INT8].file
+    if ONNX in formats or INT8 in formats:
         write_onnx(folder, onnx_file)
-    if INT8 in forms:
+    if INT8 in formats:
         write_int8(onnx_file, int8_file)
-    if ONNX not in forms:
+    if ONNX not in formats:
         onnx_file.unlink(missing_ok=True)
 
 

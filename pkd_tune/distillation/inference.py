@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from pkd_tune.config import Precision
-from pkd_tune.distillation.batches import SCORING_TOKENS, Batch, collate, scoring_batches
-from pkd_tune.distillation.modeling import Output, run
-from pkd_tune.distillation.precision import mixed_precision
-from pkd_tune.glue.data import Split
-from pkd_tune.glue.tasks import Task, predictions, score
+from pkd_tune.data.batches import SCORING_TOKENS, Batch, collate, scoring_batches
+from pkd_tune.data.metrics import predictions, score
+from pkd_tune.data.task import Task
+from pkd_tune.data.tokens import Split
+from pkd_tune.encoders.modeling import Output, run
+from pkd_tune.encoders.precision import mixed_precision
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification

@@ -13,21 +13,21 @@ import torch
 from torch import Tensor
 
 from pkd_tune.config import TrainingConfig
-from pkd_tune.distillation.batches import Batch, training_batches
-from pkd_tune.distillation.inference import Watcher, evaluate
-from pkd_tune.distillation.losses import LossParts
-from pkd_tune.distillation.memory import keep_freed_memory
-from pkd_tune.distillation.stepping import Workbench, graph_capture, own_stream
-from pkd_tune.distillation.supply import Supply, epoch_inputs, open_supply, resident_where_it_fits
-from pkd_tune.distillation.training_state import (
+from pkd_tune.data.batches import Batch, training_batches
+from pkd_tune.data.task import Task
+from pkd_tune.data.tokens import Split
+from pkd_tune.distillation.batch_source import BatchSource, epoch_inputs, open_source, resident_where_it_fits
+from pkd_tune.distillation.checkpoint import (
     StateFile,
     generator_states,
     load_optimizer_tensors,
     optimizer_tensors,
     set_generator_states,
 )
-from pkd_tune.glue.data import Split
-from pkd_tune.glue.tasks import Task
+from pkd_tune.distillation.inference import Watcher, evaluate
+from pkd_tune.distillation.losses import LossParts
+from pkd_tune.distillation.memory import keep_freed_memory
+from pkd_tune.distillation.train_step import TrainStep, graph_capture, own_stream
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
@@ -95,8 +95,8 @@ def fit(
     *,
     watcher: Watcher | None = None,
     state: StateFile | None = None,
-    bench: Workbench | None = None,
-    supply: Supply | None = None,
+    train_step: TrainStep | None = None,
+    source: BatchSource | None = None,
     structure: Hashable = (),
 ) -> FitResult:
     """Trains the model in place and leaves it with the weights of its best evaluation.
@@ -128,13 +128,13 @@ def fit(
     """
     keep_freed_memory()
     device = model.device
-    if bench is None:
-        bench = Workbench(model, capture=graph_capture(device))
-    assert bench.model is model
-    if supply is None:
+    if train_step is None:
+        train_step = TrainStep(model, capture=graph_capture(device))
+    assert train_step.model is model
+    if source is None:
         resident = resident_where_it_fits(train, None, device)
-        supply = open_supply(
-            train, device, model.config.pad_token_id, resident=resident, multiple=bench.length_multiple
+        source = open_source(
+            train, device, model.config.pad_token_id, resident=resident, multiple=train_step.length_multiple
         )
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
@@ -145,27 +145,27 @@ def fit(
     best_weights: dict[str, Tensor] = {}
     steps_since = done = 0
     with own_stream(device):
-        bench.begin(config)
+        train_step.begin(config)
         found = state.load() if state is not None else None
         if found is not None:
             tensors, facts = found
             done, best = facts["done"], Evaluation(**facts["best"])
-            for name, module in bench.modules.items():
+            for name, module in train_step.modules.items():
                 module.load_state_dict(_under(name, tensors))
             best_weights = {name: tensor.to(device) for name, tensor in _under("best", tensors).items()}
-            load_optimizer_tensors(bench.optimizer, tensors)
+            load_optimizer_tensors(train_step.optimizer, tensors)
             set_generator_states(tensors, device)
             rng.bit_generator.state = facts["rng"]
         for epoch in range(done // steps_per_epoch, config.epochs):
-            for inputs in epoch_inputs(supply, training_batches(supply.lengths_N, config.batch_size, rng)):
+            for inputs in epoch_inputs(source, training_batches(source.lengths_N, config.batch_size, rng)):
                 if not model.training:  # asked first: setting it visits every module
                     model.train()
                 learning_rate = config.learning_rate * schedule(done, total_steps, config.warmup_fraction)
-                bench.set_learning_rate(learning_rate)
-                bench.step(step, supply, inputs, config, structure)
+                train_step.set_learning_rate(learning_rate)
+                train_step.step(step, source, inputs, config, structure)
                 steps_since, done = steps_since + 1, done + 1
                 if done in evaluate_after or done % FINITE_CHECK_STEPS[device.type] == 0:
-                    means = (bench.sums_5 / steps_since).tolist()
+                    means = (train_step.sums_5 / steps_since).tolist()
                     if not all(map(math.isfinite, means)):
                         raise TrainingDivergedError(f"the loss was not finite at step {done} of {total_steps}")
                 if done not in evaluate_after:
@@ -184,17 +184,22 @@ def fit(
                     learning_rate=learning_rate,
                     degenerate=bool(np.ptp(np.concatenate([*predicted.values()])) < CONSTANT_SPREAD),
                     watched=watcher.read() if watcher is not None else {},
-                    micro_batches=bench.parts,
+                    micro_batches=train_step.parts,
                 )
                 if improved:
                     best = evaluation
                     best_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
                 report(evaluation)
-                bench.sums_5.zero_()
+                train_step.sums_5.zero_()
                 steps_since = 0
             if state is not None and epoch + 1 < config.epochs and state.is_due():
                 assert best is not None
-                _write(state, bench, best_weights, {"done": done, "best": asdict(best), "rng": rng.bit_generator.state})
+                _write(
+                    state,
+                    train_step,
+                    best_weights,
+                    {"done": done, "best": asdict(best), "rng": rng.bit_generator.state},
+                )
     assert best is not None
     model.load_state_dict(best_weights)
     return FitResult(best=best, last=evaluation)
@@ -222,13 +227,13 @@ def _evaluation_steps(config: TrainingConfig, steps_per_epoch: int) -> list[int]
     ]
 
 
-def _write(state: StateFile, bench: Workbench, best_weights: dict[str, Tensor], facts: dict[str, Any]) -> None:
+def _write(state: StateFile, train_step: TrainStep, best_weights: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Writes a training's state; where that fails, says so."""
-    groups = {**{name: module.state_dict() for name, module in bench.modules.items()}, "best": best_weights}
+    groups = {**{name: module.state_dict() for name, module in train_step.modules.items()}, "best": best_weights}
     tensors = {
         **{f"{name}.{key}": value for name, weights in groups.items() for key, value in weights.items()},
-        **optimizer_tensors(bench.optimizer),
-        **generator_states(bench.model.device),
+        **optimizer_tensors(train_step.optimizer),
+        **generator_states(train_step.model.device),
     }
     try:
         state.write(tensors, facts)

@@ -13,20 +13,23 @@ from typing import TYPE_CHECKING
 import torch
 
 from pkd_tune.config import DataConfig, DistillConfig, Init, TrainingConfig, UserError
-from pkd_tune.distillation.batches import Batch
+from pkd_tune.data.batches import Batch
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import load_features, selection_splits
+from pkd_tune.data.metrics import predictions, score
+from pkd_tune.data.task import Task
+from pkd_tune.data.tokens import Split
+from pkd_tune.distillation.batch_source import ResidentData, TeacherTargets, open_source, resident_where_it_fits
+from pkd_tune.distillation.checkpoint import StateFile
 from pkd_tune.distillation.layer_map import start_layers, teacher_layers
-from pkd_tune.distillation.likeness import Likeness
 from pkd_tune.distillation.loop import Evaluation, FitResult, fit
 from pkd_tune.distillation.losses import LossParts, pkd_loss
-from pkd_tune.distillation.model_folder import weights_key
-from pkd_tune.distillation.modeling import copy_layers, cut_to_layers, load_classifier, run
-from pkd_tune.distillation.stepping import Workbench, graph_capture
-from pkd_tune.distillation.supply import Lesson, Resident, open_supply, resident_where_it_fits
+from pkd_tune.distillation.similarity import TeacherSimilarity
 from pkd_tune.distillation.teacher import Teacher
-from pkd_tune.distillation.teacher_cache import TeacherOutputs, teacher_outputs
-from pkd_tune.distillation.training_state import StateFile
-from pkd_tune.glue.data import Split, load_features, selection_splits
-from pkd_tune.glue.tasks import TASKS, Task, predictions, score
+from pkd_tune.distillation.teacher_outputs import TeacherOutputs, teacher_outputs
+from pkd_tune.distillation.train_step import TrainStep, graph_capture
+from pkd_tune.encoders.folder import weights_key
+from pkd_tune.encoders.modeling import copy_layers, cut_to_layers, load_classifier, run
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
@@ -36,7 +39,7 @@ REPRODUCTION_TOLERANCE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Classroom:
+class StudentData:
     """What all students of a search share and none changes; a process opens it once."""
 
     task: Task
@@ -56,9 +59,9 @@ class Classroom:
     device: torch.device
 
 
-def open_classroom(
+def open_student_data(
     data: DataConfig, teacher: Teacher, device: torch.device, seed: int, *, verify: bool = True
-) -> Classroom:
+) -> StudentData:
     """Opens tokens, teacher outputs and initial weights, computing the teacher's outputs where they are missing.
 
     Args:
@@ -75,7 +78,7 @@ def open_classroom(
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
     chosen = selection_splits(task, splits, data.select_on)
     outputs = checked_teacher_outputs(data, teacher, device, verify=verify)
-    return Classroom(
+    return StudentData(
         task=task,
         train=chosen["train"],
         dev={name: chosen[name] for name in task.dev_splits},
@@ -160,15 +163,15 @@ def compute_teacher_outputs(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Workshop:
+class ModelPool:
     """What a process keeps from one student to the next: models, optimisers, captured steps, examples on its GPU."""
 
-    benches: dict[tuple[int, bool], Workbench] = field(default_factory=dict)
+    train_steps: dict[tuple[int, bool], TrainStep] = field(default_factory=dict)
     """By depth, and whether there is a projection."""
-    residents: dict[str, Resident | None] = field(default_factory=dict)
+    residents: dict[str, ResidentData | None] = field(default_factory=dict)
     """By the split's key; None where it did not fit."""
     per_gpu: int = 1
-    """Trials that share its GPU, each with a workshop in a process of its own."""
+    """Trials that share its GPU, each with a model pool in a process of its own."""
 
     def gpu_bytes(self) -> int:
         """Returns the bytes that benches keep on a GPU: weights and two moments, in fp32, and where graphs read.
@@ -176,43 +179,45 @@ class Workshop:
         Not among them are residents, which are there from the first trial on, and the memory that graphs work in, which
         torch does not count as allocated.
         """
-        benches = self.benches.values()
-        of_models = sum(12 * trained.numel() for bench in benches for trained in bench.parameters())
-        read = (tensor for bench in benches for inputs in bench.graph_inputs() for tensor in inputs.values())
+        train_steps = self.train_steps.values()
+        of_models = sum(12 * trained.numel() for train_step in train_steps for trained in train_step.parameters())
+        read = (
+            tensor for train_step in train_steps for inputs in train_step.graph_inputs() for tensor in inputs.values()
+        )
         return of_models + sum(tensor.nbytes for tensor in read)
 
 
 def distill(
-    classroom: Classroom,
+    student_data: StudentData,
     config: DistillConfig,
     training: TrainingConfig,
     report: Callable[[Evaluation], None],
     state: StateFile | None = None,
-    workshop: Workshop | None = None,
+    model_pool: ModelPool | None = None,
 ) -> tuple[BertForSequenceClassification, FitResult]:
     """Trains one student and returns it with the weights of its best evaluation.
 
     The result depends on the arguments alone, not on what the process did before.
 
     Args:
-        classroom: Shared by all students; not changed.
+        student data: Shared by all students; not changed.
         config: The student's depth and the weights of the three loss terms.
         training: Learning rate, epochs, seed and the rest.
         report: Called after every evaluation; what it raises ends the training.
         state: Lets an interrupted training go on from its last epoch.
-        workshop: Kept for the next student of the same classroom, whose training overwrites what is returned here.
+        model pool: Kept for the next student of the same student data, whose training overwrites what is returned here.
 
     Raises:
         TrainingDivergedError: When the loss is not finite.
     """
-    outputs, device = classroom.teacher_train, classroom.device
+    outputs, device = student_data.teacher_train, student_data.device
     imitated = teacher_layers(config.strategy, config.student_layers, outputs.cls_NLH.shape[1])
     use_logits, use_cls = config.alpha > 0, config.beta > 0 and len(imitated) > 0
-    workshop = Workshop() if workshop is None else workshop
-    bench = _workbench(workshop, classroom, config.student_layers, training.seed, use_cls=use_cls)
-    student, projection = bench.model, bench.projection
-    alpha, temperature = bench.number("alpha", config.alpha), bench.number("temperature", config.temperature)
-    beta = bench.number("beta", config.beta if use_cls else 0.0)
+    model_pool = ModelPool() if model_pool is None else model_pool
+    train_step = _train_step(model_pool, student_data, config.student_layers, training.seed, use_cls=use_cls)
+    student, projection = train_step.model, train_step.projection
+    alpha, temperature = train_step.number("alpha", config.alpha), train_step.number("temperature", config.temperature)
+    beta = train_step.number("beta", config.beta if use_cls else 0.0)
 
     def step(batch: Batch) -> LossParts:
         output = run(student, batch)
@@ -229,60 +234,60 @@ def distill(
             normalize=config.normalize,
         )
 
-    key = classroom.train.key
-    if key not in workshop.residents:
-        workshop.residents[key] = resident_where_it_fits(classroom.train, outputs, device, workshop.per_gpu)
-    supply = open_supply(
-        classroom.train,
+    key = student_data.train.key
+    if key not in model_pool.residents:
+        model_pool.residents[key] = resident_where_it_fits(student_data.train, outputs, device, model_pool.per_gpu)
+    source = open_source(
+        student_data.train,
         device,
         student.config.pad_token_id,
-        Lesson(outputs, use_logits, imitated if use_cls else ()),
-        workshop.residents[key],
-        multiple=bench.length_multiple,
+        TeacherTargets(outputs, use_logits, imitated if use_cls else ()),
+        model_pool.residents[key],
+        multiple=train_step.length_multiple,
     )
     return student, fit(
         student,
         step,
-        classroom.train,
-        classroom.dev,
-        classroom.task,
+        student_data.train,
+        student_data.dev,
+        student_data.task,
         training,
         report,
-        watcher=Likeness(classroom.teacher_dev, imitated),
+        watcher=TeacherSimilarity(student_data.teacher_dev, imitated),
         state=state,
-        bench=bench,
-        supply=supply,
+        train_step=train_step,
+        source=source,
         structure=(use_logits, imitated if use_cls else (), config.normalize),
     )
 
 
-def _workbench(workshop: Workshop, classroom: Classroom, depth: int, seed: int, *, use_cls: bool) -> Workbench:
+def _train_step(model_pool: ModelPool, student_data: StudentData, depth: int, seed: int, *, use_cls: bool) -> TrainStep:
     """Returns the workbench of a depth with a student that has its initial weights on it."""
-    start = classroom.start
-    layers = start_layers(classroom.init, depth, start.config.num_hidden_layers)
+    start = student_data.start
+    layers = start_layers(student_data.init, depth, start.config.num_hidden_layers)
     projection = (
-        _projection(start.config.hidden_size, classroom.teacher_train.cls_NLH.shape[2], seed) if use_cls else None
+        _projection(start.config.hidden_size, student_data.teacher_train.cls_NLH.shape[2], seed) if use_cls else None
     )
     key = (depth, projection is not None)
-    bench = workshop.benches.get(key)
-    if bench is None:
-        if classroom.device.type == "cpu":
-            workshop.benches.clear()  # there memory counts for more than the time that it takes to make another
-        student = cut_to_layers(start, layers).to(classroom.device)
-        others = [other.capture for other in workshop.benches.values()]
-        capture = others[0] if others else graph_capture(classroom.device)
-        bench = Workbench(
+    train_step = model_pool.train_steps.get(key)
+    if train_step is None:
+        if student_data.device.type == "cpu":
+            model_pool.train_steps.clear()  # there memory counts for more than the time that it takes to make another
+        student = cut_to_layers(start, layers).to(student_data.device)
+        others = [other.capture for other in model_pool.train_steps.values()]
+        capture = others[0] if others else graph_capture(student_data.device)
+        train_step = TrainStep(
             student,
-            projection and projection.to(classroom.device),
+            projection and projection.to(student_data.device),
             capture=capture,
-            beside=workshop.benches.values(),
+            beside=model_pool.train_steps.values(),
         )
-        workshop.benches[key] = bench
-        return bench
-    copy_layers(start, layers, bench.model)
-    if projection is not None and bench.projection is not None:
-        bench.projection.load_state_dict(projection.state_dict())
-    return bench
+        model_pool.train_steps[key] = train_step
+        return train_step
+    copy_layers(start, layers, train_step.model)
+    if projection is not None and train_step.projection is not None:
+        train_step.projection.load_state_dict(projection.state_dict())
+    return train_step
 
 
 def _projection(student_width: int, teacher_width: int, seed: int) -> torch.nn.Linear | None:

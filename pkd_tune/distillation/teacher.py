@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,23 +14,22 @@ import torch
 from filelock import FileLock
 
 from pkd_tune.config import TrainingConfig, UserError
-from pkd_tune.distillation.batches import Batch
+from pkd_tune.data.batches import Batch
+from pkd_tune.data.metrics import majority_score
+from pkd_tune.data.task import Task
+from pkd_tune.data.tokens import Split
+from pkd_tune.distillation.checkpoint import StateFile
 from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, fit
 from pkd_tune.distillation.losses import LossParts, finetune_loss
-from pkd_tune.distillation.model_folder import classifier_problems, has_classifier, layer_count, model_name, weights_key
-from pkd_tune.distillation.modeling import cut_to_layers, load_classifier, run
-from pkd_tune.distillation.training_state import StateFile
-from pkd_tune.glue.data import Split
-from pkd_tune.glue.tasks import Task, majority_score
+from pkd_tune.encoders.folder import classifier_problems, has_classifier, layer_count, model_name, weights_key
+from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, run, save_classifier
+from pkd_tune.files import write_json
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
 
 logger = logging.getLogger(__name__)
-
-TRAINING = "training.json"
-"""Lies in the folder of a fine-tuned model: how it was trained, and the dev score of every setting that was tried."""
 
 SCORES_FORMAT = "1"
 """Changes with what decides a teacher's scores besides weights and data: how it is run, and how scores are computed."""
@@ -203,41 +200,5 @@ def _recorded_dev_metrics(
             pass
         logger.warning("%s is damaged; scoring the teacher again", path)
     metrics = dev_metrics(task, model_dir, splits, device)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    temporary.write_text(json.dumps(metrics), encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, metrics)
     return metrics
-
-
-def save_classifier(
-    model: BertForSequenceClassification,
-    tokenizer_dir: Path,
-    target: Path,
-    training: Mapping[str, object] | None = None,
-    *,
-    replace: bool = False,
-) -> None:
-    """Writes a standard Hugging Face folder with weights, configuration and tokenizer; whole or not at all.
-
-    Args:
-        model: What is saved.
-        tokenizer_dir: The folder that has its tokenizer.
-        target: The folder to write.
-        training: What its training.json holds; None: it has none.
-        replace: Whether a folder that is there goes, with all that is in it.
-
-    Raises:
-        OSError: When the target cannot be written, or is there and not empty; it stays as it is then.
-    """
-    from transformers import AutoTokenizer
-
-    temporary = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True).save_pretrained(temporary)
-    if training is not None:
-        (temporary / TRAINING).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
-    if replace and target.exists():
-        shutil.rmtree(target)
-    os.replace(temporary, target)

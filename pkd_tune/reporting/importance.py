@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from pkd_tune.reporting.methods import METHODS, in_order, unused_settings
+from pkd_tune.reporting.formatting import listed, plural
+from pkd_tune.reporting.methods import METHOD_INFO, in_order, unused_settings
 from pkd_tune.reporting.run import Run
-from pkd_tune.reporting.words import listed, plural
 
 if TYPE_CHECKING:  # importing it takes seconds, which the words of a report need not wait for
     from sklearn.ensemble import RandomForestRegressor
@@ -60,7 +60,7 @@ def without_importances(run: Run) -> Iterator[str]:
     for depth in run.search["depths"]:
         for method in in_order(run.search["methods"]):
             if method.startswith("pkd") and not enough(trials := tried(run, depth, method)):
-                few.append(f"{METHODS[method].title} with {plural(depth, 'layer')} ({len(trials)} complete)")
+                few.append(f"{METHOD_INFO[method].title} with {plural(depth, 'layer')} ({len(trials)} complete)")
     if few:
         yield (
             f"Which settings matter is not known for {listed(few)}: that takes {FEWEST_TRIALS} complete trials whose "

@@ -7,7 +7,8 @@ markers tell the same apart in print.
 from dataclasses import dataclass
 from typing import Any
 
-from pkd_tune.reporting.words import plural
+from pkd_tune.config import METHODS
+from pkd_tune.reporting.formatting import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Method:
 
 _OF_PATIENCE = frozenset({"beta", "strategy", "normalize"})
 
-METHODS = {
+METHOD_INFO = {
     "finetuned": Method("fine-tuned", Look("#888888", "dot", "diamond"), _OF_PATIENCE | {"alpha", "temperature"}),
     "kd": Method("KD", Look("#EE7733", "dash", "square"), _OF_PATIENCE),
     "pkd": Method("PKD", Look("#0077BB", "solid", "circle")),
@@ -42,8 +43,6 @@ METHODS = {
     "pkd-last": Method("PKD-last", Look("#009988", "dashdot", "triangle-down")),
 }
 """Every method by the name records use, in the order of reports: controls first."""
-
-CONTROLS = ("finetuned", "kd")
 
 WORDS = {
     "finetuned": "fine-tuned: the same layers without a teacher (alpha and beta 0)",
@@ -57,14 +56,14 @@ WORDS = {
 
 def student_title(student: dict[str, Any]) -> str:
     """Returns what a student is called: `PKD, 3 layers`."""
-    return f"{METHODS[student['method']].title}, {plural(student['layers'], 'layer')}"
+    return f"{METHOD_INFO[student['method']].title}, {plural(student['layers'], 'layer')}"
 
 
 def in_order(methods: list[str]) -> list[str]:
     """Returns the methods in the order of reports."""
-    return sorted(methods, key=list(METHODS).index)
+    return sorted(methods, key=METHODS.index)
 
 
 def unused_settings(method: str, layers: int) -> frozenset[str]:
     """Returns the settings without effect: the method's, and those of patience where there is no inner layer."""
-    return METHODS[method].unused | (_OF_PATIENCE if layers == 1 else frozenset())
+    return METHOD_INFO[method].unused | (_OF_PATIENCE if layers == 1 else frozenset())

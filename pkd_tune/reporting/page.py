@@ -13,7 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from pkd_tune.reporting.blocks import Block, Heading, page_body
+from pkd_tune.reporting.document import Block, Heading, page_body
 from pkd_tune.reporting.figures import SCORE_COLOURS, Axis, Figure, Panel, Parallel, Series
 
 FOLDER = Path(__file__).parent

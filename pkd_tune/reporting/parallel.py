@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 
 from pkd_tune.reporting.figures import Axis, Parallel
+from pkd_tune.reporting.formatting import plural, setting_text
 from pkd_tune.reporting.importance import tried, varied
-from pkd_tune.reporting.methods import METHODS, in_order
+from pkd_tune.reporting.methods import METHOD_INFO, in_order
 from pkd_tune.reporting.run import Run
-from pkd_tune.reporting.words import plural, setting_text
 
 FEWEST_TRIALS = 5
 """Complete trials below which lines between axes show nothing."""
@@ -25,7 +25,7 @@ def parallel_coordinates(run: Run) -> list[Parallel]:
             names = varied(trials)
             if method.startswith("pkd") and len(trials) >= FEWEST_TRIALS and names:
                 axes = [_axis(name, trials[name], space.get(name, {})) for name in names]
-                title = f"{METHODS[method].title}, {plural(depth, 'layer')}"
+                title = f"{METHOD_INFO[method].title}, {plural(depth, 'layer')}"
                 plots.append(Parallel(title=title, axes=[*axes, _axis("score", trials["score"], {})]))
     return plots
 

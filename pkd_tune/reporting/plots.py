@@ -15,8 +15,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from pkd_tune.files import write_file
 from pkd_tune.reporting.figures import SCORE_COLOURS, Axis, Figure, Panel, Parallel, Series
-from pkd_tune.reporting.records import write_whole
 
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -50,7 +50,7 @@ def write_plots(figures: Sequence[Figure], parallels: Sequence[Parallel], folder
             old.unlink()
     with mpl.rc_context(_STYLE):
         for name, drawing in drawn.items():
-            write_whole(folder / name, partial(drawing().savefig, format="svg", metadata={"Date": None}))
+            write_file(folder / name, partial(drawing().savefig, format="svg", metadata={"Date": None}))
 
 
 def draw(figure: Figure) -> Canvas:

@@ -12,7 +12,7 @@ The authors' 3-layer PKD students imitate layers 10 and 11, which is PKD-last; t
 
 from dataclasses import dataclass
 
-from pkd_tune.reporting.blocks import Table
+from pkd_tune.reporting.document import Table
 from pkd_tune.reporting.methods import student_title
 from pkd_tune.reporting.run import Run
 

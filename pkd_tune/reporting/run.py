@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from pkd_tune.config import UserError
-from pkd_tune.reporting.methods import METHODS
-from pkd_tune.reporting.records import EVALUATIONS, RUN, SUMMARY, TRIALS, read_json, read_rows
+from pkd_tune.config import METHODS, UserError
+from pkd_tune.files import EVALUATIONS, RUN, SUMMARY, TRIALS, read_json
+from pkd_tune.reporting.records import read_rows
 
 ENDED = ("complete", "stopped early", "failed")
 """States of trials that used up their place in the search; an interrupted one runs again."""
@@ -91,7 +91,7 @@ def read_run(folder: Path) -> Run:
         UserError: When a record is damaged.
     """
     folder = folder.resolve()
-    record = _record(folder / RUN, ("search", "space", "slots", "provenance"))
+    record = _record(folder / RUN, ("search", "space", "resources", "provenance"))
     summary = _record(folder / SUMMARY, ("teacher", "students")) or {"students": []}
     search = {**_SEARCH_DEFAULTS, **(record or {}).get("search", {})}
     if "stages" in search:
@@ -109,7 +109,7 @@ def read_run(folder: Path) -> Run:
         search=search,
         settings=tuple(name for name in settings if name in trials),
         teacher=summary.get("teacher"),
-        students=sorted(students, key=lambda student: (student["layers"], list(METHODS).index(student["method"]))),
+        students=sorted(students, key=lambda student: (student["layers"], METHODS.index(student["method"]))),
         planned=summary.get("planned"),
         latency_on=summary.get("latency_on", "a CPU"),
         trials=trials,

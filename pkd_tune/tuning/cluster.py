@@ -25,15 +25,15 @@ from ray._private import ray_constants
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pkd_tune.config import UserError
-from pkd_tune.tuning.slots import Slots, slots_among
-from pkd_tune.tuning.store import REMEDY, Store
+from pkd_tune.tuning.artifacts import REMEDY, ArtifactStore
+from pkd_tune.tuning.resources import Resources, resources_among
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Nothing large goes through Ray's object store: trials read the shared files themselves."""
 
 
 @contextmanager
-def own_cluster(slots: Slots, log: Path, *, dashboard: bool = False) -> Iterator[str | None]:
+def own_cluster(resources: Resources, log: Path, *, dashboard: bool = False) -> Iterator[str | None]:
     """Starts Ray on this machine, listening on loopback only, and stops it at the end; yields its dashboard's address.
 
     Args:
@@ -49,8 +49,8 @@ def own_cluster(slots: Slots, log: Path, *, dashboard: bool = False) -> Iterator
             try:
                 context = ray.init(
                     address="local",
-                    num_cpus=slots.count * slots.threads,
-                    num_gpus=slots.count // slots.per_gpu if slots.device == "cuda" else 0,
+                    num_cpus=resources.count * resources.threads,
+                    num_gpus=resources.count // resources.per_gpu if resources.device == "cuda" else 0,
                     object_store_memory=OBJECT_STORE_BYTES,
                     include_dashboard=dashboard,
                     log_to_driver=False,
@@ -121,18 +121,18 @@ def _reach(address: str) -> None:
     socket.create_connection((host, int(port)), timeout=5).close()
 
 
-def cluster_slots(gpus: int | None, per_gpu: int | None) -> Slots:
+def cluster_resources(gpus: int | None, per_gpu: int | None) -> Resources:
     """Returns the slots of the cluster this process is connected to.
 
     Args:
-        gpus: As in `choose_slots()`.
-        per_gpu: As in `choose_slots()`.
+        gpus: As in `choose_resources()`.
+        per_gpu: As in `choose_resources()`.
 
     Raises:
         UserError: When it has fewer GPUs than asked for, or none for trials to share.
     """
     found = ray.cluster_resources()
-    return slots_among(int(found.get("GPU", 0)), int(found.get("CPU", 1)), gpus, per_gpu)
+    return resources_among(int(found.get("GPU", 0)), int(found.get("CPU", 1)), gpus, per_gpu)
 
 
 def check_shared(places: Sequence[tuple[str, str]]) -> None:
@@ -146,28 +146,33 @@ def check_shared(places: Sequence[tuple[str, str]]) -> None:
     """
 
     @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
-    def unseen(stores: list[Store], marker: str) -> dict[int, str]:
+    def unseen(artifact_stores: list[ArtifactStore], marker: str) -> dict[int, str]:
         found = {}
-        for i, store in enumerate(stores):
+        for i, artifacts in enumerate(artifact_stores):
             try:
-                if marker not in store.names():
+                if marker not in artifacts.names():
                     found[i] = "does not see it"
             except (OSError, pyarrow.ArrowException) as error:
                 found[i] = f"does not see it ({str(error).splitlines()[0]})"
         return found
 
     marker = f".pkd_tune-{uuid.uuid4().hex}"
-    stores = [
-        Store(Path(tempfile.gettempdir()) / marker, where) if "://" in where else Store(Path(where).resolve())
+    artifact_stores = [
+        ArtifactStore(Path(tempfile.gettempdir()) / marker, where)
+        if "://" in where
+        else ArtifactStore(Path(where).resolve())
         for _, where in places
     ]
     problems = []
     try:
-        for store in stores:
-            store.folder.mkdir(parents=True, exist_ok=True)
-            store.path(marker).touch()
-            store.publish(marker)
-        elsewhere = [Store(Path(os.devnull), store.uri) if store.uri else store for store in stores]
+        for artifacts in artifact_stores:
+            artifacts.folder.mkdir(parents=True, exist_ok=True)
+            artifacts.path(marker).touch()
+            artifacts.publish(marker)
+        elsewhere = [
+            ArtifactStore(Path(os.devnull), artifacts.uri) if artifacts.uri else artifacts
+            for artifacts in artifact_stores
+        ]
         asked = {
             f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})": unseen.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -180,9 +185,9 @@ def check_shared(places: Sequence[tuple[str, str]]) -> None:
                 flag, where = places[i]
                 problems.append(f"{flag} {where}: node {node} {why}; {REMEDY}")
     finally:
-        for store in stores:
-            store.delete(marker)
-            store.forget_all()
+        for artifacts in artifact_stores:
+            artifacts.delete(marker)
+            artifacts.forget_all()
     if problems:
         raise UserError(*problems)
 

@@ -8,11 +8,11 @@ from typing import Any, TextIO
 from ray import tune
 from tqdm import tqdm
 
-from pkd_tune.tuning.ledger import best_scores, counts, epochs_done
-from pkd_tune.tuning.study import Studies
+from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.trial_tables import best_scores, counts, epochs_done
 
 
-class SearchBar(tune.Callback):
+class SearchProgress(tune.Callback):
     """Redraws from the studies at every result, so that it is right after a restart too.
 
     On a terminal it is one line that stays; elsewhere (a pipe, nohup) it prints a line for each trial that ends.
@@ -66,7 +66,9 @@ class SearchBar(tune.Callback):
         """Returns what the bar says, without the states of trials that do not fit into so many columns."""
         found = counts(self.studies)
         ended = found["done"] + found["stopped"] + found["failed"]
-        searching = any(len(self.studies.trials(arm)) < self.studies.quota(arm) for arm in self.studies.plans)
+        searching = any(
+            len(self.studies.trials(study_key)) < self.studies.quota(study_key) for study_key in self.studies.plans
+        )
         stage = "search" if searching or not self.studies.seeds else "confirm"
         scores = " ".join(
             f"{depth}L {'–' if score is None else f'{score:.1f}'}" for depth, score in best_scores(self.studies).items()

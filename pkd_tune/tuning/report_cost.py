@@ -10,11 +10,10 @@ from pkd_tune.tuning.cluster import own_cluster  # isort: skip - first: it sets 
 
 from ray import tune  # isort: skip
 
-from pkd_tune.tuning.arms import Arm, Plan
-from pkd_tune.tuning.scheduler import StudyScheduler
-from pkd_tune.tuning.searcher import StudySearcher
-from pkd_tune.tuning.slots import Slots
-from pkd_tune.tuning.study import Studies
+from pkd_tune.tuning.plan import StudyKey, StudyPlan
+from pkd_tune.tuning.ray_bridge import StudyScheduler, StudySearcher
+from pkd_tune.tuning.resources import Resources
+from pkd_tune.tuning.studies import Studies
 
 
 def report_seconds(reports: int, folder: Path) -> list[float]:
@@ -24,13 +23,13 @@ def report_seconds(reports: int, folder: Path) -> list[float]:
         reports: How many.
         folder: Gets Ray's records and a journal.
     """
-    slots = Slots(device="cpu", count=1)
-    studies = Studies(folder / "study.log", [Plan(arm=Arm(1, "finetuned"), quota=1, parameters={})])
+    resources = Resources(device="cpu", count=1)
+    studies = Studies(folder / "study.log", [StudyPlan(study_key=StudyKey(1, "finetuned"), quota=1, parameters={})])
     answer = folder / "seconds.json"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    with own_cluster(slots, folder / "ray-start.log"):
+    with own_cluster(resources, folder / "ray-start.log"):
         tune.Tuner(
-            tune.with_resources(tune.with_parameters(_report, reports=reports, answer=answer), slots.resources),
+            tune.with_resources(tune.with_parameters(_report, reports=reports, answer=answer), resources.resources),
             tune_config=tune.TuneConfig(
                 search_alg=StudySearcher(studies), scheduler=StudyScheduler(studies), num_samples=-1
             ),

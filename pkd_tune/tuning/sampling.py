@@ -9,8 +9,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pkd_tune.config import Sampler
-from pkd_tune.tuning.notes import REPEATS, evaluations
 from pkd_tune.tuning.space import Parameters, Settings, all_settings, suggest, suggested_part
+from pkd_tune.tuning.trial_attributes import REPEATS, evaluations
 
 REDUCTION = 2
 """Successive halving: of all trials that reach a rung, the better half goes on. Rungs are evaluations 1, 2, 4, ..."""
@@ -47,12 +47,12 @@ class Halving(optuna.pruners.BasePruner):
 
 def is_hopeless(study: optuna.Study, trials: Sequence[FrozenTrial], step: int, epoch: float) -> bool:
     """Tells whether a trial that predicts one class only should be stopped: at a rung after the first epoch, when
-    another trial that was not stopped predicted more at the same evaluation. Without one, the arm's training may just
+    another trial that was not stopped predicted more at the same evaluation. Without one, the study's training may just
     be slow to begin; and of trials that all fall back to one class, the last to be left goes on.
 
     Args:
         study: The trial's; one without early stopping stops none.
-        trials: Of its arm's search.
+        trials: Of its study's search.
         step: Number of the evaluation.
         epoch: When it was.
     """

@@ -11,7 +11,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, get_args
 
-from pkd_tune.config import Init, Method, Sampler, Stage, TrainingConfig, UserError
+from pkd_tune.config import Init, Method, Sampler, SearchStage, TrainingConfig, UserError
 from pkd_tune.tuning.space import Choice, Condition, Float, Int, Parameter, Parameters, Value
 
 
@@ -32,7 +32,7 @@ class Space:
     """What chooses when --sampler is not given."""
     early_stopping: bool
     """Whether weak trials are stopped early."""
-    stages: tuple[Stage, ...]
+    stages: tuple[SearchStage, ...]
     """Methods searched one after another, each from the best of the one before; empty: all at once."""
     max_length: int
     """Longest example in word pieces."""
@@ -163,7 +163,7 @@ def load_space(path: Path) -> Space:
             problems.append(str(error))
     problems += _condition_problems(parameters)
     search: dict[str, Any] = budgets["search"]
-    stages: list[Stage] = []
+    stages: list[SearchStage] = []
     for stage in search.get("stages", []) if isinstance(search.get("stages", []), list) else []:
         try:
             stages.append(_stage(stage, len(stages)))
@@ -192,7 +192,7 @@ def load_space(path: Path) -> Space:
     )
 
 
-def _stage(stage: Any, earlier: int) -> Stage:
+def _stage(stage: Any, earlier: int) -> SearchStage:
     """Reads one stage; raises ValueError with the reason."""
     methods = get_args(Method)
     if not isinstance(stage, dict) or stage.get("method") not in methods or _unknown(stage, ["method", "keep"]):
@@ -203,7 +203,7 @@ def _stage(stage: Any, earlier: int) -> Stage:
         raise ValueError(f"keep of a stage in [search] must be a list of parameters, but is {keep!r}")
     if keep and not earlier:
         raise ValueError("the first stage in [search] has no stage before it to keep values of")
-    return Stage(method=stage["method"], keep=tuple(keep))
+    return SearchStage(method=stage["method"], keep=tuple(keep))
 
 
 def _parameter(space: dict[str, Any], key: str, rule: _Rule) -> Parameter:

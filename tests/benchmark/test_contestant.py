@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pkd_tune.benchmark import contestant
-from pkd_tune.benchmark.contestant import BenchOverError, Turn, made_up_classroom, made_up_split
+from pkd_tune.benchmark.contestant import BenchOverError, Turn, made_up_split, made_up_student_data
 from pkd_tune.benchmark.race import Work
 
 
@@ -105,6 +105,6 @@ def test_made_up_examples_have_the_lengths_asked_for(work: Work) -> None:
 
 
 def test_the_made_up_teacher_is_deeper_than_the_student(work: Work) -> None:
-    classroom = made_up_classroom(work)
-    assert classroom.teacher_train.cls_NLH.shape == (8, 4, 24)
-    assert classroom.start.config.num_hidden_layers == 2
+    student_data = made_up_student_data(work)
+    assert student_data.teacher_train.cls_NLH.shape == (8, 4, 24)
+    assert student_data.start.config.num_hidden_layers == 2

@@ -7,8 +7,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from pkd_tune.benchmark.race import Work, lineup
 from pkd_tune.benchmark.results import as_text, needed_flops, summary
-from pkd_tune.distillation.batches import Batch
-from pkd_tune.distillation.modeling import run
+from pkd_tune.data.batches import Batch
+from pkd_tune.encoders.modeling import run
 
 
 def test_needed_work_of_one_layer_by_hand() -> None:

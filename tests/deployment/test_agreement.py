@@ -10,14 +10,15 @@ from tiny import write_task
 from transformers import AutoModelForSequenceClassification
 
 from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig, UserError
-from pkd_tune.deployment.card import write_card
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import load_features, load_raw
+from pkd_tune.data.task import Task
 from pkd_tune.deployment.conversion import export_student
-from pkd_tune.deployment.measuring import measure
-from pkd_tune.distillation.modeling import load_classifier
-from pkd_tune.distillation.student import distill, open_classroom
+from pkd_tune.deployment.measurement import measure
+from pkd_tune.deployment.model_card import write_card
+from pkd_tune.distillation.student import distill, open_student_data
 from pkd_tune.distillation.teacher import prepare_teacher, save_classifier
-from pkd_tune.glue.data import load_features, load_raw
-from pkd_tune.glue.tasks import TASKS, Task
+from pkd_tune.encoders.modeling import load_classifier
 
 CPU = torch.device("cpu")
 TEACHING = TrainingConfig(epochs=8, batch_size=16, learning_rate=4e-3, evaluations_per_epoch=1, seed=0)
@@ -36,10 +37,10 @@ def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path:
     # A fine-tuned folder is taken as it is.
     assert prepare_teacher(task, splits, teacher.folder, finetuned, [TEACHING], CPU, print).metrics == teacher.metrics
 
-    classroom = open_classroom(data, teacher, CPU, seed=0)
+    student_data = open_student_data(data, teacher, CPU, seed=0)
     cached = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "teacher_cache").rglob("*.safetensors")}
     assert cached == {"train", *task.dev_splits}
-    student, result = distill(classroom, PKD, TEACHING, lambda evaluation: None)
+    student, result = distill(student_data, PKD, TEACHING, lambda evaluation: None)
     assert result.best.losses["kd"] > 0
 
     save_file(student.state_dict(), tmp_path / "weights.safetensors")

@@ -11,16 +11,16 @@ from tiny import write_bert, write_task
 from transformers import BertForSequenceClassification
 
 from pkd_tune.config import TrainingConfig, UserError
-from pkd_tune.distillation.batches import Batch
+from pkd_tune.data.batches import Batch
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import load_features
+from pkd_tune.data.tokens import Split
+from pkd_tune.distillation.checkpoint import StateFile
 from pkd_tune.distillation.inference import evaluate, predict
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, fit, schedule
 from pkd_tune.distillation.losses import LossParts, finetune_loss
-from pkd_tune.distillation.modeling import load_classifier, run
-from pkd_tune.distillation.stepping import Workbench
-from pkd_tune.distillation.training_state import StateFile
-from pkd_tune.glue.data import load_features
-from pkd_tune.glue.features import Split
-from pkd_tune.glue.tasks import TASKS
+from pkd_tune.distillation.train_step import TrainStep
+from pkd_tune.encoders.modeling import load_classifier, run
 
 TASK = TASKS["MRPC"]
 CONFIG = TrainingConfig(epochs=3, batch_size=16, learning_rate=2e-3, evaluations_per_epoch=2, seed=7)
@@ -170,9 +170,9 @@ def test_a_task_with_two_dev_splits_is_scored_on_both(tiny_data: Path, tmp_path:
 
 
 def test_the_optimizer_spares_biases_and_layer_norms(model: BertForSequenceClassification) -> None:
-    bench = Workbench(model)
-    bench.begin(CONFIG)
-    decayed, plain = bench.optimizer.param_groups
+    train_step = TrainStep(model)
+    train_step.begin(CONFIG)
+    decayed, plain = train_step.optimizer.param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
     assert all(parameter.ndim == 2 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in plain["params"])

@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from pkd_tune.distillation.batches import Batch
+from pkd_tune.data.batches import Batch
 from pkd_tune.distillation.layer_map import teacher_layers
 from pkd_tune.distillation.losses import pkd_loss
-from pkd_tune.distillation.modeling import cut_to_layers, run
+from pkd_tune.encoders.modeling import cut_to_layers, run
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 CASES = json.loads((REFERENCE / "pkd_cases.json").read_text()) if REFERENCE.is_dir() else {"cases": []}

@@ -10,16 +10,17 @@ import torch
 from tiny import write_bert
 
 from pkd_tune.config import DataConfig, DistillConfig, Init, TrainingConfig, UserError
-from pkd_tune.distillation import modeling
-from pkd_tune.distillation.batches import collate
+from pkd_tune.data.batches import collate
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import load_features
+from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation
 from pkd_tune.distillation.losses import pkd_loss
-from pkd_tune.distillation.modeling import cut_to_layers, load_classifier
-from pkd_tune.distillation.student import Classroom, distill, open_classroom
+from pkd_tune.distillation.student import StudentData, distill, open_student_data
 from pkd_tune.distillation.teacher import GATE_MARGIN, Teacher, prepare_teacher
-from pkd_tune.glue.data import Split, load_features
-from pkd_tune.glue.tasks import TASKS
+from pkd_tune.encoders import modeling
+from pkd_tune.encoders.modeling import cut_to_layers, load_classifier
 
 TASK = TASKS["MRPC"]
 TEACHING = TrainingConfig(epochs=6, batch_size=16, learning_rate=3e-3, seed=0)
@@ -57,13 +58,13 @@ def teacher(data: DataConfig, prepare: Prepare) -> Teacher:
 
 
 @pytest.fixture(scope="module")
-def classroom(data: DataConfig, teacher: Teacher) -> Classroom:
-    return open_classroom(data, teacher, CPU, seed=0)
+def student_data(data: DataConfig, teacher: Teacher) -> StudentData:
+    return open_student_data(data, teacher, CPU, seed=0)
 
 
-def run(classroom: Classroom, config: DistillConfig, training: TrainingConfig = TRAINING) -> list[Evaluation]:
+def run(student_data: StudentData, config: DistillConfig, training: TrainingConfig = TRAINING) -> list[Evaluation]:
     evaluations: list[Evaluation] = []
-    distill(classroom, config, training, evaluations.append)
+    distill(student_data, config, training, evaluations.append)
     return evaluations
 
 
@@ -105,22 +106,24 @@ def test_the_best_of_several_trainings_teaches(data: DataConfig, prepare: Prepar
         assert record["kept"]["dev_score"] > 95
 
 
-def test_a_cache_that_is_not_the_teachers_is_refused(data: DataConfig, teacher: Teacher, classroom: Classroom) -> None:
+def test_a_cache_that_is_not_the_teachers_is_refused(
+    data: DataConfig, teacher: Teacher, student_data: StudentData
+) -> None:
     wrong = replace(teacher, metrics={**teacher.metrics, "score": 50.0})
     with pytest.raises(UserError, match="delete this folder"):
-        open_classroom(data, wrong, CPU, seed=0)
+        open_student_data(data, wrong, CPU, seed=0)
 
 
-def test_a_student_learns_and_depends_on_its_settings_alone(classroom: Classroom) -> None:
+def test_a_student_learns_and_depends_on_its_settings_alone(student_data: StudentData) -> None:
     """The same score first and tenth in a process: every generator is set anew, and shared weights are not changed."""
-    before = {name: tensor.clone() for name, tensor in classroom.start.state_dict().items()}
-    first = run(classroom, PKD)
+    before = {name: tensor.clone() for name, tensor in student_data.start.state_dict().items()}
+    first = run(student_data, PKD)
     for other in (replace(PKD, student_layers=2, strategy="last"), replace(PKD, alpha=1.0, beta=0.0)):
-        run(classroom, other, replace(TRAINING, seed=5))
-    again = run(classroom, PKD)
+        run(student_data, other, replace(TRAINING, seed=5))
+    again = run(student_data, PKD)
     assert [e.metrics for e in again] == [e.metrics for e in first]
     assert [e.losses["total"] for e in again] == [e.losses["total"] for e in first]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in classroom.start.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student_data.start.state_dict().items())
     assert first[-1].losses["total"] < first[0].losses["total"]
 
 
@@ -134,34 +137,34 @@ def test_a_student_learns_and_depends_on_its_settings_alone(classroom: Classroom
     ],
 )
 def test_terms_without_weight_are_left_out(
-    classroom: Classroom, change: dict[str, float], term_is_used: dict[str, bool]
+    student_data: StudentData, change: dict[str, float], term_is_used: dict[str, bool]
 ) -> None:
-    (first, *_) = run(classroom, replace(PKD, **change), replace(TRAINING, epochs=1))
+    (first, *_) = run(student_data, replace(PKD, **change), replace(TRAINING, epochs=1))
     assert {name: first.losses[name] > 0 for name in ("kd", "pt")} == term_is_used
 
 
 @pytest.mark.parametrize("init", ["teacher", "teacher-skip"])
 def test_a_student_can_start_from_the_teacher(data: DataConfig, teacher: Teacher, init: Init) -> None:
     """Started from a teacher that knows the task, even an almost untrained student is far above guessing."""
-    classroom = open_classroom(replace(data, init=init), teacher, CPU, seed=0)
-    evaluations = run(classroom, PKD, replace(TRAINING, epochs=1))
+    student_data = open_student_data(replace(data, init=init), teacher, CPU, seed=0)
+    evaluations = run(student_data, PKD, replace(TRAINING, epochs=1))
     assert evaluations[0].metrics["score"] > 90
 
 
 def test_a_narrower_student_learns_through_a_projection(data: DataConfig, teacher: Teacher, tmp_path: Path) -> None:
     write_bert(tmp_path / "narrow", width=16)
-    classroom = open_classroom(replace(data, student_dir=tmp_path / "narrow"), teacher, CPU, seed=0)
-    student, fitted = distill(classroom, PKD, TRAINING, nothing)
+    student_data = open_student_data(replace(data, student_dir=tmp_path / "narrow"), teacher, CPU, seed=0)
+    student, fitted = distill(student_data, PKD, TRAINING, nothing)
     assert student.config.hidden_size == 16
     assert not any("projection" in name for name in student.state_dict())
-    evaluations = run(classroom, PKD)
+    evaluations = run(student_data, PKD)
     assert evaluations[-1].losses["pt"] < 0.8 * evaluations[0].losses["pt"]
     assert evaluations[-1].metrics == fitted.last.metrics  # its weights come from the seed too
 
 
-def test_strategies_differ(classroom: Classroom) -> None:
+def test_strategies_differ(student_data: StudentData) -> None:
     skip, last = (
-        run(classroom, replace(PKD, strategy=strategy), replace(TRAINING, epochs=1))[0].losses["pt"]
+        run(student_data, replace(PKD, strategy=strategy), replace(TRAINING, epochs=1))[0].losses["pt"]
         for strategy in ("skip", "last")
     )
     assert skip != last
@@ -228,13 +231,13 @@ def test_the_first_step_is_the_loss_by_hand(tiny_data: Path, tmp_path: Path) -> 
     )
     splits = load_features(TASK, tiny_data, data.teacher_dir, 32)
     still = prepare_teacher(TASK, splits, data.teacher_dir, tmp_path / "made", [TEACHING], CPU, nothing)
-    classroom = open_classroom(data, still, CPU, seed=0)
+    student_data = open_student_data(data, still, CPU, seed=0)
     everything = TrainingConfig(epochs=1, batch_size=len(splits["train"]), evaluations_per_epoch=1, learning_rate=1e-9)
     config = replace(PKD, strategy="last", normalize=False)
-    (evaluation,) = run(classroom, config, everything)
+    (evaluation,) = run(student_data, config, everything)
 
     batch = collate(splits["train"], np.arange(len(splits["train"])), CPU, pad_id=0)
-    student = cut_to_layers(classroom.start, (1, 2, 3)).eval()
+    student = cut_to_layers(student_data.start, (1, 2, 3)).eval()
     teacher = load_classifier(still.folder, TASK.labels, seed=0).eval()
     of_student, of_teacher = modeling.run(student, batch), modeling.run(teacher, batch)
     expected = pkd_loss(
@@ -253,13 +256,13 @@ def test_the_first_step_is_the_loss_by_hand(tiny_data: Path, tmp_path: Path) -> 
         assert evaluation.losses[name] == pytest.approx(value.item(), rel=0.03), name
 
 
-def test_what_training_leaves_is_its_best_evaluation(classroom: Classroom) -> None:
+def test_what_training_leaves_is_its_best_evaluation(student_data: StudentData) -> None:
     """Also when the last one is worse: a rate that destroys what was learnt."""
     for seed in range(20):
         training = replace(TRAINING, epochs=3, learning_rate=1.5e-2, seed=seed)
-        student, fitted = distill(classroom, PKD, training, nothing)
+        student, fitted = distill(student_data, PKD, training, nothing)
         if fitted.last.metrics["score"] < fitted.best.metrics["score"]:
             break
     else:
         raise AssertionError("no seed ended below its best")
-    assert evaluate(student, classroom.dev, TASK)[0] == fitted.best.metrics
+    assert evaluate(student, student_data.dev, TASK)[0] == fitted.best.metrics

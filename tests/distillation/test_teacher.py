@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pkd_tune.distillation.modeling import load_classifier
-from pkd_tune.distillation.teacher import save_classifier
+from pkd_tune.encoders.modeling import load_classifier, save_classifier
 
 
 def test_a_folder_is_replaced_only_where_that_was_said(tiny_data: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from recorded_run import write_run
 
-from pkd_tune.reporting.tables import write_report
+from pkd_tune.reporting.run_report import write_report
 
 
 @pytest.fixture(scope="session")

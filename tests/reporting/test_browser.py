@@ -8,7 +8,7 @@ from browser import launched
 from playwright.sync_api import Browser, Page
 from recorded_run import write_run
 
-from pkd_tune.reporting.across import blocks, scores
+from pkd_tune.reporting.glue_table import blocks, scores
 from pkd_tune.reporting.page import page as page_of
 from pkd_tune.reporting.run import read_run
 

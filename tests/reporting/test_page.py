@@ -7,7 +7,7 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from pkd_tune.reporting.blocks import Text
+from pkd_tune.reporting.document import Text
 from pkd_tune.reporting.figures import Axis, Figure, Panel, Parallel, Series
 from pkd_tune.reporting.methods import Look
 from pkd_tune.reporting.page import page, panel_figure, parallel_figure, plots_html

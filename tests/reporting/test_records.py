@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 
 from pkd_tune.config import UserError
-from pkd_tune.reporting.records import provenance, read_json, read_rows, write_json, write_rows, write_whole
+from pkd_tune.files import read_json, write_file, write_json
+from pkd_tune.reporting.provenance import provenance
+from pkd_tune.reporting.records import read_rows, write_rows
 
 ROWS = [{"depth": 2, "state": "failed", "error": 'a, "b"'}, {"depth": 3, "state": "complete", "score": 80.1}]
 
@@ -25,7 +27,7 @@ def test_what_cannot_be_written_whole_leaves_nothing(tmp_path: Path) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_whole(tmp_path / "run.json", half)
+        write_file(tmp_path / "run.json", half)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from recorded_run import write_run
 
-from pkd_tune.config import DataConfig, SearchConfig, Stage, TrainingConfig
-from pkd_tune.reporting.records import read_json, write_json
+from pkd_tune.config import DataConfig, SearchConfig, SearchStage, TrainingConfig
+from pkd_tune.files import read_json, write_json
 from pkd_tune.reporting.run import is_run, read_run
 
 
@@ -28,7 +28,7 @@ def test_a_recorded_search_is_what_a_search_records(tmp_path: Path) -> None:
     assert set(search) <= {field.name for field in fields(SearchConfig)}
     assert set(search["data"]) <= {field.name for field in fields(DataConfig)}
     assert set(search["student_training"]) <= {field.name for field in fields(TrainingConfig)}
-    assert {frozenset(stage) for stage in search["stages"]} == {frozenset(field.name for field in fields(Stage))}
+    assert {frozenset(stage) for stage in search["stages"]} == {frozenset(field.name for field in fields(SearchStage))}
 
 
 def test_what_older_runs_lack_is_pkd_s_search(tmp_path: Path) -> None:

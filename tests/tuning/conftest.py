@@ -1,16 +1,16 @@
 from pathlib import Path
 
 import pytest
-from engine_runs import CPU, ONE
+from runner_runs import CPU, ONE
 
-from pkd_tune.config import DataConfig, SearchConfig, Stage
-from pkd_tune.distillation.student import open_classroom
+from pkd_tune.config import DataConfig, SearchConfig, SearchStage
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import load_features
+from pkd_tune.distillation.student import open_student_data
 from pkd_tune.distillation.teacher import prepare_teacher
-from pkd_tune.glue.data import load_features
-from pkd_tune.glue.tasks import TASKS
+from pkd_tune.tuning.artifacts import ArtifactStore
 from pkd_tune.tuning.space_file import load_space
-from pkd_tune.tuning.store import Store
-from pkd_tune.tuning.trial import Workplace
+from pkd_tune.tuning.trial import TrialContext
 
 
 @pytest.fixture(scope="module")
@@ -20,20 +20,22 @@ def data(tiny_data: Path) -> DataConfig:
 
 
 @pytest.fixture
-def workplace(data: DataConfig, tiny_space: Path, tmp_path: Path) -> Workplace:
+def context(data: DataConfig, tiny_space: Path, tmp_path: Path) -> TrialContext:
     space = load_space(tiny_space)
     search = SearchConfig(
         data=data,
         teacher_trainings=space.teacher,
         student_training=space.training,
         depths=(1, 2),
-        stages=(Stage(method="pkd"),),
+        stages=(SearchStage(method="pkd"),),
         trials=6,
     )
     task = TASKS["MRPC"]
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
     finetuned = data.data_dir / "models/finetuned/MRPC"
     teacher = prepare_teacher(task, splits, data.student_dir, finetuned, space.teacher, CPU, lambda evaluation: None)
-    open_classroom(data, teacher, CPU, seed=search.student_training.seed)
+    open_student_data(data, teacher, CPU, seed=search.student_training.seed)
     (tmp_path / "checkpoints").mkdir()
-    return Workplace(search=search, teacher=teacher, slots=ONE, store=Store(tmp_path / "checkpoints"))
+    return TrialContext(
+        search=search, teacher=teacher, resources=ONE, artifacts=ArtifactStore(tmp_path / "checkpoints")
+    )

@@ -12,26 +12,26 @@ import psutil
 import pytest
 import ray
 import trainables
-from engine_runs import ALPHA, TWO, search
+from runner_runs import ALPHA, TWO, search
 
 from pkd_tune.config import UserError
 from pkd_tune.tuning import cluster
-from pkd_tune.tuning.arms import Arm, Plan
-from pkd_tune.tuning.engine import run_search
-from pkd_tune.tuning.ledger import trial_rows
-from pkd_tune.tuning.slots import Slots
-from pkd_tune.tuning.study import Studies
-from pkd_tune.tuning.trial import Workplace
+from pkd_tune.tuning.plan import StudyKey, StudyPlan
+from pkd_tune.tuning.resources import Resources
+from pkd_tune.tuning.runner import run_search
+from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.trial import TrialContext
+from pkd_tune.tuning.trial_tables import trial_rows
 
 
 def test_ray_starts_without_taking_sigterm_and_says_when_it_cannot(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with cluster.own_cluster(Slots(device="cpu", count=1), tmp_path / "log"):
+        with cluster.own_cluster(Resources(device="cpu", count=1), tmp_path / "log"):
             assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
             with (
                 pytest.raises(UserError, match=r"Ray did not start \(.*twice.*/log says more"),
-                cluster.own_cluster(Slots(device="cpu", count=1), tmp_path / "log"),
+                cluster.own_cluster(Resources(device="cpu", count=1), tmp_path / "log"),
             ):
                 pass
     finally:
@@ -39,7 +39,7 @@ def test_ray_starts_without_taking_sigterm_and_says_when_it_cannot(tmp_path: Pat
 
 
 def test_nothing_listens_beyond_loopback(tmp_path: Path) -> None:
-    with cluster.own_cluster(Slots(device="cpu", count=1), tmp_path / "log"):
+    with cluster.own_cluster(Resources(device="cpu", count=1), tmp_path / "log"):
         where = ray.get(ray.remote(lambda: os.getpid()).remote())  # starts a worker
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         assert where in [process.pid for process in processes]
@@ -55,7 +55,7 @@ def test_what_ray_refuses_of_ours_is_a_bug_and_not_the_users_mistake(
     monkeypatch.setattr(cluster, "OBJECT_STORE_BYTES", 1)
     with (
         pytest.raises(ValueError, match="object store"),
-        cluster.own_cluster(Slots(device="cpu", count=1), tmp_path / "log"),
+        cluster.own_cluster(Resources(device="cpu", count=1), tmp_path / "log"),
     ):
         pass
 
@@ -70,12 +70,12 @@ def test_no_cluster_at_an_address_is_one_clear_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_sixteen_trials_share_eight_gpus_and_each_sees_one(workplace: Workplace, tmp_path: Path) -> None:
-    studies = Studies(tmp_path / "study.log", [Plan(arm=Arm(1, "pkd"), quota=16, parameters=ALPHA)])
-    slots = Slots(device="cuda", count=16, per_gpu=2)
-    rows = search(replace(workplace, slots=slots), studies, trainables.together)
+def test_sixteen_trials_share_eight_gpus_and_each_sees_one(context: TrialContext, tmp_path: Path) -> None:
+    studies = Studies(tmp_path / "study.log", [StudyPlan(study_key=StudyKey(1, "pkd"), quota=16, parameters=ALPHA)])
+    resources = Resources(device="cuda", count=16, per_gpu=2)
+    rows = search(replace(context, resources=resources), studies, trainables.together)
     assert [row["state"] for row in rows].count("failed") == 0
-    seen = [path.read_text() for path in workplace.store.folder.glob("*.here")]
+    seen = [path.read_text() for path in context.artifacts.folder.glob("*.here")]
     assert sorted(seen) == sorted([str(gpu) for gpu in range(8)] * 2)
 
 
@@ -99,7 +99,7 @@ def test_a_node_that_does_not_see_a_place_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_lost_node_costs_nothing_but_time(workplace: Workplace, tmp_path: Path) -> None:
+def test_a_lost_node_costs_nothing_but_time(context: TrialContext, tmp_path: Path) -> None:
     import threading
 
     from ray.cluster_utils import Cluster
@@ -109,21 +109,21 @@ def test_a_lost_node_costs_nothing_but_time(workplace: Workplace, tmp_path: Path
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": 2**27}
     )
     nodes = [machines.add_node(num_cpus=1, object_store_memory=2**27) for _ in range(2)]
-    studies = Studies(tmp_path / "study.log", [Plan(arm=Arm(1, "pkd"), quota=4, parameters=ALPHA)])
+    studies = Studies(tmp_path / "study.log", [StudyPlan(study_key=StudyKey(1, "pkd"), quota=4, parameters=ALPHA)])
 
     def lose_one() -> None:
         lost = nodes[0].node_id
-        while not any(lost in path.read_text() for path in workplace.store.folder.glob("*.nodes")):
+        while not any(lost in path.read_text() for path in context.artifacts.folder.glob("*.nodes")):
             time.sleep(0.1)
         machines.remove_node(nodes[0], allow_graceful=False)
 
     try:
         with cluster.joined_cluster(machines.address, tmp_path / "log"):
-            assert cluster.cluster_slots(0, None) == TWO
+            assert cluster.cluster_resources(0, None) == TWO
             cluster.check_shared([("--out", str(tmp_path)), ("--storage", f"file://{tmp_path}/far")])
             loser = threading.Thread(target=lose_one)
             loser.start()
-            run_search(replace(workplace, slots=TWO), studies, tmp_path, trainable=trainables.patient)
+            run_search(replace(context, resources=TWO), studies, tmp_path, trainable=trainables.patient)
             loser.join()
     finally:
         machines.shutdown()

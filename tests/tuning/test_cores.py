@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no
 TAKE = """
 import os, sys, threading
 from pathlib import Path
-from pkd_tune.tuning.cores import keep_to_cores
+from pkd_tune.tuning.trial_process import (keep_to_cores)
 os.sched_setaffinity(0, map(int, sys.argv[3:]))
 def take():
     print(*keep_to_cores(Path(sys.argv[1]), int(sys.argv[2])), "of", *sorted(os.sched_getaffinity(0)), flush=True)

@@ -7,10 +7,10 @@ import optuna
 import pytest
 from studies import FLAT, ask, finish, opened, plan, report, run_all, seen
 
-from pkd_tune.tuning.arms import Arm, Assignment
-from pkd_tune.tuning.ledger import counts, trial_rows
+from pkd_tune.tuning.plan import StudyKey, TrialId
 from pkd_tune.tuning.sampling import WARM_UP_TRIALS
 from pkd_tune.tuning.space import Settings, distribution
+from pkd_tune.tuning.trial_tables import counts, trial_rows
 
 DISTRIBUTIONS = {name: distribution(parameter) for name, parameter in FLAT.items()}
 
@@ -43,8 +43,8 @@ def test_rungs_survive_a_restart(tmp_path: Path) -> None:
 def test_a_trial_of_one_class_is_stopped_once_another_was_better_by_then(tmp_path: Path, early_stopping: bool) -> None:
     studies = opened(tmp_path, plan(2, 4), early_stopping=early_stopping)
 
-    def constant(assignment: Assignment) -> list[bool]:
-        return [studies.report(assignment, i, 68.0, seen(i / 2, 68.0, degenerate=True)) for i in (1, 2, 3, 4)]
+    def constant(trial_id: TrialId) -> list[bool]:
+        return [studies.report(trial_id, i, 68.0, seen(i / 2, 68.0, degenerate=True)) for i in (1, 2, 3, 4)]
 
     first, _ = ask(studies)
     assert constant(first) == [False] * 4  # nobody has shown that more can be learnt
@@ -60,10 +60,10 @@ def test_of_trials_that_all_fall_back_to_one_class_the_last_one_is_not_stopped(t
     studies = opened(tmp_path, plan(2, 2))
     running = [ask(studies)[0], ask(studies)[0]]
     for step, classes in enumerate(((2, 2), (2, 1), (1,), (1,)), start=1):
-        for assignment, number in zip(list(running), classes, strict=True):
-            if studies.report(assignment, step, 68.0, seen(step / 2, 68.0, degenerate=number == 1)):
-                studies.stop(assignment)
-                running.remove(assignment)
+        for trial_id, number in zip(list(running), classes, strict=True):
+            if studies.report(trial_id, step, 68.0, seen(step / 2, 68.0, degenerate=number == 1)):
+                studies.stop(trial_id)
+                running.remove(trial_id)
     (left,) = running
     studies.complete(left)
     assert [row["state"] for row in trial_rows(studies)] == ["complete", "stopped early"]
@@ -73,8 +73,8 @@ def test_only_a_trial_that_goes_on_and_did_better_there_shows_that_more_can_be_l
     studies = opened(tmp_path, plan(2, 3))
     first, second, third = (ask(studies)[0] for _ in range(3))
 
-    def at_2(assignment: Assignment, *, degenerate: bool) -> bool:
-        return studies.report(assignment, 2, 68.0, seen(1.0, 68.0, degenerate=degenerate))
+    def at_2(trial_id: TrialId, *, degenerate: bool) -> bool:
+        return studies.report(trial_id, 2, 68.0, seen(1.0, 68.0, degenerate=degenerate))
 
     assert not at_2(first, degenerate=True)
     assert not at_2(second, degenerate=False)
@@ -97,10 +97,10 @@ def test_what_another_run_tried_is_tried_here_too_and_shown_once(tmp_path: Path,
         for settings in ({"alpha": 0.2, "temperature": 5}, {"alpha": 0.5, "temperature": 5})
     ]
     first = opened(tmp_path, plan(1, 6, parameters=FLAT), sampler=sampler, early_stopping=False)
-    assert first.warm_start(Arm(1, "pkd"), "run", known[:1]) == 1
+    assert first.warm_start(StudyKey(1, "pkd"), "run", known[:1]) == 1
     studies = opened(tmp_path, plan(1, 6, parameters=FLAT), sampler=sampler, early_stopping=False)
-    assert studies.warm_start(Arm(1, "pkd"), "run", known) == 1  # the process before was killed after the first
-    assert studies.warm_start(Arm(1, "pkd"), "run", known) == 0
+    assert studies.warm_start(StudyKey(1, "pkd"), "run", known) == 1  # the process before was killed after the first
+    assert studies.warm_start(StudyKey(1, "pkd"), "run", known) == 0
     tried = [tuple(settings.items()) for _, settings, _ in run_all(studies)]
     assert len(tried) == len(set(tried)) == 6
 

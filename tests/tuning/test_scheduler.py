@@ -9,19 +9,18 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from pkd_tune.tuning.arms import Arm, Plan
-from pkd_tune.tuning.ledger import trial_rows
+from pkd_tune.tuning.plan import StudyKey, StudyPlan
+from pkd_tune.tuning.ray_bridge import StudyScheduler, StudySearcher
 from pkd_tune.tuning.sampling import WARM_UP_TRIALS
-from pkd_tune.tuning.scheduler import StudyScheduler
-from pkd_tune.tuning.searcher import StudySearcher
 from pkd_tune.tuning.space import Float
-from pkd_tune.tuning.study import Studies
+from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.trial_tables import trial_rows
 
 
 @pytest.fixture
 def studies(tmp_path: Path) -> Studies:
     quota = WARM_UP_TRIALS + 2
-    plan = Plan(arm=Arm(2, "pkd"), quota=quota, parameters={"alpha": Float(0.2, 0.9, log=False)})
+    plan = StudyPlan(study_key=StudyKey(2, "pkd"), quota=quota, parameters={"alpha": Float(0.2, 0.9, log=False)})
     return Studies(tmp_path / "study.log", [plan])
 
 
@@ -57,7 +56,7 @@ def test_a_trial_in_the_worse_half_is_stopped_but_never_at_its_end(studies: Stud
 
 
 def test_ray_is_told_to_wait_while_a_running_trial_may_bring_more(tmp_path: Path) -> None:
-    plan = Plan(arm=Arm(2, "pkd"), quota=1, parameters={"alpha": Float(0.2, 0.9, log=False)})
+    plan = StudyPlan(study_key=StudyKey(2, "pkd"), quota=1, parameters={"alpha": Float(0.2, 0.9, log=False)})
     studies = Studies(tmp_path / "study.log", [plan], seeds=(5,))
     searcher, scheduler = StudySearcher(studies), StudyScheduler(studies)
     config = searcher.suggest("a")

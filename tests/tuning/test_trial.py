@@ -8,24 +8,24 @@ import pytest
 import torch
 from ray import tune
 
-from pkd_tune.distillation.modeling import cut_to_layers, load_classifier
-from pkd_tune.glue.tasks import TASKS
-from pkd_tune.tuning import process
-from pkd_tune.tuning.trial import Workplace, run_trial
+from pkd_tune.data.glue import TASKS
+from pkd_tune.encoders.modeling import cut_to_layers, load_classifier
+from pkd_tune.tuning import trial_process as process
+from pkd_tune.tuning.trial import TrialContext, run_trial
 
 ALLOCATED = 1_000_000_000
 """Bytes on a GPU that is made up."""
 
 
-def in_its_thread(config: dict[str, Any], workplace: Workplace) -> None:
+def in_its_thread(config: dict[str, Any], context: TrialContext) -> None:
     """As in Ray: what a trial sets of its thread, such as its cores, ends with it."""
     with suppress(SystemExit):
-        run_trial(config, workplace=workplace)
+        run_trial(config, context=context)
 
 
 @pytest.mark.parametrize(("how", "rate"), [("stopped", 1e-3), ("diverged", 1e30)])
 def test_what_a_trial_keeps_is_expected_however_it_ends(
-    how: str, rate: float, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+    how: str, rate: float, context: TrialContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported: list[dict[str, Any]] = []
 
@@ -37,12 +37,12 @@ def test_what_a_trial_keeps_is_expected_however_it_ends(
     config |= {"alpha": 0.5, "beta": 10.0, "temperature": 10.0, "strategy": "skip", "normalize": True}
     monkeypatch.setattr(tune, "report", report)
     process.expect_on_gpu(0)
-    thread = threading.Thread(target=in_its_thread, args=(config, workplace))
+    thread = threading.Thread(target=in_its_thread, args=(config, context))
     thread.start()
     thread.join()
     (result,) = reported
     assert ("failure" in result) == (how == "diverged")
-    student = cut_to_layers(load_classifier(workplace.search.data.student_dir, TASKS["MRPC"].labels, seed=0), (1,))
+    student = cut_to_layers(load_classifier(context.search.data.student_dir, TASKS["MRPC"].labels, seed=0), (1,))
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: ALLOCATED)
     _, held = process.memory()

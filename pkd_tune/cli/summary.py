@@ -1,0 +1,55 @@
+"""The last lines of a search: how good, small and fast the best students are, and where everything is."""
+
+from pathlib import Path
+from typing import Any
+
+from pkd_tune.config import METHODS
+from pkd_tune.reporting.formatting import plural, spread_text
+from pkd_tune.reporting.methods import METHOD_INFO
+from pkd_tune.reporting.run_report import learnt_nothing
+
+MOST_STUDENTS = 11
+"""Lines about models; with where things are and what is left to do, they are fifteen."""
+
+
+def summary_lines(summary: dict[str, Any], run_dir: Path, report: Path) -> list[str]:
+    """Returns what a finished search says, in lines of at most 80 characters but for paths.
+
+    Where there are too many students for a line each, only the best of each depth is named; the report has them all.
+
+    Args:
+        summary: Of summary.json.
+        run_dir: The run's folder.
+        report: Where its report is.
+    """
+    teacher = summary["teacher"]
+    students = sorted(summary["students"], key=lambda s: (s["layers"], METHODS.index(s["method"])))
+    depths = {student["layers"]: student for student in students}
+    if 1 + len(students) + len(depths) > MOST_STUDENTS:
+        students = [max((s for s in students if s["layers"] == depth), key=_standing) for depth in depths]
+    sizes = [
+        f"{plural(depth, 'layer')}: {student['parameters'] / teacher['parameters']:.0%} of the teacher's size, "
+        f"{teacher['latency_ms'] / student['latency_ms']:.1f} times as fast"
+        for depth, student in depths.items()
+    ]
+    lines = [f"teacher: {teacher['metrics']['score']:.1f} on dev", *(_line(s, teacher) for s in students), *sizes]
+    return [
+        *lines[:MOST_STUDENTS],
+        f"report:      {report}",
+        f"checkpoints: {run_dir / 'best'}",
+        f"TensorBoard: tensorboard --logdir {run_dir / 'ray'}",
+    ]
+
+
+def _line(student: dict[str, Any], teacher: dict[str, Any]) -> str:
+    line = f"{plural(student['layers'], 'layer')}, {METHOD_INFO[student['method']].title}: "
+    line += f"{student['metrics']['score']:.1f} on dev"
+    if confirmed := student["confirmed"]:
+        spread = spread_text(confirmed["mean"], confirmed["sd"])
+        line += f", {spread} on {plural(len(confirmed['seeds']), 'fresh seed')}"
+    return line + ("; learnt nothing" if learnt_nothing(student, teacher) else "")
+
+
+def _standing(student: dict[str, Any]) -> float:
+    """Returns what a student is worth: its confirmed score, where there is one."""
+    return float((student["confirmed"] or {"mean": student["metrics"]["score"]})["mean"])

@@ -1,0 +1,270 @@
+"""What the demo's examples are, task by task: small relatives of GLUE's tasks, all in the world of `world`.
+
+Every kind of example can be told from its text alone by a model that knows the words, and each mixes differences that
+show early in a training with some that take several steps (word order, voice, negation), so that depth matters.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pkd_tune.data.demo.world import (
+    FORMAL,
+    OPTIONAL_ROLES,
+    PLAIN,
+    QUALITIES,
+    RESPECTS,
+    WORDS,
+    Style,
+    ask,
+    change,
+    choose_word,
+    draw_meaning,
+    qualify,
+    say,
+    write_sentence,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a corpus, whatever its format."""
+
+    texts: tuple[str, ...]
+    """One sentence or two."""
+    label: str
+    """As the task's TSV files spell it."""
+
+
+def _visible(without: set[str], *, hidden: str | None = None) -> list[str]:
+    """Returns the respects in which a difference shows in a text that leaves roles unsaid."""
+    unsaid = {*without, hidden}
+    roles = {"opposite": {"manner"}, "swap": {"agent", "patient"}}
+    return [respect for respect in RESPECTS if not roles.get(respect, {respect}) & unsaid]
+
+
+def _mrpc(draw: random.Random, split: str) -> Example:
+    """Two statements: whether they mean the same. MRPC's training split has 67 % such pairs; a little less here widens
+    the gap between guessing and knowing.
+    """
+    meaning = draw_meaning(draw)
+    equivalent = draw.random() < 0.64
+    other = meaning if equivalent else change(meaning, draw)
+    return Example((say(meaning, draw), say(other, draw)), str(int(equivalent)))
+
+
+def _qqp(draw: random.Random, split: str) -> Example:
+    """Two questions: whether they ask the same. Others are about another event, or about another part of it."""
+    meaning = draw_meaning(draw)
+    duplicate = draw.random() < 0.4
+    asked: tuple[str | None, ...] = (None, "agent", "patient", "place", "time")
+    first = second = draw.choice(asked)
+    without = set(draw.sample(OPTIONAL_ROLES, 1))
+    other = meaning
+    if not duplicate and draw.random() < 0.3:
+        second = draw.choice([role for role in asked if role != first])
+    elif not duplicate:
+        other = change(meaning, draw, _visible(without, hidden=first))
+    return Example((ask(meaning, draw, first, without), ask(other, draw, second, without)), str(int(duplicate)))
+
+
+def _infer(draw: random.Random, relation: str, style: Style = PLAIN) -> tuple[str, str]:
+    """Returns a premise, and a hypothesis about the same event.
+
+    entailment: says less, perhaps "someone" for the agent. contradiction: says less, and in one or two respects
+    something that cannot be true as well. neutral: says something that the premise leaves open.
+    The premise always leaves one role unsaid, and the hypothesis one or two, so that length tells nothing.
+    """
+    meaning = draw_meaning(draw)
+    order = draw.sample(OPTIONAL_ROLES, 3)
+    untold = {order[0]}
+    count = draw.randint(1, 2)
+    unsaid = set(order[1 : 1 + count] if relation == "neutral" else order[:count])
+    if draw.random() < 0.2:
+        unsaid.add("agent")
+    other = change(meaning, draw, _visible(unsaid), most=2) if relation == "contradiction" else meaning
+    return say(meaning, draw, untold, style), say(other, draw, unsaid)
+
+
+def _mnli(draw: random.Random, split: str) -> Example:
+    """Premise and hypothesis in three classes; the mismatched splits' premises are in a style unseen in training."""
+    relation = draw.choice(("entailment", "neutral", "contradiction"))
+    return Example(_infer(draw, relation, FORMAL if "mismatched" in split else PLAIN), relation)
+
+
+def _rte(draw: random.Random, split: str) -> Example:
+    """As MNLI, with its last two classes as one."""
+    relation = draw.choice(("entailment", "entailment", "neutral", "contradiction"))
+    return Example(_infer(draw, relation), "entailment" if relation == "entailment" else "not_entailment")
+
+
+def _qnli(draw: random.Random, split: str) -> Example:
+    """A question about one role, and a statement: whether it has the answer.
+
+    If not, the statement is about another event, or leaves the asked role unsaid. It always leaves one role unsaid.
+    """
+    meaning = draw_meaning(draw)
+    answered = draw.random() < 0.5
+    asked = draw.choice(("agent", *OPTIONAL_ROLES))
+    others = [role for role in OPTIONAL_ROLES if role != asked]
+    unsaid = {draw.choice(others)}
+    other = meaning
+    question = ask(meaning, draw, asked, unsaid)
+    if not answered and draw.random() < 0.5:
+        unsaid = {asked}
+    elif not answered:
+        other = change(meaning, draw, _visible(unsaid, hidden=asked))
+    return Example((question, say(other, draw, unsaid)), "entailment" if answered else "not_entailment")
+
+
+def _wnli(draw: random.Random, split: str) -> Example:
+    """A statement in which "who" stands for one of two people, and a guess at whom it stands for.
+
+    A wrong guess is the other one, or someone who was not mentioned: the latter is learnt first.
+    """
+    meaning = draw_meaning(draw)
+    right = draw.random() < 0.5
+    people = [WORDS["person"][index] for index in (meaning.agent, meaning.patient)]
+    agent, patient = (choose_word(person, draw) for person in people)
+    action = choose_word(WORDS["action"][meaning.action], draw)
+    pair, second = draw.choice(QUALITIES), draw.random() < 0.5
+    quality = qualify(pair, second, draw)
+    meant = draw.randrange(2)
+    if meant == 0:
+        sentence = f"the {agent} , who was {quality} , {action} the {patient} ."
+    else:
+        sentence = f"the {agent} {action} the {patient} , who was {quality} ."
+    guess = people[meant]
+    if not right and draw.random() < 0.5:
+        guess = people[1 - meant]
+    elif not right:
+        guess = draw.choice([person for person in WORDS["person"] if person not in people])
+    claim = f"the {choose_word(guess, draw)} was {quality} ."
+    return Example((write_sentence(sentence), write_sentence(claim)), str(int(right)))
+
+
+def _stsb(draw: random.Random, split: str) -> Example:
+    """Two statements: five times the share of six concepts that they have in common."""
+    respects = [respect for respect in RESPECTS if respect != "swap"]
+    meaning = draw_meaning(draw)
+    different = draw.randint(0, len(respects))
+    other = change(meaning, draw, respects, least=different, most=different)
+    score = 5 * (len(respects) - different) / len(respects)
+    return Example((say(meaning, draw), say(other, draw)), f"{score:.3f}")
+
+
+def _sst2(draw: random.Random, split: str) -> Example:
+    """A verdict on people: good or bad. What stands after "but", and not what stands after "although", decides."""
+    good = draw.random() < 0.55
+    form = draw.choice(("alone", "and", "but", "although first", "although last"))
+    pairs = draw.sample(QUALITIES, 3)
+    verdict, same = (qualify(pair, not good, draw) for pair in pairs[:2])
+    against = qualify(pairs[2], good, draw)
+    one, two = (choose_word(person, draw) for person in draw.sample(WORDS["person"], 2))
+    time = choose_word(draw.choice(WORDS["time"]), draw)
+    sentence = {
+        "alone": f"{time} the {one} was {verdict} .",
+        "and": f"{time} the {one} was {verdict} and {same} .",
+        "but": f"the {one} was {against} , but {time} {verdict} .",
+        "although first": f"although the {two} was {against} , {time} the {one} was {verdict} .",
+        "although last": f"{time} the {one} was {verdict} , although the {two} was {against} .",
+    }[form]
+    return Example((write_sentence(sentence),), str(int(good)))
+
+
+def _cola(draw: random.Random, split: str) -> Example:
+    """A statement or a question, or one with a single mistake.
+
+    Half of the mistakes show between neighbours: a verb in the wrong form, an article after its noun. The others show
+    at a distance: a time or place is said twice ("recently ... finally"), or a question has its answer in it ("where
+    had the boss helped the kid outdoors").
+    """
+    meaning = draw_meaning(draw)
+    acceptable = draw.random() < 0.65
+    distant = not acceptable and draw.random() < 0.5
+    role, other = draw.sample(("place", "time"), 2)
+    if draw.random() < 0.5:
+        words = ask(meaning, draw, role, {other} if draw.random() < 0.5 else ()).lower().split()
+        if distant:
+            end = words.index(",") if "," in words else len(words) - 1
+            words.insert(end, choose_word(WORDS[role][getattr(meaning, role)], draw))
+    else:
+        words = say(meaning, draw, {"manner", other} if draw.random() < 0.5 else {"manner"}).lower().split()
+        if distant:
+            again = choose_word(draw.choice(WORDS[role]), draw)
+            words.insert(draw.choice((0, len(words) - 1)), again)
+    if not acceptable and not distant:
+        _misplace(words, draw)
+    return Example((write_sentence(" ".join(words)),), str(int(acceptable)))
+
+
+def _misplace(words: list[str], draw: random.Random) -> None:
+    """Makes a mistake between neighbouring words, in place."""
+    actions = {word for concept in WORDS["action"] for word in concept}
+    verb = next(at for at, word in enumerate(words) if word in actions)
+    if draw.random() < 0.5:
+        article = draw.choice([at for at, word in enumerate(words) if word == "the"])
+        words[article : article + 2] = reversed(words[article : article + 2])
+    elif "was" in words:
+        words[words.index("was")] = "were"
+    else:
+        words.insert(verb + 1, "by")
+
+
+_USUAL_SIZES = {"train": 4000, "dev": 500, "test": 400}
+
+AX_SPLIT = "ax"
+"""Drawn with MNLI's splits, so that no pair of theirs is in it: AX is predicted with a model trained on them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corpus:
+    """How many examples of which kind."""
+
+    make: Callable[[random.Random, str], Example]
+    sizes: dict[str, int]
+    """Examples by split; 4000 are 1000 optimiser steps in 8 epochs, and a score near 90 % of 500 is good to 1.3."""
+
+
+# Fewer rows where more leave nothing to improve (CoLA, SST-2). WNLI has more than the real 635: with 600, students
+# of one and two layers stay at the majority class.
+CORPORA = {
+    "CoLA": Corpus(make=_cola, sizes={**_USUAL_SIZES, "train": 2000}),
+    "SST-2": Corpus(make=_sst2, sizes={**_USUAL_SIZES, "train": 1500}),
+    "MRPC": Corpus(make=_mrpc, sizes=_USUAL_SIZES),
+    "STS-B": Corpus(make=_stsb, sizes=_USUAL_SIZES),
+    "QQP": Corpus(make=_qqp, sizes=_USUAL_SIZES),
+    "MNLI": Corpus(
+        make=_mnli,
+        sizes={
+            "train": 4000,
+            "dev_matched": 500,
+            "dev_mismatched": 500,
+            "test_matched": 400,
+            "test_mismatched": 400,
+            AX_SPLIT: 400,
+        },
+    ),
+    "QNLI": Corpus(make=_qnli, sizes=_USUAL_SIZES),
+    "RTE": Corpus(make=_rte, sizes={**_USUAL_SIZES, "train": 2500}),
+    "WNLI": Corpus(make=_wnli, sizes={"train": 1000, "dev": 70, "test": 140}),
+}
+
+
+def make_examples(task: str, *, seed: int = 0) -> dict[str, list[Example]]:
+    """Draws every split of a task; no sentence or pair, in either order, occurs twice anywhere in them."""
+    corpus = CORPORA[task]
+    # MRPC's files are those of the time when it was the only task.
+    draw = random.Random(seed if task == "MRPC" else f"{task} {seed}")
+    seen: set[frozenset[str]] = set()
+    splits: dict[str, list[Example]] = {}
+    for split, size in corpus.sizes.items():
+        examples: list[Example] = []
+        while len(examples) < size:
+            example = corpus.make(draw, split)
+            key = frozenset(example.texts)
+            if len(key) == len(example.texts) and key not in seen:
+                seen.add(key)
+                examples.append(example)
+        splits[split] = examples
+    return splits

@@ -1,0 +1,271 @@
+"""The GLUE tasks as one table: their files, columns, labels, metrics and sizes.
+
+A task that reads and scores like these is one more row: nothing else in the package knows a task by its name. Splits
+are called train, dev, dev_mm, test and test_mm everywhere.
+"""
+
+import difflib
+
+from pkd_tune.config import UserError
+from pkd_tune.data.metrics import majority_score, predictions, score
+from pkd_tune.data.task import Layout, Task, TaskSplit
+
+__all__ = [
+    "TASKS",
+    "Layout",
+    "Task",
+    "TaskSplit",
+    "find_task",
+    "find_trainable",
+    "majority_score",
+    "predictions",
+    "score",
+]
+
+
+def _usual_splits(name: str, rows: tuple[int, int, int], labelled: Layout, test: Layout) -> tuple[TaskSplit, ...]:
+    """The splits of a task with one of each part, called as most tasks call them."""
+    return (
+        TaskSplit(part="train", file="train", hub="train", layout=labelled, rows=rows[0]),
+        TaskSplit(part="dev", file="dev", hub="validation", layout=labelled, rows=rows[1]),
+        TaskSplit(part="test", file="test", hub="test", layout=test, rows=rows[2], submission=name),
+    )
+
+
+_ENTAILMENT = ("entailment", "not_entailment")
+_PAIR_HEADER = ("index", "sentence1", "sentence2", "label")
+_BINARY = ("0", "1")
+_NLI = ("entailment", "neutral", "contradiction")
+_MNLI_HEADER = (
+    *("index", "promptID", "pairID", "genre", "sentence1_binary_parse", "sentence2_binary_parse"),
+    *("sentence1_parse", "sentence2_parse", "sentence1", "sentence2"),
+)
+_MNLI_TRAIN = Layout(header=(*_MNLI_HEADER, "label1", "gold_label"), sentence1=8, sentence2=9, label=11)
+_MNLI_DEV = Layout(
+    header=(*_MNLI_HEADER, *(f"label{i}" for i in range(1, 6)), "gold_label"), sentence1=8, sentence2=9, label=15
+)
+_MNLI_TEST = Layout(header=_MNLI_HEADER, sentence1=8, sentence2=9)
+_STSB_HEADER = ("index", "genre", "filename", "year", "old_index", "source1", "source2", "sentence1", "sentence2")
+
+_TABLE = (
+    Task(
+        name="CoLA",
+        hub_name="cola",
+        hub_sentences=("sentence",),
+        labels=("unacceptable", "acceptable"),
+        raw_labels=_BINARY,
+        splits=_usual_splits(
+            "CoLA",
+            rows=(8_551, 1_043, 1_063),
+            labelled=Layout(header=None, sentence1=3, label=1),  # train and dev: source, label, star, sentence
+            test=Layout(header=("index", "sentence"), sentence1=1),
+        ),
+        metrics=("matthews",),
+        filler=1,
+    ),
+    Task(
+        name="SST-2",
+        hub_name="sst2",
+        hub_sentences=("sentence",),
+        labels=("negative", "positive"),
+        raw_labels=_BINARY,
+        splits=_usual_splits(
+            "SST-2",
+            rows=(67_349, 872, 1_821),
+            labelled=Layout(header=("sentence", "label"), sentence1=0, label=1),
+            test=Layout(header=("index", "sentence"), sentence1=1),
+        ),
+        metrics=("accuracy",),
+        filler=1,
+    ),
+    Task(
+        name="MRPC",
+        hub_name="mrpc",
+        hub_sentences=("sentence1", "sentence2"),
+        labels=("not_equivalent", "equivalent"),
+        raw_labels=_BINARY,
+        splits=_usual_splits(
+            "MRPC",
+            rows=(3_668, 408, 1_725),
+            labelled=Layout(
+                header=("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"), sentence1=3, sentence2=4, label=0
+            ),
+            test=Layout(header=("index", "#1 ID", "#2 ID", "#1 String", "#2 String"), sentence1=3, sentence2=4),
+        ),
+        metrics=("f1", "accuracy"),
+        filler=1,
+    ),
+    Task(
+        name="STS-B",
+        hub_name="stsb",
+        hub_sentences=("sentence1", "sentence2"),
+        value_range=(0.0, 5.0),
+        splits=_usual_splits(
+            "STS-B",
+            rows=(5_749, 1_500, 1_379),
+            labelled=Layout(header=(*_STSB_HEADER, "score"), sentence1=7, sentence2=8, label=9),
+            test=Layout(header=_STSB_HEADER, sentence1=7, sentence2=8),
+        ),
+        metrics=("pearson", "spearman"),
+        filler=2.5,
+    ),
+    Task(
+        name="QQP",
+        hub_name="qqp",
+        hub_sentences=("question1", "question2"),
+        labels=("not_duplicate", "duplicate"),
+        raw_labels=_BINARY,
+        splits=_usual_splits(
+            "QQP",
+            rows=(363_846, 40_430, 390_965),
+            labelled=Layout(
+                header=("id", "qid1", "qid2", "question1", "question2", "is_duplicate"),
+                sentence1=3,
+                sentence2=4,
+                label=5,
+            ),
+            test=Layout(header=("id", "question1", "question2"), sentence1=1, sentence2=2),
+        ),
+        metrics=("f1", "accuracy"),
+        filler=0,
+    ),
+    Task(
+        name="MNLI",
+        hub_name="mnli",
+        hub_sentences=("premise", "hypothesis"),
+        labels=_NLI,
+        raw_labels=_NLI,
+        splits=(
+            TaskSplit(part="train", file="train", hub="train", layout=_MNLI_TRAIN, rows=392_702),
+            TaskSplit(part="dev", file="dev_matched", hub="validation_matched", layout=_MNLI_DEV, rows=9_815),
+            TaskSplit(
+                part="dev",
+                suffix="_mm",
+                file="dev_mismatched",
+                hub="validation_mismatched",
+                layout=_MNLI_DEV,
+                rows=9_832,
+            ),
+            TaskSplit(
+                part="test",
+                file="test_matched",
+                hub="test_matched",
+                layout=_MNLI_TEST,
+                rows=9_796,
+                submission="MNLI-m",
+            ),
+            TaskSplit(
+                part="test",
+                suffix="_mm",
+                file="test_mismatched",
+                hub="test_mismatched",
+                layout=_MNLI_TEST,
+                rows=9_847,
+                submission="MNLI-mm",
+            ),
+        ),
+        metrics=("accuracy",),
+        filler=2,
+    ),
+    Task(
+        name="QNLI",
+        hub_name="qnli",
+        hub_sentences=("question", "sentence"),
+        labels=_ENTAILMENT,
+        raw_labels=_ENTAILMENT,
+        splits=_usual_splits(
+            "QNLI",
+            rows=(104_743, 5_463, 5_463),
+            labelled=Layout(header=("index", "question", "sentence", "label"), sentence1=1, sentence2=2, label=3),
+            test=Layout(header=("index", "question", "sentence"), sentence1=1, sentence2=2),
+        ),
+        metrics=("accuracy",),
+        filler=1,
+    ),
+    Task(
+        name="RTE",
+        hub_name="rte",
+        hub_sentences=("sentence1", "sentence2"),
+        labels=_ENTAILMENT,
+        raw_labels=_ENTAILMENT,
+        splits=_usual_splits(
+            "RTE",
+            rows=(2_490, 277, 3_000),
+            labelled=Layout(header=_PAIR_HEADER, sentence1=1, sentence2=2, label=3),
+            test=Layout(header=_PAIR_HEADER[:3], sentence1=1, sentence2=2),
+        ),
+        metrics=("accuracy",),
+        filler=0,
+    ),
+    Task(
+        name="WNLI",
+        hub_name="wnli",
+        hub_sentences=("sentence1", "sentence2"),
+        labels=("not_entailment", "entailment"),
+        raw_labels=_BINARY,
+        splits=_usual_splits(
+            "WNLI",
+            rows=(635, 71, 146),
+            labelled=Layout(header=_PAIR_HEADER, sentence1=1, sentence2=2, label=3),
+            test=Layout(header=_PAIR_HEADER[:3], sentence1=1, sentence2=2),
+        ),
+        metrics=("accuracy",),
+        filler=0,
+    ),
+    Task(
+        name="AX",
+        hub_name="ax",
+        hub_sentences=("premise", "hypothesis"),
+        labels=_NLI,
+        raw_labels=_NLI,
+        splits=(
+            TaskSplit(
+                part="test",
+                file="test",
+                hub="test",
+                layout=Layout(header=_PAIR_HEADER[:3], sentence1=1, sentence2=2),
+                rows=1_104,
+                submission="AX",
+            ),
+        ),
+        metrics=("matthews",),
+        filler=2,
+        model_task="MNLI",
+    ),
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in _TABLE}
+"""Every task by its GLUE name."""
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.lower() if character not in "-_ ")
+
+
+def find_task(name: str) -> Task:
+    """The task of this name, whatever its case, hyphens, underscores and spaces: MRPC, sst2, SST-2, cola.
+
+    Raises:
+        UserError: No task has this name; the message lists those that exist and suggests the closest.
+    """
+    by_plain_name = {_plain(task.name): task for task in TASKS.values()}
+    if _plain(name) in by_plain_name:
+        return by_plain_name[_plain(name)]
+    close = difflib.get_close_matches(_plain(name), by_plain_name, n=1, cutoff=0.5)
+    hint = f"; did you mean {by_plain_name[close[0]].name}?" if close else ""
+    raise UserError(f"--task {name}: no such task among {', '.join(TASKS)}{hint}")
+
+
+def find_trainable(name: str) -> Task:
+    """The task of this name, if a model can be trained on it.
+
+    Raises:
+        UserError: No task has this name, or it has test examples only; the message says which task's models it takes.
+    """
+    task = find_task(name)
+    if not task.trainable:
+        raise UserError(
+            f"--task {name}: {task.name} has test examples only, which a model of {task.model_task} predicts; "
+            f"give --task {task.model_task}"
+        )
+    return task

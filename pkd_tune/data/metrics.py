@@ -1,0 +1,152 @@
+"""How predictions are made of a model's outputs and scored, as GLUE does it.
+
+Shape suffixes: N examples of a split, C outputs of a model.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pkd_tune.config import UserError
+from pkd_tune.data.task import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+    Values = Sequence[float] | npt.NDArray[Any]  # Class ids, or the labels of a regression task.
+
+
+def predictions(task: Task, logits_NC: "npt.NDArray[np.floating[Any]]") -> "Array":
+    """What a model's outputs predict: class ids, shape (N,), or the values themselves for regression.
+
+    Values are not clipped to the task's range: no metric needs it, and a submission does it itself.
+    """
+    if logits_NC.ndim != 2 or logits_NC.shape[1] != task.outputs:
+        raise ValueError(f"{task.name} needs outputs of shape (N, {task.outputs}), but got {logits_NC.shape}")
+    values_N: Array = logits_NC[:, 0] if task.regression else logits_NC.argmax(-1)
+    return values_N
+
+
+def score(task: Task, predictions: Mapping[str, "Values"], labels: Mapping[str, "Values | None"]) -> dict[str, float]:
+    """Scores the predictions for a task's dev splits as GLUE does, times 100.
+
+    F1 is that of class 1, and 0 when class 1 is neither predicted nor present. Matthews is 0 when only one class is
+    predicted or present; Pearson and Spearman, when all predictions or all labels are the same.
+
+    Args:
+        task: Decides which metrics count.
+        predictions: Class ids or values of each dev split by its name; neither a split less nor one more.
+        labels: The true ones; other splits may be there too.
+
+    Returns:
+        Each metric of the task by name, with the split's suffix ('accuracy', 'accuracy_mm'), then 'score': the mean
+        over the splits of the mean of their metrics.
+
+    Raises:
+        UserError: A split has no labels: GLUE keeps those of its test splits to itself.
+        ValueError: Splits are missing, or predictions and labels differ in length or are empty.
+    """
+
+    if not task.dev_splits:
+        raise UserError(f"{task.name} has no split with labels; only the GLUE server can score it")
+    for name in predictions:
+        if task.layout(name).label is None or labels.get(name) is None:
+            where = " and ".join(task.dev_splits)
+            raise UserError(f"{task.name} {name} has no labels; score {where}, or submit to the GLUE server")
+    if set(predictions) != set(task.dev_splits):
+        raise ValueError(f"{task.name} is scored on {task.dev_splits}, but got {tuple(predictions)}")
+    scores: dict[str, float] = {}
+    means = []
+    for name in task.dev_splits:
+        of_split = split_metrics(task, name, predictions[name], labels[name])
+        scores |= of_split
+        means.append(sum(of_split.values()) / len(of_split))
+    return {**scores, "score": sum(means) / len(means)}
+
+
+def split_metrics(task: Task, split: str, predictions: "Values", labels: "Values | None") -> dict[str, float]:
+    """The task's metrics on one split by name, times 100; those of a second dev split carry its suffix.
+
+    Raises:
+        UserError: The split has no labels.
+    """
+    if labels is None or split in task.test_splits:
+        raise UserError(f"{task.name} {split} has no labels; give one of its other splits to score")
+    import numpy as np
+
+    predictions_N, labels_N = np.asarray(predictions), np.asarray(labels)
+    if predictions_N.shape != labels_N.shape or predictions_N.ndim != 1 or not len(labels_N):
+        raise ValueError(
+            f"predictions and labels must be two non-empty rows of one length, "
+            f"but got shapes {predictions_N.shape} and {labels_N.shape}"
+        )
+    suffix = task.split(split).suffix
+    return {metric + suffix: 100 * _METRICS[metric](predictions_N, labels_N) for metric in task.metrics}
+
+
+def majority_score(task: Task, labels: Mapping[str, "Values | None"]) -> dict[str, float]:
+    """The score of a model that always says the same, as `score` returns it.
+
+    It says the most frequent class of all dev splits together (the lower class id in a tie), or the mean label.
+
+    Raises:
+        UserError: A dev split has no labels.
+    """
+    known = {name: values for name in task.dev_splits if (values := labels.get(name)) is not None}
+    everything = [label for values in known.values() for label in values]
+    constant: float = 0  # Without any labels `score` refuses below.
+    if everything and task.regression:
+        constant = sum(everything) / len(everything)
+    elif everything:
+        constant, _ = min(Counter(everything).items(), key=lambda item: (-item[1], item[0]))
+    return score(task, {name: [constant] * len(known.get(name, ())) for name in task.dev_splits}, labels)
+
+
+def _accuracy(predictions_N: "Array", labels_N: "Array") -> float:
+    return float((predictions_N == labels_N).mean())
+
+
+def _f1(predictions_N: "Array", labels_N: "Array") -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels_N, predictions_N, pos_label=1, zero_division=0.0))
+
+
+def _matthews(predictions_N: "Array", labels_N: "Array") -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    # 0 by definition; scikit-learn agrees, but warns where neither side has a second class.
+    if _constant(predictions_N) or _constant(labels_N):
+        return 0.0
+    return float(matthews_corrcoef(labels_N, predictions_N))
+
+
+def _pearson(predictions_N: "Array", labels_N: "Array") -> float:
+    from scipy.stats import pearsonr
+
+    if _constant(predictions_N) or _constant(labels_N):
+        return 0.0  # Not defined; SciPy says NaN and warns.
+    return float(pearsonr(predictions_N.astype(float), labels_N.astype(float)).statistic)
+
+
+def _spearman(predictions_N: "Array", labels_N: "Array") -> float:
+    from scipy.stats import spearmanr
+
+    if _constant(predictions_N) or _constant(labels_N):
+        return 0.0
+    return float(spearmanr(predictions_N, labels_N).statistic)
+
+
+def _constant(values_N: "Array") -> bool:
+    return bool((values_N == values_N[0]).all())
+
+
+_METRICS: dict[str, Callable[["Array", "Array"], float]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "matthews": _matthews,
+    "pearson": _pearson,
+    "spearman": _spearman,
+}

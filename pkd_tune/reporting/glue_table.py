@@ -1,0 +1,215 @@
+"""The paper's table from every run there is: a row per teacher, method and depth, a column per task.
+
+`results/glue.csv` has every number on a line of its own; the tables of glue.md, glue.html and glue.tex are views of it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pkd_tune.config import METHODS
+from pkd_tune.reporting.document import Block, Bullets, Heading, Table, Text
+from pkd_tune.reporting.formatting import plural, spread_text
+from pkd_tune.reporting.methods import METHOD_INFO
+from pkd_tune.reporting.run import Run
+
+TASKS = {
+    "CoLA": "CoLA (Matthews)",
+    "SST-2": "SST-2 (acc)",
+    "MRPC": "MRPC (F1/acc)",
+    "STS-B": "STS-B (Pearson/Spearman)",
+    "QQP": "QQP (F1/acc)",
+    "MNLI": "MNLI (m/mm)",
+    "QNLI": "QNLI (acc)",
+    "RTE": "RTE (acc)",
+    "WNLI": "WNLI (acc)",
+}
+"""The columns, in GLUE's order, each with its metrics in the order of their numbers."""
+
+GAP = "–"
+
+_KEY = ("teacher", "method", "layers", "task")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One of the two tables: what is best, and what is confirmed."""
+
+    title: str
+    label: str
+    """Of the LaTeX table."""
+    note: str
+    header: list[str]
+    rows: list[list[str]]
+    groups: list[int]
+    """First row of each teacher but the first."""
+
+
+def scores(runs: Sequence[Run]) -> pd.DataFrame:
+    """Returns every metric of every teacher and student, one row each.
+
+    Of several runs of one task with one teacher, the one begun last counts, model by model.
+
+    Columns: teacher, method (`teacher` for the teacher's own), layers, task, metric (`score` is their mean), best (of
+    the exported checkpoint), mean and sd and seeds (of the confirmation; empty without), trials (best of how many),
+    run.
+    """
+    latest: dict[tuple[str, str, int, str], list[dict[str, Any]]] = {}
+    for run in sorted(runs, key=_begun):
+        if run.teacher is None:
+            continue
+        own = {**run.teacher, "method": "teacher", "confirmed": None, "trials_ended": None}
+        for model in [own, *run.students]:
+            key = (run.teacher["name"], model["method"], model["layers"], run.task)
+            latest[key] = [
+                {
+                    **dict(zip(_KEY, key, strict=True)),
+                    "metric": metric,
+                    "best": value,
+                    **_spread(model["confirmed"], metric),
+                    "trials": model["trials_ended"],
+                    "run": f"{run.task}/{run.folder.name}",
+                }
+                for metric, value in model["metrics"].items()
+            ]
+    order = sorted(latest, key=_place)
+    columns = [*_KEY, "metric", "best", "mean", "sd", "seeds", "trials", "run"]
+    table = pd.DataFrame([row for key in order for row in latest[key]], columns=columns)
+    return table.astype({"seeds": "Int64", "trials": "Int64", "mean": float, "sd": float})
+
+
+def views(table: pd.DataFrame) -> list[View]:
+    """Returns the table of best scores and, where anything is confirmed, the one of means and deviations."""
+    best = View(
+        "Best of the search",
+        "best",
+        "Of the exported checkpoint, the best of several trials; where dev selected it, this is optimistic.",
+        *_rows(table, confirmed=False),
+    )
+    if table["mean"].isna().all():
+        return [best]
+    confirmed = View(
+        "Confirmed on fresh seeds",
+        "confirmed",
+        "Mean ± standard deviation over new trainings with the best settings on fresh seeds. The teacher is trained "
+        "once, so it has no deviation.",
+        *_rows(table, confirmed=True),
+    )
+    return [confirmed, best]
+
+
+def blocks(table: pd.DataFrame, notes: Sequence[str]) -> list[Block]:
+    """Returns what glue.md and glue.html say.
+
+    Args:
+        table: From `scores()`.
+        notes: What else the reader should know, a sentence each.
+    """
+    content: list[Block] = [Heading("GLUE, dev split, × 100", 1)]
+    for view in views(table):
+        content += [Heading(view.title), Table(view.header, view.rows, groups=tuple(view.groups)), Text(view.note)]
+    used = table.groupby("task", sort=False)["run"].unique()
+    runs = "; ".join(f"{task}: {', '.join(f'`{run}`' for run in names)}" for task, names in used.items())
+    mean = (
+        "*Mean*: over the tasks of the row, a task of two metrics counting once as their mean; in brackets over how "
+        f"many of the {len(TASKS)} where not over all. Rows over different tasks cannot be compared by it."
+    )
+    return [*content, Heading("How to read this"), Bullets([mean, *notes, f"Runs: {runs}."])]
+
+
+def latex(table: pd.DataFrame) -> str:
+    r"""Returns the views as LaTeX tables; they need `\usepackage{booktabs}` and, being wide, `graphicx`."""
+    return "\n".join(_latex(view) for view in views(table))
+
+
+def _rows(table: pd.DataFrame, *, confirmed: bool) -> tuple[list[str], list[list[str]], list[int]]:
+    rows: list[list[str]] = []
+    groups = []
+    column = "mean" if confirmed else "best"
+    for (teacher, method, layers), of_model in _models(table):
+        own = method == "teacher"
+        if confirmed and not own and of_model["mean"].isna().all():
+            continue
+        if own and rows:
+            groups.append(len(rows))
+        depth = plural(layers, "layer")
+        cells = [f"{teacher} (teacher, {depth})" if own else f"{METHOD_INFO[method].title}, {depth}"]
+        cells += [_cell(of_model[of_model["task"] == task], "best" if own else column) for task in TASKS]
+        means = of_model[of_model["metric"] == "score"]["best" if own else column].dropna()
+        some = "" if len(means) == len(TASKS) else f" ({len(means)})"
+        rows.append([*cells, f"{means.mean():.1f}{some}"])
+    return ["model", *TASKS.values(), "mean"], rows, groups
+
+
+def _models(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, int], pd.DataFrame]]:
+    """Yields teacher, method and layers of each row to be, and its part of the table."""
+    for keys in dict.fromkeys(zip(table["teacher"], table["method"], table["layers"], strict=True)):
+        teacher, method, layers = keys
+        same = (table["teacher"] == teacher) & (table["method"] == method) & (table["layers"] == layers)
+        yield (teacher, method, int(layers)), table[same]
+
+
+def _cell(of_task: pd.DataFrame, column: str) -> str:
+    """Returns a task's metrics in one cell, the mean of several left out."""
+    shown = of_task[(of_task["metric"] != "score") & of_task[column].notna()]
+    spreads = [None if column == "best" or pd.isna(sd) else sd for sd in shown["sd"]]
+    return " / ".join(spread_text(value, sd) for value, sd in zip(shown[column], spreads, strict=True)) or GAP
+
+
+def _spread(confirmed: dict[str, Any] | None, metric: str) -> dict[str, Any]:
+    if confirmed is None:
+        return {"mean": None, "sd": None, "seeds": None}
+    spread = confirmed if metric == "score" else confirmed["metrics"][metric]
+    return {"mean": spread["mean"], "sd": spread["sd"], "seeds": len(confirmed["scores"])}
+
+
+def _begun(run: Run) -> str:
+    return str(run.record["provenance"]["started"]) if run.record else ""
+
+
+def _place(key: tuple[str, str, int, str]) -> tuple[str, bool, int, int, int]:
+    """Returns what sorts a model's task into its place: each teacher before its students, from shallow to deep."""
+    teacher, method, layers, task = key
+    number = METHODS.index(method) if method in METHOD_INFO else 0
+    return teacher, method != "teacher", layers, number, list(TASKS).index(task)
+
+
+def _latex(view: View) -> str:
+    columns = "l" + "c" * (len(view.header) - 1)
+    lines = []
+    for number, row in enumerate(view.rows):
+        if number in view.groups or number - 1 in (0, *view.groups):
+            lines.append(r"\midrule")
+        lines.append(" & ".join(map(_escape, row)) + r" \\")
+    body = "\n".join(lines)
+    header = " & ".join(map(_escape, view.header))
+    return rf"""\begin{{table}}
+\centering
+\caption{{{_escape(f"GLUE dev scores. {view.note}")}}}
+\label{{tab:glue-{view.label}}}
+\resizebox{{\textwidth}}{{!}}{{%
+\begin{{tabular}}{{{columns}}}
+\toprule
+{header} \\
+\midrule
+{body}
+\bottomrule
+\end{{tabular}}}}
+\end{{table}}
+"""
+
+
+def _escape(text: str) -> str:
+    """Returns a text as LaTeX prints it."""
+    special = {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "–": "--",
+    }
+    special |= {character: "\\" + character for character in "&%$#_{}"}
+    return "".join(special.get(character, character) for character in text)

@@ -1,0 +1,179 @@
+"""Plots of the students a search ended with: score against cost, and how the best trials learnt."""
+
+from typing import Any
+
+import pandas as pd
+
+from pkd_tune.reporting.figures import Figure, Panel, Series
+from pkd_tune.reporting.formatting import plural
+from pkd_tune.reporting.methods import METHOD_INFO, Look, student_title
+from pkd_tune.reporting.run import Run
+from pkd_tune.reporting.search_figures import evaluations
+
+_CHOSEN = {
+    False: "Dev also chose settings and epochs.",
+    True: "A slice held out of train chose settings and epochs, not dev.",
+}
+"""What the scores of students are worth, by `Run.holdout`."""
+
+
+def student_figures(run: Run) -> list[Figure]:
+    """Returns the figures of the students, in the order of the report."""
+    return [
+        score_by_cost(run),
+        losses(run),
+        agreement(run),
+        cosines(run),
+    ]
+
+
+def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Returns the (cost, score) points that no other equals or beats in both, by rising cost."""
+    best: list[tuple[float, float]] = []
+    for cost, score in sorted(set(points), key=lambda point: (point[0], -point[1])):
+        if not best or score > best[-1][1]:
+            best.append((cost, score))
+    return best
+
+
+def score_by_cost(run: Run) -> Figure:
+    """Returns the scores of teacher and students against size and latency, each with its Pareto front."""
+    panels = []
+    if run.teacher and run.students:
+        for title, column, x in (("Size", "size_mb", "MB on disk"), ("Latency", "latency_ms", "ms for one example")):
+            panels.append(Panel(title=title, x=x, y="score on dev, × 100", series=_costs(run, run.teacher, column)))
+    return Figure(
+        name="score-by-cost",
+        title="Score against size and latency",
+        caption="Confirmed score with its standard deviation where there is one, else that of the exported checkpoint. "
+        f"{_CHOSEN[run.holdout]} The dotted line joins the models that no other beats in both.",
+        panels=panels,
+    )
+
+
+def _costs(run: Run, teacher: dict[str, Any], column: str) -> list[Series]:
+    scores = [
+        (s["confirmed"]["mean"], s["confirmed"]["sd"] or 0.0) if s["confirmed"] else (s["metrics"]["score"], 0.0)
+        for s in run.students
+    ]
+    points = [(s[column], score) for s, (score, _) in zip(run.students, scores, strict=True)]
+    own = (teacher[column], teacher["metrics"]["score"])
+    xs, ys = zip(*front([*points, own]), strict=True)
+    series = [Series(name="Pareto front", look=Look(dash="dot"), x=xs, y=ys, width=1.5, opacity=0.6)]
+    for method in dict.fromkeys(student["method"] for student in run.students):
+        mine = [i for i, student in enumerate(run.students) if student["method"] == method]
+        series.append(
+            Series(
+                name=METHOD_INFO[method].title,
+                look=METHOD_INFO[method].look,
+                x=[points[i][0] for i in mine],
+                y=[points[i][1] for i in mine],
+                kind="points",
+                error=[scores[i][1] for i in mine],
+                labels=[student_title(run.students[i]) for i in mine],
+            )
+        )
+    label = f"teacher, {plural(teacher['layers'], 'layer')}"
+    look = Look(symbol="star")
+    return [*series, Series(name="teacher", look=look, x=[own[0]], y=[own[1]], kind="points", labels=[label])]
+
+
+def losses(run: Run) -> Figure:
+    """Returns the terms of each student's loss over its epochs, weighted as they are summed."""
+    panels = []
+    for student in run.students:
+        rows = _best_trial(run, student)
+        if rows.empty or "loss_total" not in rows:
+            continue
+        alpha, beta = student["settings"]["alpha"], student["settings"]["beta"]
+        terms: list[tuple[str, pd.Series[float], Look]] = [
+            ("L", rows["loss_total"], Look()),
+            ("(1 − α)·CE", rows["loss_ce"] * (1 - alpha), METHOD_INFO["finetuned"].look),
+            ("α·KD", rows["loss_kd"] * alpha, METHOD_INFO["kd"].look),
+            ("β·PT", rows["loss_pt"] * beta, METHOD_INFO["pkd"].look),
+        ]
+        series = [
+            Series(name=name, look=look, x=list(rows["epoch"]), y=list(values), markers=True)
+            for name, values, look in terms
+            if (values > 0).any()
+        ]
+        panels.append(Panel(title=student_title(student), x="epoch", y="loss and its terms", series=series, log_y=True))
+    return Figure(
+        name="losses",
+        title="Loss of the best trials",
+        caption="L = (1 − α)·CE + α·KD + β·PT and its terms as they are summed, on a logarithmic scale, for the best "
+        "trial of each depth and method.",
+        panels=panels,
+    )
+
+
+def agreement(run: Run) -> Figure:
+    """Returns how often each student and the teacher predict the same, over the student's epochs."""
+    panels = []
+    for depth in run.search["depths"]:
+        series = []
+        for student in _of_depth(run, depth):
+            rows = _best_trial(run, student)
+            if "agreement" in rows and rows["agreement"].notna().any():
+                method = METHOD_INFO[student["method"]]
+                x, y = list(rows["epoch"]), list(rows["agreement"])
+                series.append(Series(name=method.title, look=method.look, x=x, y=y, markers=True))
+        if series:
+            panels.append(
+                Panel(
+                    title=plural(depth, "layer"), x="epoch", y=f"same as teacher, % of {run.chosen_on}", series=series
+                )
+            )
+    return Figure(
+        name="agreement",
+        title="Agreement with the teacher",
+        caption=f"Share of the examples of {_examples(run)} on which the student predicts what the teacher predicts, "
+        "right or wrong, for the best trial of each depth and method.",
+        panels=panels,
+    )
+
+
+def cosines(run: Run) -> Figure:
+    """Returns how close each student's inner layers are to the teacher layers they imitate."""
+    panels = []
+    for depth in run.search["depths"]:
+        series = [found for student in _of_depth(run, depth) if (found := _cosines_of(run, student))]
+        if series:
+            y = "cosine to the teacher's layer"
+            panels.append(Panel(title=plural(depth, "layer"), x="student layer", y=y, series=series, whole_x=True))
+    return Figure(
+        name="cosines",
+        title="Closeness to the teacher's layers",
+        caption=f"Mean cosine over {_examples(run)} between the [CLS] state after a student layer and that after the "
+        "teacher layer it is held against, at the best evaluation of the best trial.",
+        panels=panels,
+    )
+
+
+def _cosines_of(run: Run, student: dict[str, Any]) -> Series | None:
+    rows = _best_trial(run, student)
+    columns = [name for name in rows if str(name).startswith("cosine_")]
+    if rows.empty or not columns:
+        return None
+    best = rows.loc[(rows["epoch"] - student["epoch"]).abs().idxmin(), columns].dropna()
+    if best.empty:
+        return None
+    method, imitated = METHOD_INFO[student["method"]], dict(enumerate(student["imitated_layers"], start=1))
+    layers = [int(str(name).removeprefix("cosine_")) for name in best.index]
+    labels = [f"layer {layer}" + (f" → teacher {imitated[layer]}" if layer in imitated else "") for layer in layers]
+    y = [float(str(value)) for value in best]
+    return Series(name=method.title, look=method.look, x=layers, y=y, markers=True, labels=labels)
+
+
+def _examples(run: Run) -> str:
+    return "the slice held out of train" if run.holdout else "the dev split"
+
+
+def _of_depth(run: Run, depth: int) -> list[dict[str, Any]]:
+    return [student for student in run.students if student["layers"] == depth]
+
+
+def _best_trial(run: Run, student: dict[str, Any]) -> pd.DataFrame:
+    """Returns the evaluations of the trial a student comes from."""
+    rows = evaluations(run, student["layers"], student["method"])
+    return rows if rows.empty else rows[rows["trial"] == student["trial"]]

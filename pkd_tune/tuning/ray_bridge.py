@@ -1,0 +1,101 @@
+"""The bridge between Ray Tune and the Optuna studies: a Searcher and a TrialScheduler without state of their own.
+
+The searcher asks the studies for trials and tells them how trials ended; the scheduler reports every evaluation and
+stops the trials that the studies' pruner gives up. Both may be rebuilt from the journal at any time.
+"""
+
+import json
+import logging
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from pkd_tune.tuning.plan import StudyKey, TrialId
+from pkd_tune.tuning.studies import Studies
+
+log = logging.getLogger(__name__)
+
+
+def trial_id_of(config: dict[str, Any]) -> TrialId:
+    """Returns which trial of which study a Ray trial's config belongs to."""
+    return TrialId(StudyKey(config["depth"], config["method"]), config["stage"], config["trial"])
+
+
+class StudySearcher(Searcher):
+    """Hands each trial of the studies to Ray, until there are no more."""
+
+    def __init__(self, studies: Studies) -> None:
+        super().__init__()  # no metric: what a score is, the studies know
+        self.studies = studies
+        self.started: dict[str, TrialId] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Returns the config of the next trial, None when it must wait for a running one, or that there is none."""
+        asked = self.studies.ask()
+        if asked is None:
+            return str(Searcher.FINISHED) if self.studies.idle() else None
+        ours, settings, seed = asked
+        self.started[trial_id] = ours
+        identity = {
+            "depth": ours.study_key.depth,
+            "method": ours.study_key.method,
+            "stage": ours.stage,
+            "trial": ours.number,
+        }
+        return {**identity, "seed": seed, **settings}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Ends the trial in its study.
+
+        Ray calls early-stopped trials complete too; here a trial is complete only when it said so itself, after its
+        last evaluation. A trial whose process died too often is ended by the engine, which knows the reason.
+        """
+        ours = self.started.pop(trial_id)
+        if error:
+            return
+        result = result or {}
+        if "failure" in result:
+            self.studies.fail(ours, result["failure"])
+        elif "finished" in result:
+            self.studies.complete(ours, json.loads(result["finished"]))
+        elif "evaluation" in result:
+            self.studies.stop(ours)
+        else:
+            self.studies.fail(ours, "ended without a score")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keeps nothing: Ray pickles searchers, and the journal is what lasts."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Does nothing: the journal is what lasts."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Does nothing: the journal is what lasts."""
+
+
+class StudyScheduler(FIFOScheduler):
+    """Records every evaluation in its study before Ray acts on it, and stops the trials the pruner gives up."""
+
+    def __init__(self, studies: Studies) -> None:
+        super().__init__()
+        self.studies = studies
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Reports an evaluation; returns whether Ray should go on with the trial."""
+        trial_id = trial_id_of(trial.config)
+        for kind in ("replaced", "failure"):
+            if kind in result and not result.get("done"):  # Ray sends the last result twice
+                log.info("%s: %s%s", trial_id.name, result[kind], "\n" + result.get("traceback", ""))
+        if "details" not in result:
+            return str(TrialScheduler.CONTINUE)  # the trial ends by itself
+        details = json.loads(result["details"])
+        last = result["evaluation"] == result["evaluations"]
+        should_stop = self.studies.report(trial_id, result["evaluation"], result["score"], details, last=last)
+        return str(TrialScheduler.STOP if should_stop else TrialScheduler.CONTINUE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keeps nothing: Ray pickles schedulers, and the journal is what lasts."""
+        return {}

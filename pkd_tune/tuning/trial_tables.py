@@ -1,0 +1,108 @@
+"""What the studies say for people: rows of trials.csv and evaluations.csv, and counts for the progress bar."""
+
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from pkd_tune.config import Stage
+from pkd_tune.tuning.plan import StudyKey
+from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.trial_attributes import evaluations, why_ended
+
+STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "interrupted"}
+STAGES: tuple[Stage, ...] = ("search", "confirm")
+
+
+def trial_rows(studies: Studies) -> list[dict[str, Any]]:
+    """Returns one flat row per trial, study by study in the order of starting, as trials.csv has them."""
+    rows = []
+    for study_key, stage, trial in _all(studies):
+        seen = evaluations(trial)
+        scores = trial.intermediate_values
+        best = max(scores, key=lambda step: (scores[step], -step), default=None)
+        metrics = {} if best is None else seen[best]["metrics"]
+        metrics = {**metrics, **trial.user_attrs.get("official", {})}
+        last = seen[max(seen)] if seen else {}
+        rows.append(
+            {
+                "depth": study_key.depth,
+                "method": study_key.method,
+                "stage": stage,
+                "trial": trial.number,
+                "seed": trial.user_attrs.get("seed"),
+                "state": STATES[trial.state.name],
+                "score": metrics.get("score"),
+                **{name: value for name, value in metrics.items() if name != "score"},
+                "best_epoch": None if best is None else seen[best]["epoch"],
+                "evaluations": len(scores),
+                "epochs": last.get("epoch", 0.0),
+                "started": None if trial.datetime_start is None else trial.datetime_start.isoformat(timespec="seconds"),
+                "seconds": last.get("seconds"),
+                **studies.settings(study_key, trial),
+                "error": why_ended(trial),
+            }
+        )
+    return rows
+
+
+def evaluation_rows(studies: Studies) -> list[dict[str, Any]]:
+    """Returns one flat row per evaluation of every trial, as evaluations.csv has them."""
+    return [
+        {
+            "depth": study_key.depth,
+            "method": study_key.method,
+            "stage": stage,
+            "trial": trial.number,
+            "evaluation": step,
+            "epoch": seen["epoch"],
+            "score": trial.intermediate_values[step],
+            **{f"loss_{name}": value for name, value in seen["loss"].items()},
+            "gradient_norm": seen["gradient_norm"],
+            "learning_rate": seen["learning_rate"],
+            **seen["watched"],
+            "seconds": seen["seconds"],
+        }
+        for study_key, stage, trial in _all(studies)
+        for step, seen in evaluations(trial).items()
+    ]
+
+
+def counts(studies: Studies) -> dict[str, int]:
+    """Returns how many trials are complete, stopped early, failed and running."""
+    names = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "running"}
+    found = dict.fromkeys(names.values(), 0)
+    for _, _, trial in _all(studies):
+        found[names[trial.state.name]] += 1
+    return found
+
+
+def best_scores(studies: Studies) -> dict[int, float | None]:
+    """Returns the highest score that any trial of a search at each depth has reported; None when there is none."""
+    best: dict[int, float | None] = {study_key.depth: None for study_key in studies.plans}
+    for study_key in studies.plans:
+        scores = [
+            best[study_key.depth],
+            *(s for trial in studies.trials(study_key) for s in trial.intermediate_values.values()),
+        ]
+        best[study_key.depth] = max((score for score in scores if score is not None), default=None)
+    return best
+
+
+def epochs_done(studies: Studies) -> float:
+    """Returns the epochs that all trials together have trained."""
+    return sum(float(seen[max(seen)]["epoch"]) for _, _, trial in _all(studies) if (seen := evaluations(trial)))
+
+
+def commonest_failure(studies: Studies) -> str | None:
+    """Returns the reason most failed trials give; None when none failed."""
+    reasons = [why_ended(trial) for _, _, trial in _all(studies) if trial.state.name == "FAIL"]
+    return max(reasons, key=reasons.count, default=None)
+
+
+def _all(studies: Studies) -> list[tuple[StudyKey, Stage, FrozenTrial]]:
+    return [
+        (study_key, stage, trial)
+        for study_key in studies.plans
+        for stage in STAGES
+        for trial in studies.trials(study_key, stage)
+    ]

@@ -1,0 +1,1 @@
+"""The jobs that commands and the Python API start, from checked options to a result on disk."""

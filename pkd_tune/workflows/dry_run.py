@@ -1,0 +1,147 @@
+"""What a search would cost, from a few steps at every depth, timed on this machine. Nothing is trained or kept."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from pkd_tune.cli.command_line import load_examples, say
+from pkd_tune.config import SearchConfig
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import load_features, selection_splits
+from pkd_tune.encoders.folder import WEIGHTS, layer_count
+from pkd_tune.reporting.document import Table, markdown
+from pkd_tune.reporting.formatting import plural
+from pkd_tune.tuning import cluster
+from pkd_tune.tuning.plan import StudyPlan
+from pkd_tune.tuning.resources import Resources
+from pkd_tune.tuning.runner import KEPT_WEIGHTS, disk_bytes
+from pkd_tune.tuning.sampling import REDUCTION, WARM_UP_TRIALS
+from pkd_tune.workflows.capacity import at_once, fitting
+from pkd_tune.workflows.request import SearchRequest
+from pkd_tune.workflows.search import plan_search
+from pkd_tune.workflows.timing import TIMED_STEPS, Cost, time_student, time_teacher
+
+
+def dry_run(request: SearchRequest) -> int:
+    """Prints the plan of a search; returns the exit code."""
+    config = request.config
+    data, task = config.data, TASKS[config.data.task]
+    plans = plan_search(request)
+    resources = request.resources or cluster_resources(request)
+    device = torch.device(resources.device if torch.cuda.is_available() else "cpu")
+    load_examples(task, data.data_dir, demo=request.demo)
+    features = load_features(task, data.data_dir, data.student_dir, data.max_length)
+    splits = selection_splits(task, features, data.select_on)
+    resources = fitting(request, resources, plans)
+    torch.set_num_threads(resources.threads if device.type == "cpu" else torch.get_num_threads())
+    costs = {}
+    for depth in config.depths:
+        say(f"timing a student of {plural(depth, 'layer')}")
+        costs[depth] = time_student(config, splits, depth, device)
+    say(f"timing the teacher, {plural(layer_count(data.teacher_dir), 'layer')}")
+    teacher_seconds = time_teacher(config, splits, device)
+    weights = (data.student_dir / WEIGHTS).stat().st_size
+    disk = disk_bytes(weights, len(plans), resources) + len(plans) * weights
+    print(plan_text(config, plans, resources, costs, teacher_seconds, disk, timed_on=device.type))
+    return 0
+
+
+def cluster_resources(request: SearchRequest) -> Resources:
+    """Returns the slots of the cluster that a search would join.
+
+    Raises:
+        UserError: When it is out of reach, or has too few GPUs.
+    """
+    assert request.address is not None
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        cluster.joined_cluster(request.address, Path(folder) / "ray-start.log"),
+    ):
+        return cluster.cluster_resources(request.gpus, request.trials_per_gpu)
+
+
+def expected_evaluations(trials: int, evaluations: int, *, early_stopping: bool) -> float:
+    """Returns how many evaluations the trials of one study get, when half of those that reach a rung go on.
+
+    The first few pass a rung in any case; the best are never stopped.
+    """
+    if not early_stopping:
+        return float(trials * evaluations)
+    total, reaching, done, rung = 0.0, float(trials), 0, 1
+    while rung < evaluations:
+        total += reaching * (rung - done)
+        reaching = min(reaching, WARM_UP_TRIALS) + max(0.0, reaching - WARM_UP_TRIALS) / REDUCTION
+        done, rung = rung, rung * 2
+    return total + reaching * (evaluations - done)
+
+
+def plan_text(
+    config: SearchConfig,
+    plans: Sequence[StudyPlan],
+    resources: Resources,
+    costs: Mapping[int, Cost],
+    teacher: float,
+    disk: int,
+    *,
+    timed_on: str,
+) -> str:
+    """Returns the plan as a person reads it.
+
+    Args:
+        config: Of the search.
+        plans: Of its studies.
+        slots: Where its trials would run.
+        costs: By depth.
+        teacher: Seconds that the teacher takes.
+        disk: Bytes that the files of trials and the exported students take.
+        timed_on: `cpu` or `cuda`: what the costs are of, which is the CPU where a cluster's GPUs are far away.
+    """
+    training = config.student_training
+    evaluations = training.epochs * training.evaluations_per_epoch
+    rows, expected, most = [], 0.0, 0.0
+    for plan in plans:
+        cost = costs[plan.study_key.depth]
+        each = cost.epoch / training.evaluations_per_epoch + cost.evaluation
+        likely = expected_evaluations(plan.quota, evaluations, early_stopping=config.early_stopping)
+        confirming = config.seeds * evaluations
+        epochs = (likely + confirming) / training.evaluations_per_epoch
+        expected += (likely + confirming) * each
+        most += (plan.quota * evaluations + confirming) * each
+        rows.append(
+            [
+                plural(plan.study_key.depth, "layer"),
+                plan.study_key.method,
+                plan.quota,
+                config.seeds,
+                f"{epochs:.0f} of {(plan.quota + config.seeds) * training.epochs}",
+                f"{cost.epoch:.1f} s",
+                f"{(likely + confirming) * each / 60:.1f} min",
+            ]
+        )
+    rungs = [2**i for i in range(evaluations.bit_length()) if 2**i < evaluations] if config.early_stopping else []
+    of_slots = timed_on == resources.device
+    unit = {"cuda": "GPU-hours", "cpu": "core-hours"}[resources.device] if of_slots else "hours of this machine's CPU"
+    share = 1.0 if not of_slots else resources.threads if resources.device == "cpu" else 1 / resources.per_gpu
+    elsewhere = "" if of_slots else " on this machine's CPU, for it has no GPU: on GPUs all times are shorter"
+    header = ["student", "method", "trials", "seeds", "epochs expected", "an epoch takes", "slot time"]
+    return "\n".join(
+        [
+            _table(header, rows),
+            "",
+            f"{at_once(resources)}. Rungs at evaluations {', '.join(map(str, rungs)) or 'none'} of {evaluations}.",
+            f"Teacher, unless it is there already: {teacher / 60:.1f} min.",
+            f"Search and confirmation: about {expected / resources.count / 60:.1f} min, at most "
+            f"{most / resources.count / 60:.1f} min if nothing is stopped early.",
+            f"That is {expected / 3600 * share:.2f} {unit}, at most {most / 3600 * share:.2f}.",
+            f"Disk: at most {disk / 1e9:.2f} GB for the files of trials, of which the best {KEPT_WEIGHTS} a row stay, "
+            "and for exported students.",
+            f"Timed alone, {TIMED_STEPS} steps a depth{elsewhere}; trials that run at once share the machine "
+            "and may be slower.",
+        ]
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    return markdown([Table(header, rows)]).strip()

@@ -1,0 +1,131 @@
+"""Which folder a search works in, and whether what was begun there is the same search."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pkd_tune.config import UserError
+from pkd_tune.files import RUN, read_json
+
+COMPARED = ("demo", "search", "space", "content")
+"""Parts of run.json that make a search the same; machine, versions and date may change."""
+
+FLAGS = {
+    "search.seed": "--seed",
+    "search.depths": "--depths",
+    "search.sampler": "--sampler",
+    "search.data.select_on": "--select-on",
+    "search.student_training.precision": "--precision",
+    "demo": "--demo",
+}
+"""Settings that have a flag of their own; the others come from the space or from what was found."""
+
+PLACES = ("search.data.data_dir", "search.data.teacher_dir", "search.data.student_dir")
+"""Settings that only say where something lies; what lies there is compared by content."""
+
+ADDED = ("search.student_training.precision",)
+"""Settings that earlier runs have no record of: they ran with `auto`."""
+
+TOTALS = ("search.trials", "search.control_trials", "search.seeds")
+"""Settings that a continued run may raise."""
+
+
+def choose_run_folder(task_folder: Path, name: str, *, new: bool) -> Path:
+    """Returns the latest run of a name (`NAME`, `NAME-2`, ...), or the next one for a new run; makes nothing.
+
+    Args:
+        task_folder: Holds all runs of a task.
+        name: What a first run is called.
+        new: Whether to start another run although there is one.
+    """
+    pattern = re.compile(re.escape(name) + r"(?:-(\d+))?")
+    matches = [pattern.fullmatch(path.name) for path in task_folder.iterdir()] if task_folder.is_dir() else []
+    latest = max((int(match[1] or 1) for match in matches if match), default=0)
+    number = latest + 1 if new or latest == 0 else latest
+    return task_folder / (name if number == 1 else f"{name}-{number}")
+
+
+def begin_run_folder(task_folder: Path, name: str, record: dict[str, Any], *, new: bool) -> Path:
+    """Returns the folder of the run to start or to continue, and makes it.
+
+    Of several searches that start a new run at once, each gets a folder of its own.
+
+    Args:
+        task_folder: Holds all runs of a task.
+        name: What a first run is called.
+        record: What run.json would be, as far as it is known.
+        new: Whether to start another run although there is one.
+
+    Raises:
+        UserError: When the run that would be continued has other settings.
+    """
+    task_folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        run_dir = choose_run_folder(task_folder, name, new=new)
+        if (run_dir / RUN).exists():
+            check_same_search(run_dir, read_json(run_dir / RUN), record)
+        try:
+            run_dir.mkdir(exist_ok=not new)
+            return run_dir
+        except FileExistsError:
+            continue  # another search took this number just now
+
+
+def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str, Any]) -> None:
+    """Refuses to continue a run whose settings are not the current ones; the numbers of trials and seeds may differ.
+
+    Args:
+        run_dir: Named in the error.
+        recorded: The run's run.json, or the part of it that can be compared yet.
+        current: What it would be now; parts that only one of the two has yet are not compared.
+
+    Raises:
+        UserError: One line per setting that differs.
+    """
+    parts = [part for part in COMPARED if part in recorded and part in current]
+    before, now = (dict(_flat({part: record[part] for part in parts})) for record in (recorded, current))
+    before = {**{key: "auto" for key in ADDED if key in now}, **before}
+    differing = [
+        f"{run_dir}: {_name(key)} {_was(before, key)} in this run and {_is(now, key)}; give the old value or "
+        "start another run with --new"
+        for key in dict.fromkeys([*before, *now])
+        if key not in (*PLACES, *TOTALS) and not _follows_flag(key) and _was(before, key) != _was(now, key)
+    ]
+    if differing:
+        raise UserError(*differing)
+
+
+def way(run_dir: Path, folder: Path) -> str:
+    """Returns the way from a run's folder to another one; it holds wherever the two are moved together."""
+    return Path(os.path.relpath(folder, run_dir)).as_posix()
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields every leaf of nested objects with its dotted name; an empty list is none."""
+    for key, value in record.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = {str(i): item for i, item in enumerate(value, start=1)}
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value != []:
+            yield f"{prefix}{key}", value
+
+
+def _name(key: str) -> str:
+    """Returns what people call a setting: its flag where it has one."""
+    return "--methods" if re.fullmatch(r"search\.stages\.\d+\.method", key) else FLAGS.get(key, key)
+
+
+def _was(record: dict[str, Any], key: str) -> str:
+    return f"was {record[key]!r}" if key in record else "was not there"
+
+
+def _is(record: dict[str, Any], key: str) -> str:
+    return f"is now {record[key]!r}" if key in record else "is gone now"
+
+
+def _follows_flag(key: str) -> bool:
+    """Tells whether a setting is one of several that a flag sets together, and not the one that is named for it."""
+    return key.endswith((".seed", ".precision")) and key not in FLAGS

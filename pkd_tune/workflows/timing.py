@@ -1,0 +1,143 @@
+"""What training costs on this machine, from a few real steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+
+from pkd_tune.config import DistillConfig, SearchConfig, TrainingConfig
+from pkd_tune.data.batches import Batch
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.tokens import Split, take
+from pkd_tune.distillation.inference import evaluate, predict
+from pkd_tune.distillation.loop import Evaluation, fit
+from pkd_tune.distillation.losses import LossParts, finetune_loss
+from pkd_tune.distillation.student import ModelPool, StudentData, distill
+from pkd_tune.distillation.teacher_outputs import TeacherOutputs
+from pkd_tune.encoders.folder import has_classifier, layer_count
+from pkd_tune.encoders.modeling import load_classifier, run
+
+if TYPE_CHECKING:
+    from transformers import BertForSequenceClassification
+
+T = TypeVar("T")
+
+TIMED_STEPS = 8
+"""Steps that are timed at each depth, after as many on the same examples that are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one model costs, in seconds on one slot."""
+
+    epoch: float
+    """An epoch of training."""
+    evaluation: float
+    """A look at the splits that choose."""
+
+
+def time_student(config: SearchConfig, splits: Mapping[str, Split], depth: int, device: torch.device) -> Cost:
+    """Times some training steps, and an evaluation, of a student whose teacher says random things."""
+    task = TASKS[config.data.task]
+    ends: list[float] = []
+    part = some(splits["train"], TIMED_STEPS * config.student_training.batch_size)
+    student = train_student(config, splits, part, depth, device, epochs=2, report=noting(ends))
+    dev, precision = {name: splits[name] for name in task.dev_splits}, config.student_training.precision
+    evaluation, _ = timed(lambda: evaluate(student, dev, task, precision=precision), device)
+    return Cost(epoch=(ends[1] - ends[0]) * len(splits["train"]) / len(part), evaluation=evaluation)
+
+
+def train_student(
+    config: SearchConfig,
+    splits: Mapping[str, Split],
+    part: Split,
+    depth: int,
+    device: torch.device,
+    model_pool: ModelPool | None = None,
+    *,
+    epochs: int = 1,
+    report: Callable[[Evaluation], None] = lambda evaluation: None,
+) -> BertForSequenceClassification:
+    """Trains a student on part of the training split, and hardly evaluates it; its teacher says random things.
+
+    Args:
+        config: Of the search.
+        splits: Of the task.
+        part: Of the training split.
+        depth: The student's.
+        device: Where it is trained.
+        model pool: Kept for the next student.
+        epochs: How often it sees the part.
+        report: Called at the end of each epoch.
+    """
+    task, data = TASKS[config.data.task], config.data
+    start = load_classifier(data.student_dir, task.labels, seed=0).to(device)
+    layers, width = layer_count(data.teacher_dir), start.config.hidden_size
+
+    def random(split: Split) -> TeacherOutputs:
+        n = len(split)
+        return TeacherOutputs(torch.randn(n, task.outputs), torch.randn(n, layers, width).half(), torch.arange(n))
+
+    dev = {name: some(splits[name], task.outputs) for name in task.dev_splits}
+    student_data = StudentData(
+        task=task,
+        train=part,
+        dev=dev,
+        official_dev=dev,
+        start=start,
+        init="pretrained",
+        teacher_train=random(part),
+        teacher_dev={name: random(split) for name, split in dev.items()},
+        device=device,
+    )
+    loss = DistillConfig(student_layers=depth, alpha=0.5, beta=100, temperature=10, strategy="skip", normalize=True)
+    training = replace(config.student_training, epochs=epochs, evaluations_per_epoch=1)
+    return distill(student_data, loss, training, report, model_pool=model_pool)[0]
+
+
+def time_teacher(config: SearchConfig, splits: Mapping[str, Split], device: torch.device) -> float:
+    """Returns how many seconds the teacher would take: its trainings, where it needs any, and its outputs."""
+    task, data = TASKS[config.data.task], config.data
+    model = load_classifier(data.teacher_dir, task.labels, seed=0).to(device)
+    part = some(splits["train"], TIMED_STEPS // 2 * 32)
+    whole = len(splits["train"]) / len(part)
+    dev = {name: some(splits[name], task.outputs) for name in task.dev_splits}
+
+    def step(batch: Batch) -> LossParts:
+        return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
+
+    twice = TrainingConfig(epochs=2, evaluations_per_epoch=1, precision=config.student_training.precision)
+    ends: list[float] = []
+    fit(model, step, part, dev, task, twice, noting(ends))
+    outputs, _ = timed(lambda: predict(model, part, precision="fp32"), device)
+    epochs = 0 if has_classifier(data.teacher_dir) else sum(each.epochs for each in config.teacher_trainings)
+    return whole * (epochs * (ends[1] - ends[0]) + outputs)
+
+
+def noting(ends: list[float]) -> Callable[[Evaluation], None]:
+    """Returns what notes when each epoch of a training ends; whoever has its score has waited for the GPU.
+
+    From one end to the next there is nothing but steps. Loading a model, and on a GPU capturing a step for every
+    length, come before the first: they are done once, and not in every epoch.
+    """
+    return lambda evaluation: ends.append(time.perf_counter())
+
+
+def some(split: Split, examples: int) -> Split:
+    """Returns a part of a split, of examples as long as its own are."""
+    order = np.random.default_rng(0).permutation(len(split))
+    return take(split, split.name, order[:examples])
+
+
+def timed(work: Callable[[], T], device: torch.device) -> tuple[float, T]:
+    """Returns the seconds that something takes, and what it returns."""
+    started = time.perf_counter()
+    result = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started, result

@@ -1,0 +1,230 @@
+"""Sources of examples: TSV folders, the hub and its cache."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from glue_files import PAIRS, VALUES, offline, rows_of, write_hub, write_tsv
+from tiny import write_bert, write_task
+
+from pkd_tune.config import UserError
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import check_source, load_features, load_raw, row_count_notes, selection_splits
+from pkd_tune.data.metrics import majority_score
+from pkd_tune.data.task import Task
+from pkd_tune.data.tokens import Split
+from pkd_tune.data.tsv import RawSplit
+
+MRPC, RTE, COLA = TASKS["MRPC"], TASKS["RTE"], TASKS["CoLA"]
+REAL_GLUE = Path(__file__).parents[3] / "shared" / "glue"
+
+
+def test_check_source_accepts_a_whole_folder(tmp_path: Path) -> None:
+    write_tsv(MRPC, tmp_path)
+    assert check_source(MRPC, tmp_path) == []
+
+
+def test_check_source_reports_every_file_at_once(tmp_path: Path) -> None:
+    folder = write_tsv(MRPC, tmp_path)
+    (folder / "train.tsv").write_text("")
+    (folder / "dev.tsv").unlink()
+    (folder / "test.tsv").write_text("index\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t1\t2\ta\n")
+    problems = check_source(MRPC, tmp_path)
+    assert [problem.split(":")[0].split(" ")[0] for problem in problems] == [
+        str(folder / name) for name in ("train.tsv", "dev.tsv", "test.tsv")
+    ]
+    with pytest.raises(UserError) as caught:
+        load_raw(MRPC, tmp_path)
+    assert list(caught.value.problems) == problems
+
+
+def test_a_missing_test_split_is_no_problem_unless_it_is_needed(tmp_path: Path) -> None:
+    folder = write_tsv(MRPC, tmp_path)
+    write_bert(tmp_path / "bert")
+    whole = load_features(MRPC, tmp_path, tmp_path / "bert", 32)
+    (folder / "test.tsv").unlink()
+    assert check_source(MRPC, tmp_path) == []
+    assert check_source(MRPC, tmp_path, needed=["dev"]) == []
+    (problem,) = check_source(MRPC, tmp_path, needed=["test"])
+    assert problem.startswith(f"{folder / 'test.tsv'} is missing; put the split there")
+    raw = load_raw(MRPC, tmp_path)
+    assert list(raw) == ["train", "dev"]
+    assert [note.split()[1] for note in row_count_notes(MRPC, raw)] == ["train", "dev"]
+    splits = load_features(MRPC, tmp_path, tmp_path / "bert", 32)
+    assert {name: split.key for name, split in splits.items()} == {name: whole[name].key for name in ("train", "dev")}
+    (folder / "dev.tsv").unlink()
+    assert "dev.tsv is missing" in check_source(MRPC, tmp_path)[0]
+
+
+def test_a_folder_of_files_is_never_replaced_by_the_hub(tmp_path: Path, dataset_cache: Path) -> None:
+    hub = write_hub(MRPC, tmp_path / "hub")
+    write_tsv(MRPC, tmp_path / "data")
+    (tmp_path / "data" / "data_raw" / "MRPC" / "dev.tsv").unlink()
+    with pytest.raises(UserError, match=r"dev\.tsv is missing"):
+        load_raw(MRPC, tmp_path / "data", str(hub))
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_folder_and_hub_give_the_same_examples(task: Task, tmp_path: Path, dataset_cache: Path) -> None:
+    write_tsv(task, tmp_path / "data")
+    hub = write_hub(task, tmp_path / "hub")
+    from_folder = load_raw(task, tmp_path / "data")
+    from_hub = load_raw(task, tmp_path / "none", str(hub))
+    assert from_folder == from_hub
+    assert list(from_hub) == list(task.row_counts)
+    for split, examples in rows_of(task).items():
+        firsts, seconds, class_ids = map(list, zip(*examples, strict=True))
+        assert from_hub[split].sentence1 == firsts
+        assert from_hub[split].sentence2 == (seconds if len(task.hub_sentences) == 2 else None)
+        labels = [float(np.float32(VALUES[class_id])) for class_id in class_ids] if task.regression else class_ids
+        assert from_hub[split].labels == (None if task.layout(split).label is None else labels)
+
+
+@pytest.mark.parametrize("task", [TASKS["STS-B"], TASKS["MNLI"]], ids=lambda task: task.name)
+def test_a_hub_dataset_with_placeholder_labels_in_dev_is_refused(
+    task: Task, tmp_path: Path, dataset_cache: Path
+) -> None:
+    hub = write_hub(task, tmp_path / "hub")
+    (path,) = (hub / task.hub_name).glob(f"{task.split('dev').hub}-*.parquet")
+    table = pq.read_table(path)
+    column = table.column_names.index("label")
+    kind = table.schema.field("label").type
+    pq.write_table(table.set_column(column, "label", pa.array([1, -1], kind)), path)
+    with pytest.raises(UserError, match=rf"row 1 of '{task.split('dev').hub}' has the label -1(\.0)?, expected 0 to"):
+        load_raw(task, tmp_path, str(hub))
+
+
+def test_a_hub_dataset_with_other_classes_is_refused(tmp_path: Path, dataset_cache: Path) -> None:
+    hub = write_hub(RTE, tmp_path / "hub")
+    readme = (hub / "README.md").read_text()
+    (hub / "README.md").write_text(readme.replace("'0': entailment", "'0': entailed"))
+    with pytest.raises(
+        UserError, match=r"classes \['entailed', 'not_entailment'\] in 'train', expected \['entailment'"
+    ):
+        load_raw(RTE, tmp_path, str(hub))
+
+
+def test_a_hub_dataset_without_the_task_or_a_split_is_one_line(tmp_path: Path, dataset_cache: Path) -> None:
+    hub = write_hub(RTE, tmp_path / "hub", {split: PAIRS[split] for split in ("train", "test")})
+    with pytest.raises(UserError, match="has no split 'validation', only train, test"):
+        load_raw(RTE, tmp_path, str(hub))
+    with pytest.raises(UserError, match="'mrpc' cannot be loaded") as caught:
+        load_raw(MRPC, tmp_path, str(hub))
+    assert "\n" not in str(caught.value)
+
+
+def test_without_folder_hub_or_cache_there_is_one_line_and_no_waiting(tmp_path: Path) -> None:
+    code = f"""
+import sys, time
+from pathlib import Path
+from pkd_tune.config import (UserError)
+from pkd_tune.data.loading import (check_source, load_raw)
+from pkd_tune.data.glue import (TASKS)
+started = time.perf_counter()
+(problem,) = check_source(TASKS["MRPC"], Path({str(tmp_path)!r}))
+try:
+    load_raw(TASKS["MRPC"], Path({str(tmp_path)!r}))
+except UserError as error:
+    assert error.problems == (problem,)
+assert time.perf_counter() - started < 2
+assert not {{"torch", "transformers", "datasets"}} & set(sys.modules)
+print(problem)
+"""
+    problem = offline(code, tmp_path)
+    assert str(tmp_path / "data_raw" / "MRPC") in problem
+    assert "--data-dir" in problem
+    assert "--demo" in problem
+
+
+def test_a_cached_hub_dataset_is_used_when_the_hub_is_out_of_reach(tmp_path: Path) -> None:
+    # The cache of the real repository, filled from a folder laid out like it.
+    hub = write_hub(MRPC, tmp_path / "glue")
+    code = f"""
+import time
+from pathlib import Path
+import datasets
+target = Path({str(tmp_path)!r}) / "hf_home/datasets/nyu-mll___glue/mrpc/0.0.0/0123456789abcdef"
+datasets.load_dataset_builder({str(hub)!r}, "mrpc").download_and_prepare(str(target))
+from pkd_tune.data.loading import (check_source, load_raw)
+from pkd_tune.data.glue import (TASKS)
+started = time.perf_counter()
+assert check_source(TASKS["MRPC"], Path("nowhere")) == []
+raw = load_raw(TASKS["MRPC"], Path("nowhere"))
+assert time.perf_counter() - started < 5
+print(raw["train"].sentence1, raw["dev"].labels, raw["test"].labels)
+"""
+    assert offline(code, tmp_path).strip() == f"{[first for first, _, _ in PAIRS['train']]} [0, 1] None"
+
+
+def test_row_count_notes_name_each_split_that_differs() -> None:
+    raw = {name: RawSplit([""] * count, [""] * count, None) for name, count in MRPC.row_counts.items()}
+    assert row_count_notes(MRPC, raw) == []
+    assert row_count_notes(MRPC, {**raw, "train": raw["dev"]}) == [
+        "MRPC train has 408 rows; the official split has 3,668"
+    ]
+
+
+# The real files, where this machine has them
+
+
+@pytest.mark.parametrize(("task", "positives"), [(MRPC, 279), (RTE, 131), (COLA, 721)], ids=["MRPC", "RTE", "CoLA"])
+def test_real_files_have_their_official_rows_and_class_counts(task: Task, positives: int, tmp_path: Path) -> None:
+    if not (REAL_GLUE / task.name).is_dir():
+        pytest.skip(f"no real GLUE files at {REAL_GLUE / task.name}")
+    (tmp_path / "data_raw").mkdir()
+    (tmp_path / "data_raw" / task.name).symlink_to(REAL_GLUE / task.name)
+    assert check_source(task, tmp_path) == []
+    raw = load_raw(task, tmp_path)
+    assert {name: len(split) for name, split in raw.items()} == task.row_counts
+    assert row_count_notes(task, raw) == []
+    assert raw["dev"].labels is not None
+    assert sum(raw["dev"].labels) == positives
+    assert raw["train"].labels is not None
+    assert Counter(raw["train"].labels).most_common(1)[0][0] == task.filler
+    if task is MRPC:
+        assert (REAL_GLUE / "MRPC" / "train.tsv").read_bytes().startswith(b"\xef\xbb\xbf")
+        assert raw["train"].sentence1[0].startswith('Amrozi accused his brother , whom he called " the witness "')
+        scores = majority_score(task, {"dev": raw["dev"].labels})
+        assert (round(scores["accuracy"], 1), round(scores["f1"], 1)) == (68.4, 81.2)
+    if task is COLA:
+        assert raw["train"].sentence1[0].startswith("Our friends won't buy this analysis")
+        assert not (REAL_GLUE / "CoLA" / "dev.tsv").read_bytes().endswith(b"\n")
+
+
+@pytest.mark.parametrize("name", ["MRPC", "MNLI", "STS-B"])
+def test_a_holdout_is_a_stratified_part_of_train_that_training_does_not_see(tmp_path: Path, name: str) -> None:
+    task = TASKS[name]
+    write_task(task, tmp_path, train=120)
+    write_bert(tmp_path / "bert")
+    splits = load_features(task, tmp_path, tmp_path / "bert", 32)
+    assert selection_splits(task, splits, "dev").keys() == {"train", *task.dev_splits}
+    chosen = selection_splits(task, splits, "holdout")
+    assert {part: len(split) for part, split in chosen.items()} == {
+        "train": 120 - 12 * len(task.dev_splits),
+        **dict.fromkeys(task.dev_splits, 12),
+    }
+
+    def examples(split: Split) -> list[tuple[int, ...]]:
+        assert split.labels is not None
+        return [
+            (*split.input_ids[start:end], first, label)
+            for start, end, first, label in zip(
+                split.offsets, split.offsets[1:], split.first_lengths, split.labels, strict=False
+            )
+        ]
+
+    assert sorted(example for split in chosen.values() for example in examples(split)) == sorted(
+        examples(splits["train"])
+    )
+    if not task.regression:
+        whole, held = splits["train"].labels, chosen["dev"].labels
+        assert whole is not None
+        assert held is not None
+        for label in range(task.outputs):
+            assert abs((held == label).mean() - (whole == label).mean()) < 1 / 12
+    assert len({split.key for split in (*chosen.values(), *splits.values())}) == len(chosen) + len(splits)
+    again = selection_splits(task, splits, "holdout")
+    assert {part: split.key for part, split in again.items()} == {part: split.key for part, split in chosen.items()}

@@ -1,0 +1,256 @@
+"""Steps on tensors that stay where they are, as a CUDA graph does them, against eager ones.
+
+On a CPU "capturing" keeps the work itself: replaying does what a graph would do, reading and writing the same tensors.
+"""
+
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from made_up_trainings import CPU, PKD, TRAINING, assert_same, capturing_workshop, make_classroom, repeat, train
+
+from pkd_tune.data.batches import Batch, in_parts
+from pkd_tune.distillation import train_step as stepping
+from pkd_tune.distillation.batch_source import Inputs, make_resident, open_source
+from pkd_tune.distillation.checkpoint import StateFile
+from pkd_tune.distillation.loop import Evaluation
+from pkd_tune.distillation.losses import LossParts, finetune_loss
+from pkd_tune.distillation.memory import give_back_freed_memory
+from pkd_tune.distillation.student import ModelPool, distill
+from pkd_tune.distillation.train_step import Capture, TrainStep, graph_capture, own_stream
+from pkd_tune.encoders.modeling import run
+
+
+def test_a_batch_of_many_tokens_goes_through_in_parts_on_a_cpu_and_counts_as_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, weights = train(make_classroom(), PKD, TRAINING)
+    sizes: list[int] = []
+
+    def seen(batch: Batch, parts: int) -> list[Batch]:
+        cut = in_parts(batch, parts)
+        sizes.extend(len(part.labels_B) for part in cut)
+        return cut
+
+    monkeypatch.setattr(stepping, "CPU_TOKENS", 50)  # of four examples with up to 29 tokens each
+    monkeypatch.setattr(stepping, "in_parts", seen)
+    cut, same_weights = train(make_classroom(), PKD, TRAINING)
+    assert set(sizes) >= {1, 2}
+    for one, other in zip(whole, cut, strict=True):
+        assert other.losses == pytest.approx(one.losses, rel=1e-5)
+        assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
+        assert other.micro_batches == 1  # nothing ran out of memory
+    for name, weight in weights.items():
+        torch.testing.assert_close(same_weights[name], weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "from-the-host"])
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"strategy": "last", "normalize": False}, {"beta": 0.0}, {"alpha": 0.0, "beta": 0.0}],
+    ids=["skip", "last", "kd", "finetuned"],
+)
+def test_steps_in_place_are_the_eager_ones(change: dict[str, object], resident: bool) -> None:
+    """Losses of every half epoch over several lengths, and every weight after them; padding to 8 is among it."""
+    student_data, config = make_classroom(), replace(PKD, **change)
+    model_pool = capturing_workshop(student_data, 2, repeat, resident=resident)
+    assert_same(train(student_data, config, TRAINING), train(student_data, config, TRAINING, model_pool))
+    (train_step,) = model_pool.train_steps.values()
+    lengths = {inputs["input_ids_BT"].shape[1] for inputs in train_step.graph_inputs() if not resident}
+    assert len(train_step.graph_inputs()) >= 3
+    assert all(length % 8 == 0 for length in lengths)
+
+
+@pytest.mark.parametrize("teacher_width", [16, 24])
+def test_a_kept_bench_trains_as_a_new_one_does(teacher_width: int) -> None:
+    """Other weights of the loss, another rate and seed, another structure: each replays or captures what is its own."""
+    student_data = make_classroom(teacher_width=teacher_width)
+    model_pool = capturing_workshop(student_data, 2, repeat, resident=True)
+    train_step = model_pool.train_steps[2, teacher_width != 16]
+    other = replace(TRAINING, learning_rate=5e-3, seed=1, weight_decay=0.3, max_grad_norm=0.5)
+    others = [
+        (replace(PKD, alpha=0.9, beta=3.0, temperature=2.0), TRAINING),
+        (replace(PKD, strategy="last"), TRAINING),
+        (PKD, other),
+        (PKD, TRAINING),
+    ]
+    for config, training in [*others, *others[:2]]:
+        assert_same(train(student_data, config, training), train(student_data, config, training, model_pool))
+    assert model_pool.train_steps == {(2, teacher_width != 16): train_step}
+
+
+def test_an_eager_workshop_changes_nothing_at_all() -> None:
+    """To the last bit, with dropout, on a CPU; and memory is kept for one depth only."""
+    student_data, model_pool = make_classroom(dropout=0.1), ModelPool()
+    fresh = {depth: train(student_data, replace(PKD, student_layers=depth), TRAINING) for depth in (2, 3)}
+    for depth in (2, 3, 3, 2):
+        seen, weights = train(student_data, replace(PKD, student_layers=depth), TRAINING, model_pool)
+        assert seen == fresh[depth][0]
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in fresh[depth][1].items())
+        assert len(model_pool.train_steps) == 1
+
+
+def moment_places(model_pool: ModelPool) -> list[int]:
+    (train_step,) = model_pool.train_steps.values()
+    return [moment.data_ptr() for moments in train_step.optimizer.state.values() for moment in moments.values()]
+
+
+def test_a_bench_that_nobody_needs_is_given_back_with_its_graphs() -> None:
+    """Its graphs hold it as it holds them."""
+    gc.disable()
+    try:
+        student_data = make_classroom()
+        model_pool = capturing_workshop(student_data, 2, repeat, resident=True)
+        train(student_data, PKD, TRAINING, model_pool)
+        train_step = weakref.ref(model_pool.train_steps[2, False])
+        del model_pool
+        give_back_freed_memory()
+        assert train_step() is None
+    finally:
+        gc.enable()
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_kept_bench_goes_on_from_a_state_in_place(tmp_path: Path) -> None:
+    """Its graphs read the moments where they are, so that these are written over and not replaced."""
+    student_data = make_classroom()
+    model_pool = capturing_workshop(student_data, 2, repeat, resident=True)
+    expected, weights = train(student_data, PKD, TRAINING, model_pool)
+    places = moment_places(model_pool)
+
+    def interrupt(evaluation: Evaluation) -> None:
+        if evaluation.number == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        distill(student_data, PKD, TRAINING, interrupt, StateFile(tmp_path / "state"), model_pool)
+    train(student_data, replace(PKD, alpha=0.1), TRAINING, model_pool)
+    seen: list[Evaluation] = []
+    student, _ = distill(student_data, PKD, TRAINING, seen.append, StateFile(tmp_path / "state"), model_pool)
+    assert seen == expected[2:]
+    assert moment_places(model_pool) == places
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in student.state_dict().items())
+
+
+def short_of_memory(device: torch.device, capture: Capture) -> list[int]:
+    """Lets a bench run out of memory beside another, both with graphs; returns bytes reserved before and in the retry.
+
+    It is held to going on in halves without a graph of either, which it then captures again.
+    """
+    student_data = make_classroom(device)
+    model, config = student_data.start.train(), TRAINING
+    train_steps: dict[int, TrainStep] = {}
+    for i in range(2):
+        train_steps[i] = TrainStep(model, capture=capture, beside=train_steps.values())
+        train_steps[i].begin(config)
+    one, other = train_steps.values()
+    source = open_source(
+        student_data.train, device, 0, resident=make_resident(student_data.train, None, device), multiple=8
+    )
+    reserved: list[int] = []
+
+    def held() -> list[int]:
+        reserved.append(torch.cuda.memory_reserved())
+        return [len(train_step.graph_inputs()) for train_step in train_steps.values()]
+
+    def loss(batch: Batch) -> LossParts:
+        return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
+
+    def short(batch: Batch) -> LossParts:
+        if len(batch.labels_B) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        assert held() == [0, 0]
+        return loss(batch)
+
+    def step(train_step: TrainStep, loss: Callable[[Batch], LossParts], length: int) -> None:
+        inputs = Inputs({"example_ids_B": torch.arange(4, device=device)}, 4, length)
+        train_step.step(loss, source, inputs, config, ())
+
+    with own_stream(device):
+        for train_step in (one, other, one, other):
+            step(train_step, loss, 32)
+        assert held() == [1, 1]
+        step(one, short, 40)
+        assert (one.parts, other.parts) == (2, 1)
+        for train_step in (one, other, one, other):
+            step(train_step, loss, 32)
+        assert held() == [1, 1]
+    return reserved
+
+
+def test_memory_that_runs_out_is_not_held_by_graphs(caplog: pytest.LogCaptureFixture) -> None:
+    short_of_memory(CPU, repeat)
+    assert [record.message.split(":")[0] for record in caplog.records] == ["out of memory"]
+
+
+def test_what_cannot_be_captured_is_an_error() -> None:
+    def refuse(work: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    student_data = make_classroom()
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        train(student_data, PKD, TRAINING, capturing_workshop(student_data, 2, refuse, resident=True))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: out of memory"),
+    ],
+    ids=["tensors", "graph"],
+)
+def test_where_a_graph_does_not_fit_training_goes_on_in_halves(
+    error: RuntimeError, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The batch itself is not lost, and gradients that the capture leaves half done do not count."""
+    captured: list[Callable[[], None]] = []
+
+    def fit_only_later(work: Callable[[], None]) -> Callable[[], None]:
+        captured.append(work)
+        if len(captured) == 1:
+            for parameter in model_pool.train_steps[2, False].parameters():
+                parameter.grad = torch.ones_like(parameter)
+            raise error
+        return work
+
+    student_data = make_classroom()
+    model_pool = capturing_workshop(student_data, 2, fit_only_later, resident=True)
+    whole, in_halves = train(student_data, PKD, TRAINING), train(student_data, PKD, TRAINING, model_pool)
+    assert_same(whole, in_halves)
+    assert in_halves[0][-1].micro_batches == 2
+    assert [record.message.split(":")[0] for record in caplog.records] == ["out of memory"]
+    assert len(model_pool.train_steps[2, False].graph_inputs()) == len(captured) - 1 > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
+def test_the_memory_that_graphs_share_is_given_back_when_it_runs_out() -> None:
+    device = torch.device("cuda")
+    capture = graph_capture(device)
+    assert capture is not None
+    with_graphs, without, *_ = short_of_memory(device, capture)
+    assert without < with_graphs
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "from-the-host"])
+def test_captured_steps_are_the_eager_ones_on_a_gpu(resident: bool) -> None:
+    device = torch.device("cuda")
+    student_data = make_classroom(device)
+    capture = graph_capture(device)
+    assert capture is not None
+    captured = capturing_workshop(student_data, 2, capture, resident=resident)
+    eager = capturing_workshop(student_data, 2, capture, resident=resident)
+    eager.train_steps[2, False].capture = None
+    for config in (PKD, replace(PKD, alpha=0.9, beta=3.0), PKD):
+        assert_same(train(student_data, config, TRAINING, eager), train(student_data, config, TRAINING, captured))
+    assert len(captured.train_steps[2, False].graph_inputs()) >= 3

@@ -1,0 +1,81 @@
+"""What the plots of a search show, against numbers worked out by hand."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from recorded_run import write_run
+
+from pkd_tune.reporting.run import Run, read_run
+from pkd_tune.reporting.search_figures import best_by_trials, best_so_far, rungs, search_figures
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return read_run(write_run(tmp_path_factory.mktemp("run") / "MRPC" / "minilm"))
+
+
+def row(trial: int, state: str, score: float | None, started: int, seconds: int, epochs: float) -> dict[str, object]:
+    return {
+        **{"depth": 2, "method": "pkd", "stage": "search", "trial": trial, "state": state, "score": score},
+        **{"started": f"2026-01-01T00:00:{started:02}+00:00", "seconds": seconds, "epochs": epochs},
+    }
+
+
+ROWS = [
+    row(0, "complete", 70.0, 0, 30, 4),  # ends third
+    row(1, "stopped early", 90.0, 0, 10, 1),  # ends first; a score that no complete trial reached does not count
+    row(2, "complete", 60.0, 10, 10, 4),  # ends second
+    row(3, "interrupted", 95.0, 30, 5, 2),
+    row(4, "failed", None, 30, 6, 0.5),
+    row(5, "complete", 65.0, 30, 20, 4),
+    {**row(0, "complete", 99.0, 50, 20, 4), "stage": "confirm"},
+]
+
+
+def test_best_so_far_by_hand(run: Run) -> None:
+    found = best_so_far(replace(run, trials=pd.DataFrame(ROWS)))
+    assert found["trial"].tolist() == [1, 2, 0, 4, 5]
+    assert found["trials"].tolist() == [1, 2, 3, 4, 5]
+    assert found["spent"].tolist() == [1, 5, 9, 9.5, 13.5]
+    assert found["best"].tolist()[1:] == [60, 70, 70, 70]
+    assert pd.isna(found["best"].iloc[0])
+
+
+def test_trials_without_a_clock_count_in_their_order(run: Run) -> None:
+    rows = [{**each, "started": None, "epochs": None} for each in ROWS]
+    found = best_so_far(replace(run, trials=pd.DataFrame(rows)))
+    assert found["trial"].tolist() == [0, 1, 2, 4, 5]
+    assert found["best"].tolist() == [70, 70, 70, 70, 70]
+
+
+def test_the_best_line_ends_at_the_selection_score(run: Run) -> None:
+    for depth, panel in zip((2, 3), best_by_trials(run).panels, strict=True):
+        assert panel.title == f"{depth} layers"
+        steps = {series.name: series for series in panel.series if series.kind == "step"}
+        assert list(steps) == ["fine-tuned", "KD", "PKD"]
+        for student in (student for student in run.students if student["layers"] == depth):
+            title = {"finetuned": "fine-tuned", "kd": "KD", "pkd": "PKD"}[student["method"]]
+            assert steps[title].y[-1] == student["search_score"]
+            assert steps[title].x[-1] == student["trials_ended"]
+
+
+def test_every_trial_has_its_curve_and_the_best_is_bold(run: Run) -> None:
+    panel = rungs(run).panels[0]
+    for series in (series for series in panel.series if series.name == "PKD"):
+        assert series.labels is not None
+        if series.width == 3:
+            assert all("the best" in label for label in series.labels)
+            assert max(map(float, series.y)) == max(s["search_score"] for s in run.students if s["layers"] == 2)
+        else:
+            of_pkd = run.evaluations.query("depth == 2 and method == 'pkd' and stage == 'search'")
+            assert len(set(series.labels)) == of_pkd["trial"].nunique() - 1
+
+
+def test_without_evaluations_there_are_no_curves(run: Run) -> None:
+    assert not rungs(replace(run, evaluations=pd.DataFrame())).panels
+
+
+def test_without_trials_there_is_nothing(run: Run) -> None:
+    empty = replace(run, trials=run.trials.head(0), evaluations=pd.DataFrame())
+    assert [figure.name for figure in search_figures(empty) if figure.panels] == []

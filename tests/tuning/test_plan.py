@@ -1,0 +1,76 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pkd_tune.config import DataConfig, SearchConfig, SearchStage, TrainingConfig, UserError
+from pkd_tune.tuning.plan import StudyKey, plan_studies
+from pkd_tune.tuning.space import Choice, contains
+from pkd_tune.tuning.space_file import find_space, load_space
+
+DATA = DataConfig(task="RTE", data_dir=Path("d"), teacher_dir=Path("t"), student_dir=Path("t"))
+DEFAULT, PAPER = (load_space(find_space(name)) for name in ("default", "paper"))
+
+
+def search(*methods: Any, **more: Any) -> SearchConfig:
+    stages = tuple(method if isinstance(method, SearchStage) else SearchStage(method=method) for method in methods)
+    return SearchConfig(
+        data=DATA,
+        teacher_trainings=(),
+        student_training=TrainingConfig(),
+        **{"depths": (3, 6), "stages": stages, "trials": 5, "control_trials": 3, **more},
+    )
+
+
+def test_methods_and_depths_have_their_shares() -> None:
+    plans = plan_studies(search("pkd", "kd", "finetuned"), DEFAULT.parameters)
+    assert {plan.study_key.name: plan.quota for plan in plans} == {
+        **{"3-layer-pkd": 3, "6-layer-pkd": 2, "3-layer-kd": 2, "6-layer-kd": 1},
+        **{"3-layer-finetuned": 2, "6-layer-finetuned": 1},
+    }
+
+
+def test_a_method_fixes_what_its_loss_leaves_out() -> None:
+    plans = {
+        plan.study_key.method: plan.parameters
+        for plan in plan_studies(search("pkd-last", "kd", "finetuned"), DEFAULT.parameters)
+    }
+    assert plans["pkd-last"]["strategy"] == Choice(("last",))
+    assert plans["pkd-last"]["beta"] == DEFAULT.parameters["beta"]
+    assert plans["kd"]["beta"] == Choice((0.0,))
+    assert plans["kd"]["alpha"] == DEFAULT.parameters["alpha"]
+    assert plans["finetuned"]["alpha"] == plans["finetuned"]["beta"] == Choice((0.0,))
+    assert plans["finetuned"]["learning_rate"] == DEFAULT.parameters["learning_rate"]
+
+
+def test_the_papers_search_is_27_settings_of_kd_then_24_of_pkd_and_216_as_a_grid() -> None:
+    in_turn = plan_studies(search(*PAPER.stages, trials=None, sampler="grid"), PAPER.parameters)
+    assert [(plan.study_key.name, plan.quota, plan.after) for plan in in_turn] == [
+        ("3-layer-kd", 27, None),
+        ("6-layer-kd", 27, None),
+        ("3-layer-pkd", 24, StudyKey(3, "kd")),
+        ("6-layer-pkd", 24, StudyKey(6, "kd")),
+    ]
+    whole = plan_studies(search("pkd", trials=None, sampler="grid"), PAPER.parameters)
+    assert [plan.quota for plan in whole] == [216, 216]
+
+
+def test_a_grid_of_a_space_with_ranges_is_refused() -> None:
+    with pytest.raises(UserError, match="--sampler grid: the space has ranges"):
+        plan_studies(search("pkd", sampler="grid"), DEFAULT.parameters)
+
+
+def test_known_settings_inside_the_space_come_first_with_the_own_depth_ahead() -> None:
+    loss = {"temperature": 10, "beta": 100.0, "normalize": True, "strategy": "skip"}
+    known: list[Any] = [
+        ("pkd", 6, {"alpha": 0.7, "learning_rate": 2e-5, **loss}),
+        ("pkd", 3, {"alpha": 0.5, "learning_rate": 2e-5, **loss}),
+        ("pkd", 3, {"alpha": 0.5, "learning_rate": 1.0, **loss}),  # outside the space
+        ("kd", 6, {"alpha": 0.7, "learning_rate": 5e-5, **loss, "beta": 0.0}),
+    ]
+    plans = {plan.study_key: plan for plan in plan_studies(search("pkd", "kd", "pkd-last"), DEFAULT.parameters, known)}
+    assert [s["alpha"] for s in plans[StudyKey(3, "pkd")].first] == [0.5, 0.7]
+    assert [s["alpha"] for s in plans[StudyKey(6, "pkd")].first] == [0.7, 0.5]
+    assert [s["learning_rate"] for s in plans[StudyKey(3, "kd")].first] == [5e-5]
+    assert plans[StudyKey(3, "pkd-last")].first == ()
+    assert all(contains(plan.parameters, settings) for plan in plans.values() for settings in plan.first)

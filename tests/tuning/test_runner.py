@@ -1,0 +1,208 @@
+"""The engine on a real Ray: trials that go well, that something happens to, and many of them."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import trainables
+from runner_runs import ALPHA, ONE, TWO, directly, plans, search
+
+from pkd_tune.config import Method
+from pkd_tune.tuning.artifacts import ArtifactStore
+from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
+from pkd_tune.tuning.ray_bridge import StudySearcher
+from pkd_tune.tuning.runner import KEPT_WEIGHTS, Housekeeping, remove_leftovers
+from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.trial import TrialContext
+from pkd_tune.tuning.trial_tables import trial_rows
+
+
+def test_trials_in_one_process_score_what_each_scores_alone(
+    context: TrialContext, tiny_space: Path, tmp_path: Path
+) -> None:
+    """First or last in a process, in the search or as a confirmation; a bad trial before changes nothing."""
+    rates = (1e30, 2e-3, 3e-3)
+    studies = Studies(
+        tmp_path / "study.log", plans(tiny_space, (2, 3), learning_rates=rates), seeds=(7,), early_stopping=False
+    )
+    rows = search(context, studies)
+    assert [row["state"] for row in rows] == ["failed", "complete", "complete", "complete"]
+    assert "not finite" in rows[0]["error"]
+    assert rows[3]["seed"] == 7
+    study_key = StudyKey(2, "pkd")
+    for stage, trials in (("search", studies.trials(study_key)[1:]), ("confirm", studies.trials(study_key, "confirm"))):
+        for trial in trials:
+            seed = 7 if stage == "confirm" else None
+            seen = directly(context, 2, studies.settings(study_key, trial), seed)
+            assert trial.intermediate_values == {e.number: e.metrics["score"] for e in seen}
+            assert trial.value == max(trial.intermediate_values.values())
+    winner = studies.best(study_key)
+    assert winner is not None
+    files = {path.name for path in context.artifacts.folder.iterdir()}
+    assert files == {
+        "2-layer-pkd-trial-0001.safetensors",
+        "2-layer-pkd-trial-0002.safetensors",
+        "2-layer-pkd-confirm-0000.predictions",
+    }
+
+
+@pytest.mark.parametrize("uri", [None, pytest.param("file://{}/far", marks=pytest.mark.slow)], ids=["folder", "uri"])
+def test_a_killed_process_costs_its_trial_an_epoch_at_most(
+    context: TrialContext, tiny_space: Path, tmp_path: Path, uri: str | None
+) -> None:
+    """And where files lie at a URI, nothing of them stays on the machine that ran the trials."""
+    artifacts = ArtifactStore(tmp_path / "checkpoints", uri and uri.format(tmp_path))
+    studies = Studies(tmp_path / "study.log", plans(tiny_space, (2, 2)), early_stopping=False)
+    rows = search(replace(context, artifacts=artifacts), studies, trainables.killed_once)
+    weights = {f"2-layer-pkd-trial-000{number}.safetensors" for number in (0, 1)}
+    assert {path.name for path in artifacts.folder.iterdir()} == (weights if uri is None else set())
+    assert artifacts.names() == weights
+    assert (tmp_path / "2-layer-pkd-trial-0000.killed").exists()
+    assert [row["state"] for row in rows] == ["complete", "complete"]
+    study_key = StudyKey(2, "pkd")
+    for trial in studies.trials(study_key):
+        seen = directly(context, 2, studies.settings(study_key, trial))
+        assert trial.intermediate_values == {e.number: e.metrics["score"] for e in seen}
+    assert "it is started again" in (tmp_path / "run.log").read_text()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Yields a folder on a file system of its own that is soon full."""
+    folder = tmp_path / "small disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system may be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_process_that_failed_or_has_grown_is_replaced_and_the_log_says_so(
+    context: TrialContext, tiny_space: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    """The first trial finds a full disk, the fourth a process that has grown; all others end well."""
+    context = replace(context, artifacts=ArtifactStore(small_disk))
+    rates = (2e-3, 3e-3, 4e-3, 5e-3)
+    plan = plans(tiny_space, (1, 4), learning_rates=rates)
+    studies = Studies(tmp_path / "study.log", plan, early_stopping=False)
+    rows = search(context, studies, trainables.careless, run_dir=tmp_path)
+    assert [row["state"] for row in rows] == ["failed", "complete", "complete", "complete"]
+    assert "No space left on" in rows[0]["error"]
+    assert "\n" not in rows[0]["error"]
+    assert not [path.name for path in small_disk.iterdir() if "trial-0000" in path.name]
+    log = (tmp_path / "run.log").read_text()
+    assert "Traceback" in log
+    assert "1-layer-pkd-trial-0001: started in a new process: the trial before ended with" in log
+    assert "1-layer-pkd-trial-0002: started" not in log
+    assert "1-layer-pkd-trial-0003: started in a new process: its process holds" in log
+
+
+def test_a_trial_that_takes_too_long_is_given_up(context: TrialContext, tiny_space: Path, tmp_path: Path) -> None:
+    hasty = replace(context, timeout=0.05)
+    studies = Studies(tmp_path / "study.log", plans(tiny_space, (1, 1)))
+    (row,) = search(hasty, studies)
+    assert (row["state"], row["error"]) == ("failed", "took longer than 0.05 seconds")
+    assert "File" in (tmp_path / "run.log").read_text()  # where it hung
+
+
+def test_a_trial_uses_the_cores_it_was_given(context: TrialContext, tiny_space: Path, tmp_path: Path) -> None:
+    studies = Studies(tmp_path / "study.log", plans(tiny_space, (1, 1)))
+    (row,) = search(replace(context, resources=replace(ONE, threads=2)), studies, trainables.counting_threads)
+    assert row["state"] == "complete"
+    assert (tmp_path / "threads").read_text() == "2"
+
+
+def test_a_batch_that_does_not_fit_is_halved_once(context: TrialContext, tiny_space: Path, tmp_path: Path) -> None:
+    studies = Studies(tmp_path / "study.log", plans(tiny_space, (1, 2)), early_stopping=False)
+    rows = search(context, studies, trainables.short_of_memory)
+    assert [row["state"] for row in rows] == ["complete", "failed"]
+    assert "out of memory with batches of 16 in halves" in rows[1]["error"]
+    last = studies.trials(StudyKey(1, "pkd"))[0].user_attrs["evaluation 4"]
+    assert last["micro_batches"] == 2
+
+
+def test_a_trial_whose_process_died_too_often_has_the_end_of_its_error_for_a_reason(tmp_path: Path) -> None:
+    studies = Studies(tmp_path / "study.log", [StudyPlan(study_key=StudyKey(2, "pkd"), quota=1, parameters=ALPHA)])
+    config = StudySearcher(studies).suggest("a")
+    (tmp_path / "error.txt").write_text("Failure # 1\nTraceback\nActorDiedError: " + "it is dead " * 40 + "\n")
+    trial: Any = SimpleNamespace(config=config, error_file=str(tmp_path / "error.txt"))
+    Housekeeping(studies, ArtifactStore(tmp_path)).on_trial_error(1, [], trial)
+    (row,) = trial_rows(studies)
+    assert row["state"] == "failed"
+    assert row["error"].startswith("ActorDiedError: it is dead")
+    assert len(row["error"]) <= 200
+
+
+def test_weights_and_states_of_a_killed_search_do_not_pile_up(tmp_path: Path) -> None:
+    study_key = StudyKey(2, "pkd")
+    studies = Studies(
+        tmp_path / "study.log", [StudyPlan(study_key=study_key, quota=KEPT_WEIGHTS + 2, parameters=ALPHA)]
+    )
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for number in range(KEPT_WEIGHTS + 2):
+        asked = studies.ask()
+        assert asked is not None
+        if number <= KEPT_WEIGHTS:
+            studies.report(asked[0], 1, 70.0 + number, {"epoch": 1.0})
+            studies.complete(asked[0])
+        for kind in ("safetensors", "training", "safetensors.partial"):
+            (folder / f"{TrialId(study_key, 'search', number).name}.{kind}").touch()
+    remove_leftovers(studies, ArtifactStore(folder))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(f"2-layer-pkd-trial-000{number}.safetensors" for number in range(1, KEPT_WEIGHTS + 1)),
+        f"2-layer-pkd-trial-000{KEPT_WEIGHTS + 1}.training",  # still running: it goes on from there
+    ]
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    code = """
+import resource, sys, torch
+from pathlib import Path
+from pkd_tune.distillation.checkpoint import (write_tensors)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    write_tensors(Path(sys.argv[1]), {"a": torch.zeros(100_000)})
+except OSError as error:
+    print("refused:", error)
+"""
+    path = tmp_path / "weights.safetensors"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert done.stdout.startswith("refused:"), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_thousand_instant_trials(context: TrialContext, tmp_path: Path) -> None:
+    """Two depths share them; the driver stays small and quick, and so does the run's folder."""
+    study_keys: list[tuple[int, Method]] = [(1, "pkd"), (2, "pkd")]
+    studies = Studies(
+        tmp_path / "study.log",
+        [StudyPlan(study_key=StudyKey(*study_key), quota=500, parameters=ALPHA) for study_key in study_keys],
+    )
+    worked = time.process_time()
+    rows = search(replace(context, resources=TWO), studies, trainables.instant)
+    worked = time.process_time() - worked
+    assert len(rows) == 1000
+    late, last = sorted(datetime.fromisoformat(row["started"]) for row in rows)[-101::100]
+    apart = (last - late).total_seconds() / 100
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    held = psutil.Process().memory_info().rss
+    print(f"{worked / 1000:.3f} s of the driver per trial; the last 100 trials began {apart:.3f} s apart")
+    print(f"{held / 1e6:.0f} MB in the driver, {size / 1e6:.1f} MB on disk")
+    assert held < 1e9
+    assert size < 100e6
+    for depth, method in study_keys:
+        best = studies.best(StudyKey(depth, method))
+        assert best is not None
+        assert abs(best.params["alpha"] - 0.5) < 0.01

@@ -1,0 +1,257 @@
+"""The studies of a search: who gets its turn, what survives a restart, and what is confirmed."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from studies import FLAT, ask, finish, opened, plan, report, run_all
+
+from pkd_tune.tuning.plan import StudyKey, TrialId
+from pkd_tune.tuning.sampling import WARM_UP_TRIALS
+from pkd_tune.tuning.space import Choice
+from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.trial_attributes import ENDED
+from pkd_tune.tuning.trial_tables import commonest_failure, evaluation_rows, trial_rows
+
+
+def test_arms_take_turns_until_all_have_their_quota(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(1, 3), plan(2, 2), plan(2, 1, "kd"))
+    asked = [ask(studies) for _ in range(6)]
+    assert [a.study_key.name for a, _ in asked] == [
+        *("1-layer-pkd", "2-layer-pkd", "2-layer-kd"),
+        *("1-layer-pkd", "2-layer-pkd", "1-layer-pkd"),
+    ]
+    assert len({trial_id for trial_id, _ in asked}) == 6
+    assert all(settings.keys() == {"alpha", "temperature"} for _, settings in asked)
+    assert studies.ask() is None
+    assert not studies.idle()
+
+
+def test_the_best_trial_is_judged_by_its_best_evaluation(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(2, 3))
+    for scores in ((70.0, 71.0), (60.0, 80.0, 65.0), (79.0, 79.5)):
+        finish(studies, ask(studies)[0], *scores)
+    study_key = StudyKey(2, "pkd")
+    assert [trial.number for trial in studies.ranking(study_key)] == [1, 2, 0]
+    best = studies.best(study_key)
+    assert best is not None
+    assert best.value == 80.0
+    assert studies.settings(study_key, best) == {"alpha": best.params["alpha"], "temperature": 10}
+    row = trial_rows(studies)[1]
+    assert (row["score"], row["f1"], row["best_epoch"], row["epochs"], row["evaluations"]) == (80.0, 80.0, 1.0, 1.5, 3)
+    assert [row["score"] for row in evaluation_rows(studies)] == [70.0, 71.0, 60.0, 80.0, 65.0, 79.0, 79.5]
+    assert evaluation_rows(studies)[0]["loss_kd"] == 0.5
+    assert evaluation_rows(studies)[0]["agreement"] == 90.0
+
+
+def test_depths_are_judged_apart_and_each_has_its_winner(tmp_path: Path) -> None:
+    """The shallow one is always worse, and still gets its quota."""
+    studies = opened(tmp_path, plan(1, 8), plan(2, 8), sampler="random")
+    for i in range(16):
+        trial_id, _ = ask(studies)
+        base = 60.0 if trial_id.study_key.depth == 1 else 90.0
+        stopped = report(studies, trial_id, base + i % 3, base + i % 3)
+        (studies.stop if any(stopped) else studies.complete)(trial_id)
+    for depth in (1, 2):
+        assert len(studies.trials(StudyKey(depth, "pkd"))) == 8
+        assert studies.best(StudyKey(depth, "pkd")) is not None
+    assert studies.ask() is None
+
+
+def test_a_failed_trial_keeps_its_reason_and_uses_its_quota(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(1, 1))
+    trial_id, _ = ask(studies)
+    studies.fail(trial_id, "the loss was not finite at step 3 of 9")
+    assert studies.ask() is None
+    assert studies.best(StudyKey(1, "pkd")) is None
+    (row,) = trial_rows(studies)
+    assert (row["state"], row["error"]) == ("failed", "the loss was not finite at step 3 of 9")
+    assert row["score"] is None
+    assert commonest_failure(studies) == "the loss was not finite at step 3 of 9"
+
+
+def test_what_a_dead_driver_left_running_goes_on_under_its_own_number(tmp_path: Path) -> None:
+    dead = opened(tmp_path, plan(1, 3))
+    first, _ = ask(dead)
+    finish(dead, first, 70.0)
+    second, settings = ask(dead)
+    report(dead, second, 65.0, 66.0)
+
+    studies = opened(tmp_path, plan(1, 3))
+    assert trial_rows(studies)[1]["state"] == "interrupted"
+    assert (studies.remaining(), studies.total()) == (2, 3)
+    again, same = ask(studies)
+    assert (again, same) == (second, settings)
+    assert report(studies, again, 1.0, 2.0, 67.0) == [False] * 3  # the first two were recorded before it died
+    studies.complete(again)
+    assert [row["score"] for row in evaluation_rows(studies)] == [70.0, 65.0, 66.0, 67.0]
+    last, fresh = ask(studies)
+    assert fresh != settings
+    finish(studies, last, 64.0)
+    assert studies.ask() is None
+    assert [row["state"] for row in trial_rows(studies)] == ["complete"] * 3
+    assert [row["trial"] for row in trial_rows(studies)] == [0, 1, 2]
+
+    # A larger total adds trials with settings of their own.
+    more = opened(tmp_path, plan(1, 4))
+    added, settings = ask(more)
+    assert added.number == 3
+    assert all(row["alpha"] != pytest.approx(settings["alpha"]) for row in trial_rows(more)[:-1])
+    assert more.ask() is None
+
+
+def test_a_death_before_any_value_was_chosen_costs_nothing(tmp_path: Path) -> None:
+    dead = opened(tmp_path, plan(1, 1))
+    dead._studies[StudyKey(1, "pkd"), "search"].ask()
+    studies = opened(tmp_path, plan(1, 1))
+    trial_id, settings = ask(studies)
+    assert (trial_id.number, settings["temperature"]) == (0, 10)
+    assert 0.2 <= settings["alpha"] <= 0.9
+    assert studies.ask() is None
+
+
+def test_a_torn_last_line_and_a_left_lock_cost_nothing_but_that_line(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(1, 3))
+    finish(studies, ask(studies)[0], 70.0)
+    journal = tmp_path / "study.log"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 4, "study')
+    (tmp_path / "study.log.lock").symlink_to(journal)
+    best = opened(tmp_path, plan(1, 3)).best(StudyKey(1, "pkd"))
+    assert best is not None
+    assert best.value == 70.0
+    assert journal.read_bytes().startswith(whole)
+    assert not (tmp_path / "study.log.lock").is_symlink()
+
+
+def test_a_stage_waits_and_keeps_the_best_values_of_the_one_before(tmp_path: Path) -> None:
+    kd = plan(1, 2, "kd", FLAT)
+    pkd = plan(1, 2, "pkd", {**FLAT, "beta": Choice((10, 100))}, after=kd.study_key, keep=("alpha", "temperature"))
+    studies = opened(tmp_path, kd, pkd)
+    first, second = ask(studies), ask(studies)
+    assert {first[0].study_key, second[0].study_key} == {kd.study_key}
+    assert studies.ask() is None  # both are running: whose values are to be kept?
+    finish(studies, first[0], 60.0)
+    assert studies.ask() is None
+    finish(studies, second[0], 70.0)
+    third, settings = ask(studies)
+    assert third.study_key == pkd.study_key
+    assert {name: settings[name] for name in pkd.keep} == second[1]
+    assert ask(studies)[1]["beta"] != settings["beta"]
+
+
+def test_what_was_kept_of_another_winner_stays_what_it_was(tmp_path: Path) -> None:
+    def open_with(quota: int) -> Studies:
+        kd = plan(1, quota, "kd", FLAT)
+        beta = {**FLAT, "beta": Choice((10, 100))}
+        return opened(
+            tmp_path, kd, plan(1, 2, "pkd", beta, after=kd.study_key, keep=("alpha", "temperature")), seeds=(7,)
+        )
+
+    studies = open_with(1)
+    kept = ask(studies)[1]
+    finish(studies, TrialId(StudyKey(1, "kd"), "search", 0), 60.0)
+    first, settings = ask(studies)
+    assert {name: settings[name] for name in kept} == kept
+    finish(studies, first, 90.0)
+    dead, left = ask(studies)
+
+    more = open_with(2)
+    assert ask(more) == (dead, left)  # what a dead process left keeps what it kept
+    finish(more, dead, 50.0)
+    better, changed = ask(more)
+    assert (better.study_key.method, better.stage) == ("kd", "search")
+    assert changed != kept
+    finish(more, better, 95.0)
+    rows = [row for row in trial_rows(more) if row["method"] == "pkd"]
+    assert [(row["alpha"], row["temperature"]) for row in rows] == [tuple(kept.values())] * 2
+    confirmations = [settings for trial_id, settings, _ in run_all(more) if trial_id.study_key == StudyKey(1, "pkd")]
+    assert confirmations == [settings]
+
+
+def test_a_stage_that_lost_its_predecessor_is_left_out(tmp_path: Path) -> None:
+    kd = plan(1, 1, "kd", FLAT)
+    studies = opened(tmp_path, kd, plan(1, 2, "pkd", FLAT, after=kd.study_key, keep=("alpha",)))
+    studies.fail(ask(studies)[0], "out of memory")
+    assert studies.ask() is None
+    assert studies.unfinished() == 0
+
+
+def test_winners_are_confirmed_on_fresh_seeds_and_a_new_winner_again(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(1, 2), seeds=(7, 8))
+    one, two = ask(studies), ask(studies)
+    finish(studies, one[0], 60.0)
+    assert studies.ask() is None  # the search has not ended
+    finish(studies, two[0], 80.0)
+    asked = [studies.ask() for _ in range(2)]
+    assert [(a[0].stage, a[1], a[2]) for a in asked if a] == [("confirm", two[1], 7), ("confirm", two[1], 8)]
+    assert studies.ask() is None
+    for i, each in enumerate(asked):
+        assert each is not None
+        assert report(studies, each[0], 10.0, 10.0) == [False, False]  # never stopped early
+        studies.complete(each[0], {"f1": 70.0 + i, "score": 70.0 + i})
+    rows = trial_rows(studies)
+    assert [(row["stage"], row["seed"], row["score"]) for row in rows[2:]] == [
+        ("confirm", 7, 70.0),
+        ("confirm", 8, 71.0),
+    ]
+
+    more = opened(tmp_path, plan(1, 3), seeds=(7, 8))
+    finish(more, ask(more)[0], 90.0)
+    again = [more.ask() for _ in range(2)]
+    assert [a[2] for a in again if a] == [7, 8]
+    assert more.ask() is None
+    assert (
+        len([row for row in trial_rows(more) if row["stage"] == "confirm"]) == 2
+    )  # those of the old winner are not its
+
+
+def test_no_seed_is_confirmed_twice_whatever_a_dead_driver_left_queued(tmp_path: Path) -> None:
+    run_all(opened(tmp_path, plan(1, 2)))
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.log")))
+    queue = optuna.load_study(study_name="1-layer-pkd confirmed", storage=storage)
+    queue.enqueue_trial({"alpha": 0.3}, user_attrs={"winner": 1, "seed": 7})  # of a winner that was outdone
+    queue.enqueue_trial({"alpha": 0.4}, user_attrs={"winner": 0, "seed": 7})
+    studies = opened(tmp_path, plan(1, 2), seeds=(7, 8, 9))
+    asked = run_all(studies)
+    assert [seed for _, _, seed in asked] == [7, 8, 9]
+    assert asked[0][1]["alpha"] == 0.4
+    assert [row["seed"] for row in trial_rows(studies)[2:]] == [7, 8, 9]
+
+
+def test_what_was_to_be_stopped_or_had_failed_is_ended_after_a_death_too(tmp_path: Path) -> None:
+    dead = opened(tmp_path, plan(1, WARM_UP_TRIALS + 2))
+    for _ in range(WARM_UP_TRIALS):
+        finish(dead, ask(dead)[0], 70.0)
+    weak, lost = ask(dead)[0], ask(dead)[0]
+    assert report(dead, weak, 50.0) == [True]
+    dead._running[lost].set_user_attr(ENDED, {"state": "FAIL", "reason": "out of memory"})  # as fail() does first
+    studies = opened(tmp_path, plan(1, WARM_UP_TRIALS + 2))
+    assert studies.ask() is None
+    ends = [(row["state"], row["error"]) for row in trial_rows(studies)[-2:]]
+    assert ends == [("stopped early", "not in the better half at evaluation 1"), ("failed", "out of memory")]
+
+
+def test_a_confirmation_that_was_cut_off_goes_on_with_its_seed(tmp_path: Path) -> None:
+    dead = opened(tmp_path, plan(1, 1), seeds=(7,))
+    settings = ask(dead)[1]
+    finish(dead, TrialId(StudyKey(1, "pkd"), "search", 0), 60.0)
+    assert dead.ask() is not None
+    studies = opened(tmp_path, plan(1, 1), seeds=(7,))
+    again = studies.ask()
+    assert again is not None
+    assert (again[0].stage, again[1], again[2]) == ("confirm", settings, 7)
+    finish(studies, again[0], 60.0)
+    assert studies.ask() is None
+
+
+def test_what_has_not_ended_is_counted(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(1, 3))
+    assert (studies.remaining(), studies.unfinished(), studies.total()) == (3, 3, 3)
+    trial_id, _ = ask(studies)
+    assert (studies.remaining(), studies.unfinished(), studies.total()) == (2, 3, 3)
+    finish(studies, trial_id, 70.0)
+    assert (studies.remaining(), studies.unfinished(), studies.total()) == (2, 2, 3)
+    assert opened(tmp_path, plan(1, 1)).remaining() == 0

@@ -1,0 +1,36 @@
+"""What a process holds between trials; measured in one of its own."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+HOLD_THE_LAST = """
+import sys, threading
+from pathlib import Path
+from pkd_tune.tuning.trial_process import (begin_trial)
+kept = []
+def own():
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
+def trial():
+    blocks = [bytearray(100_000) for _ in range(2_000)]
+    kept.append(blocks[-1])  # what is freed below it is not at the end of the heap
+before = own()
+thread = threading.Thread(target=trial)
+thread.start()
+thread.join()
+after = own()
+begin_trial(threads=1)
+print(after - before, own() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps memory in this way")
+def test_memory_that_a_trial_freed_is_given_back_before_the_next() -> None:
+    """Each trial has a thread of its own, and glibc a heap for each thread: freed memory would pile up there."""
+    done = subprocess.run([sys.executable, "-c", HOLD_THE_LAST], capture_output=True, text=True, check=True)
+    held, held_by_the_next = map(int, done.stdout.split())
+    assert held > 150_000
+    assert held_by_the_next < 20_000

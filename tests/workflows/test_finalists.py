@@ -1,0 +1,100 @@
+"""Confirmed scores and comparisons, from studies and predictions on disk; the whole way is in test_methods.py."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pkd_tune.config import DataConfig, SearchConfig, SearchStage, TrainingConfig
+from pkd_tune.distillation.checkpoint import write_tensors
+from pkd_tune.distillation.teacher import Teacher
+from pkd_tune.tuning.artifacts import ArtifactStore
+from pkd_tune.tuning.plan import StudyKey, StudyPlan
+from pkd_tune.tuning.resources import Resources
+from pkd_tune.tuning.space import Choice
+from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.trial import TrialContext, predictions_name
+from pkd_tune.workflows.finalists import against_controls, check_reproduced, confirmed
+
+PKD, KD, ALONE = StudyKey(3, "pkd"), StudyKey(3, "kd"), StudyKey(3, "finetuned")
+TRUTH = np.random.default_rng(0).integers(2, size=100)
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> TrialContext:
+    data = DataConfig(task="RTE", data_dir=tmp_path, teacher_dir=tmp_path, student_dir=tmp_path)
+    search = SearchConfig(
+        data=data,
+        teacher_trainings=(),
+        student_training=TrainingConfig(),
+        depths=(3,),
+        stages=(SearchStage(method="pkd"), SearchStage(method="kd"), SearchStage(method="finetuned")),
+        trials=1,
+    )
+    teacher = Teacher(folder=tmp_path, key="k", layers=6, metrics={}, majority={}, finetuned_here=True)
+    return TrialContext(
+        search=search, teacher=teacher, resources=Resources(device="cpu", count=1), artifacts=ArtifactStore(tmp_path)
+    )
+
+
+def searched(context: TrialContext, errors: dict[StudyKey, int], seeds: tuple[int, ...]) -> Studies:
+    """Returns studies in which each study's confirmations err on that many examples, and one more for each later seed."""
+    plans = [StudyPlan(study_key=study_key, quota=1, parameters={"alpha": Choice((0.5,))}) for study_key in errors]
+    studies = Studies(context.artifacts.path("study.log"), plans, seeds=seeds)
+    while (asked := studies.ask()) is not None:
+        trial_id, _, seed = asked
+        details: dict[str, Any] = {"epoch": 1.0, "metrics": {"accuracy": 60.0, "score": 60.0}}
+        studies.report(trial_id, 1, 60.0, details)
+        if seed is None:
+            studies.complete(trial_id)
+            continue
+        wrong = errors[trial_id.study_key] + seeds.index(seed)
+        predicted = np.where(np.arange(100) < wrong, 1 - TRUTH, TRUTH)
+        write_tensors(context.artifacts.path(predictions_name(trial_id)), {"dev": torch.from_numpy(predicted)})
+        studies.complete(trial_id, {"accuracy": 100.0 - wrong, "score": 100.0 - wrong})
+    return studies
+
+
+def test_confirmed_scores_are_means_over_fresh_seeds(context: TrialContext) -> None:
+    studies = searched(context, {PKD: 10, KD: 40}, seeds=(7, 8, 9))
+    found = confirmed(studies, PKD)
+    assert found is not None
+    assert (found["seeds"], found["scores"]) == ([7, 8, 9], [90.0, 89.0, 88.0])
+    assert (found["mean"], found["sd"]) == (89.0, 1.0)  # the sample standard deviation
+    assert found["metrics"] == {"accuracy": {"mean": 89.0, "sd": 1.0}}
+
+
+def test_one_seed_has_no_spread_and_none_no_confirmation(context: TrialContext) -> None:
+    found = confirmed(searched(context, {PKD: 10}, seeds=(7,)), PKD)
+    assert found is not None
+    assert found["sd"] is None
+
+
+def test_without_seeds_nothing_is_confirmed(context: TrialContext) -> None:
+    assert confirmed(searched(context, {PKD: 10}, seeds=()), PKD) is None
+
+
+def test_a_method_is_held_against_both_controls_and_kd_against_fine_tuning(context: TrialContext) -> None:
+    studies = searched(context, {PKD: 10, KD: 40, ALONE: 11}, seeds=(7, 8))
+    labels = {"dev": TRUTH}
+    found = {
+        study_key: against_controls(context, studies, {"layers": 3, "method": study_key.method}, labels)
+        for study_key in (PKD, KD, ALONE)
+    }
+    assert [(each["method"], each["distinguishable"]) for each in found[PKD]] == [("kd", True), ("finetuned", False)]
+    assert found[PKD][0]["difference"] == pytest.approx(30.0)
+    assert [each["method"] for each in found[KD]] == ["finetuned"]
+    assert found[ALONE] == []
+
+
+def test_an_export_that_is_not_what_was_searched_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    student = {"folder": "best/3-layer", "search_score": 80.0, "metrics": {"score": 79.2}}
+    check_reproduced(student, {"dev": 1000}, exactly=True)
+    check_reproduced({**student, "search_score": 75.0}, {"dev": 60}, exactly=True)
+    with pytest.raises(RuntimeError, match=r"best/3-layer scores 79\.20, but its trial scored 81\.00"):
+        check_reproduced({**student, "search_score": 81.0}, {"dev": 1000}, exactly=True)
+    assert capsys.readouterr().err == ""
+    check_reproduced({**student, "search_score": 81.0}, {"dev": 1000}, exactly=False)
+    assert capsys.readouterr().err == "warning: best/3-layer scores 79.2 in fp32, but 81.0 in its trial's bf16\n"

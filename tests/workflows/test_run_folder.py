@@ -1,0 +1,129 @@
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pkd_tune.config import UserError
+from pkd_tune.export import make_parser, resolve
+from pkd_tune.workflows.run_folder import check_same_search, choose_run_folder, way
+
+RUN = "results/MRPC/tiny"
+
+
+def test_the_latest_run_is_continued_unless_a_new_one_is_asked_for(tmp_path: Path) -> None:
+    def choose(new: bool) -> str:
+        return choose_run_folder(tmp_path / "MRPC", "minilm", new=new).name
+
+    assert choose(new=False) == choose(new=True) == "minilm"
+    for name in ("minilm", "minilm-2", "minilm-10", "minilm-large", "other-99"):
+        (tmp_path / "MRPC" / name).mkdir(parents=True)
+    assert choose(new=False) == "minilm-10"
+    assert choose(new=True) == "minilm-11"
+
+
+def test_differing_settings_are_all_named(tmp_path: Path) -> None:
+    before = {"search": {"trials": 8, "seed": 1, "depths": [2, 3], "data": {"task": "MRPC", "data_dir": "/a"}}}
+    now = {"search": {"trials": 9, "seed": 2, "depths": [2], "data": {"task": "MRPC", "data_dir": "/b"}}, "later": 1}
+    with pytest.raises(UserError) as caught:
+        check_same_search(tmp_path, before, now)
+    seed, depths = caught.value.problems
+    assert "--seed was 1 in this run and is now 2" in seed
+    assert "--new" in seed
+    assert "--depths was [2, 3] in this run and is now [2]" in depths
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({"stages": [{"method": "pkd", "keep": []}]}, "--methods was 'kd' in this run and is gone now"),
+        ({"stages": [{"method": m, "keep": []} for m in ("pkd", "kd", "finetuned")]}, "--methods was not there in"),
+        ({"alpha": {"values": [0.2, 0.5]}}, "space.alpha.low was 0.2 in this run and is gone now"),
+        ({"alpha": {"values": [0.2, 0.5]}}, "space.alpha.values was not there in this run and is now [0.2, 0.5]"),
+        ({"batch_size": {"values": [16, 32]}}, "space.batch_size.values was not there"),
+        ({"rates": [1e-5, 2e-5]}, "search.teacher_trainings.2.learning_rate was not there"),
+    ],
+)
+def test_what_is_there_no_more_or_was_not_there_differs_too(tmp_path: Path, now: dict[str, Any], said: str) -> None:
+    """Continued all the same, a run without its controls would lose them, and Optuna refuses another kind of range."""
+    both = [{"method": "pkd", "keep": []}, {"method": "kd", "keep": []}]
+
+    def record(
+        stages: list[dict[str, Any]] = both, rates: Sequence[float] = (1e-5,), **space: dict[str, Any]
+    ) -> dict[str, Any]:
+        teachers = [{"learning_rate": rate, "seed": 1} for rate in rates]
+        return {
+            "search": {"stages": stages, "teacher_trainings": teachers, "trials": 8},
+            "space": {"alpha": {"low": 0.2, "high": 0.9}, **space},
+        }
+
+    check_same_search(tmp_path, record(), record())
+    with pytest.raises(UserError) as caught:
+        check_same_search(tmp_path, record(), record(**now))
+    assert any(said in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_more_trials_and_a_moved_folder_are_the_same_search(tmp_path: Path) -> None:
+    before = {"search": {"trials": 8, "data": {"data_dir": "/a"}}, "provenance": {"started": "x"}}
+    now = {"search": {"trials": 9, "data": {"data_dir": "/b"}}, "provenance": {"started": "y"}}
+    check_same_search(tmp_path, before, now)
+
+
+def test_another_precision_is_another_search_and_none_recorded_is_auto(tmp_path: Path) -> None:
+    def record(**precision: str) -> dict[str, Any]:
+        return {"search": {"student_training": {"epochs": 4, **precision}, "teacher_trainings": [{**precision}]}}
+
+    check_same_search(tmp_path, record(), record(precision="auto"))
+    for before in (record(), record(precision="auto")):
+        with pytest.raises(UserError) as caught:
+            check_same_search(tmp_path, before, record(precision="fp32"))
+        (problem,) = caught.value.problems
+        assert "--precision was 'auto' in this run and is now 'fp32'" in problem
+
+
+def _moved(home: Path) -> None:
+    shutil.move(home / "results", home / "elsewhere")
+
+
+def _of_an_older_release(home: Path) -> None:
+    record = json.loads((home / RUN / "run.json").read_text())
+    assert record.pop("data_from_here") == "../../../data"
+    assert record["search"]["data"]["data_dir"] == "data"
+    (home / RUN / "run.json").write_text(json.dumps(record))
+
+
+def _kept_far_from_its_data(home: Path) -> None:
+    """What --out /scratch leaves: the way leads out of all folders that run and data share."""
+    far = home / "scratch" / "a" / "b"
+    far.parent.mkdir(parents=True)
+    shutil.move(home / "results" / "MRPC" / "tiny", far)
+    record = json.loads((far / "run.json").read_text())
+    shutil.move(home / "data", home / "corpora")  # where only the way leads
+    record["data_from_here"] = way(far, home / "corpora")
+    (far / "run.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("change", "run"),
+    [
+        (None, RUN),
+        (_of_an_older_release, RUN),
+        (_moved, "elsewhere/MRPC/tiny"),
+        (_kept_far_from_its_data, "scratch/a/b"),
+    ],
+)
+def test_the_data_is_found_from_any_folder(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None] | None, run: str
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(tiny_run.parents[2], home)
+    if change is not None:
+        change(home)
+    (tmp_path / "other" / "data" / "data_raw").mkdir(parents=True)  # another project's data, which is not meant
+    monkeypatch.chdir(tmp_path / "other")
+    flags = [str(home / run), "--layers", "1", "--to", "new"]
+    found = resolve(make_parser().parse_args(flags)).data_dir
+    assert found.parent == home
+    assert (found / "data_raw" / "MRPC" / "dev.tsv").is_file()

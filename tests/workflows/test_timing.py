@@ -1,0 +1,58 @@
+"""What is timed are steps: not what is done once, however large the task."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pkd_tune.config import SearchConfig
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import load_features, selection_splits
+from pkd_tune.data.tokens import Split
+from pkd_tune.search import make_parser, resolve
+from pkd_tune.workflows import timing
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def task(tiny_data: Path, tiny_space: Path) -> tuple[SearchConfig, Mapping[str, Split]]:
+    flags = ["--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--teacher", "tiny"]
+    config = resolve(make_parser().parse_args([*flags, "--space", str(tiny_space)]), flags).config
+    features = load_features(TASKS["MRPC"], tiny_data, config.data.student_dir, config.data.max_length)
+    return config, selection_splits(TASKS["MRPC"], features, "dev")
+
+
+@pytest.fixture
+def loading_takes_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets the clock an hour forward whenever a model is loaded, or a student is put on its workbench."""
+    from pkd_tune.distillation import student
+
+    hours = 0
+
+    def slow(work: Any) -> Any:
+        def wrapped(*args: Any, **named: Any) -> Any:
+            nonlocal hours
+            hours += 1
+            return work(*args, **named)
+
+        return wrapped
+
+    monkeypatch.setattr(timing, "load_classifier", slow(timing.load_classifier))
+    monkeypatch.setattr(student, "_workbench", slow(student._train_step))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: time.perf_counter() + 3600 * hours))
+
+
+@pytest.mark.usefixtures("loading_takes_an_hour")
+def test_what_is_done_once_is_not_scaled_to_the_epoch(task: tuple[SearchConfig, Mapping[str, Split]]) -> None:
+    config, splits = task
+    small = replace(config, student_training=replace(config.student_training, batch_size=2))  # part of the split
+    cost = timing.time_student(small, splits, 2, CPU)
+    assert 0 < cost.epoch < 600
+    assert 0 < cost.evaluation < 600
+    assert 0 < timing.time_teacher(config, splits, CPU) < 600
