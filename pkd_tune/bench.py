@@ -22,6 +22,7 @@ CUDA devices are measured in the same way, but nobody has run that yet.
 """
 
 import argparse
+import logging
 import os
 import platform
 import sys
@@ -36,15 +37,8 @@ from tqdm import tqdm
 
 from pkd_tune.benchmark.race import Work, lineup, race
 from pkd_tune.benchmark.results import as_text, summary
-from pkd_tune.cli.command_line import (
-    Parser,
-    Problems,
-    add_precision_flag,
-    check_positive,
-    check_writable,
-    run_command,
-    say,
-)
+from pkd_tune.cli.main import run_command
+from pkd_tune.cli.parser import Parser, add_precision_flag
 from pkd_tune.config import UserError
 from pkd_tune.data.glue import find_trainable
 from pkd_tune.data.hub import find_pretrained
@@ -55,6 +49,9 @@ from pkd_tune.files import write_json
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.reporting.provenance import provenance
 from pkd_tune.tuning.resources import Resources, choose_resources, gpu_names
+from pkd_tune.workflows.checks import Problems, check_positive, check_writable
+
+log = logging.getLogger(__name__)
 
 MRPC_LENGTHS = (19, 32, 36, 39, 41, 44, 45, 47, 50, 51, 53, 55, 57, 59, 61, 62, 64, 67, 70, 74, 103)
 """Word pieces per example of MRPC's training split in BERT's uncased vocabulary: 0th, 5th, 10th ... percentile."""
@@ -85,7 +82,7 @@ class Settings:
 def make_parser() -> Parser:
     """Returns the command's flags."""
     parser = Parser(
-        prog="python -m pkd_tune.bench",
+        "pkd_tune.bench",
         description="Measures how fast this machine trains students, next to a plain loop and the machine's own peak.",
     )
     add = parser.add_argument
@@ -109,11 +106,12 @@ def make_parser() -> Parser:
     add("--slots", type=int, nargs="+", metavar="N", help=f"trials at once (default: 1, 2, 4 ... up to {MAX_SLOTS})")
     add("--gpus", type=int, metavar="N", help="0: the CPU (default: a GPU when there is one)")
     add_precision_flag(parser)
+    parser.set_defaults(precision="auto")
     add("--to", type=Path, metavar="FILE", help="also write every measurement as JSON")
     return parser
 
 
-def bench(args: argparse.Namespace, argv: list[str]) -> int:
+def bench(args: argparse.Namespace, command: str) -> int:
     """Runs the command; returns its exit code."""
     settings = resolve(args)
     import torch  # takes seconds, which --help need not wait for
@@ -132,9 +130,9 @@ def bench(args: argparse.Namespace, argv: list[str]) -> int:
 
         for depth, entries in lineups.items():
             turns = plural(repeats, "turn")
-            say(f"{plural(depth, 'layer')}: {len(entries)} contestants warm up, then take {turns} each")
+            log.info(f"{plural(depth, 'layer')}: {len(entries)} contestants warm up, then take {turns} each")
             found[depth] = race(entries, repeats, show)
-    say("what a report costs, in a Ray of its own")
+    log.info("what a report costs, in a Ray of its own")
     with tempfile.TemporaryDirectory() as folder:
         reports = report_seconds(4 * repeats, Path(folder))
     device = torch.cuda.get_device_name() if base.device == "cuda" else f"CPU {platform.machine()}"
@@ -147,12 +145,12 @@ def bench(args: argparse.Namespace, argv: list[str]) -> int:
         "max_length": base.max_length,
         "shape": base.model,
         **summary(lineups, found, reports),
-        "provenance": provenance("pkd_tune.bench", argv, gpu_names()),
+        "provenance": provenance(command, gpu_names()),
     }
     print(as_text(record))
     if args.to is not None:
         write_json(args.to, record)
-        say(f"every measurement: {args.to}")
+        log.info(f"every measurement: {args.to}")
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pkd_tune.bench import MRPC_LENGTHS, bench, make_parser, resolve
-from pkd_tune.cli.command_line import run_command
+from pkd_tune.cli.main import run_command
 
 Run = Callable[..., tuple[int, str, str]]
 QUICK = (

@@ -16,17 +16,16 @@ from pathlib import Path
 import pytest
 from dashboards import SECONDS, ask, family, get, scalars, start
 
-from pkd_tune.cli.command_line import run_command
-from pkd_tune.dashboard import (
+from pkd_tune.cli.main import run_command
+from pkd_tune.dashboard import dashboard, make_parser
+from pkd_tune.workflows.dashboard import (
     HOST,
     TENSORBOARD_PORT,
     TRIALS_PORT,
     ServerEnded,
     check_alive,
-    dashboard,
     find_run,
     free_port,
-    make_parser,
     ray_address,
     serving,
 )

@@ -1,5 +1,6 @@
 """One student from the command line, and what it leaves; in this process, on tiny data."""
 
+import importlib
 import json
 import shutil
 import sys
@@ -10,9 +11,13 @@ import pytest
 from tiny import write_bert
 from transformers import AutoModelForSequenceClassification
 
-from pkd_tune import distill, finetune, predict
-from pkd_tune.cli.command_line import run_command
+from pkd_tune.cli.main import run_command
+from pkd_tune.workflows.distill import resolve_distill
+from pkd_tune.workflows.options import DistillOptions, make_options
 
+distill, finetune, predict = (
+    importlib.import_module(f"pkd_tune.{name}") for name in ("distill", "finetune", "predict")
+)
 PROGRAM = "python -m pkd_tune.distill"
 Run = Callable[..., tuple[int, str, str]]
 QUICK = ("--epochs", "2", "--batch-size", "16", "--max-length", "32", "--gpus", "0")
@@ -179,7 +184,7 @@ def test_published_settings_are_a_start_that_flags_override(run: Run) -> None:
     args = distill.make_parser().parse_args(
         "--task MRPC --method pkd --layers 3 --preset published --alpha 0.4 --teacher tiny --gpus 0".split()
     )
-    settings, _, _ = distill.resolve(args)
+    settings = resolve_distill(make_options(DistillOptions, vars(args)), "").settings
     found = settings.distillation
     assert (found.alpha, found.beta, found.temperature, found.strategy, found.normalize) == (0.4, 10, 5, "last", True)
     assert settings.training.learning_rate == 2e-5

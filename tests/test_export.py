@@ -18,7 +18,7 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pkd_tune.cli.command_line import run_command
+from pkd_tune.cli.main import run_command
 from pkd_tune.export import export, make_parser
 
 Ship = Callable[..., tuple[int, str, str]]

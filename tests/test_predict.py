@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny import write_task
 
-from pkd_tune.cli.command_line import run_command
+from pkd_tune.cli.main import run_command
 from pkd_tune.data.glue import TASKS
 from pkd_tune.encoders.modeling import load_classifier, save_classifier
 from pkd_tune.predict import make_parser, predict

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from recorded_run import write_run
 
-from pkd_tune.cli.command_line import run_command
-from pkd_tune.report import choose, make_parser
+from pkd_tune.cli.main import run_command
+from pkd_tune.report import make_parser
 from pkd_tune.report import report as report_command
 from pkd_tune.reporting.run import read_run
+from pkd_tune.workflows.report import choose
 
 SMALL = {"trials": 4, "control_trials": 2, "depths": (2,), "seeds": 2}
 
@@ -27,7 +28,7 @@ def test_reports_and_tables_are_made_from_records_alone(tmp_path: Path) -> None:
     write_run(tmp_path / "results" / "MRPC" / "minilm", **SMALL)
     write_run(tmp_path / "results" / "RTE" / "minilm", task="RTE", **SMALL)
     code = (
-        "import sys; from pkd_tune.cli.command_line import run_command; from pkd_tune.report import make_parser, report;"
+        "import sys; from pkd_tune.cli.main import run_command; from pkd_tune.report import make_parser, report;"
         "sys.argv[1:] = ['--latex']; code = run_command(make_parser(), report);"
         "assert not {'torch', 'transformers', 'ray', 'optuna', 'datasets'} & set(sys.modules); sys.exit(code)"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pkd_tune.cli.command_line import run_command
+from pkd_tune.cli.main import run_command
 from pkd_tune.encoders.precision import has_bf16
 from pkd_tune.search import make_parser
 from pkd_tune.search import search as search_command

@@ -1,26 +1,28 @@
-"""The last lines of a search: how good, small and fast the best students are, and where everything is."""
+"""The summary that a search ends with: how good, small and fast the best students are, and where everything is."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from pkd_tune.config import METHODS
+from pkd_tune.files import BEST, RAY
 from pkd_tune.reporting.formatting import plural, spread_text
 from pkd_tune.reporting.methods import METHOD_INFO
 from pkd_tune.reporting.run_report import learnt_nothing
+from pkd_tune.workflows.finished_run import SearchRun
 
 MOST_STUDENTS = 11
 """Lines about models; with where things are and what is left to do, they are fifteen."""
 
 
-def summary_lines(summary: dict[str, Any], run_dir: Path, report: Path) -> list[str]:
+def summary_lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
     """Returns what a finished search says, in lines of at most 80 characters but for paths.
 
     Where there are too many students for a line each, only the best of each depth is named; the report has them all.
 
     Args:
-        summary: Of summary.json.
+        summary: The content of summary.json.
         run_dir: The run's folder.
-        report: Where its report is.
     """
     teacher = summary["teacher"]
     students = sorted(summary["students"], key=lambda s: (s["layers"], METHODS.index(s["method"])))
@@ -35,9 +37,9 @@ def summary_lines(summary: dict[str, Any], run_dir: Path, report: Path) -> list[
     lines = [f"teacher: {teacher['metrics']['score']:.1f} on dev", *(_line(s, teacher) for s in students), *sizes]
     return [
         *lines[:MOST_STUDENTS],
-        f"report:      {report}",
-        f"checkpoints: {run_dir / 'best'}",
-        f"TensorBoard: tensorboard --logdir {run_dir / 'ray'}",
+        f"report:      {run_dir / 'report.md'}",
+        f"checkpoints: {run_dir / BEST}",
+        f"TensorBoard: tensorboard --logdir {run_dir / RAY}",
     ]
 
 
@@ -53,3 +55,22 @@ def _line(student: dict[str, Any], teacher: dict[str, Any]) -> str:
 def _standing(student: dict[str, Any]) -> float:
     """Returns what a student is worth: its confirmed score, where there is one."""
     return float((student["confirmed"] or {"mean": student["metrics"]["score"]})["mean"])
+
+
+def print_outcome(run: SearchRun, again: str) -> int:
+    """Prints the summary of a search to standard error; returns the command's exit code.
+
+    Args:
+        run: What the search left.
+        again: What continues it.
+
+    Returns:
+        0; 130 after an interruption; 1 when there is no student.
+    """
+    lines = summary_lines(run.summary, run.folder)
+    if run.status == "interrupted":
+        lines.append(f"stopped with {plural(run.remaining, 'trial')} to go; {again} continues")
+    elif run.status == "no student":
+        lines.append(f"no trial was completed; most often because: {run.reason}")
+    print("\n".join(lines), file=sys.stderr, flush=True)
+    return {"finished": 0, "interrupted": 130, "no student": 1}[run.status]

@@ -1,1 +1,1 @@
-"""Model families: check a model folder, load it, cut it to layers, run it with the [CLS] state of every layer, save it."""
+"""Model families: check a folder, load, cut to layers, forward with the [CLS] state of every layer, save."""

@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import platform
-import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -173,18 +172,17 @@ def _parameter(spec: dict[str, Any]) -> str:
     return text
 
 
-def provenance(module: str, arguments: list[str], gpus: Sequence[str]) -> dict[str, Any]:
+def provenance(command: str, gpus: Sequence[str]) -> dict[str, Any]:
     """Returns when, with what and on what machine a command runs.
 
     Args:
-        module: Name of the command's module.
-        arguments: Its command line.
+        command: The command line that does the same.
         gpus: Names of the machine's GPUs; this room does not load what could tell them.
     """
     devices = [f"{os.cpu_count()} CPU cores", *(f"{count} × {name}" for name, count in Counter(gpus).items())]
     packages = ("pkd_tune", "torch", "transformers", "ray", "optuna", "datasets")
     return {
-        "command": shlex.join(["python", "-m", module, *arguments]),
+        "command": command,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": _git_hash(),
         "python": platform.python_version(),

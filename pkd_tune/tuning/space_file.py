@@ -5,7 +5,7 @@ A file has the tables [search], [teacher], [training] and [space]; `search_space
 
 import math
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -127,7 +127,7 @@ def find_space(name: str | Path) -> Path:
     raise UserError(f"--space {name}: no such file, nor a shipped space of that name ({names})")
 
 
-def load_space(path: Path) -> Space:
+def load_space(path: Path, overrides: Sequence[str] = ()) -> Space:
     """Reads a space file.
 
     Raises:

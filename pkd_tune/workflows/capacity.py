@@ -1,6 +1,8 @@
-"""How many trials run at once: what the memory and the cores of this machine have room for."""
+"""What this machine has room for: trials at once, by its memory and cores, and their files, by its disks."""
 
+import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +11,7 @@ import numpy as np
 import psutil
 import torch
 
-from pkd_tune.cli.command_line import say
-from pkd_tune.config import SearchConfig
+from pkd_tune.config import SearchConfig, UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.data.tokens import Split, take
@@ -25,6 +26,8 @@ from pkd_tune.tuning.plan import StudyPlan
 from pkd_tune.tuning.resources import Resources, share_cores
 from pkd_tune.workflows.request import SearchRequest
 from pkd_tune.workflows.timing import train_student
+
+log = logging.getLogger(__name__)
 
 USED_SHARE = 0.9
 """Share of what is free of memory, a GPU's or the machine's, that trials may fill."""
@@ -56,17 +59,17 @@ def fitting(request: SearchRequest, resources: Resources, plans: Sequence[StudyP
         plans: Of its studies.
     """
     if resources.device == "cpu":
-        if request.address is not None:
+        if request.options.address is not None:
             return resources
         trials = max(sum(plan.quota for plan in plans), request.config.seeds * len(plans))
         fitted = share_cores(resources, trials, cpu_bytes(request.config), free_bytes())
         if fitted.count < min(resources.count, trials):
-            say(f"note: memory has room for {plural(fitted.count, 'trial')} at once")
+            log.info("note: memory has room for %s at once", plural(fitted.count, "trial"))
         return fitted
-    if request.trials_per_gpu is not None:
+    if request.options.trials_per_gpu is not None:
         return resources
     if not torch.cuda.is_available():
-        say("note: no GPU here to measure on, so each trial has a GPU of its own; --trials-per-gpu says otherwise")
+        log.info("note: no GPU here to measure on, so each trial has a GPU of its own; --trials-per-gpu changes that")
         return resources
     config, task = request.config, TASKS[request.config.data.task]
     features = load_features(task, config.data.data_dir, config.data.student_dir, config.data.max_length)
@@ -121,7 +124,7 @@ def container_bytes(group: Path) -> int | None:
     return None
 
 
-def at_once(resources: Resources) -> str:
+def concurrency_text(resources: Resources) -> str:
     """Returns how many trials run at once, in words."""
     cores = f", {resources.threads} cores each" if resources.threads > 1 else ""
     return f"{plural(resources.count, 'trial')} at once on {resources.device}{cores}"
@@ -195,3 +198,41 @@ def per_gpu(free: int, peak: int, data: int, cores: int) -> int:
         ),
         default=1,
     )
+
+
+def check_disk(totals: Mapping[Path, int]) -> None:
+    """Refuses to begin where the files of a run might not fit on their disks.
+
+    What a continued run has already is not asked for again. Not counted are the teacher and its outputs, which are made
+    before, below --data-dir, and a run's journal, events and reports.
+
+    Args:
+        totals: The most bytes that each folder will hold; it need not exist yet.
+
+    Raises:
+        UserError: With what is needed and what is free.
+    """
+    more = {folder: max(0, total - _held(folder)) for folder, total in totals.items()}
+    for folder in totals:
+        needed, free = sum(more[other] for other in totals if _disk(other) == _disk(folder)), _free(folder)
+        if needed > free:
+            raise UserError(
+                f"{folder}: trials and students may need {needed / 1e9:.1f} GB more on its disk, and "
+                f"{free / 1e9:.1f} GB are free; give --storage, or --out, on a larger disk"
+            )
+
+
+def _held(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _disk(folder: Path) -> int:
+    return _existing(folder).stat().st_dev
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())

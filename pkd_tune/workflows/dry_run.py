@@ -1,12 +1,12 @@
 """What a search would cost, from a few steps at every depth, timed on this machine. Nothing is trained or kept."""
 
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from pkd_tune.cli.command_line import load_examples, say
 from pkd_tune.config import SearchConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
@@ -18,34 +18,36 @@ from pkd_tune.tuning.plan import StudyPlan
 from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.runner import KEPT_WEIGHTS, disk_bytes
 from pkd_tune.tuning.sampling import REDUCTION, WARM_UP_TRIALS
-from pkd_tune.workflows.capacity import at_once, fitting
+from pkd_tune.workflows.capacity import concurrency_text, fitting
+from pkd_tune.workflows.inputs import load_examples
 from pkd_tune.workflows.request import SearchRequest
 from pkd_tune.workflows.search import plan_search
 from pkd_tune.workflows.timing import TIMED_STEPS, Cost, time_student, time_teacher
 
+log = logging.getLogger(__name__)
 
-def dry_run(request: SearchRequest) -> int:
-    """Prints the plan of a search; returns the exit code."""
+
+def plan(request: SearchRequest) -> str:
+    """Returns what a search would do and cost, as text for a terminal."""
     config = request.config
     data, task = config.data, TASKS[config.data.task]
     plans = plan_search(request)
     resources = request.resources or cluster_resources(request)
     device = torch.device(resources.device if torch.cuda.is_available() else "cpu")
-    load_examples(task, data.data_dir, demo=request.demo)
+    load_examples(task, data.data_dir, demo=request.options.demo)
     features = load_features(task, data.data_dir, data.student_dir, data.max_length)
     splits = selection_splits(task, features, data.select_on)
     resources = fitting(request, resources, plans)
     torch.set_num_threads(resources.threads if device.type == "cpu" else torch.get_num_threads())
     costs = {}
     for depth in config.depths:
-        say(f"timing a student of {plural(depth, 'layer')}")
+        log.info("timing a student of %s", plural(depth, "layer"))
         costs[depth] = time_student(config, splits, depth, device)
-    say(f"timing the teacher, {plural(layer_count(data.teacher_dir), 'layer')}")
+    log.info("timing the teacher, %s", plural(layer_count(data.teacher_dir), "layer"))
     teacher_seconds = time_teacher(config, splits, device)
     weights = (data.student_dir / WEIGHTS).stat().st_size
     disk = disk_bytes(weights, len(plans), resources) + len(plans) * weights
-    print(plan_text(config, plans, resources, costs, teacher_seconds, disk, timed_on=device.type))
-    return 0
+    return plan_text(config, plans, resources, costs, teacher_seconds, disk, timed_on=device.type)
 
 
 def cluster_resources(request: SearchRequest) -> Resources:
@@ -54,12 +56,12 @@ def cluster_resources(request: SearchRequest) -> Resources:
     Raises:
         UserError: When it is out of reach, or has too few GPUs.
     """
-    assert request.address is not None
+    assert request.options.address is not None
     with (
         tempfile.TemporaryDirectory() as folder,
-        cluster.joined_cluster(request.address, Path(folder) / "ray-start.log"),
+        cluster.joined_cluster(request.options.address, Path(folder) / "ray-start.log"),
     ):
-        return cluster.cluster_resources(request.gpus, request.trials_per_gpu)
+        return cluster.cluster_resources(request.options.gpus, request.options.trials_per_gpu)
 
 
 def expected_evaluations(trials: int, evaluations: int, *, early_stopping: bool) -> float:
@@ -130,7 +132,7 @@ def plan_text(
         [
             _table(header, rows),
             "",
-            f"{at_once(resources)}. Rungs at evaluations {', '.join(map(str, rungs)) or 'none'} of {evaluations}.",
+            f"{concurrency_text(resources)}. Rungs at evaluations {', '.join(map(str, rungs)) or 'none'} of {evaluations}.",
             f"Teacher, unless it is there already: {teacher / 60:.1f} min.",
             f"Search and confirmation: about {expected / resources.count / 60:.1f} min, at most "
             f"{most / resources.count / 60:.1f} min if nothing is stopped early.",

@@ -1,5 +1,6 @@
-"""The winners of a search: exported, measured, and compared with their controls on fresh seeds."""
+"""The finalists of a search, the best trial of each study: exported, measured, compared with their controls."""
 
+import logging
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
-from pkd_tune.cli.command_line import say
 from pkd_tune.config import CONTROLS, Precision, UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_raw
@@ -27,6 +27,8 @@ from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.trial import TrialContext, predictions_name, weights_name
 from pkd_tune.tuning.trial_attributes import evaluations
+
+log = logging.getLogger(__name__)
 
 
 def export_finalists(
@@ -129,10 +131,7 @@ def check_reproduced(student: dict[str, Any], sizes: Mapping[str, int], *, exact
         return
     if exactly:
         raise RuntimeError(f"{student['folder']} scores {exported:.2f}, but its trial scored {searched:.2f}")
-    say(
-        f"warning: {student['folder']} scores {exported:.1f} in fp32, but {searched:.1f} in its trial's bf16",
-        always=True,
-    )
+    log.warning("%s scores %.1f in fp32, but %.1f in its trial's bf16", student["folder"], exported, searched)
 
 
 def _only_fp32(precision: Precision, resources: Resources) -> bool:

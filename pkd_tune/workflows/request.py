@@ -1,46 +1,183 @@
-"""A search as a person asked for it: every flag of the command, resolved and checked."""
+"""From a search's options to a checked request: everything that decides what is computed, and where."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from pkd_tune.config import SearchConfig
-from pkd_tune.tuning.resources import Resources
+from pkd_tune.config import DataConfig, Method, SearchConfig, SearchStage, UserError
+from pkd_tune.encoders.folder import layer_count
+from pkd_tune.encoders.precision import check_precision
+from pkd_tune.tuning.artifacts import check_uri
+from pkd_tune.tuning.plan import check_shares
+from pkd_tune.tuning.resources import Resources, choose_resources
 from pkd_tune.tuning.space import Parameters
+from pkd_tune.tuning.space_file import Space, find_space, load_space
+from pkd_tune.workflows.checks import Problems, check_not_negative, check_positive, check_seed, check_writable
+from pkd_tune.workflows.inputs import (
+    ONE_LAYER_TEACHER,
+    check_length,
+    check_pretrained,
+    find_data,
+    find_encoder,
+    student_init,
+)
+from pkd_tune.workflows.options import DistillOptions, FinetuneOptions, SearchOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchRequest:
-    """All that the command `search` was asked for."""
+    """A search, resolved and checked."""
 
+    options: SearchOptions
     config: SearchConfig
     parameters: Parameters
     """Of the space."""
-    demo: bool
-    out: Path
-    """Holds the runs of all tasks."""
-    name: str | None
-    """Of the run's folder; None: the teacher's."""
-    new: bool
-    """Whether to start another run although there is one."""
-    warm_start: tuple[Path, ...]
-    """Folders of earlier runs."""
     resources: Resources | None
     """Of this machine; None where a cluster's are used."""
-    gpus: int | None
-    trials_per_gpu: int | None
-    """None: as many as its memory has room for."""
-    address: str | None
-    """Of a running Ray cluster."""
-    storage: str | None
-    """Where trials keep their files; None: the run's folder."""
-    trial_timeout: float | None
-    """Seconds."""
-    ray_dashboard: bool
-    loggers: tuple[str, ...]
-    """Services that get every result as well: wandb, mlflow."""
-    quiet: bool
-    """Whether there is no progress bar."""
-    verbose: bool
-    """Whether what happens to trials and processes is shown."""
-    argv: tuple[str, ...]
-    """The command line."""
+    command: str
+    """The command line that starts the same search."""
+
+    @property
+    def out(self) -> Path:
+        """The folder that holds the runs of all tasks."""
+        return self.options.out.resolve()
+
+
+def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
+    """Returns the request that the options describe, after all checks that take no time.
+
+    Args:
+        options: What was asked for.
+        command: The command line that was, or could have been, used.
+
+    Raises:
+        UserError: With all problems found in options, space, data and models.
+    """
+    problems = Problems()
+    check_positive(options, problems, "--trials", "--trials-per-gpu", "--trial-timeout")
+    check_positive(options, problems, "--epochs", "--batch-size", "--max-length")
+    check_not_negative(options, problems, "--control-trials", "--seeds")
+    check_seed(options.seed, problems)
+    check_name(options.name, problems)
+    space = None if problems.found else problems.attempt(lambda: space_of(options))
+    resources = None
+    if options.address is None:
+        resources = problems.attempt(lambda: choose_resources(options.gpus, options.trials_per_gpu))
+    if resources is not None:
+        device = resources.device
+        problems.attempt(lambda: check_precision(options.precision, device))
+    if options.address is not None and options.ray_dashboard:
+        problems.add("--ray-dashboard: a cluster that is joined by --address has its own, or none; leave it out")
+    check_writable(options.out.resolve(), "--out", problems)
+    storage = options.storage
+    if storage is not None and "://" in storage:
+        problems.attempt(lambda: check_uri(storage))
+    elif storage is not None:
+        check_writable(Path(storage).expanduser().resolve(), "--storage", problems)
+    task, data_dir = find_data(options, problems)
+    teacher_dir = find_encoder(options.teacher, "--teacher", options, task, data_dir, problems)
+    student_dir = teacher_dir
+    if options.student:
+        student_dir = find_encoder(options.student, "--student", options, task, data_dir, problems)
+        check_pretrained(student_dir, problems)
+    if space is not None:
+        check_length(teacher_dir, "--teacher", space.max_length, problems)
+        if options.student:
+            check_length(student_dir, "--student", space.max_length, problems)
+        if options.student and space.init != "pretrained":
+            problems.add(f"--student: init in the space is {space.init!r}, the teacher; leave out --student")
+    depths = None
+    if teacher_dir is not None and student_dir is not None:
+        deepest = layer_count(teacher_dir)
+        if student_dir != teacher_dir:
+            deepest = min(deepest, layer_count(student_dir) + 1)
+        depths = problems.attempt(lambda: choose_depths(options.depths, deepest))
+    problems.raise_any()
+    assert task is not None and space is not None and depths is not None  # noqa: PT018 - for the type checker
+    assert teacher_dir is not None and student_dir is not None  # noqa: PT018
+    data = DataConfig(
+        task=task.name,
+        data_dir=data_dir,
+        teacher_dir=teacher_dir,
+        student_dir=student_dir,
+        max_length=space.max_length,
+        init=student_init(space.init, student_dir),
+        select_on=options.select_on,
+    )
+    stages = choose_stages(options, space)
+    whole_grid = options.sampler == "grid" and space.sampler == "grid"
+    trials = options.trials or (None if whole_grid else space.trials)
+    control_trials = space.control_trials if options.control_trials is None else options.control_trials
+    check_shares(stages, depths, trials, control_trials)
+    of_all: dict[str, Any] = {"seed": options.seed, "precision": options.precision}
+    config = SearchConfig(
+        data=data,
+        teacher_trainings=tuple(replace(training, **of_all) for training in space.teacher),
+        student_training=replace(space.training, **of_all),
+        depths=depths,
+        stages=stages,
+        trials=trials,
+        control_trials=control_trials,
+        seeds=space.seeds if options.seeds is None else options.seeds,
+        sampler=options.sampler or space.sampler,
+        early_stopping=space.early_stopping,
+        seed=options.seed,
+    )
+    return SearchRequest(
+        options=options, config=config, parameters=space.parameters, resources=resources, command=command
+    )
+
+
+def space_of(options: SearchOptions) -> Space:
+    """Returns the space that the options name, with the values that they override.
+
+    Raises:
+        UserError: With every problem in the space and the overrides.
+    """
+    flags = {"epochs": options.epochs, "batch_size": options.batch_size, "max_length": options.max_length}
+    overrides = [f"training.{name}={value}" for name, value in flags.items() if value is not None]
+    name = options.space or ("demo" if options.demo else "default")
+    return load_space(find_space(name), [*options.set, *overrides])
+
+
+def default_space(options: FinetuneOptions | DistillOptions) -> Space:
+    """Returns the space whose trainings are the defaults of single models."""
+    return load_space(find_space("demo" if options.demo else "default"))
+
+
+def check_name(name: str | None, problems: Problems) -> None:
+    """Records a problem for a run's name that is no plain folder name."""
+    if name is not None and (name in ("", ".", "..") or any(part in name for part in "/\\\0") or len(name) > 100):
+        problems.add(f"--name {name!r}: give a folder name of at most 100 characters without / in it")
+
+
+def choose_stages(options: SearchOptions, space: Space) -> tuple[SearchStage, ...]:
+    """Returns the methods to search: those asked for; else the space's stages, unless a sampler is asked for; else PKD
+    with its controls, where these have trials."""
+    if options.methods:
+        return tuple(SearchStage(method=method) for method in dict.fromkeys(options.methods))
+    if space.stages and options.sampler is None:
+        return space.stages
+    controls = space.control_trials if options.control_trials is None else options.control_trials
+    methods: tuple[Method, ...] = ("pkd", "kd", "finetuned") if controls else ("pkd",)
+    return tuple(SearchStage(method=method) for method in methods)
+
+
+def choose_depths(asked: tuple[int, ...] | None, teacher_layers: int) -> tuple[int, ...]:
+    """Returns the student depths in ascending order; by default a quarter and a half of the teacher's layers.
+
+    Raises:
+        UserError: For every depth that is not in 1 .. N-1, and for a teacher that has no shallower students.
+    """
+    if teacher_layers < 2:
+        raise UserError(ONE_LAYER_TEACHER)
+    if asked is None:
+        return tuple(sorted({max(1, teacher_layers // 4), max(1, teacher_layers // 2)}))
+    wrong = [
+        f"--depths {depth}: a student of this {teacher_layers}-layer teacher has 1 to {teacher_layers - 1} layers"
+        for depth in asked
+        if not 1 <= depth < teacher_layers
+    ]
+    if wrong:
+        raise UserError(*wrong)
+    return tuple(sorted(set(asked)))

@@ -25,9 +25,6 @@ FLAGS = {
 PLACES = ("search.data.data_dir", "search.data.teacher_dir", "search.data.student_dir")
 """Settings that only say where something lies; what lies there is compared by content."""
 
-ADDED = ("search.student_training.precision",)
-"""Settings that earlier runs have no record of: they ran with `auto`."""
-
 TOTALS = ("search.trials", "search.control_trials", "search.seeds")
 """Settings that a continued run may raise."""
 
@@ -86,7 +83,6 @@ def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str
     """
     parts = [part for part in COMPARED if part in recorded and part in current]
     before, now = (dict(_flat({part: record[part] for part in parts})) for record in (recorded, current))
-    before = {**{key: "auto" for key in ADDED if key in now}, **before}
     differing = [
         f"{run_dir}: {_name(key)} {_was(before, key)} in this run and {_is(now, key)}; give the old value or "
         "start another run with --new"
@@ -97,7 +93,7 @@ def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str
         raise UserError(*differing)
 
 
-def way(run_dir: Path, folder: Path) -> str:
+def relative_path(run_dir: Path, folder: Path) -> str:
     """Returns the way from a run's folder to another one; it holds wherever the two are moved together."""
     return Path(os.path.relpath(folder, run_dir)).as_posix()
 

@@ -12,7 +12,7 @@ ALL = ("pkd", "pkd-skip", "pkd-last", "kd", "finetuned")
 
 
 def lines(run: Path) -> list[str]:
-    return summary_lines(read_json(run / "summary.json"), Path("r"), Path("r/report.md"))
+    return summary_lines(read_json(run / "summary.json"), Path("r"))
 
 
 def test_teacher_students_costs_and_places(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_of_many_students_the_best_confirmed_stand_for_their_depth(tmp_path: Pat
     summary = read_json(run / "summary.json")
     for student in summary["students"]:
         student["confirmed"]["mean"] = 90.0 if student["method"] == "kd" else 80.0
-    found = summary_lines(summary, run, run / "report.md")
+    found = summary_lines(summary, run)
     assert [line.split(":")[0] for line in found[1:4]] == ["2 layers, KD", "3 layers, KD", "4 layers, KD"]
 
 
@@ -59,6 +59,6 @@ def test_a_student_that_learnt_nothing_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", methods=("pkd",), depths=(2,), trials=4, seeds=1)
     summary = read_json(run / "summary.json")
     summary["students"][0]["metrics"] = summary["teacher"]["majority"]
-    found = summary_lines(summary, run, run / "report.md")
+    found = summary_lines(summary, run)
     assert found[1].startswith("2 layers, PKD: 60.0 on dev, ")
     assert found[1].endswith(" on 1 fresh seed; learnt nothing")

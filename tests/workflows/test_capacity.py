@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from requests_of import search_request
 
 from pkd_tune.config import SearchConfig
 from pkd_tune.data.glue import TASKS
@@ -13,7 +14,6 @@ from pkd_tune.distillation.memory import give_back_freed_memory
 from pkd_tune.distillation.student import ModelPool, compute_teacher_outputs
 from pkd_tune.distillation.train_step import TrainStep
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier
-from pkd_tune.search import make_parser, resolve
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.resources import Resources
 from pkd_tune.workflows import capacity
@@ -37,7 +37,7 @@ EIGHT = Resources(device="cpu", count=8)
 def request_(tiny_data: Path, tiny_space: Path, tmp_path: Path) -> SearchRequest:
     flags = ["--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--teacher", "tiny", "--depths", "1"]
     flags += ["--space", str(tiny_space), "--out", str(tmp_path / "results")]
-    return resolve(make_parser().parse_args(flags), flags)
+    return search_request(*flags)
 
 
 def plans(quota: int) -> list[StudyPlan]:
@@ -68,7 +68,7 @@ def test_trials_take_the_cores_that_others_leave(request_: SearchRequest, monkey
     assert fitting(request_, EIGHT, plans(3)) == Resources(device="cpu", count=3, threads=2)
     confirming = replace(request_, config=replace(request_.config, seeds=4))
     assert fitting(confirming, EIGHT, plans(3)) == Resources(device="cpu", count=4, threads=2)
-    cluster = replace(request_, address="auto")
+    cluster = replace(request_, options=replace(request_.options, address="auto"))
     assert fitting(cluster, EIGHT, plans(3)) == EIGHT  # whose memory this machine does not know
 
 
@@ -104,11 +104,12 @@ def test_what_a_container_has_left_counts(tmp_path: Path) -> None:
 
 
 def test_no_more_trials_run_at_once_than_memory_has_room_for(
-    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     monkeypatch.setattr(capacity, "free_bytes", lambda: 2 * cpu_bytes(request_.config) + 1)
     assert fitting(request_, EIGHT, plans(40)) == Resources(device="cpu", count=2, threads=4)
-    assert "memory has room for 2 trials at once" in capsys.readouterr().err
+    assert "memory has room for 2 trials at once" in caplog.text
     monkeypatch.setattr(capacity, "free_bytes", lambda: 1)
     assert fitting(request_, EIGHT, plans(40)).count == 1
 

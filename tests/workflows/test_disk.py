@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from pkd_tune.config import UserError
-from pkd_tune.workflows.disk import check_disk
+from pkd_tune.workflows.capacity import check_disk
 
 
 def test_what_a_run_has_already_is_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,13 @@ import os
 from pathlib import Path
 
 import pytest
+from requests_of import search_request
 
-from pkd_tune.cli.command_line import Parser
 from pkd_tune.config import DataConfig, SearchConfig, SearchStage, TrainingConfig, UserError
 from pkd_tune.reporting.formatting import plural
-from pkd_tune.search import make_parser, search
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.resources import Resources
-from pkd_tune.workflows.dry_run import expected_evaluations, plan_text
+from pkd_tune.workflows.dry_run import expected_evaluations, plan, plan_text
 from pkd_tune.workflows.timing import Cost
 
 
@@ -21,18 +20,12 @@ def test_halving_lets_the_first_few_and_half_of_the_others_go_on() -> None:
 
 
 def test_the_plan_of_a_real_search_is_printed_and_nothing_is_left(
-    tiny_data: Path,
-    tiny_space: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tiny_data: Path, tiny_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    parser: Parser = make_parser()
-    flags = ["--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--teacher", "tiny", "--dry-run"]
+    flags = ["--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--teacher", "tiny"]
     flags += ["--space", str(tiny_space), "--depths", "1", "3", "--control-trials", "2", "--seeds", "2"]
-    assert search(parser.parse_args(flags), flags) == 0
-    text = capsys.readouterr().out
+    text = plan(search_request(*flags))
     for line in ("| 1 layer | pkd | 2 | 2 | 8 of 8 |", "| 3 layers | kd | 1 | 2 | 6 of 6 |", "core-hours"):
         assert line in text
     assert "Rungs at evaluations 1, 2 of 4." in text
@@ -43,11 +36,7 @@ def test_the_plan_of_a_real_search_is_printed_and_nothing_is_left(
 
 @pytest.mark.timeout(200)
 def test_the_plan_of_a_search_on_a_cluster_counts_its_slots(
-    tiny_data: Path,
-    tiny_space: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tiny_data: Path, tiny_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ray.cluster_utils import Cluster
 
@@ -55,13 +44,12 @@ def test_the_plan_of_a_search_on_a_cluster_counts_its_slots(
     machine = {"num_cpus": 3, "num_gpus": 5, "include_dashboard": False, "object_store_memory": 2**27}
     machines = Cluster(initialize_head=True, head_node_args=machine)
     flags = ["--task", "MRPC", "--data-dir", str(tiny_data), "--teacher", "tiny", "--space", str(tiny_space)]
-    flags += ["--depths", "1", "--control-trials", "0", "--dry-run", "--address", machines.address]
+    flags += ["--depths", "1", "--control-trials", "0", "--address", machines.address]
     try:
         for gpus, resources in (("0", "3 trials at once on cpu"), ("4", "4 trials at once on cuda")):
-            assert search(make_parser().parse_args([*flags, "--gpus", gpus]), flags) == 0
-            assert resources in capsys.readouterr().out
+            assert resources in plan(search_request(*flags, "--gpus", gpus))
         with pytest.raises(UserError, match="--gpus 6: only 5 found"):
-            search(make_parser().parse_args([*flags, "--gpus", "6"]), flags)
+            plan(search_request(*flags, "--gpus", "6"))
     finally:
         machines.shutdown()
     assert not (tmp_path / "results").exists()

@@ -89,12 +89,12 @@ def test_a_method_is_held_against_both_controls_and_kd_against_fine_tuning(conte
     assert found[ALONE] == []
 
 
-def test_an_export_that_is_not_what_was_searched_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_export_that_is_not_what_was_searched_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     student = {"folder": "best/3-layer", "search_score": 80.0, "metrics": {"score": 79.2}}
     check_reproduced(student, {"dev": 1000}, exactly=True)
     check_reproduced({**student, "search_score": 75.0}, {"dev": 60}, exactly=True)
     with pytest.raises(RuntimeError, match=r"best/3-layer scores 79\.20, but its trial scored 81\.00"):
         check_reproduced({**student, "search_score": 81.0}, {"dev": 1000}, exactly=True)
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
     check_reproduced({**student, "search_score": 81.0}, {"dev": 1000}, exactly=False)
-    assert capsys.readouterr().err == "warning: best/3-layer scores 79.2 in fp32, but 81.0 in its trial's bf16\n"
+    assert caplog.messages == ["best/3-layer scores 79.2 in fp32, but 81.0 in its trial's bf16"]

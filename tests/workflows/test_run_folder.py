@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from pkd_tune.config import UserError
-from pkd_tune.export import make_parser, resolve
-from pkd_tune.workflows.run_folder import check_same_search, choose_run_folder, way
+from pkd_tune.export import make_parser
+from pkd_tune.workflows.export import resolve_export
+from pkd_tune.workflows.options import ExportOptions, make_options
+from pkd_tune.workflows.run_folder import check_same_search, choose_run_folder, relative_path
 
 RUN = "results/MRPC/tiny"
 
@@ -71,27 +73,20 @@ def test_more_trials_and_a_moved_folder_are_the_same_search(tmp_path: Path) -> N
     check_same_search(tmp_path, before, now)
 
 
-def test_another_precision_is_another_search_and_none_recorded_is_auto(tmp_path: Path) -> None:
-    def record(**precision: str) -> dict[str, Any]:
-        return {"search": {"student_training": {"epochs": 4, **precision}, "teacher_trainings": [{**precision}]}}
+def test_another_precision_is_another_search(tmp_path: Path) -> None:
+    def record(precision: str) -> dict[str, Any]:
+        training = {"epochs": 4, "precision": precision}
+        return {"search": {"student_training": training, "teacher_trainings": [training]}}
 
-    check_same_search(tmp_path, record(), record(precision="auto"))
-    for before in (record(), record(precision="auto")):
-        with pytest.raises(UserError) as caught:
-            check_same_search(tmp_path, before, record(precision="fp32"))
-        (problem,) = caught.value.problems
-        assert "--precision was 'auto' in this run and is now 'fp32'" in problem
+    check_same_search(tmp_path, record("auto"), record("auto"))
+    with pytest.raises(UserError) as caught:
+        check_same_search(tmp_path, record("auto"), record("fp32"))
+    (problem,) = caught.value.problems
+    assert "--precision was 'auto' in this run and is now 'fp32'" in problem
 
 
 def _moved(home: Path) -> None:
     shutil.move(home / "results", home / "elsewhere")
-
-
-def _of_an_older_release(home: Path) -> None:
-    record = json.loads((home / RUN / "run.json").read_text())
-    assert record.pop("data_from_here") == "../../../data"
-    assert record["search"]["data"]["data_dir"] == "data"
-    (home / RUN / "run.json").write_text(json.dumps(record))
 
 
 def _kept_far_from_its_data(home: Path) -> None:
@@ -101,7 +96,7 @@ def _kept_far_from_its_data(home: Path) -> None:
     shutil.move(home / "results" / "MRPC" / "tiny", far)
     record = json.loads((far / "run.json").read_text())
     shutil.move(home / "data", home / "corpora")  # where only the way leads
-    record["data_from_here"] = way(far, home / "corpora")
+    record["data_from_here"] = relative_path(far, home / "corpora")
     (far / "run.json").write_text(json.dumps(record))
 
 
@@ -109,7 +104,6 @@ def _kept_far_from_its_data(home: Path) -> None:
     ("change", "run"),
     [
         (None, RUN),
-        (_of_an_older_release, RUN),
         (_moved, "elsewhere/MRPC/tiny"),
         (_kept_far_from_its_data, "scratch/a/b"),
     ],
@@ -124,6 +118,6 @@ def test_the_data_is_found_from_any_folder(
     (tmp_path / "other" / "data" / "data_raw").mkdir(parents=True)  # another project's data, which is not meant
     monkeypatch.chdir(tmp_path / "other")
     flags = [str(home / run), "--layers", "1", "--to", "new"]
-    found = resolve(make_parser().parse_args(flags)).data_dir
+    found = resolve_export(make_options(ExportOptions, vars(make_parser().parse_args(flags)))).data_dir
     assert found.parent == home
     assert (found / "data_raw" / "MRPC" / "dev.tsv").is_file()

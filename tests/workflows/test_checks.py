@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pkd_tune.cli.command_line import Problems
-from pkd_tune.workflows.output_dir import check_student_target, publish_student
+from pkd_tune.workflows.checks import Problems, check_student_folder
+from pkd_tune.workflows.distill import publish
 
 
 def write_student(folder: Path, seed: int) -> Path:
@@ -22,7 +22,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def problems_of(target: Path) -> list[str]:
     problems = Problems()
-    check_student_target(target, problems)
+    check_student_folder(target, problems)
     return problems.found
 
 
@@ -33,7 +33,7 @@ def test_a_student_is_replaced_and_a_new_or_empty_folder_filled(tmp_path: Path) 
         assert problems_of(tmp_path / name) == []
         unfinished = write_student(tmp_path / ".unfinished", seed=2)
         wanted = contents(unfinished)
-        publish_student(unfinished, tmp_path / name)
+        publish(unfinished, tmp_path / name)
         assert contents(tmp_path / name) == wanted
         assert not unfinished.exists()
 
@@ -53,7 +53,7 @@ def test_nothing_else_is_lost(tmp_path: Path, other: str) -> None:
     assert problems_of(target) == [said]
     unfinished = write_student(tmp_path / ".unfinished", seed=2)
     with pytest.raises(OSError, match="not empty"):
-        publish_student(unfinished, target)
+        publish(unfinished, target)
     assert contents(target) == before
     assert unfinished.is_dir()
 

@@ -1,0 +1,77 @@
+"""Runs a command: messages on standard error, mistakes as one line each, exit codes."""
+
+import argparse
+import gc
+import logging
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from tqdm import tqdm
+
+from pkd_tune.cli.parser import Parser
+from pkd_tune.config import UserError
+
+
+def run_command(parser: Parser, command: Callable[[argparse.Namespace, str], int]) -> int:
+    """Parses the process's arguments and runs a command.
+
+    Args:
+        parser: Of the command.
+        command: Takes the parsed arguments and the command line; returns the exit code.
+
+    Returns:
+        The exit code; 2 after a `UserError`, whose problems are printed one line each; 130 after Ctrl-C.
+    """
+    prepare_process()
+    argv = sys.argv[1:]
+    try:
+        return command(parser.parse_args(argv), f"{parser.prog} {shlex.join(argv)}".rstrip())
+    except UserError as error:
+        for problem in error.problems:
+            print(f"{parser.prog}: error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; {parser.after_ctrl_c}", file=sys.stderr)
+        return 130
+
+
+def prepare_process() -> None:
+    """Sets what a process of ours needs that other programs must not be given by an import."""
+    # Read when torch is first imported. Threads that spin while they wait for each other are a hundred times slower
+    # when another program takes one of their cores; with this they sleep.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Importing torch, transformers and Ray creates a million objects that stay. Scanning them for garbage as often as
+    # Python does by default takes a tenth of the start of a process.
+    gc.set_threshold(100_000, 50, 50)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 must not end a command
+    show_messages()
+    signal.signal(signal.SIGTERM, _as_ctrl_c)
+
+
+def show_messages(*, quiet: bool = False) -> None:
+    """Prints log messages to standard error: ours from INFO (when quiet, from WARNING), all others from WARNING."""
+    root = logging.getLogger()
+    if not any(isinstance(handler, MessageHandler) for handler in root.handlers):
+        root.addHandler(MessageHandler())
+    logging.getLogger("pkd_tune").setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+class MessageHandler(logging.Handler):
+    """Prints each message on a line of its own, above any progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one message."""
+        text = self.format(record)
+        tqdm.write(f"warning: {text}" if record.levelno >= logging.WARNING else text, file=sys.stderr)
+        sys.stderr.flush()
+
+
+def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
+    """Handles a scheduler's SIGTERM as Ctrl-C is handled at that moment: Ray, while it runs trials, ends them first."""
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(number, frame)

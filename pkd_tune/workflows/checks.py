@@ -1,0 +1,110 @@
+"""Checks of what a user gave, which report every mistake together rather than the first one."""
+
+import json
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pkd_tune.config import UserError
+from pkd_tune.data.tokens import TOKENIZER_FILES
+from pkd_tune.encoders.folder import WEIGHTS
+from pkd_tune.files import RESULT
+
+T = TypeVar("T")
+
+STUDENT_FILES = {RESULT, WEIGHTS, "config.json", *TOKENIZER_FILES}
+"""All files that `distill` may write into a student's folder."""
+
+
+@dataclass(slots=True)
+class Problems:
+    """Collects what is wrong, so that several mistakes are reported together."""
+
+    found: list[str] = field(default_factory=list)
+
+    def add(self, problem: str) -> None:
+        """Records a problem: one line that names what is wrong and the remedy."""
+        self.found.append(problem)
+
+    def attempt(self, find: Callable[[], T]) -> T | None:
+        """Returns what `find` returns; where it raises a `UserError`, records its problems and returns None."""
+        try:
+            return find()
+        except UserError as error:
+            self.found.extend(error.problems)
+            return None
+
+    def raise_any(self) -> None:
+        """Raises all recorded problems as one `UserError`, if there are any."""
+        if self.found:
+            raise UserError(*self.found)
+
+
+def check_positive(options: Any, problems: Problems, *flags: str) -> None:
+    """Records a problem for each of these flags whose value is given and is not a finite number above 0."""
+    for flag in flags:
+        value = getattr(options, flag.removeprefix("--").replace("-", "_"))
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if number is not None and not number > 0:
+                problems.add(f"{flag} must be above 0, but got {number}")
+            elif number == math.inf:
+                problems.add(f"{flag} must be finite, but got {number}")
+
+
+def check_not_negative(options: Any, problems: Problems, *flags: str) -> None:
+    """Records a problem for each of these flags whose value is below 0."""
+    for flag in flags:
+        value = getattr(options, flag.removeprefix("--").replace("-", "_"))
+        if value is not None and value < 0:
+            problems.add(f"{flag} must be at least 0, but got {value}")
+
+
+def check_seed(seed: int, problems: Problems) -> None:
+    """Records a problem for a seed that not every library takes."""
+    if not 0 <= seed < 2**31:
+        problems.add(f"--seed must be from 0 to {2**31 - 1}, but got {seed}")
+
+
+def check_writable(folder: Path, flag: str, problems: Problems) -> None:
+    """Records a problem when nothing can be written into the folder a flag names; the folder need not exist yet."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        problems.add(f"{flag} {folder}: {existing} is a file; give a folder")
+        return
+    try:
+        tempfile.TemporaryFile(dir=existing).close()  # asking for permission would not do: root has it even in /proc
+    except OSError as error:
+        problems.add(f"{flag} {folder}: {existing} cannot be written to ({error.strerror}); give another folder")
+
+
+def check_new_folder(target: Path, problems: Problems) -> None:
+    """Records a problem when the folder that --to names exists and is not empty, or cannot be written."""
+    check_writable(target.parent, "--to", problems)
+    if target.is_dir() and any(target.iterdir()):
+        problems.add(f"--to {target}: there is something in it; give a new folder, or empty this one")
+    elif target.exists() and not target.is_dir():
+        problems.add(f"--to {target}: is a file; give a new folder")
+    elif target == Path.cwd():
+        problems.add(f"--to {target}: is the working folder; give a new folder in it")
+
+
+def check_student_folder(target: Path, problems: Problems) -> None:
+    """Records a problem when a student cannot be written to a folder, or anything but a student would be lost."""
+    if holds_only_a_student(target):
+        check_writable(target.parent, "--to", problems)
+    else:
+        check_new_folder(target, problems)
+
+
+def holds_only_a_student(folder: Path) -> bool:
+    """Tells whether the command `distill` wrote a folder, and nobody added anything to it."""
+    if not (folder / RESULT).is_file() or not {path.name for path in folder.iterdir()} <= STUDENT_FILES:
+        return False
+    try:
+        record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except ValueError:  # not JSON, or not UTF-8: not written by the command
+        return False
+    return isinstance(record, dict) and "distillation" in record

@@ -1,0 +1,264 @@
+"""Distils one student at given settings, without a search: vanilla KD or Patient KD."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig, UserError
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import load_features
+from pkd_tune.distillation.layer_map import teacher_layers
+from pkd_tune.distillation.published import Published, published
+from pkd_tune.encoders.folder import layer_count, model_name, weights_key
+from pkd_tune.files import RESULT, write_json
+from pkd_tune.reporting.formatting import metrics_text
+from pkd_tune.reporting.provenance import provenance
+from pkd_tune.tuning.resources import gpu_names
+from pkd_tune.tuning.space import Float
+from pkd_tune.tuning.space_file import Space
+from pkd_tune.workflows.checks import (
+    Problems,
+    check_positive,
+    check_seed,
+    check_student_folder,
+    holds_only_a_student,
+)
+from pkd_tune.workflows.finetune import TrainedModel
+from pkd_tune.workflows.inputs import (
+    ONE_LAYER_TEACHER,
+    check_length,
+    check_pretrained,
+    find_data,
+    find_device,
+    find_encoder,
+    load_examples,
+    student_init,
+)
+from pkd_tune.workflows.options import DistillOptions
+from pkd_tune.workflows.progress import training_progress
+from pkd_tune.workflows.request import default_space
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Everything that decides what a student computes."""
+
+    data: DataConfig
+    teacher_trainings: tuple[TrainingConfig, ...]
+    distillation: DistillConfig
+    training: TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillRequest:
+    """One student, resolved and checked."""
+
+    settings: Settings
+    method: str
+    target: Path
+    device: str
+    demo: bool
+    command: str
+
+
+def distill(request: DistillRequest) -> TrainedModel:
+    """Trains one student and writes its folder; the teacher is fine-tuned first unless that was done before.
+
+    Raises:
+        UserError: When the teacher is not good enough, or the loss is not finite.
+    """
+    import torch  # takes seconds, which a refused request need not wait for
+
+    from pkd_tune.distillation import student as students
+    from pkd_tune.distillation import teacher as teachers
+    from pkd_tune.distillation.loop import TrainingDivergedError
+    from pkd_tune.encoders.modeling import save_classifier
+
+    settings, target = request.settings, request.target
+    data, config, device = settings.data, settings.distillation, torch.device(request.device)
+    task, name = TASKS[data.task], f"{request.method} {config.student_layers}-layer student"
+    load_examples(task, data.data_dir, demo=request.demo)
+    splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
+    finetuned = data.data_dir / "models" / "finetuned" / task.name
+    with training_progress("teacher") as show:
+        teacher = teachers.prepare_teacher(
+            task, splits, data.teacher_dir, finetuned, settings.teacher_trainings, device, show
+        )
+    scores = metrics_text(teacher.metrics)
+    log.info("teacher: %s, %d layers, %s dev %s", model_name(data.teacher_dir), teacher.layers, task.name, scores)
+    imitated = teacher_layers(config.strategy, config.student_layers, teacher.layers) if config.beta > 0 else ()
+    if imitated:
+        pairs = ", ".join(f"{i}→{layer}" for i, layer in enumerate(imitated, start=1))
+        log.info("student layers imitate teacher layers: %s", pairs)
+    elif config.beta > 0:
+        log.warning("a student of one layer has no inner layer to imitate with; beta has no effect")
+
+    student_data = students.open_student_data(data, teacher, device, settings.training.seed)
+    with training_progress(name) as show:
+        try:
+            student, _ = students.distill(student_data, config, settings.training, show)
+        except TrainingDivergedError as error:
+            remedy = f"give a lower --learning-rate than {settings.training.learning_rate:g}"
+            raise UserError(f"{name}: {error}; {remedy}{' or a lower --beta' if imitated else ''}") from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    save_classifier(student, data.student_dir, unfinished, replace=True)
+    student_splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
+    metrics = teachers.dev_metrics(task, unfinished, student_splits, device)
+    record = {
+        **asdict(settings),
+        "method": request.method,
+        "imitated_layers": imitated,
+        "metrics": metrics,
+        "teacher": {"weights": teacher.key, "layers": teacher.layers, "metrics": teacher.metrics},
+        "content": {"weights": weights_key(unfinished), "train": splits["train"].key, "dev": splits["dev"].key},
+        "provenance": provenance(request.command, gpu_names()),
+    }
+    write_json(unfinished / RESULT, record)
+    publish(unfinished, target)
+    return TrainedModel(task.name, target, metrics)
+
+
+def publish(unfinished: Path, target: Path) -> None:
+    """Renames a student's finished folder to its name; replaces a folder that `distill` wrote, and nothing else.
+
+    Raises:
+        OSError: When something else is there by now; the finished folder stays where it is.
+    """
+    if holds_only_a_student(target):
+        shutil.rmtree(target)
+    os.replace(unfinished, target)  # onto an empty folder at most
+
+
+def resolve_distill(options: DistillOptions, command: str) -> DistillRequest:
+    """Returns the request that the options describe.
+
+    Raises:
+        UserError: With all problems found.
+    """
+    problems = Problems()
+    space = default_space(options)
+    check_positive(options, problems, "--epochs", "--batch-size", "--max-length", "--learning-rate", "--layers")
+    check_seed(options.seed, problems)
+    resources = find_device(options.gpus, options.precision, problems)
+    if options.to is not None:
+        check_student_folder(options.to.resolve(), problems)
+    task, data_dir = find_data(options, problems)
+    max_length = options.max_length or space.max_length
+    teacher_dir = find_encoder(options.teacher, "--teacher", options, task, data_dir, problems)
+    check_length(teacher_dir, "--teacher", max_length, problems)
+    student_dir = teacher_dir
+    if options.student:
+        student_dir = find_encoder(options.student, "--student", options, task, data_dir, problems)
+        check_length(student_dir, "--student", max_length, problems)
+        check_pretrained(student_dir, problems)
+    if teacher_dir is not None and student_dir is not None and options.layers > 0:
+        check_depth(options, teacher_dir, student_dir, problems)
+    if options.method not in ("kd", "pkd"):
+        problems.add(f"--method {options.method}: give kd or pkd")
+    if options.method == "kd":
+        for flag in ("beta", "strategy", "normalize"):
+            if getattr(options, flag) is not None:
+                problems.add(f"--{flag} belongs to --method pkd; leave it out, or change the method")
+    start = Published(learning_rate=middle_rate(space), temperature=10, alpha=0.5, beta=100)
+    if options.preset is not None and task is not None:
+        start = problems.attempt(lambda: published(options.method, options.layers, task.name)) or start
+    config = problems.attempt(lambda: loss_settings(options, start))
+    problems.raise_any()
+    assert task is not None and teacher_dir is not None and student_dir is not None  # noqa: PT018 - for the type checker
+    assert resources is not None and config is not None  # noqa: PT018
+    training = replace(
+        space.training,
+        learning_rate=options.learning_rate or start.learning_rate,
+        epochs=options.epochs or space.training.epochs,
+        batch_size=options.batch_size or space.training.batch_size,
+        seed=options.seed,
+        precision=options.precision,
+    )
+    settings = Settings(
+        data=DataConfig(
+            task=task.name,
+            data_dir=data_dir,
+            teacher_dir=teacher_dir,
+            student_dir=student_dir,
+            max_length=max_length,
+            init=student_init(options.init, student_dir),
+        ),
+        teacher_trainings=tuple(replace(training, precision=options.precision) for training in space.teacher),
+        distillation=config,
+        training=training,
+    )
+    target = options.to.resolve() if options.to else default_folder(settings, options.method)
+    check_student_folder(target, problems)
+    problems.raise_any()
+    return DistillRequest(
+        settings=settings,
+        method=options.method,
+        target=target,
+        device=resources.device,
+        demo=options.demo,
+        command=command,
+    )
+
+
+def loss_settings(options: DistillOptions, start: Published) -> DistillConfig:
+    """Returns the settings of the loss: those that were given, and the start's for the others.
+
+    Raises:
+        UserError: When a value is impossible.
+    """
+
+    def chosen(name: str) -> Any:
+        given = getattr(options, name)
+        return getattr(start, name) if given is None else given
+
+    return DistillConfig(
+        student_layers=options.layers,
+        alpha=chosen("alpha"),
+        beta=chosen("beta") if options.method == "pkd" else 0.0,
+        temperature=chosen("temperature"),
+        strategy=chosen("strategy"),
+        normalize=chosen("normalize"),
+    )
+
+
+def check_depth(options: DistillOptions, teacher_dir: Path, student_dir: Path, problems: Problems) -> None:
+    """Records a problem when there is no student of the depth asked for."""
+    teacher_depth, start_depth = layer_count(teacher_dir), layer_count(student_dir)
+    if teacher_depth < 2:
+        problems.add(ONE_LAYER_TEACHER)
+    elif options.layers >= teacher_depth:
+        problems.add(
+            f"--layers {options.layers}: a student of a {teacher_depth}-layer teacher has 1 to {teacher_depth - 1} "
+            "layers"
+        )
+    elif options.layers > start_depth and options.init == "pretrained":
+        problems.add(
+            f"--layers {options.layers}: {model_name(student_dir)} has only {start_depth} layers to start from"
+        )
+    if options.init != "pretrained" and options.student:
+        problems.add(f"--init {options.init} starts from the teacher; leave out --student")
+
+
+def middle_rate(space: Space) -> float:
+    """Returns the geometric mean of the lowest and the highest learning rate of a space."""
+    rates = space.parameters["learning_rate"]
+    assert isinstance(rates, Float)
+    return float(f"{math.sqrt(rates.low * rates.high):.2g}")
+
+
+def default_folder(settings: Settings, method: str) -> Path:
+    """Returns the folder of a student for which none was given; its settings decide the name."""
+    text = json.dumps(asdict(settings), sort_keys=True, default=str)
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    data, layers = settings.data, settings.distillation.student_layers
+    name = f"{model_name(data.student_dir)}-{method}-{layers}-layer-{key}"
+    return data.data_dir / "models" / "distilled" / data.task / name

@@ -1,0 +1,162 @@
+"""Exports a student of a search: its Hugging Face folder, and ONNX and int8, each loaded and scored again."""
+
+import logging
+import shutil
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pkd_tune.config import UserError
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import check_source, load_raw
+from pkd_tune.data.task import Task
+from pkd_tune.deployment.choice import data_folder, find_student, finished_run
+from pkd_tune.encoders.folder import WEIGHTS
+from pkd_tune.files import MODEL_CARD, atomic_folder
+from pkd_tune.reporting.formatting import metric_titles
+from pkd_tune.workflows.checks import Problems, check_new_folder
+from pkd_tune.workflows.options import ExportOptions
+
+log = logging.getLogger(__name__)
+
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""What writing and running ONNX takes; the extra `onnx` installs them."""
+
+
+class ExportRefused(UserError):
+    """An exported model scores differently from the student it was made of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportRequest:
+    """An export, resolved and checked."""
+
+    run: dict[str, Any]
+    """The run's run.json."""
+    teacher: dict[str, Any]
+    """As in summary.json."""
+    student: dict[str, Any]
+    """As in summary.json."""
+    folder: Path
+    """The student's folder in the run."""
+    task: Task
+    data_dir: Path
+    """Holds the dev split."""
+    target: Path
+    """The folder to write."""
+    formats: tuple[str, ...]
+    """What is written: PyTorch's format always, and first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An exported model."""
+
+    folder: Path
+    formats: list[dict[str, Any]]
+    """For each format: `format_name`, `metrics`, `parameters`, `size_mb`, `latency_ms`."""
+
+    @property
+    def table(self) -> str:
+        """The formats as a Markdown table."""
+        from pkd_tune.deployment.model_card import formats_table
+
+        return formats_table(self.formats, metric_titles(self.formats[0]["metrics"]))
+
+
+def export(request: ExportRequest) -> Exported:
+    """Writes the folder of a student, scores each format in a fresh process, and writes the model card.
+
+    Raises:
+        ExportRefused: When a format scores differently from the student; nothing is written then.
+    """
+    # These take seconds to import, which a refused request need not wait for.
+    from pkd_tune.deployment.conversion import write_formats
+    from pkd_tune.deployment.formats import PYTORCH, refusals
+    from pkd_tune.deployment.measurement import in_fresh_process, latencies_ms, latency_machine, measure
+    from pkd_tune.deployment.model_card import write_card
+
+    task, max_length = request.task, request.run["search"]["data"]["max_length"]
+    raw = load_raw(task, request.data_dir)
+    dev = {name: raw[name] for name in task.dev_splits}
+    with atomic_folder(request.target) as folder:
+        # copyfile: the weights that transformers saves can be read by their owner alone.
+        kept = shutil.ignore_patterns(MODEL_CARD)
+        shutil.copytree(request.folder, folder, ignore=kept, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        log.info("writing %s", ", ".join(request.formats))
+        write_formats(folder, request.formats)
+        log.info("loading and scoring each in a fresh process")
+        formats = [
+            {"format_name": name, **in_fresh_process(measure, folder, dev, task, max_length, name)}
+            for name in request.formats
+        ]
+        sizes = {name: len(split) for name, split in dev.items()}
+        if refused := refusals(formats, request.student["metrics"]["score"], sizes):
+            moved = f"is {request.folder} or the data in {request.data_dir} not what the search had?"
+            raise ExportRefused(
+                *(
+                    f"refused: {reason}; {moved if name == PYTORCH else f'leave out --{name}'}"
+                    for name, reason in refused.items()
+                )
+            )
+        models = [(folder, name) for name in request.formats]
+        latencies = latencies_ms(models, dev[task.dev_splits[0]], max_length)
+        for measured, latency in zip(formats, latencies, strict=True):
+            measured["latency_ms"] = latency
+        write_card(
+            request.student,
+            request.teacher,
+            task,
+            request.run["provenance"]["command"],
+            folder,
+            seed=request.run["search"]["student_training"]["seed"],
+            demo=request.run["demo"],
+            select_on=request.run["search"]["data"]["select_on"],
+            formats=formats,
+            latency_on=latency_machine(),
+        )
+    return Exported(request.target, formats)
+
+
+def resolve_export(options: ExportOptions) -> ExportRequest:
+    """Returns the request that the options describe.
+
+    Raises:
+        UserError: With all problems found.
+    """
+    problems = Problems()
+    formats = ["pytorch", *(name for name in ("onnx", "int8") if getattr(options, name))]
+    missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
+    if missing and len(formats) > 1:
+        problems.add(f'--{formats[1]} needs {", ".join(missing)}: pip install "pkd_tune[onnx]"')
+    target = options.to.resolve()
+    check_new_folder(target, problems)
+    records = problems.attempt(lambda: finished_run(options.run))
+    if records is None:
+        raise UserError(*problems.found)
+    run, summary = records
+    student = problems.attempt(lambda: find_student(options.run, summary, options.layers, options.method))
+    data_dir = data_folder(options.run, run)
+    if options.data_dir is not None:
+        data_dir = options.data_dir.resolve() / "demo" if run["demo"] else options.data_dir.resolve()
+    task = TASKS[run["search"]["data"]["task"]]
+    if data_dir.is_dir():
+        problems.found += check_source(task, data_dir)
+    else:
+        problems.add(f"{data_dir}, which holds the dev split, is not there; say where it is with --data-dir")
+    problems.raise_any()
+    assert student is not None
+    folder = options.run.resolve() / student["folder"]
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder}: no {WEIGHTS} there; the command of the search, run again, writes it")
+    return ExportRequest(
+        run=run,
+        teacher=summary["teacher"],
+        student=student,
+        folder=folder,
+        task=task,
+        data_dir=data_dir,
+        target=target,
+        formats=tuple(formats),
+    )

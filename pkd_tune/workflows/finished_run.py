@@ -1,0 +1,113 @@
+"""What a search leaves, for Python: its trials as a table, and its students as models."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from pkd_tune.config import Method, UserError
+from pkd_tune.files import SUMMARY, read_json
+from pkd_tune.reporting.run import read_run
+
+Status = Literal["finished", "interrupted", "no student"]
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """The best student of a depth and method."""
+
+    folder: Path
+    """A Hugging Face model folder."""
+    record: dict[str, Any]
+    """What summary.json says of it: scores, settings, size, latency."""
+
+    @property
+    def score(self) -> float:
+        """The task's score on dev, times 100, of the exported model."""
+        return float(self.record["metrics"]["score"])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings it was trained with."""
+        return dict(self.record["settings"])
+
+    def load(self) -> tuple[Any, Any]:
+        """Returns the model and its tokenizer, as plain `transformers` loads them from the folder."""
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        model = AutoModelForSequenceClassification.from_pretrained(self.folder, use_safetensors=True)
+        return model, AutoTokenizer.from_pretrained(self.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRun:
+    """The folder of a search: what `pkd_tune.search()` and `pkd_tune.load_run()` return."""
+
+    folder: Path
+    status: Status = "finished"
+    remaining: int = 0
+    """Trials that were still to be run when the search was interrupted."""
+    reason: str | None = None
+    """Why there is no student: the most frequent reason for failed trials."""
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """Every training, one row each: the columns of trials.csv."""
+        return read_run(self.folder).trials
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json: the teacher and the best student of each depth and method.
+
+        Raises:
+            UserError: While the search has not ended.
+        """
+        if not (self.folder / SUMMARY).is_file():
+            raise UserError(f"{self.folder}: its search has not ended, so there is no student yet; run it again")
+        return read_json(self.folder / SUMMARY)
+
+    @property
+    def students(self) -> list[Student]:
+        """The best student of each depth and method."""
+        return [Student(self.folder / record["folder"], record) for record in self.summary["students"]]
+
+    @property
+    def report(self) -> Path:
+        """The report as HTML, which a browser shows."""
+        return self.folder / "report.html"
+
+    def best(self, layers: int | None = None, method: Method = "pkd") -> Student:
+        """Returns the best student of a depth and method.
+
+        Args:
+            layers: Its depth; None: the depth whose student scores best.
+            method: How it was trained.
+
+        Raises:
+            UserError: When the run has no such student; says which it has.
+        """
+        students = self.students
+        fitting = [
+            student
+            for student in students
+            if student.record["method"] == method and layers in (None, student.record["layers"])
+        ]
+        if not fitting:
+            has = ", ".join(f"{student.record['method']}: {student.record['layers']}" for student in students) or "none"
+            asked = method if layers is None else f"{method} with {layers} layers"
+            raise UserError(f"{self.folder} has no student for {asked}; it has (method: layers) {has}")
+        return max(fitting, key=lambda student: student.score)
+
+
+def load_run(folder: Path | str) -> SearchRun:
+    """Returns the run in a folder, for example `results/MRPC/bert-base-uncased`.
+
+    Raises:
+        UserError: When the folder holds no run, or a damaged one.
+    """
+    path = Path(folder).expanduser().resolve()
+    run = read_run(path)
+    if run.record is None:
+        raise UserError(f"{path}: no run.json there; give the folder of a run, for example results/MRPC/demo")
+    return SearchRun(path, "finished" if run.teacher is not None else "interrupted")

@@ -1,0 +1,97 @@
+"""Renews the reports of runs from their records, and the table of all tasks from all runs. Nothing is trained."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+from pkd_tune.config import UserError
+from pkd_tune.files import write_text
+from pkd_tune.reporting.document import markdown
+from pkd_tune.reporting.formatting import plural
+from pkd_tune.reporting.glue_table import blocks, latex, scores
+from pkd_tune.reporting.run import Run, is_run, read_run
+from pkd_tune.reporting.run_report import write_report
+from pkd_tune.workflows.checks import Problems, check_writable
+
+log = logging.getLogger(__name__)
+
+
+def write_reports(out: Path, *, with_latex: bool = False) -> int:
+    """Writes every run's report again, and the table of all tasks; returns how many reports could not be written.
+
+    Args:
+        out: Holds the runs, as <out>/<TASK>/<run>/, and receives glue.md, glue.html and glue.csv.
+        with_latex: Whether glue.tex is written too.
+
+    Raises:
+        UserError: When there is no run, a record is damaged, or `out` cannot be written to.
+    """
+    from pkd_tune.reporting.page import page  # loads plotly, which takes a second
+
+    folders = find_runs(out)
+    problems = Problems()
+    check_writable(out, "--out", problems)
+    read = [problems.attempt(partial(read_run, folder)) for folder in folders]
+    problems.raise_any()
+    runs = [run for run in read if run is not None]
+    for folder in sorted(folder for folder in out.glob("*/*") if folder.is_dir() and folder not in folders):
+        log.info("%s: no run, or one that has only just begun; left out", folder)
+    unwritten = 0
+    for run in runs:
+        try:
+            state = "" if run.teacher is not None else " (not finished)"
+            report = write_report(out / run.folder.parent.name / run.folder.name)
+            log.info("%s, .html and plots%s", report, state)
+        except OSError as error:
+            unwritten += 1
+            log.info("%s: its report cannot be written (%s)", run.folder, error.strerror)
+    counted, notes = choose(runs)
+    if not counted:
+        log.info("no search has ended yet, so there is no table of all tasks")
+        return unwritten
+    table = scores(counted)
+    if outdone := sorted({f"{run.task}/{run.folder.name}" for run in counted} - set(table["run"])):
+        names = ", ".join(f"`{name}`" for name in outdone)
+        notes.append(f"Left out, because a run that began later has the same models: {names}.")
+    content = blocks(table, notes)
+    write_text(out / "glue.md", markdown(content))
+    write_text(out / "glue.html", page("GLUE", content, "", []))
+    write_text(out / "glue.csv", table.to_csv(index=False, float_format="%.4f"))
+    endings = [".md", ".html", ".csv"]
+    if with_latex:
+        write_text(out / "glue.tex", latex(table))
+        endings.append(".tex")
+    log.info("%s%s: %s", out / "glue", ", ".join(endings), plural(table["task"].nunique(), "task"))
+    return unwritten
+
+
+def find_runs(out: Path) -> list[Path]:
+    """Returns the run folders below a folder of results, task by task.
+
+    Raises:
+        UserError: When there are none.
+    """
+    folders = sorted(folder for folder in out.glob("*/*") if folder.is_dir() and is_run(folder))
+    if not folders:
+        raise UserError(
+            f"--out {out}: there is no run in it, that is no {out}/<TASK>/<run>/ with run.json, summary.json or "
+            "trials.csv; run python -m pkd_tune.search first, or name the folder it wrote to"
+        )
+    return folders
+
+
+def choose(runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """Returns the runs that make the table, and notes on the others."""
+    ended = [run for run in runs if run.teacher is not None]
+    real = [run for run in ended if not run.demo]
+    notes = []
+    if real and len(real) < len(ended):
+        notes.append(f"{plural(len(ended) - len(real), 'demo run')} left out: a made-up corpus is not GLUE.")
+    if ended and not real:
+        notes.append("**All runs are demos, on made-up corpora: these are not GLUE scores.**")
+    if len(ended) < len(runs):
+        unfinished = [f"`{run.task}/{run.folder.name}`" for run in runs if run.teacher is None]
+        notes.append(f"Not finished and left out: {', '.join(unfinished)}.")
+    if held := [f"`{run.task}/{run.folder.name}`" for run in real or ended if run.holdout]:
+        notes.append(f"Settings and epochs chosen on a slice held out of train instead of dev: {', '.join(held)}.")
+    return real or ended, notes

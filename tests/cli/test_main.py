@@ -1,0 +1,48 @@
+"""What all commands say alike."""
+
+import argparse
+import importlib
+import signal
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pkd_tune.cli.main import run_command
+
+AFTER_CTRL_C = {
+    "search": "the same command without --new continues a search",
+    "finetune": "the same command continues from its last complete epoch",
+    "distill": "the same command continues a teacher from its last complete epoch, but starts a student again",
+    "export": "what is written is complete, and the same command starts again",
+}
+FLAGS = {
+    "search": "--task MRPC",
+    "finetune": "--task MRPC",
+    "distill": "--task MRPC --method kd --layers 2",
+    "export": "x --layers 2 --to y",
+}
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Gives the process its handler of SIGTERM back, which a command replaces."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "scheduler"])
+@pytest.mark.parametrize("name", AFTER_CTRL_C)
+def test_an_interrupted_command_says_what_the_same_command_will_do(
+    name: str, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(args: argparse.Namespace, command: str) -> int:
+        signal.raise_signal(number)
+        raise AssertionError("the signal was ignored")
+
+    module = importlib.import_module(f"pkd_tune.{name}")
+    monkeypatch.setattr(sys, "argv", ["x", *FLAGS[name].split()])
+    assert run_command(module.make_parser(), interrupted) == 130
+    assert capsys.readouterr().err == f"python -m pkd_tune.{name}: interrupted; {AFTER_CTRL_C[name]}\n"
