@@ -12,7 +12,7 @@ from pathlib import Path
 from pkd_tune.cli.main import run_command
 from pkd_tune.cli.parser import Parser, add_gpu_flag
 from pkd_tune.data.glue import TASKS
-from pkd_tune.reporting.formatting import metrics_text
+from pkd_tune.reporting.formatting import METRIC_TITLES
 from pkd_tune.workflows.options import PredictOptions, make_options
 
 
@@ -55,8 +55,8 @@ def predict(args: argparse.Namespace, command: str) -> int:
 
     options = make_options(PredictOptions, vars(args))
     for found in workflow.predict(workflow.resolve_predict(options, command)):
-        scores = metrics_text(found.metrics) if found.metrics else "no labels to score"
-        print(f"{found.task} {found.split}: {scores} -> {found.path}")
+        scores = ", ".join(f"{METRIC_TITLES[name]} {value:.1f}" for name, value in found.metrics.items())
+        print(f"{found.task} {found.split}: {scores or 'no labels to score'} -> {found.path}")
     if options.glue_zip is not None:
         print(options.glue_zip)
     return 0

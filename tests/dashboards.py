@@ -24,7 +24,7 @@ def get(address: str) -> tuple[int, str]:
 
 def ask(address: str, what: dict[str, Any]) -> dict[str, Any]:
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.SearchRequest(address, data=json.dumps(what).encode(), headers=headers)
+    request = urllib.request.Request(address, data=json.dumps(what).encode(), headers=headers)
     with urllib.request.urlopen(request, timeout=SECONDS) as answer:
         found = json.loads(answer.read())
     assert isinstance(found, dict)

@@ -119,7 +119,7 @@ def test_the_journal_cannot_be_changed(shown: Shown, run: Path) -> None:
     before = (run / "study.log").read_bytes()
     files = sorted(path.name for path in run.iterdir())
     for method, path in (("DELETE", "api/studies/0"), ("POST", "api/studies"), ("PUT", "api/studies/0/note")):
-        request = urllib.request.SearchRequest(addresses["trials:"] + path, data=b"{}", method=method)
+        request = urllib.request.Request(addresses["trials:"] + path, data=b"{}", method=method)
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request, timeout=SECONDS)
         assert refused.value.code == 405

@@ -53,7 +53,7 @@ def finished(home: Path, search: Search) -> Path:
     assert tensorboard.split()[-1] == str(run / "ray")
     ours = (
         "note: ",
-        "warning: one layer",
+        "warning: a student of one layer",
         "MRPC: ",
         "teacher: ",
         "computing ",

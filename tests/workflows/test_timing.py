@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from requests_of import search_request
 
 from pkd_tune.config import SearchConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.data.tokens import Split
-from pkd_tune.search import make_parser, resolve
 from pkd_tune.workflows import timing
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def task(tiny_data: Path, tiny_space: Path) -> tuple[SearchConfig, Mapping[str, Split]]:
     flags = ["--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--teacher", "tiny"]
-    config = resolve(make_parser().parse_args([*flags, "--space", str(tiny_space)]), flags).config
+    config = search_request(*flags, "--space", str(tiny_space)).config
     features = load_features(TASKS["MRPC"], tiny_data, config.data.student_dir, config.data.max_length)
     return config, selection_splits(TASKS["MRPC"], features, "dev")
 
