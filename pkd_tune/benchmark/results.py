@@ -151,7 +151,7 @@ def as_text(record: Mapping[str, Any]) -> str:
         )
         lines = [
             (
-                f"{row['name']}, {row['precision']}",
+                row["name"] if row["name"].endswith(row["precision"]) else f"{row['name']}, {row['precision']}",
                 f"{row['processes']} × {row['threads']}",
                 _digits(row["examples_per_second"]),
                 f"{row['tokens_per_second']:,.0f}",

@@ -77,3 +77,15 @@ def test_medians_ratios_and_shares(workload: Workload) -> None:
     assert "A PKD epoch takes 1.25 times as long as a fine-tuning epoch (1.25 by CPU time)." in text
     assert "highest PKD throughput is at 2 × 1" in text
     assert "scoring the dev split 0.200 s" in text
+
+
+def test_a_row_names_its_precision_once(workload: Workload) -> None:
+    entries = {2: make_entries(replace(workload, precision="bf16"), (1,))}
+    training = {"seconds": 1.0, "cpu_seconds": 1.0}
+    answers = {entry.name: [[training]] for entry in entries[2]}
+    answers["peak"] = [[{"fp32": 1e9, "bf16": 2e9}]]
+    answers["overheads"] = [[{"evaluation": 1.0, "checkpoint": 1.0, "reset": 1.0}]]
+    text = as_text({"machine": "M", "model": "B", "data": "D", "repeats": 1, **summary(entries, {2: answers}, [0.1])})
+    assert "| plain loop, fp32 |" in text
+    assert "| plain loop, bf16 |" in text
+    assert "| pkd_tune, KD, bf16 |" in text
