@@ -1,1 +1,1 @@
-"""How fast this machine trains students: contestants in processes, their turns, and what came out."""
+"""Training speed of this machine: interleaved runs of a plain loop and of pkd_tune, and tables that compare them."""

@@ -1,4 +1,4 @@
-"""What a bench measured: medians, ratios of medians, shares of the machine's peak, and the tables that show them."""
+"""Results of a benchmark: medians, ratios of medians, shares of the machine's peak, and the tables of them."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -6,19 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from pkd_tune.benchmark.race import Answer, Entry, Work
+from pkd_tune.benchmark.interleaving import Answer, Entry, Workload
 from pkd_tune.reporting.document import Table, Text, markdown
 from pkd_tune.reporting.formatting import plural
 
 CLASSES = 2
-COSTS = {
-    "evaluation": "scoring dev",
-    "checkpoint": "writing a training's state",
-    "reset": "beginning and ending",
-    "report": "a report to Ray",
+OVERHEADS = {
+    "evaluation": "scoring the dev split",
+    "checkpoint": "writing a training state",
+    "reset": "starting and ending a trial",
+    "report": "reporting to Ray",
 }
+"""What a trial does besides training steps, and its name in tables."""
 
-Found = Mapping[str, list[list[Answer]]]
+Answers = Mapping[str, list[list[Answer]]]
+"""For each entry name, the answers of its processes in every run."""
 
 
 def needed_flops(lengths: Sequence[int], depth: int, width: int, inner: int, heads: int) -> float:
@@ -45,24 +47,24 @@ def needed_flops(lengths: Sequence[int], depth: int, width: int, inner: int, hea
 
 
 def summary(
-    lineups: Mapping[int, Sequence[Entry]], found: Mapping[int, Found], report_seconds: list[float]
+    entries: Mapping[int, Sequence[Entry]], answers: Mapping[int, Answers], report_seconds: list[float]
 ) -> dict[str, Any]:
-    """Returns the numbers of a bench and every measurement they come from.
+    """Returns the numbers of a benchmark and every measurement they come from.
 
     Args:
-        lineups: The entries of each depth, the plain loop in fp32 first.
-        found: What they answered.
-        report_seconds: How long each report held up a trial.
+        entries: The entries of each depth, the plain loop in fp32 first.
+        answers: From `run_interleaved()`, for each depth.
+        report_seconds: How long each report blocked a trial.
     """
-    ours = next(iter(lineups.values()))[-1].works[0].precision
+    own_precision = next(iter(entries.values()))[-1].workloads[0].precision
     measured = {
-        precision: [turn[0][precision] for answers in found.values() for turn in answers["peak"]]
+        precision: [run[0][precision] for of_depth in answers.values() for run in of_depth["peak"]]
         for precision in ("fp32", "bf16")
     }
     peaks = {
         precision: {
             "flops_per_second": median(rates),
-            "in_hardware": precision in ("fp32", ours),
+            "supported": precision in ("fp32", own_precision),
             "measured": rates,
         }
         for precision, rates in measured.items()
@@ -72,40 +74,39 @@ def summary(
         "depths": [
             {
                 "depth": depth,
-                "training": _training(entries, found[depth], peaks),
-                "costs": _costs(found[depth], report_seconds),
+                "training": _training(of_depth, answers[depth], peaks),
+                "overheads": _overheads(answers[depth], report_seconds),
             }
-            for depth, entries in lineups.items()
+            for depth, of_depth in entries.items()
         ],
     }
 
 
-def _training(entries: Sequence[Entry], found: Found, peaks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _training(entries: Sequence[Entry], answers: Answers, peaks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     plain = plain_cpu = 0.0
     for entry in entries:
-        work = entry.works[0]
-        if work.kind in ("peak", "costs"):
+        workload, runs = entry.workloads[0], answers[entry.name]
+        if workload.kind in ("peak", "overheads"):
             continue
-        rates = [sum(len(work.lengths) / answer["seconds"] for answer in turn) for turn in found[entry.name]]
-        cpu_rates = [
-            len(work.lengths) * len(turn) / sum(answer["cpu_seconds"] for answer in turn) for turn in found[entry.name]
-        ]
+        examples = len(workload.lengths)
+        rates = [sum(examples / answer["seconds"] for answer in run) for run in runs]
+        cpu_rates = [examples * len(run) / sum(answer["cpu_seconds"] for answer in run) for run in runs]
         plain, plain_cpu = plain or median(rates), plain_cpu or median(cpu_rates)
-        flops = _flops_per_example(work)
+        flops = _flops_per_example(workload)
         rows.append(
             {
                 "name": entry.name,
-                "precision": work.precision,
-                "processes": len(entry.works),
-                "threads": work.threads,
+                "precision": workload.precision,
+                "processes": len(entry.workloads),
+                "threads": workload.threads,
                 "examples_per_second": median(rates),
-                "tokens_per_second": median(rates) * float(np.mean(work.lengths)),
+                "tokens_per_second": median(rates) * float(np.mean(workload.lengths)),
                 "times_plain": median(rates) / plain,
                 "examples_per_cpu_second": median(cpu_rates),
                 "times_plain_per_cpu_second": median(cpu_rates) / plain_cpu,
                 "needed_flops_per_example": flops,
-                "share_of_peak": median(rates) * flops / peaks[work.precision]["flops_per_second"],
+                "share_of_peak": median(rates) * flops / peaks[workload.precision]["flops_per_second"],
                 "measured_examples_per_second": rates,
                 "measured_examples_per_cpu_second": cpu_rates,
             }
@@ -113,13 +114,13 @@ def _training(entries: Sequence[Entry], found: Found, peaks: dict[str, dict[str,
     return rows
 
 
-def _flops_per_example(work: Work) -> float:
-    width, inner, heads = (work.model[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads"))
-    return needed_flops(work.lengths, work.depth, width, inner, heads) / len(work.lengths)
+def _flops_per_example(workload: Workload) -> float:
+    width, inner, heads = (workload.model[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads"))
+    return needed_flops(workload.lengths, workload.depth, width, inner, heads) / len(workload.lengths)
 
 
-def _costs(found: Found, report_seconds: list[float]) -> dict[str, Any]:
-    measured = {what: [turn[0][what] for turn in found["costs"]] for what in COSTS if what != "report"}
+def _overheads(answers: Answers, report_seconds: list[float]) -> dict[str, Any]:
+    measured = {what: [run[0][what] for run in answers["overheads"]] for what in OVERHEADS if what != "report"}
     return {
         what: {"seconds": median(seconds), "measured": seconds}
         for what, seconds in {**measured, "report": report_seconds}.items()
@@ -127,15 +128,14 @@ def _costs(found: Found, report_seconds: list[float]) -> dict[str, Any]:
 
 
 def as_text(record: Mapping[str, Any]) -> str:
-    """Returns the tables of a bench: what the machine reaches, then speed and other costs for each depth."""
+    """Returns the tables of a benchmark: the machine's peak, then training speed and overheads for each depth."""
     products = ", ".join(
-        f"{precision} {_digits(peak['flops_per_second'] / 1e9)} GFLOP/s"
-        + ("" if peak["in_hardware"] else " (in software)")
+        f"{precision} {_digits(peak['flops_per_second'] / 1e9)} GFLOP/s" + ("" if peak["supported"] else " (emulated)")
         for precision, peak in record["peaks"].items()
     )
-    turns = plural(record["repeats"], "turn")
+    runs = plural(record["repeats"], "run")
     blocks: list[Text | Table] = [
-        Text(f"{record['machine']}. {record['model']}. {record['data']}. Medians of {turns}."),
+        Text(f"{record['machine']}. {record['model']}. {record['data']}. Medians of {runs}."),
         Text(f"Matrix products: {products}."),
     ]
     for group in record["depths"]:
@@ -146,12 +146,12 @@ def as_text(record: Mapping[str, Any]) -> str:
             "examples/s",
             "tokens/s",
             "× plain",
-            "by CPU time",
+            "× plain (CPU time)",
             "of peak",
         )
         lines = [
             (
-                f"{row['name']}, {row['precision']}",
+                row["name"] if row["name"].endswith(row["precision"]) else f"{row['name']}, {row['precision']}",
                 f"{row['processes']} × {row['threads']}",
                 _digits(row["examples_per_second"]),
                 f"{row['tokens_per_second']:,.0f}",
@@ -161,7 +161,7 @@ def as_text(record: Mapping[str, Any]) -> str:
             )
             for row in rows
         ]
-        blocks += [Table(header, lines), Text(_remarks(rows, group["costs"]))]
+        blocks += [Table(header, lines), Text(_remarks(rows, group["overheads"]))]
     return markdown(blocks).rstrip()
 
 
@@ -169,14 +169,14 @@ def _digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 10 else f"{number:.1f}"
 
 
-def _remarks(rows: list[dict[str, Any]], costs: dict[str, Any]) -> str:
+def _remarks(rows: list[dict[str, Any]], overheads: dict[str, Any]) -> str:
     named = {row["name"]: row for row in rows}
-    finetuning, pkd = named["ours, fine-tuning"], named["ours, PKD"]
+    finetuning, pkd = named["pkd_tune, fine-tuning"], named["pkd_tune, PKD"]
     longer, longer_cpu = (finetuning[rate] / pkd[rate] for rate in ("examples_per_second", "examples_per_cpu_second"))
     fastest = max((row for row in rows if "PKD" in row["name"]), key=lambda row: row["examples_per_second"])
-    seconds = ", ".join(f"{title} {costs[what]['seconds']:.3f} s" for what, title in COSTS.items())
+    seconds = ", ".join(f"{title} {overheads[what]['seconds']:.3f} s" for what, title in OVERHEADS.items())
     return (
         f"A PKD epoch takes {longer:.2f} times as long as a fine-tuning epoch ({longer_cpu:.2f} by CPU time). "
-        f"PKD trials are fastest as {fastest['processes']} × {fastest['threads']}.\n"
-        f"What a trial does besides training: {seconds}."
+        f"The highest PKD throughput is at {fastest['processes']} × {fastest['threads']} (processes × threads).\n"
+        f"Overheads of a trial: {seconds}."
     )

@@ -1,12 +1,12 @@
 import pytest
 
-from pkd_tune.benchmark.race import Work
+from pkd_tune.benchmark.interleaving import Workload
 
 
 @pytest.fixture
-def work() -> Work:
-    """Returns a turn of two steps with a tiny model."""
-    return Work(
+def workload() -> Workload:
+    """Returns an epoch of two steps with a tiny model."""
+    return Workload(
         kind="pkd",
         precision="fp32",
         device="cpu",
@@ -24,5 +24,5 @@ def work() -> Work:
         dev_lengths=[6, 7, 30],
         batch_size=4,
         max_length=32,
-        turns=3,
+        repeats=3,
     )

@@ -5,13 +5,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification
 
-from pkd_tune.benchmark.race import Work, lineup
+from pkd_tune.benchmark.interleaving import Workload, make_entries
 from pkd_tune.benchmark.results import as_text, needed_flops, summary
 from pkd_tune.data.batches import Batch
 from pkd_tune.encoders.modeling import run
 
 
-def test_needed_work_of_one_layer_by_hand() -> None:
+def test_needed_flops_of_one_layer_by_hand() -> None:
     """One example of 3 tokens, width 4, one head of 4, inner size 8."""
     query, key, output, value = 2 * 4 * 4, 2 * 4 * 4, 2 * 4 * 4, 2 * 4 * 4
     scores, gathered = 2 * 3 * 4, 2 * 3 * 4
@@ -21,8 +21,8 @@ def test_needed_work_of_one_layer_by_hand() -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_needed_work_is_what_our_training_step_does_without_padding(work: Work, depth: int) -> None:
-    model = BertForSequenceClassification(BertConfig(**work.model, num_hidden_layers=depth)).train()
+def test_needed_flops_are_those_of_a_training_step_without_padding(workload: Workload, depth: int) -> None:
+    model = BertForSequenceClassification(BertConfig(**workload.model, num_hidden_layers=depth)).train()
     ids = torch.randint(1, 60, (3, 7))
     nothing = torch.zeros(3, dtype=torch.long)
     batch = Batch(nothing, ids, torch.zeros_like(ids), torch.ones_like(ids, dtype=torch.bool), nothing)
@@ -31,50 +31,61 @@ def test_needed_work_is_what_our_training_step_does_without_padding(work: Work, 
     assert counter.get_total_flops() == needed_flops([7] * 3, depth, width=24, inner=48, heads=2)
 
 
-def test_medians_ratios_and_shares(work: Work) -> None:
-    work = replace(work, lengths=[10, 20], threads=2)
-    lineups = {2: lineup(work, (1, 2))}
+def test_medians_ratios_and_shares(workload: Workload) -> None:
+    workload = replace(workload, lengths=[10, 20], threads=2)
+    entries = {2: make_entries(workload, (1, 2))}
     seconds = {  # of two examples, in three rounds
         "plain loop": [[2.0], [1.0], [9.0]],
-        "ours, fine-tuning": [[0.5], [0.4], [0.4]],
-        "ours, KD": [[0.5], [0.5], [0.5]],
-        "ours, PKD": [[0.5], [0.5], [0.5]],
-        "ours, PKD, 1 slot": [[1.0], [1.0], [1.0]],
-        "ours, PKD, 2 slots": [[0.5, 1.0], [0.5, 1.0], [0.5, 0.5]],
+        "pkd_tune, fine-tuning": [[0.5], [0.4], [0.4]],
+        "pkd_tune, KD": [[0.5], [0.5], [0.5]],
+        "pkd_tune, PKD": [[0.5], [0.5], [0.5]],
+        "pkd_tune, PKD, 1 trial": [[1.0], [1.0], [1.0]],
+        "pkd_tune, PKD, 2 trials": [[0.5, 1.0], [0.5, 1.0], [0.5, 0.5]],
     }
-    found = {
-        name: [[{"seconds": s, "cpu_seconds": s / 2} for s in turn] for turn in turns]
-        for name, turns in seconds.items()
+    answers = {
+        name: [[{"seconds": s, "cpu_seconds": s / 2} for s in run] for run in runs] for name, runs in seconds.items()
     }
-    found["peak"] = [[{"fp32": rate, "bf16": 3.0}] for rate in (1e9, 2e9, 3e9)]
-    found["costs"] = [[{"evaluation": s, "checkpoint": 2 * s, "reset": 3 * s}] for s in (0.1, 0.2, 0.3)]
-    numbers = summary(lineups, {2: found}, [0.01, 0.03, 0.02])
+    answers["peak"] = [[{"fp32": rate, "bf16": 3.0}] for rate in (1e9, 2e9, 3e9)]
+    answers["overheads"] = [[{"evaluation": s, "checkpoint": 2 * s, "reset": 3 * s}] for s in (0.1, 0.2, 0.3)]
+    numbers = summary(entries, {2: answers}, [0.01, 0.03, 0.02])
     (group,) = numbers["depths"]
     rows = {row["name"]: row for row in group["training"]}
     assert {name: row["examples_per_second"] for name, row in rows.items()} == {
         "plain loop": 1,
-        "ours, fine-tuning": 5,
-        "ours, KD": 4,
-        "ours, PKD": 4,
-        "ours, PKD, 1 slot": 2,
-        "ours, PKD, 2 slots": 6,
+        "pkd_tune, fine-tuning": 5,
+        "pkd_tune, KD": 4,
+        "pkd_tune, PKD": 4,
+        "pkd_tune, PKD, 1 trial": 2,
+        "pkd_tune, PKD, 2 trials": 6,
     }
-    assert rows["ours, PKD, 2 slots"]["times_plain"] == 6
-    assert rows["ours, PKD, 1 slot"]["examples_per_cpu_second"] == 4
-    assert rows["ours, PKD"]["tokens_per_second"] == 60
+    assert rows["pkd_tune, PKD, 2 trials"]["times_plain"] == 6
+    assert rows["pkd_tune, PKD, 1 trial"]["examples_per_cpu_second"] == 4
+    assert rows["pkd_tune, PKD"]["tokens_per_second"] == 60
     needed = needed_flops([10, 20], 2, 24, 48, 2)
-    assert rows["ours, PKD"]["share_of_peak"] == pytest.approx(4 * needed / 2 / 2e9)
-    assert {what: cost["seconds"] for what, cost in group["costs"].items()} == {
+    assert rows["pkd_tune, PKD"]["share_of_peak"] == pytest.approx(4 * needed / 2 / 2e9)
+    assert {what: cost["seconds"] for what, cost in group["overheads"].items()} == {
         "evaluation": 0.2,
         "checkpoint": 0.4,
         "reset": pytest.approx(0.6),
         "report": 0.02,
     }
-    assert numbers["peaks"]["bf16"]["in_hardware"] is False
+    assert numbers["peaks"]["bf16"]["supported"] is False
     text = as_text({"machine": "M", "model": "B", "data": "D", "repeats": 3, **numbers})
-    assert "M. B. D. Medians of 3 turns." in text
-    assert "fp32 2.0 GFLOP/s, bf16 0.0 GFLOP/s (in software)" in text
-    assert "| ours, PKD, 2 slots, fp32 | 2 × 1 | 6.0 | 90 | 6.00 | 2.67 | 0% |" in text
+    assert "M. B. D. Medians of 3 runs." in text
+    assert "fp32 2.0 GFLOP/s, bf16 0.0 GFLOP/s (emulated)" in text
+    assert "| pkd_tune, PKD, 2 trials, fp32 | 2 × 1 | 6.0 | 90 | 6.00 | 2.67 | 0% |" in text
     assert "A PKD epoch takes 1.25 times as long as a fine-tuning epoch (1.25 by CPU time)." in text
-    assert "fastest as 2 × 1" in text
-    assert "scoring dev 0.200 s" in text
+    assert "highest PKD throughput is at 2 × 1" in text
+    assert "scoring the dev split 0.200 s" in text
+
+
+def test_a_row_names_its_precision_once(workload: Workload) -> None:
+    entries = {2: make_entries(replace(workload, precision="bf16"), (1,))}
+    training = {"seconds": 1.0, "cpu_seconds": 1.0}
+    answers = {entry.name: [[training]] for entry in entries[2]}
+    answers["peak"] = [[{"fp32": 1e9, "bf16": 2e9}]]
+    answers["overheads"] = [[{"evaluation": 1.0, "checkpoint": 1.0, "reset": 1.0}]]
+    text = as_text({"machine": "M", "model": "B", "data": "D", "repeats": 1, **summary(entries, {2: answers}, [0.1])})
+    assert "| plain loop, fp32 |" in text
+    assert "| plain loop, bf16 |" in text
+    assert "| pkd_tune, KD, bf16 |" in text

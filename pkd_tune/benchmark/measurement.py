@@ -1,0 +1,67 @@
+"""One benchmark from start to end: interleaved runs of every depth, report overhead, and the record of it all."""
+
+import logging
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pkd_tune.benchmark.interleaving import make_entries, run_interleaved
+from pkd_tune.benchmark.results import summary
+from pkd_tune.benchmark.settings import BenchSettings
+from pkd_tune.reporting.formatting import plural
+from pkd_tune.reporting.provenance import provenance
+from pkd_tune.tuning.report_cost import report_seconds
+from pkd_tune.tuning.resources import gpu_names
+
+logger = logging.getLogger(__name__)
+
+
+def measure(settings: BenchSettings, command: str) -> dict[str, Any]:
+    """Runs a benchmark and returns its record: `results.summary()`, what was measured on what, and provenance.
+
+    Args:
+        settings: From `settings.resolve()`.
+        command: The command line, for the provenance.
+    """
+    base, repeats = settings.base, settings.base.repeats
+    entries = {depth: make_entries(replace(base, depth=depth), settings.concurrent) for depth in settings.depths}
+    answers = {}
+    total = repeats * sum(map(len, entries.values()))
+    with tqdm(total=total, unit=" runs", leave=False, disable=not sys.stderr.isatty()) as bar:
+
+        def show(name: str) -> None:
+            bar.set_description_str(name)
+            bar.update(1)
+
+        for depth, of_depth in entries.items():
+            logger.info(
+                "%s: %d entries, %s each after a warm-up",
+                plural(depth, "layer"),
+                len(of_depth),
+                plural(repeats, "interleaved run"),
+            )
+            answers[depth] = run_interleaved(of_depth, repeats, show)
+    logger.info("overhead of a report, in a local Ray cluster")
+    with tempfile.TemporaryDirectory() as folder:
+        reports = report_seconds(4 * repeats, Path(folder))
+    device = torch.cuda.get_device_name() if base.device == "cuda" else f"CPU {platform.machine()}"
+    return {
+        "machine": f"{device}, {plural(len(os.sched_getaffinity(0)), 'core')}, PyTorch {torch.__version__}",
+        "model": f"BERT, hidden size {base.model['hidden_size']}, {base.model['num_attention_heads']} heads, "
+        "random weights",
+        "data": f"{settings.data}, mean {np.mean(base.lengths):.1f} word pieces, batch size {base.batch_size}",
+        "repeats": repeats,
+        "steps": len(base.lengths) // base.batch_size,
+        "max_length": base.max_length,
+        "shape": base.model,
+        **summary(entries, answers, reports),
+        "provenance": provenance(command, gpu_names()),
+    }

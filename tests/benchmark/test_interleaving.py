@@ -1,0 +1,60 @@
+"""Interleaved runs in real worker processes."""
+
+from dataclasses import replace
+
+import pytest
+
+from pkd_tune.benchmark.interleaving import Entry, Workload, make_entries, run_interleaved
+
+
+def test_runs_are_interleaved_and_entries_share_processes(workload: Workload) -> None:
+    trial = replace(workload, repeats=4)
+    entries = [
+        Entry(name="one", workloads=(trial,), first_process=0),
+        Entry(name="both", workloads=(trial, replace(trial, kind="plain")), first_process=0),
+    ]
+    shown: list[str] = []
+    answers = run_interleaved(entries, 2, shown.append)
+    assert shown == ["one", "both", "one", "both"]
+    assert [len(run) for run in answers["one"]] == [1, 1]
+    assert [len(run) for run in answers["both"]] == [2, 2]
+    assert all(answer["seconds"] > 0 for runs in answers.values() for run in runs for answer in run)
+
+
+def test_a_process_that_ends_early_is_an_error(workload: Workload, capfd: pytest.CaptureFixture[str]) -> None:
+    impossible = replace(workload, model={**workload.model, "num_attention_heads": 5})
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        run_interleaved([Entry(name="x", workloads=(impossible,), first_process=0)], 1, lambda name: None)
+    assert "not a multiple of the number of attention heads" in " ".join(capfd.readouterr().err.split())
+
+
+def test_entries_on_a_cpu(workload: Workload) -> None:
+    entries = {entry.name: entry for entry in make_entries(replace(workload, threads=2), (1, 2))}
+    assert list(entries) == [
+        "plain loop",
+        "pkd_tune, fine-tuning",
+        "pkd_tune, KD",
+        "pkd_tune, PKD",
+        "peak",
+        "overheads",
+        "pkd_tune, PKD, 1 trial",
+        "pkd_tune, PKD, 2 trials",
+    ]
+    assert [entry.workloads[0].threads for entry in entries.values()] == [2, 2, 2, 2, 2, 1, 1, 1]
+    assert entries["pkd_tune, PKD, 1 trial"].processes == range(6, 7)
+    assert entries["pkd_tune, PKD, 2 trials"].processes == range(6, 8)
+    assert (
+        entries["pkd_tune, PKD, 2 trials"].workloads[0].repeats == 2 * workload.repeats
+    )  # the first process is in both
+    long = replace(workload, lengths=[10] * 64)
+    assert [len(entry.workloads[0].lengths) for entry in make_entries(long, (1,))[:2]] == [16, 64]
+
+
+def test_entries_where_bf16_is_supported(workload: Workload) -> None:
+    entries = make_entries(replace(workload, precision="bf16", device="cuda", threads=8), (1, 2))
+    assert [(entry.name, entry.workloads[0].precision) for entry in entries[:3]] == [
+        ("plain loop", "fp32"),
+        ("plain loop, bf16", "bf16"),
+        ("pkd_tune, fine-tuning", "bf16"),
+    ]
+    assert [(each.gpu, each.threads) for each in entries[-1].workloads] == [(0, 8), (1, 8)]
