@@ -4,10 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny import SPACE, write_bert, write_mrpc
+from filelock import FileLock
+from tiny import SPACE, TINY_SEARCH, write_bert, write_mrpc
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
 os.environ["OMP_NUM_THREADS"] = "1"  # models are tiny: more threads only wait for each other
@@ -32,9 +34,34 @@ def all_cores() -> set[int]:
     return ALL_CORES
 
 
+Make = Callable[[Path], object]
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Make], Path]:
+    """Returns a function that returns a folder after making its content, once for all test processes of this run.
+
+    Tests share the folder and must not change it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def make_once(name: str, make: Make) -> Path:
+        folder = shared / name
+        with FileLock(shared / f"{name}.lock"):
+            if not (shared / f"{name}.done").exists():
+                folder.mkdir()
+                make(folder)
+                (shared / f"{name}.done").touch()
+        return folder
+
+    return make_once
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a data folder that tests share and must not change: MRPC and the model `tiny`."""
+    """Returns a data folder that the tests of a process share and must not change: MRPC and the model `tiny`."""
     data_dir = tmp_path_factory.mktemp("tiny") / "data"
     write_mrpc(data_dir / "data_raw" / "MRPC")
     write_bert(data_dir / "models" / "pretrained" / "tiny")
@@ -50,14 +77,26 @@ def tiny_space(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
-    """Returns the run folder of a finished search that tests share and must not change: two trials of one layer."""
-    home = tmp_path_factory.mktemp("searched")
-    shutil.copytree(tiny_data, home / "data")
-    (home / "space.toml").write_text(SPACE.replace("epochs = 2", "epochs = 6"))
-    flags = ["--task", "MRPC", "--teacher", "tiny", "--depths", "1", "--trials", "2", "--space", "space.toml"]
-    flags += ["--control-trials", "0", "--seeds", "0"]
-    command = [sys.executable, "-m", "pkd_tune.search", "--gpus", "0", *flags]
-    done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return home / "results" / "MRPC" / "tiny"
+def tiny_search(once: Callable[[str, Make], Path], tiny_data: Path) -> Path:
+    """Returns a working folder in which a search has run, two trials of one layer and two of three, on two cores.
+
+    It holds data/, results/MRPC/tiny/, space.toml, and what the command printed in stdout.txt and stderr.txt.
+    """
+
+    def make(home: Path) -> None:
+        shutil.copytree(tiny_data, home / "data")
+        (home / "space.toml").write_text(SPACE.replace("epochs = 2", "epochs = 6"))
+        cores = ",".join(map(str, sorted(ALL_CORES)[:2]))
+        command = ["taskset", "--cpu-list", cores, sys.executable, "-m", "pkd_tune.search", *TINY_SEARCH]
+        done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        (home / "stdout.txt").write_text(done.stdout)
+        (home / "stderr.txt").write_text(done.stderr)
+
+    return once("tiny-search", make)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_search: Path) -> Path:
+    """Returns the run folder of the shared search."""
+    return tiny_search / "results" / "MRPC" / "tiny"

@@ -30,6 +30,7 @@ from pkd_tune.workflows.dashboard import (
     serving,
 )
 
+TRIALS = [f"{depth}-layer-pkd-trial-{number:04d}" for depth in (1, 3) for number in (0, 1)]
 SETTINGS = ("alpha", "beta", "temperature", "learning_rate", "strategy", "normalize")
 
 
@@ -86,14 +87,14 @@ def test_every_trial_is_in_optuna_dashboard(shown: Shown) -> None:
 
 def test_every_trials_scalars_are_in_tensorboard(shown: Shown) -> None:
     _, addresses = shown
-    tags = scalars(addresses["TensorBoard:"], trials=2)
-    assert set(tags) == {"1-layer-pkd-trial-0000", "1-layer-pkd-trial-0001"}
+    tags = scalars(addresses["TensorBoard:"], trials=4)
+    assert sorted(tags) == TRIALS
     assert all("score" in of_trial for of_trial in tags.values())
 
 
 def test_every_trial_is_a_row_of_the_hparams_tab(shown: Shown) -> None:
     _, addresses = shown
-    scalars(addresses["TensorBoard:"], trials=2)
+    scalars(addresses["TensorBoard:"], trials=4)
     experiment = ask(addresses["TensorBoard:"] + "data/plugin/hparams/experiment", {"experimentName": ""})
     settings = [info["name"] for info in experiment["hparamInfos"]]
     assert set(settings) == {"depth", "method", "stage", *SETTINGS}
@@ -106,7 +107,7 @@ def test_every_trial_is_a_row_of_the_hparams_tab(shown: Shown) -> None:
         "colParams": [*({"hparam": name} for name in settings), *({"metric": metric} for metric in metrics)],
     }
     rows = ask(addresses["TensorBoard:"] + "data/plugin/hparams/session_groups", columns)["sessionGroups"]
-    assert sorted(row["name"] for row in rows) == ["1-layer-pkd-trial-0000", "1-layer-pkd-trial-0001"]
+    assert sorted(row["name"] for row in rows) == TRIALS
     for row in rows:
         assert set(row["hparams"]) == set(settings)
         assert row["hparams"]["method"] == "pkd"

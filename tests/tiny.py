@@ -29,6 +29,12 @@ strategy = { choices = ["skip", "last"] }
 normalize = { choices = [true, false] }
 """
 
+TINY_SEARCH = (
+    *("--task", "mrpc", "--gpus", "0", "--teacher", "tiny", "--depths", "3,1", "--space", "space.toml"),
+    *("--control-trials", "0", "--seeds", "0"),
+)
+"""Flags of the search that tests share."""
+
 
 def write_mrpc(folder: Path, *, train: int = 96, dev: int = 40, test: int = 8, seed: int = 0) -> None:
     """Writes MRPC files in which the word `same` or `other` in the second sentence gives the class away."""
