@@ -3,7 +3,9 @@
 import ast
 import functools
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,3 +74,17 @@ def test_modules_named_in_docs_exist() -> None:
 def test_quoted_messages_are_in_the_code(message: str) -> None:
     parts = [part.strip() for part in message.split("…")]
     assert [part for part in parts if part not in texts_in_code()] == []
+
+
+def test_the_python_of_the_readme_runs(tiny_search: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the arguments of the search that tests share, which has ended: its students are exported again."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    home = shutil.copytree(tiny_search, tmp_path / "home")
+    monkeypatch.chdir(home)
+    arguments = 'task="mrpc", gpus=0, teacher="tiny", depths=(1, 3), space="space.toml", control_trials=0, seeds=0'
+    tiny = code.replace('task="MRPC", gpus=8', arguments)
+    assert tiny != code
+    names: dict[str, Any] = {}
+    exec(tiny, names)
+    assert names["run"].folder == home / "results" / "MRPC" / "tiny"
+    assert names["model"].config.num_hidden_layers == 3
