@@ -18,9 +18,9 @@ from pkd_tune.config import UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import check_source, load_raw
 from pkd_tune.data.task import Task
-from pkd_tune.deployment.choice import data_folder, find_student, finished_run
 from pkd_tune.encoders.folder import WEIGHTS
 from pkd_tune.reporting.formatting import metric_titles
+from pkd_tune.reporting.run import data_folder, find_student, finished_run
 from pkd_tune.workflows.output_dir import check_new
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")

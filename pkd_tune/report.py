@@ -68,7 +68,7 @@ def report(args: argparse.Namespace, argv: list[str]) -> int:
         notes.append(f"Left out, because a run that began later has the same models: {names}.")
     content = blocks(table, notes)
     write_text(args.out / "glue.md", markdown(content))
-    write_text(args.out / "glue.html", page("GLUE", content, "", []))
+    write_text(args.out / "glue.html", page("GLUE", content))
     write_text(args.out / "glue.csv", table.to_csv(index=False, float_format="%.4f"))
     endings = [".md", ".html", ".csv"]
     if args.latex:

@@ -113,7 +113,7 @@ def test_plots_follow_light_and_dark(report: Page) -> None:
 def test_the_table_of_all_tasks_fits(browser: Browser, tmp_path: Path) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
     path = tmp_path / "glue.html"
-    path.write_text(page_of("GLUE", blocks(scores([read_run(run)]), []), "", []), encoding="utf-8")
+    path.write_text(page_of("GLUE", blocks(scores([read_run(run)]), [])), encoding="utf-8")
     for width in WIDTHS:
         page, wrong = opened(browser, path, width)
         assert page.locator("h1").inner_text() == "GLUE, dev split, × 100"
