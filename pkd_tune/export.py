@@ -89,7 +89,7 @@ def export(args: argparse.Namespace, argv: list[str]) -> int:
         write_formats(unfinished, request.formats)
         say("loading and scoring each in a fresh process")
         formats = [
-            {"form": format_name, **in_fresh_process(measure, unfinished, dev, task, max_length, format_name)}
+            {"format": format_name, **in_fresh_process(measure, unfinished, dev, task, max_length, format_name)}
             for format_name in request.formats
         ]
         refused = refusals(
