@@ -16,7 +16,7 @@ from pkd_tune.config import UserError
 from pkd_tune.files import write_text
 from pkd_tune.reporting.document import markdown
 from pkd_tune.reporting.formatting import plural
-from pkd_tune.reporting.glue_table import blocks, latex, scores
+from pkd_tune.reporting.glue_table import elements, latex, scores
 from pkd_tune.reporting.run import Run, is_run, read_run
 from pkd_tune.reporting.run_report import write_report
 
@@ -66,7 +66,7 @@ def report(args: argparse.Namespace, argv: list[str]) -> int:
     if outdone := sorted({f"{run.task}/{run.folder.name}" for run in counted} - set(table["run"])):
         names = ", ".join(f"`{name}`" for name in outdone)
         notes.append(f"Left out, because a run that began later has the same models: {names}.")
-    content = blocks(table, notes)
+    content = elements(table, notes)
     write_text(args.out / "glue.md", markdown(content))
     write_text(args.out / "glue.html", page("GLUE", content))
     write_text(args.out / "glue.csv", table.to_csv(index=False, float_format="%.4f"))

@@ -100,7 +100,7 @@ def views(table: pd.DataFrame) -> list[View]:
     return [confirmed, best]
 
 
-def blocks(table: pd.DataFrame, notes: Sequence[str]) -> list[Element]:
+def elements(table: pd.DataFrame, notes: Sequence[str]) -> list[Element]:
     """Returns the content of glue.md and glue.html.
 
     Args:

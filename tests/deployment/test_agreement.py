@@ -50,6 +50,7 @@ def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path:
     raw = load_raw(task, tmp_path)
     dev = {name: raw[name] for name in task.dev_splits}
     measured = measure(target, dev, task, 32)
+    assert measured["examples"] == sum(map(len, dev.values()))
     # Training scores in bf16 where the processor has it, which swaps some ranks; a class changes only at a tie.
     assert measured["metrics"] == pytest.approx(result.best.metrics, abs=2.0 if task.regression else 3.0)
 
