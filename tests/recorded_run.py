@@ -1,8 +1,8 @@
-"""Makes run folders as a search leaves them, without a search: records of made-up but plausible trainings.
+"""Writes run folders as a search does, without a search: records of synthetic but plausible trainings.
 
     python tests/recorded_run.py results/MRPC/minilm
 
-Everything is drawn from the standard library's random generator, so the same arguments give the same files anywhere.
+Everything is drawn from the random generator of the standard library, so equal arguments give equal files everywhere.
 """
 
 import random
@@ -12,8 +12,9 @@ from typing import Any
 
 from recorded_trainings import EPOCHS, SPACE, STARTED, Maker
 
+from pkd_tune.config import DataConfig, Method, SearchConfig, SearchStage, SelectOn, TrainingConfig
 from pkd_tune.files import EVALUATIONS, RUN, SUMMARY, TRIALS, write_json
-from pkd_tune.reporting.records import write_rows
+from pkd_tune.reporting.run import write_rows
 
 
 def write_run(
@@ -23,32 +24,32 @@ def write_run(
     teacher: str = "minilm",
     teacher_layers: int = 6,
     depths: tuple[int, ...] = (2, 3),
-    methods: tuple[str, ...] = ("pkd", "kd", "finetuned"),
+    methods: tuple[Method, ...] = ("pkd", "kd", "finetuned"),
     trials: int = 12,
     control_trials: int = 6,
     seeds: int = 3,
-    select_on: str = "dev",
+    select_on: SelectOn = "dev",
     demo: bool = False,
     seed: int = 0,
 ) -> Path:
     """Writes run.json, trials.csv, evaluations.csv and summary.json into a folder, and returns it.
 
-    One PKD trial of the lowest depth fails and one is interrupted and runs again; trials of the lowest quarter stop
-    early.
+    One PKD trial of the lowest depth fails and one is interrupted and runs again; trials in the lowest quarter are
+    stopped early.
 
     Args:
-        folder: The run's; begun when missing.
+        folder: The run folder; created when missing.
         task: One of `METRICS`.
-        teacher: What it is called.
-        teacher_layers: Its depth.
-        depths: Of the students.
-        methods: Of making them.
-        trials: For each PKD method, over all depths.
-        control_trials: For each control, over all depths.
-        seeds: Confirmation trainings of each student.
-        select_on: What chose the students: dev or holdout.
-        demo: Whether the run passes for a demo.
-        seed: Of everything drawn.
+        teacher: Name of the teacher.
+        teacher_layers: Depth of the teacher.
+        depths: Depths of the students.
+        methods: Methods of the students.
+        trials: Trials of each PKD method, over all depths.
+        control_trials: Trials of each control, over all depths.
+        seeds: Number of confirmation trainings of each student.
+        select_on: Which examples selected the students.
+        demo: Whether the run is recorded as a demo.
+        seed: Seed of the random generator.
     """
     maker = Maker(random.Random(seed), task, teacher_layers)
     for depth in depths:
@@ -61,7 +62,20 @@ def write_run(
     found = [student for student in students if student]
     for student in found:
         student["against"] = [_against(student, other) for other in found if _is_control_of(other, student)]
-    write_json(folder / RUN, _record(task, teacher, depths, methods, trials, control_trials, seeds, select_on, demo))
+    pretrained = Path(f"data/models/pretrained/{teacher}")
+    search = SearchConfig(
+        data=DataConfig(
+            task=task, data_dir=Path("data"), teacher_dir=pretrained, student_dir=pretrained, select_on=select_on
+        ),
+        teacher_trainings=tuple(TrainingConfig(learning_rate=rate, epochs=EPOCHS) for rate in (2e-5, 5e-5)),
+        student_training=TrainingConfig(epochs=EPOCHS),
+        depths=depths,
+        stages=tuple(SearchStage(method=method) for method in methods),
+        trials=trials,
+        control_trials=control_trials,
+        seeds=seeds,
+    )
+    write_json(folder / RUN, _record(search, demo=demo))
     write_rows(folder / TRIALS, maker.trials)
     write_rows(folder / EVALUATIONS, maker.evaluations)
     record = maker.teacher(teacher)
@@ -91,48 +105,23 @@ def _against(student: dict[str, Any], control: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _record(
-    task: str,
-    teacher: str,
-    depths: tuple[int, ...],
-    methods: tuple[str, ...],
-    trials: int,
-    control_trials: int,
-    seeds: int,
-    select_on: str,
-    demo: bool,
-) -> dict[str, Any]:
-    training = {"learning_rate": 5e-5, "epochs": EPOCHS, "batch_size": 32, "evaluations_per_epoch": 2, "seed": 42}
-    command = f"python -m pkd_tune.search --task {task} --gpus 0 --depths {' '.join(map(str, depths))}"
+def _record(search: SearchConfig, *, demo: bool) -> dict[str, Any]:
+    depths = " ".join(map(str, search.depths))
     return {
         "demo": demo,
-        "search": {
-            "data": {
-                "task": task,
-                "max_length": 128,
-                "teacher_dir": f"data/models/pretrained/{teacher}",
-                "select_on": select_on,
-            },
-            "teacher_trainings": [{**training, "learning_rate": rate} for rate in (2e-5, 5e-5)],
-            "student_training": training,
-            "depths": list(depths),
-            "stages": [{"method": method, "keep": []} for method in methods],
-            "trials": trials,
-            "control_trials": control_trials,
-            "seeds": seeds,
-            "sampler": "tpe",
-            "seed": 42,
-        },
+        "search": search,
         "space": SPACE,
-        "resources": {"device": "cpu", "count": 2},
+        "id": "01234567",
+        "resources": {"device": "cpu", "count": 2, "per_gpu": 1, "threads": 1},
         "provenance": {
-            "command": command,
+            "command": f"python -m pkd_tune.search --task {search.data.task} --gpus 0 --depths {depths}",
             "started": STARTED.isoformat(),
             "git": "abc1234",
             "python": "3.11.7",
             "versions": {"pkd_tune": "0.1.0", "torch": "2.13.0"},
             "machine": "Linux x86_64, 2 CPU cores",
         },
+        "data_from_here": "../../../data",
         "content": {"teacher": "0123456789abcdef", "train": "123456789abcdef0", "dev": "23456789abcdef01"},
     }
 

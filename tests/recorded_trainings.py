@@ -1,4 +1,4 @@
-"""Made-up but plausible trainings, one after the other, as the tables of a run have them."""
+"""Synthetic but plausible trainings, one after the other, as rows of a run's tables."""
 
 import math
 import random
@@ -22,6 +22,7 @@ METRICS = {
     "MNLI": {"accuracy": -0.2, "accuracy_mm": 0.2},
 }
 """How far each metric of a task lies from their mean, the score."""
+EXAMPLES = {"MRPC": 408, "RTE": 277, "CoLA": 1043, "STS-B": 1500, "MNLI": 19_647}
 TEACHER_SCORE = {"MRPC": 85.5, "RTE": 66.0, "CoLA": 55.0, "STS-B": 88.0, "MNLI": 83.5}
 GAIN = {"finetuned": 0.0, "kd": 0.06, "pkd": 0.10, "pkd-skip": 0.10, "pkd-last": 0.08}
 MAJORITY = 60.0
@@ -30,7 +31,7 @@ STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 class Maker:
-    """Draws trainings one after the other and keeps their rows."""
+    """Draws trainings one after the other and records their rows."""
 
     def __init__(self, draws: random.Random, task: str, teacher_layers: int) -> None:
         self.draws, self.task, self.teacher_layers = draws, task, teacher_layers
@@ -144,6 +145,7 @@ class Maker:
             "name": name,
             "layers": self.teacher_layers,
             "finetuned_here": True,
+            "examples": EXAMPLES[self.task],
             "majority": {**self.metrics(MAJORITY), "score": MAJORITY},
             "baseline": "mean label" if self.task == "STS-B" else "most frequent class",
             "metrics": {**self.metrics(score), "score": score},

@@ -1,1 +1,1 @@
-"""What leaves the project: the forms a student is shipped in, how each is measured, and its model card."""
+"""Export of students: their formats, how each is measured, and the model card."""

@@ -1,4 +1,4 @@
-"""Writes a student's forms: its Hugging Face folder, and ONNX and int8, which need the extra `onnx`."""
+"""Writes the formats of a student: its Hugging Face folder, and ONNX in fp32 and int8, which need the extra `onnx`."""
 
 import logging
 import warnings
@@ -13,31 +13,37 @@ from pkd_tune.data.task import Task
 from pkd_tune.deployment.formats import FORMATS, INT8, ONNX, load_pytorch
 from pkd_tune.encoders.folder import length_limit
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, save_classifier
+from pkd_tune.files import atomic_path
 
 OPSET = 20
-"""The first with a GELU operator; onnxruntime reads it since 1.17."""
+"""The first ONNX operator set with GELU; supported by onnxruntime since 1.17."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""Names of the ONNX inputs."""
 
 
 def export_student(weights: Path, layers: int, pretrained_dir: Path, task: Task, seed: int, target: Path) -> None:
-    """Writes a student's folder from the weights its trial saved; replaces an older one.
+    """Writes the Hugging Face folder of a student from the weights of its trial, atomically; replaces an existing one.
 
     Args:
-        weights: The safetensors file of the trial.
-        layers: The student's depth.
-        pretrained_dir: The encoder it was cut from, and its tokenizer.
-        task: Gives the class names.
-        seed: Only fills weights that `weights` then overwrites.
-        target: The folder.
+        weights: Safetensors file of the trial.
+        layers: Depth of the student.
+        pretrained_dir: Folder of the encoder it was initialised from, with the tokenizer.
+        task: Has the class names.
+        seed: Seeds the initial weights, all of which `weights` then overwrites.
+        target: The folder to write.
     """
     student = cut_to_layers(load_classifier(pretrained_dir, task.labels, seed), range(1, layers + 1))
     student.load_state_dict(load_file(weights))
-    target.parent.mkdir(parents=True, exist_ok=True)
     save_classifier(student, pretrained_dir, target, replace=True)
 
 
 def write_formats(folder: Path, formats: Sequence[str]) -> None:
-    """Adds the forms named to a student's Hugging Face folder, which is PyTorch's form."""
+    """Adds formats to a student's Hugging Face folder, which is the PyTorch format.
+
+    Args:
+        folder: The student's folder.
+        formats: Names of formats, of `formats.FORMATS`.
+    """
     onnx_file, int8_file = folder / FORMATS[ONNX].file, folder / FORMATS[INT8].file
     if ONNX in formats or INT8 in formats:
         write_onnx(folder, onnx_file)
@@ -48,21 +54,23 @@ def write_formats(folder: Path, formats: Sequence[str]) -> None:
 
 
 def write_onnx(folder: Path, target: Path) -> None:
-    """Writes a classifier as one ONNX file: `INPUTS` of shape (batch, length), int64, to `logits` of (batch, classes).
+    """Writes a classifier as a single ONNX file, atomically.
+
+    The inputs are `INPUTS`, int64 of shape (batch, length) with both dimensions dynamic; the output is `logits`, fp32
+    of shape (batch, classes).
 
     Args:
-        folder: The classifier's Hugging Face folder.
-        target: The file.
+        folder: Hugging Face folder of the classifier.
+        target: The file to write.
     """
-    # Eager attention is what onnxruntime knows how to fuse, and has no branch on the mask's content.
+    # onnxruntime fuses eager attention; it also has no branch that depends on the values of the mask.
     model = load_pytorch(folder, attn_implementation="eager")
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=length_limit(folder))}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _quiet():
+    with atomic_path(target) as temporary, _quiet():
         torch.onnx.export(
             model,
             kwargs={name: torch.ones(2, 8, dtype=torch.int64) for name in INPUTS},
-            f=target,
+            f=temporary,
             input_names=INPUTS,
             output_names=["logits"],
             dynamic_shapes=dict.fromkeys(INPUTS, shape),
@@ -74,29 +82,28 @@ def write_onnx(folder: Path, target: Path) -> None:
 
 
 def write_int8(onnx_file: Path, target: Path) -> None:
-    """Writes an ONNX model with its weights, embeddings included, as int8; activations are quantised as they come.
+    """Writes an ONNX model with int8 weights, embeddings included, and dynamically quantized activations, atomically.
 
-    Every output channel of a matrix has its own scale, and weights use 7 of the 8 bits: processors without VNNI add
-    two products in 16 bits, which would overflow.
+    Quantization is per output channel. Weights use 7 of the 8 bits, because processors without VNNI add two products
+    in 16 bits, which would saturate.
 
     Args:
-        onnx_file: What `write_onnx` wrote.
-        target: The file.
+        onnx_file: File of `write_onnx`.
+        target: The file to write.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(onnx_file)
-    # Noted shapes are optional, and wrong once the quantiser has transposed weights: older releases trip over them.
+    # Shape annotations are optional, and wrong after the quantizer transposes weights; older releases fail on them.
     model.graph.ClearField("value_info")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _quiet():
-        quantize_dynamic(model, target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+    with atomic_path(target) as temporary, _quiet():
+        quantize_dynamic(model, temporary, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the converters' remarks on their own insides from the user; what they wrote is checked by its score."""
+    """Suppresses log messages and warnings of the converters; their output is verified by its score."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

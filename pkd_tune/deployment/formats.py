@@ -1,6 +1,6 @@
-"""The forms a student is shipped in, and how each is loaded and run without anything of ours.
+"""The formats of an exported student, and how each is loaded and run with public libraries alone.
 
-Shapes: B examples, C classes; C is 1 for a regression.
+Shape suffixes: B examples, C classes; C is 1 for a regression.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,26 +20,26 @@ PYTORCH, ONNX, INT8 = "pytorch", "onnx", "int8"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
-    """One form: its file, and by how much its score may differ from the exported student's.
+    """A format: its file, and by how much its score may differ from the expected score.
 
-    The larger of the two allowances holds, for on a small dev split one example is worth more than a point.
+    The larger of the two tolerances applies: on a small dev split one example is worth more than a point.
     """
 
     title: str
-    """What people call it."""
+    """Title in tables."""
     file: str
-    """Its weights, relative to the model's folder; the names are those the Hugging Face hub's own converters use."""
+    """File of the weights, relative to the model folder; named as by the converters of the Hugging Face hub."""
     points: float
-    """Allowed difference of the score, in points."""
+    """Tolerated difference of the score, in points (× 100)."""
     examples: int
-    """Allowed difference in examples of the smallest dev split."""
+    """Tolerated difference of the score, in examples of the smallest dev split."""
 
     def tolerance(self, sizes: Mapping[str, int]) -> float:
-        """Returns the allowed difference in points, given how many examples each dev split has."""
+        """Returns the tolerated difference in points, given the number of examples of each dev split."""
         return max(self.points, 100 * self.examples / min(sizes.values()))
 
 
-# fp32 forms compute the same sums in another order, so at most a tie falls the other way. int8 rounds every weight.
+# The fp32 formats sum in different orders, so at most near ties are decided differently. int8 rounds every weight.
 FORMATS = {
     PYTORCH: Format(title="PyTorch, fp32", file=WEIGHTS, points=0.3, examples=1),
     ONNX: Format(title="ONNX, fp32", file="onnx/model.onnx", points=0.3, examples=1),
@@ -49,21 +49,21 @@ FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model of some form, ready to run on the CPU."""
+    """A model in some format, ready to run on the CPU."""
 
     encode: Callable[[RawSplit, slice], Mapping[str, Any]]
-    """Turns rows of a split into a padded batch."""
+    """Returns rows of a split as a padded batch."""
     logits: Callable[[Mapping[str, Any]], npt.NDArray[np.float32]]
     """Returns a batch's logits, shape (B, C)."""
 
 
 def load(folder: Path, format_name: str, max_length: int) -> Loaded:
-    """Loads a model as any user of `transformers` or `onnxruntime` would, on as many threads as torch has.
+    """Loads a model with plain `transformers` or `onnxruntime`, with as many threads as torch uses.
 
     Args:
-        folder: Holds tokenizer, configuration and the form's file.
-        form: Name of the form.
-        max_length: Longest example in word pieces.
+        folder: Folder of the tokenizer, the configuration and the file of the format.
+        format_name: Name of the format, of `FORMATS`.
+        max_length: Maximum length in tokens; longer examples are truncated.
     """
     from transformers import AutoTokenizer
 
@@ -83,7 +83,12 @@ def load(folder: Path, format_name: str, max_length: int) -> Loaded:
 
 
 def load_pytorch(folder: Path, **options: str) -> Any:
-    """Returns the classifier in a folder in fp32 on the CPU, as plain `transformers` loads it with these options."""
+    """Loads a classifier with plain `transformers`, in fp32 on the CPU.
+
+    Args:
+        folder: Hugging Face folder of the classifier.
+        options: Further options of `from_pretrained`.
+    """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging as transformers_logging
 
@@ -106,7 +111,7 @@ def _pytorch_logits(folder: Path) -> Callable[[Mapping[str, Any]], npt.NDArray[n
 
 
 def _onnx_logits(file: Path) -> Callable[[Mapping[str, Any]], npt.NDArray[np.float32]]:
-    import onnxruntime  # of the extra `onnx`
+    import onnxruntime  # installed by the extra `onnx`
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -120,18 +125,21 @@ def _onnx_logits(file: Path) -> Callable[[Mapping[str, Any]], npt.NDArray[np.flo
 
 
 def refusals(measured: Sequence[Mapping[str, Any]], recorded: float, sizes: Mapping[str, int]) -> dict[str, str]:
-    """Returns the forms that score further off than they may, each with what is wrong.
+    """Returns the formats whose score differs by more than their tolerance, each with the reason.
 
     Args:
-        measured: `format_name` and `metrics` of each, PyTorch's first.
-        recorded: The score the run recorded of the student; PyTorch's form is held to it, and the others to PyTorch's.
-        sizes: Examples of each dev split.
+        measured: `format` and `metrics` of each format, PyTorch first.
+        recorded: The student's score in summary.json, which PyTorch must reproduce; the others must reproduce PyTorch.
+        sizes: Number of examples of each dev split.
     """
     refused = {}
     for each in measured:
-        format_name, found = FORMATS[each["form"]], each["metrics"]["score"]
-        expected = recorded if each["form"] == PYTORCH else measured[0]["metrics"]["score"]
-        if abs(found - expected) > format_name.tolerance(sizes):
-            allowed = f"at most {format_name.tolerance(sizes):.2f} points off are allowed"
-            refused[each["form"]] = f"{format_name.title} scores {found:.2f} instead of {expected:.2f}; {allowed}"
+        shipped, found = FORMATS[each["format"]], each["metrics"]["score"]
+        expected = recorded if each["format"] == PYTORCH else measured[0]["metrics"]["score"]
+        tolerance = shipped.tolerance(sizes)
+        if abs(found - expected) > tolerance:
+            refused[each["format"]] = (
+                f"{shipped.title} scores {found:.2f} instead of {expected:.2f}; at most {tolerance:.2f} points off are "
+                "allowed"
+            )
     return refused

@@ -1,4 +1,4 @@
-"""Score, size and latency of a model, measured on what lies in its folder."""
+"""Score, size and latency of a model, measured on the files of its folder."""
 
 import platform
 import statistics
@@ -19,14 +19,14 @@ from pkd_tune.deployment.formats import FORMATS, PYTORCH, load
 from pkd_tune.reporting.formatting import plural
 
 LATENCY_EXAMPLES = 50
-"""Single examples timed for a latency."""
+"""Number of single examples that are timed for a latency."""
 
-P = ParamSpec("P")
-T = TypeVar("T")
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
 
 
-def in_fresh_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Returns what a function returns in an interpreter started for it, which has nothing of this one's state."""
+def in_fresh_process(function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
+    """Calls a function in a new interpreter, without any state of this one, and returns its result."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(function, *args, **kwargs).result()
 
@@ -34,17 +34,18 @@ def in_fresh_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 def measure(
     folder: Path, dev: Mapping[str, RawSplit], task: Task, max_length: int, format_name: str = PYTORCH
 ) -> dict[str, Any]:
-    """Loads a model as any user of `transformers` or `onnxruntime` would, on the CPU, and scores it.
+    """Loads a model with plain `transformers` or `onnxruntime` on the CPU, and scores it on the dev splits.
 
     Args:
-        folder: A classifier's folder.
-        dev: The task's dev splits by name.
-        task: Says how to score.
-        max_length: Longest example in word pieces.
-        form: What is loaded.
+        folder: Folder of the model.
+        dev: The dev splits of the task by name.
+        task: The task of the model.
+        max_length: Maximum length in tokens.
+        format_name: The format to load, of `formats.FORMATS`.
 
     Returns:
-        `metrics` (times 100), `parameters`, and `size_mb` of the form's file.
+        `metrics` (× 100, as `data.metrics.score` returns them), `examples` (number of dev examples), `parameters`
+        (number of weights), and `size_mb` (size of the format's file in MB, 10⁶ bytes).
     """
     model = load(folder, format_name, max_length)
     predicted = {}
@@ -53,27 +54,29 @@ def measure(
         predicted[name] = predictions(task, np.concatenate([model.logits(batch) for batch in batches]))
     return {
         "metrics": score(task, predicted, {name: split.labels for name, split in dev.items()}),
+        "examples": sum(map(len, dev.values())),
         "parameters": _parameters(folder),
         "size_mb": (folder / FORMATS[format_name].file).stat().st_size / 1e6,
     }
 
 
 def latencies_ms(models: Sequence[tuple[Path, str]], split: RawSplit, max_length: int) -> list[float]:
-    """Returns each model's median time for a single example on the CPU, tokenising left out.
+    """Returns the latency of each model in ms: the median time of a forward pass for a single example on the CPU.
 
-    The models take turns at every example, so that whatever else the machine does strikes them alike.
+    Tokenization is not included. The measurements of the models are interleaved, example by example, so that other
+    load on the machine affects all alike.
 
     Args:
-        models: Folder and form of each.
+        models: Folder and format of each model.
         split: Its first `LATENCY_EXAMPLES` examples are timed.
-        max_length: Longest example in word pieces.
+        max_length: Maximum length in tokens.
     """
     loaded = [load(folder, format_name, max_length) for folder, format_name in models]
     seconds: list[list[float]] = [[] for _ in loaded]
     for i in range(min(LATENCY_EXAMPLES, len(split))):
         for model, times in zip(loaded, seconds, strict=True):
             single = model.encode(split, slice(i, i + 1))
-            model.logits(single)  # brings the model's weights back into the processor's caches
+            model.logits(single)  # warms up the processor caches with the model's weights
             started = time.perf_counter()
             model.logits(single)
             times.append(time.perf_counter() - started)
@@ -81,12 +84,12 @@ def latencies_ms(models: Sequence[tuple[Path, str]], split: RawSplit, max_length
 
 
 def latency_machine() -> str:
-    """Returns on what latencies are measured."""
+    """Returns the device on which `latencies_ms` measures: `2 threads of x86_64`."""
     return f"{plural(torch.get_num_threads(), 'thread')} of {platform.machine()}"
 
 
 def _parameters(folder: Path) -> int:
-    """Returns how many weights a model has, from its configuration alone."""
+    """Returns the number of weights of a model, from its configuration alone."""
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     with torch.device("meta"):

@@ -1,1 +1,1 @@
-"""What came out. Reads files only: no Ray, no torch, no GPU."""
+"""Reports of runs, from their files alone: no Ray, no torch, no GPU."""

@@ -1,18 +1,20 @@
-"""What a report is made of, and how it becomes Markdown or HTML: both say the same, because both are made from this.
+"""The elements of a report and their Markdown. `page.py` renders the same elements as HTML.
 
-Texts may hold `code`, **bold** and *emphasis*; everything else in them is literal.
+Texts may hold `code`, **bold** and *emphasis*; all else is literal. Values that come from records, such as names,
+commands and error messages, are put into a text with `literal()` or `code()`, and cannot add markup of any kind.
 """
 
-import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A heading; 1 is the page's title."""
+    """A heading; level 1 is the title of the page."""
 
+    kind: ClassVar[str] = "heading"
     text: str
     level: int = 2
 
@@ -21,108 +23,128 @@ class Heading:
 class Text:
     """A paragraph."""
 
+    kind: ClassVar[str] = "text"
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Bullets:
-    """A list of points."""
+    """A bullet list."""
 
+    kind: ClassVar[str] = "bullets"
     items: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; its cells are texts."""
+    """A table; its cells are texts.
 
+    Raises:
+        ValueError: When a row is not as long as the header; Markdown would drop cells.
+    """
+
+    kind: ClassVar[str] = "table"
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
     left: tuple[int, ...] = (0,)
-    """Columns of words, aligned left; the others hold numbers, aligned right."""
+    """Columns that are aligned left; the others hold numbers and are aligned right."""
     groups: tuple[int, ...] = ()
-    """Rows that begin a new group, which HTML sets off with a line."""
+    """Rows that begin a new group; HTML draws a line above each."""
 
     def __post_init__(self) -> None:
-        """Refuses rows that are not as long as the header, of which Markdown would show a part."""
         for row in self.rows:
             if len(row) != len(self.header):
                 raise ValueError(f"a row of {len(row)} cells below {len(self.header)} columns: {row}")
 
 
-Block = Heading | Text | Bullets | Table
+Element = Heading | Text | Bullets | Table
+
+Span = tuple[Literal["literal", "code", "strong", "emphasis"], str]
+"""A piece of a text: its kind, and its content without markup."""
+
+_SPANS = re.compile(
+    r"\\(?P<escaped>[\\`*])"
+    r"|(?P<fence>`+)(?P<code>.*?[^`])(?P=fence)(?!`)"
+    r"|\*\*(?P<strong>[^*`\\]+)\*\*"
+    r"|\*(?P<emphasis>[^*`\\]+)\*",
+    re.DOTALL,
+)
+_MARKDOWN = re.compile(
+    r"[\\`*]"
+    r"|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"  # within a word it is no emphasis
+    r"|\](?=[(\[])"  # of a link
+    r"|~(?=~)"
+)
+"""What Markdown would take for markup, besides raw HTML."""
 
 
-def markdown(blocks: Sequence[Block]) -> str:
-    """Returns the blocks as Markdown."""
-    return "\n\n".join(_markdown(block) for block in blocks) + "\n"
+def literal(value: object) -> str:
+    """Returns a value as part of a text, shown as it is on one line, whatever characters it holds."""
+    return re.sub(r"[\\`*]", r"\\\g<0>", " ".join(str(value).split()))
 
 
-def page_body(blocks: Sequence[Block]) -> str:
-    """Returns the blocks as HTML; tables scroll inside a box of their own."""
-    return "\n".join(_html(block) for block in blocks)
+def code(value: object) -> str:
+    """Returns a value as code within a text, on one line; the fence is longer than any run of backticks in it."""
+    content = " ".join(str(value).split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", content)), default=0))
+    pad = " " if content.startswith("`") or content.endswith("`") else ""
+    return f"{fence}{pad}{content}{pad}{fence}"
 
 
-def _markdown(block: Block) -> str:
-    match block:
+def spans(text: str) -> list[Span]:
+    """Returns the pieces of a text in their order."""
+    pieces: list[Span] = []
+    end = 0
+    for match in _SPANS.finditer(text):
+        pieces.append(("literal", text[end : match.start()]))
+        if match["escaped"]:
+            pieces.append(("literal", match["escaped"]))
+        elif match["code"]:
+            pieces.append(("code", match["code"].strip(" ") if "`" in match["code"] else match["code"]))
+        elif match["strong"]:
+            pieces.append(("strong", match["strong"]))
+        else:
+            pieces.append(("emphasis", match["emphasis"]))
+        end = match.end()
+    pieces.append(("literal", text[end:]))
+    return [(kind, content) for kind, content in pieces if content]
+
+
+def markdown(elements: Sequence[Element]) -> str:
+    """Returns the elements as Markdown, without raw HTML."""
+    return "\n\n".join(_markdown(element) for element in elements) + "\n"
+
+
+def markdown_literal(value: object) -> str:
+    """Returns Markdown that shows a value as it is: neither markup nor HTML in it has an effect."""
+    escaped = str(value).replace("&", "&amp;").replace("<", "&lt;")
+    return _MARKDOWN.sub(r"\\\g<0>", escaped)
+
+
+def _markdown(element: Element) -> str:
+    match element:
         case Heading(text, level):
-            return f"{'#' * level} {text}"
+            return f"{'#' * level} {_inline(text)}"
         case Text(text):
-            return text
+            return _inline(text)
         case Bullets(items):
-            return "\n".join(f"- {item}" for item in items)
+            return "\n".join(f"- {_inline(item)}" for item in items)
         case Table(header, rows, left):
             rule = [":--" if column in left else "--:" for column in range(len(header))]
-            lines = [header, rule, *rows]
-            return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+            lines = [map(_cell, header), rule, *(map(_cell, row) for row in rows)]
+            return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _cell(cell: object) -> str:
-    return " ".join(str(cell).split()).replace("|", "\\|")
-
-
-def _html(block: Block) -> str:
-    match block:
-        case Heading(text, level):
-            return f"<h{level}>{_inline(text)}</h{level}>"
-        case Text(text):
-            return f"<p>{_inline(text)}</p>"
-        case Bullets(items):
-            return "<ul>\n" + "\n".join(f"<li>{_inline(item)}</li>" for item in items) + "\n</ul>"
-        case Table(header, rows, left, groups):
-            kinds = ["words" if column in left else "number" for column in range(len(header))]
-            head = "".join(
-                f'<th scope="col" class="{k}">{_inline(cell)}</th>' for k, cell in zip(kinds, header, strict=True)
-            )
-            body = "\n".join(
-                ('<tr class="group">' if number in groups else "<tr>") + f"{_row(row, kinds)}</tr>"
-                for number, row in enumerate(rows)
-            )
-            return (
-                f'<div class="table" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n'
-                f"<tbody>\n{body}\n</tbody></table></div>"
-            )
-
-
-def _row(row: Sequence[object], kinds: Sequence[str]) -> str:
-    first, *others = zip(kinds, row, strict=True)
-    cells = [f'<th scope="row" class="{first[0]}">{_inline(str(first[1]))}</th>']
-    for kind, cell in others:
-        text = _inline(str(cell))
-        if kind == "words":  # lines break between the parts of a list only
-            text = ", ".join(f"<span>{part}</span>" for part in text.split(", "))
-        cells.append(f'<td class="{kind}">{text}</td>')
-    return "".join(cells)
+    return _inline(" ".join(str(cell).split())).replace("|", "\\|")
 
 
 def _inline(text: str) -> str:
-    """Returns a text as HTML; what stands between backticks is taken as it is."""
-    parts = re.split(r"`([^`]*)`", text)
+    marks = {"strong": "**", "emphasis": "*"}
     written = []
-    for number, part in enumerate(parts):
-        escaped = html.escape(part)
-        if number % 2:
-            written.append(f"<code>{escaped}</code>")
+    for kind, content in spans(text):
+        if kind == "code":
+            written.append(code(content))
         else:
-            escaped = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", escaped)
-            written.append(re.sub(r"\*([^*]+)\*", r"<em>\1</em>", escaped))
+            written.append(f"{marks.get(kind, '')}{markdown_literal(content)}{marks.get(kind, '')}")
     return "".join(written)

@@ -1,7 +1,7 @@
-"""What a plot is before anybody draws it: series of numbers with their names, axes and a caption.
+"""Plots as data: series of numbers with names, axes and captions, independent of the drawing library.
 
-`figures_of_search.py`, `figures_of_students.py` and `parallel.py` make them; `page.py` draws them for a screen and
-`plots.py` for paper, so both show the same.
+`search_figures.py` and `student_figures.py` compute them; `page.py` draws them interactively with Plotly and
+`plots.py` as SVG files with matplotlib, so that both show the same.
 """
 
 from collections.abc import Sequence
@@ -15,24 +15,24 @@ Kind = Literal["line", "step", "points", "bars"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """Numbers drawn in one way; NaN among them is a gap."""
+    """A data series; NaN in it is a gap."""
 
     name: str
     look: Look
     x: Sequence[float]
-    """Of bars, which lie: their lengths."""
+    """Of horizontal bars: their lengths."""
     y: Sequence[float] | Sequence[str]
-    """Of bars: what they are of."""
+    """Of horizontal bars: their names."""
     kind: Kind = "line"
     width: float = 2.0
     opacity: float = 1.0
     markers: bool = False
-    """Whether a line has markers too."""
+    """Whether a line has markers."""
     hollow: bool = False
     error: Sequence[float] | None = None
-    """Standard deviations: of bars along x, else along y."""
+    """Standard deviations: along x for bars, along y otherwise."""
     labels: Sequence[str] | None = None
-    """What each point is; shown when it is pointed at."""
+    """Hover text of each point."""
     legend: bool = True
 
 
@@ -46,27 +46,27 @@ class Panel:
     series: Sequence[Series]
     log_y: bool = False
     whole_x: bool = False
-    """Whether x counts things, and has whole ticks only."""
+    """Whether x is a count, with ticks at integers only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """Panels that belong together; without any, there is nothing to draw."""
+    """Panels with a common caption; a figure without panels is not drawn."""
 
     name: str
-    """Of its file."""
+    """Name of its SVG file."""
     title: str
     caption: str
     panels: Sequence[Panel]
 
 
 SCORE_COLOURS = ("#EE7733", "#AA5599", "#0077BB")
-"""Of low, middle and high scores in parallel coordinates, readable on white and on black."""
+"""Of low, middle and high scores in parallel coordinates; readable on white and on black."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Axis:
-    """One of the upright axes of parallel coordinates."""
+    """A vertical axis of parallel coordinates."""
 
     name: str
     values: Sequence[float]
@@ -74,15 +74,15 @@ class Axis:
     low: float
     high: float
     ticks: Sequence[float] | None = None
-    """Where they are; None: where numbers are round."""
+    """Positions of the ticks; None for round numbers."""
     texts: Sequence[str] = ()
-    """What is written at the ticks."""
+    """Labels of the ticks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parallel:
-    """Parallel coordinates: a line for each trial across upright axes."""
+    """Parallel coordinates: a line for each trial across vertical axes."""
 
     title: str
     axes: Sequence[Axis]
-    """The last is the score, which colours the lines."""
+    """The last is the score, which determines the colour of a line."""

@@ -1,4 +1,4 @@
-"""How numbers and names are written, wherever people read them: metrics, counts, settings, spreads."""
+"""How numbers and names are formatted wherever people read them: metrics, counts, hyperparameters, spreads."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ METRIC_TITLES = {
 }
 
 SETTING_SYMBOLS = {"alpha": "α", "beta": "β", "temperature": "T", "learning_rate": "lr"}
-"""What the loss calls a setting: L = (1 − α)·CE + α·KD + β·PT."""
+"""Symbols of hyperparameters in L = (1 − α)·CE + α·KD + β·PT."""
 
 
 def plural(count: int, noun: str) -> str:
@@ -22,40 +22,52 @@ def plural(count: int, noun: str) -> str:
 
 
 def listed(words: Sequence[object], last: str = "and") -> str:
-    """Returns the words as a sentence lists them: `a, b and c`."""
+    """Returns the words as an enumeration: `a, b and c`."""
     *before, end = map(str, words)
     return f"{', '.join(before)} {last} {end}" if before else end
 
 
 def metrics_text(metrics: dict[str, float]) -> str:
-    """Returns the metrics by name in one line, as in `F1 86.0, accuracy 80.0, mean 83.0`."""
+    """Returns the metrics by name in one line: `F1 86.0, accuracy 80.0, mean 83.0`."""
     return ", ".join(f"{title} {metrics[name]:.1f}" for name, title in metric_titles(metrics).items())
 
 
 def metric_titles(metrics: dict[str, Any]) -> dict[str, str]:
-    """Returns the title of each metric, and of the score where it is the mean of several."""
+    """Returns the title of each metric, and of the score where it is the mean of several metrics."""
     names = [name for name in metrics if name != "score"]
     titles = {name: METRIC_TITLES[name] for name in names}
     return titles if len(names) == 1 else {**titles, "score": "mean"}
 
 
+def number_text(value: float) -> str:
+    """Returns a number with three significant digits, but all digits before the decimal point: `0.755`, `1000`.
+
+    Magnitudes below 0.001 and from 10⁶ on have an exponent without leading zeros: `5e-5`.
+    """
+    size = abs(value)
+    if size and not 1e-3 <= size < 1e6:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:.3g}" if size < 999.5 else f"{value:.0f}"
+
+
 def setting_text(value: Any) -> str:
-    """Returns a setting's value as people write it: three digits, yes or no."""
+    """Returns the value of a hyperparameter: `yes` or `no`, a number as `number_text` has it, or a word."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return number_text(value) if isinstance(value, float) else str(value)
 
 
 def spread_text(mean: float, sd: float | None) -> str:
-    """Returns `83.1 ± 0.4`, or the mean alone where there is no spread."""
+    """Returns `83.1 ± 0.4`, or the mean alone where there is no standard deviation."""
     return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
 
 
 def signed(number: float, digits: int = 1) -> str:
-    """Returns the number to so many digits, below zero with a minus sign rather than a hyphen."""
+    """Returns the number with this many decimal places and a minus sign instead of a hyphen: `−0.5`."""
     return f"{round(number, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def millions(count: int) -> str:
-    """Returns a number of parameters, as in `22.7 M`."""
+    """Returns a number of parameters: `22.7 M`."""
     return f"{count / 1e6:.{1 if count > 1e7 else 2}f} M"

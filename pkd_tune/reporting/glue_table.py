@@ -1,6 +1,6 @@
-"""The paper's table from every run there is: a row per teacher, method and depth, a column per task.
+"""The table of all tasks from all runs: a row per teacher, method and depth, a column per task, as in the PKD paper.
 
-`results/glue.csv` has every number on a line of its own; the tables of glue.md, glue.html and glue.tex are views of it.
+`results/glue.csv` has one number per line; the tables of glue.md, glue.html and glue.tex are views of it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pkd_tune.config import METHODS
-from pkd_tune.reporting.document import Block, Bullets, Heading, Table, Text
+from pkd_tune.reporting.document import Bullets, Element, Heading, Table, Text, code, literal
 from pkd_tune.reporting.formatting import plural, spread_text
 from pkd_tune.reporting.methods import METHOD_INFO
 from pkd_tune.reporting.run import Run
@@ -26,7 +26,7 @@ TASKS = {
     "RTE": "RTE (acc)",
     "WNLI": "WNLI (acc)",
 }
-"""The columns, in GLUE's order, each with its metrics in the order of their numbers."""
+"""The columns in the order of GLUE, each titled with its metrics in the order of their numbers."""
 
 GAP = "–"
 
@@ -35,26 +35,26 @@ _KEY = ("teacher", "method", "layers", "task")
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One of the two tables: what is best, and what is confirmed."""
+    """One of the two tables: best scores, or confirmed scores."""
 
     title: str
     label: str
-    """Of the LaTeX table."""
+    """Label of the LaTeX table."""
     note: str
     header: list[str]
     rows: list[list[str]]
     groups: list[int]
-    """First row of each teacher but the first."""
+    """Index of the first row of each teacher but the first."""
 
 
 def scores(runs: Sequence[Run]) -> pd.DataFrame:
     """Returns every metric of every teacher and student, one row each.
 
-    Of several runs of one task with one teacher, the one begun last counts, model by model.
+    Of several runs of a task with the same teacher, the run that began last counts, for each model separately.
 
-    Columns: teacher, method (`teacher` for the teacher's own), layers, task, metric (`score` is their mean), best (of
-    the exported checkpoint), mean and sd and seeds (of the confirmation; empty without), trials (best of how many),
-    run.
+    Columns: teacher, method (`teacher` for the teacher itself), layers, task, metric (`score` is the mean of the
+    others), best (score of the exported checkpoint, × 100), mean, sd and seeds (of the confirmation, empty without
+    one), trials (number of trials of which it is the best), run.
     """
     latest: dict[tuple[str, str, int, str], list[dict[str, Any]]] = {}
     for run in sorted(runs, key=_begun):
@@ -74,18 +74,18 @@ def scores(runs: Sequence[Run]) -> pd.DataFrame:
                 }
                 for metric, value in model["metrics"].items()
             ]
-    order = sorted(latest, key=_place)
+    order = sorted(latest, key=_order)
     columns = [*_KEY, "metric", "best", "mean", "sd", "seeds", "trials", "run"]
     table = pd.DataFrame([row for key in order for row in latest[key]], columns=columns)
     return table.astype({"seeds": "Int64", "trials": "Int64", "mean": float, "sd": float})
 
 
 def views(table: pd.DataFrame) -> list[View]:
-    """Returns the table of best scores and, where anything is confirmed, the one of means and deviations."""
+    """Returns the table of confirmed scores, where there are any, and the table of best scores."""
     best = View(
         "Best of the search",
         "best",
-        "Of the exported checkpoint, the best of several trials; where dev selected it, this is optimistic.",
+        "Score of the exported checkpoint, the best of several trials. It is optimistic where dev selected the trial.",
         *_rows(table, confirmed=False),
     )
     if table["mean"].isna().all():
@@ -93,30 +93,34 @@ def views(table: pd.DataFrame) -> list[View]:
     confirmed = View(
         "Confirmed on fresh seeds",
         "confirmed",
-        "Mean ± standard deviation over new trainings with the best settings on fresh seeds. The teacher is trained "
-        "once, so it has no deviation.",
+        "Mean ± standard deviation over new trainings with the best hyperparameters on fresh seeds. The teacher is "
+        "trained once, so it has no standard deviation.",
         *_rows(table, confirmed=True),
     )
     return [confirmed, best]
 
 
-def blocks(table: pd.DataFrame, notes: Sequence[str]) -> list[Block]:
-    """Returns what glue.md and glue.html say.
+def elements(table: pd.DataFrame, notes: Sequence[str]) -> list[Element]:
+    """Returns the content of glue.md and glue.html.
 
     Args:
         table: From `scores()`.
-        notes: What else the reader should know, a sentence each.
+        notes: Further notes, a text each.
     """
-    content: list[Block] = [Heading("GLUE, dev split, × 100", 1)]
+    content: list[Element] = [Heading("GLUE, dev split, × 100", 1)]
     for view in views(table):
-        content += [Heading(view.title), Table(view.header, view.rows, groups=tuple(view.groups)), Text(view.note)]
+        content += [
+            Heading(view.title),
+            Table(view.header, [[literal(cell) for cell in row] for row in view.rows], groups=tuple(view.groups)),
+            Text(view.note),
+        ]
     used = table.groupby("task", sort=False)["run"].unique()
-    runs = "; ".join(f"{task}: {', '.join(f'`{run}`' for run in names)}" for task, names in used.items())
+    runs = "; ".join(f"{literal(task)}: {', '.join(map(code, names))}" for task, names in used.items())
     mean = (
-        "*Mean*: over the tasks of the row, a task of two metrics counting once as their mean; in brackets over how "
-        f"many of the {len(TASKS)} where not over all. Rows over different tasks cannot be compared by it."
+        "*Mean*: over the tasks of the row; the score of a task with several metrics is their mean. The number of "
+        f"tasks is in parentheses where it is not all {len(TASKS)}. Means over different tasks are not comparable."
     )
-    return [*content, Heading("How to read this"), Bullets([mean, *notes, f"Runs: {runs}."])]
+    return [*content, Heading("Notes"), Bullets([mean, *notes, f"Runs: {runs}."])]
 
 
 def latex(table: pd.DataFrame) -> str:
@@ -144,7 +148,7 @@ def _rows(table: pd.DataFrame, *, confirmed: bool) -> tuple[list[str], list[list
 
 
 def _models(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, int], pd.DataFrame]]:
-    """Yields teacher, method and layers of each row to be, and its part of the table."""
+    """Yields teacher, method and layers of each row, and the part of the table that belongs to it."""
     for keys in dict.fromkeys(zip(table["teacher"], table["method"], table["layers"], strict=True)):
         teacher, method, layers = keys
         same = (table["teacher"] == teacher) & (table["method"] == method) & (table["layers"] == layers)
@@ -152,7 +156,7 @@ def _models(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, int], pd.Data
 
 
 def _cell(of_task: pd.DataFrame, column: str) -> str:
-    """Returns a task's metrics in one cell, the mean of several left out."""
+    """Returns the metrics of a task in one cell, without their mean."""
     shown = of_task[(of_task["metric"] != "score") & of_task[column].notna()]
     spreads = [None if column == "best" or pd.isna(sd) else sd for sd in shown["sd"]]
     return " / ".join(spread_text(value, sd) for value, sd in zip(shown[column], spreads, strict=True)) or GAP
@@ -166,11 +170,11 @@ def _spread(confirmed: dict[str, Any] | None, metric: str) -> dict[str, Any]:
 
 
 def _begun(run: Run) -> str:
-    return str(run.record["provenance"]["started"]) if run.record else ""
+    return str(run.record["provenance"]["started"])
 
 
-def _place(key: tuple[str, str, int, str]) -> tuple[str, bool, int, int, int]:
-    """Returns what sorts a model's task into its place: each teacher before its students, from shallow to deep."""
+def _order(key: tuple[str, str, int, str]) -> tuple[str, bool, int, int, int]:
+    """Returns the sort key of a model's task: each teacher before its students, these by depth, then by method."""
     teacher, method, layers, task = key
     number = METHODS.index(method) if method in METHOD_INFO else 0
     return teacher, method != "teacher", layers, number, list(TASKS).index(task)
@@ -182,12 +186,12 @@ def _latex(view: View) -> str:
     for number, row in enumerate(view.rows):
         if number in view.groups or number - 1 in (0, *view.groups):
             lines.append(r"\midrule")
-        lines.append(" & ".join(map(_escape, row)) + r" \\")
+        lines.append(" & ".join(map(_latex_text, row)) + r" \\")
     body = "\n".join(lines)
-    header = " & ".join(map(_escape, view.header))
+    header = " & ".join(map(_latex_text, view.header))
     return rf"""\begin{{table}}
 \centering
-\caption{{{_escape(f"GLUE dev scores. {view.note}")}}}
+\caption{{{_latex_text(f"GLUE dev scores. {view.note}")}}}
 \label{{tab:glue-{view.label}}}
 \resizebox{{\textwidth}}{{!}}{{%
 \begin{{tabular}}{{{columns}}}
@@ -201,8 +205,8 @@ def _latex(view: View) -> str:
 """
 
 
-def _escape(text: str) -> str:
-    """Returns a text as LaTeX prints it."""
+def _latex_text(text: str) -> str:
+    """Returns a text with LaTeX's special characters escaped."""
     special = {
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",

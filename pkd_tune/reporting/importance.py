@@ -1,4 +1,4 @@
-"""Which settings matter: permutation importance (Breiman 2001) in a random forest fitted to a search's trials."""
+"""Hyperparameter importances: permutation importance (Breiman, 2001) in a random forest fitted to the trials."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from pkd_tune.reporting.formatting import listed, plural
-from pkd_tune.reporting.methods import METHOD_INFO, in_order, unused_settings
+from pkd_tune.reporting.methods import METHOD_INFO, is_regression, unused_settings
 from pkd_tune.reporting.run import Run
 
-if TYPE_CHECKING:  # importing it takes seconds, which the words of a report need not wait for
+if TYPE_CHECKING:  # takes seconds to import
     from sklearn.ensemble import RandomForestRegressor
 
 FEWEST_TRIALS = 8
-"""Complete trials below which nothing is computed."""
+"""Number of complete trials below which importances are not computed."""
 
 TREES = 100
 SHUFFLES = 20
@@ -23,53 +23,57 @@ SHUFFLES = 20
 
 @dataclass(frozen=True, slots=True)
 class Importances:
-    """How much each setting matters, the most important last."""
+    """The importance of each hyperparameter, in ascending order."""
 
     names: list[str]
     drops: list[float]
-    """By how much the forest's R² falls when a setting's values are shuffled among the trials; mean of the shuffles."""
+    """Decrease of the forest's R² when a hyperparameter is shuffled among the trials, mean over the shuffles."""
     spreads: list[float]
-    """Standard deviations of the same."""
+    """Standard deviations over the shuffles."""
     trials: int
     r2: float
-    """Out of bag: of trials each tree has not seen. Near or below 0, the forest knows nothing general."""
+    """Out-of-bag R²: of trials each tree has not seen. Near or below 0, the forest does not generalise."""
 
 
 def tried(run: Run, depth: int, method: str) -> pd.DataFrame:
-    """Returns the complete search trials of a depth and method: settings that vary and have an effect, and score."""
+    """Returns the complete search trials of a depth and method.
+
+    Columns: the hyperparameters that vary and have an effect, `score` and `trial`.
+    """
     trials = run.of_stage("search")
     trials = trials[(trials["depth"] == depth) & (trials["method"] == method) & (trials["state"] == "complete")]
-    unused = unused_settings(method, depth)
+    unused = unused_settings(method, depth, regression=is_regression(trials.columns))
     varied = [name for name in run.settings if name not in unused and trials[name].nunique() > 1]
     return trials[[*varied, "score", "trial"]]
 
 
 def varied(trials: pd.DataFrame) -> list[str]:
-    """Returns the names of the settings among the columns of `tried()`."""
+    """Returns the hyperparameters among the columns of `tried()`."""
     return [str(name) for name in trials if name not in ("score", "trial")]
 
 
 def enough(trials: pd.DataFrame) -> bool:
-    """Tells whether importances can be computed from what `tried()` returned."""
+    """Returns whether importances can be computed from the table of `tried()`."""
     return len(trials) >= FEWEST_TRIALS and bool(varied(trials))
 
 
 def without_importances(run: Run) -> Iterator[str]:
-    """Yields a sentence that names the depths and PKD methods that have no importances, and says what they lack."""
+    """Yields a sentence that names the depths and PKD methods without importances, if there are any, and the reason."""
     few = []
     for depth in run.search["depths"]:
-        for method in in_order(run.search["methods"]):
+        for method in run.methods:
             if method.startswith("pkd") and not enough(trials := tried(run, depth, method)):
                 few.append(f"{METHOD_INFO[method].title} with {plural(depth, 'layer')} ({len(trials)} complete)")
     if few:
         yield (
-            f"Which settings matter is not known for {listed(few)}: that takes {FEWEST_TRIALS} complete trials whose "
-            "settings differ. A larger `--trials` adds to them, where the space has more to try."
+            f"Hyperparameter importances are not available for {listed(few)}: they need {FEWEST_TRIALS} complete "
+            "trials with different hyperparameters. A larger `--trials` adds trials, unless the search space is "
+            "exhausted."
         )
 
 
 def importances(run: Run, depth: int, method: str) -> Importances | None:
-    """Returns the settings' importances; None with fewer than `FEWEST_TRIALS` complete trials or nothing varied."""
+    """Returns the importances; None with fewer than `FEWEST_TRIALS` complete trials or without varying values."""
     from sklearn.ensemble import RandomForestRegressor
 
     trials = tried(run, depth, method)
@@ -90,10 +94,10 @@ def importances(run: Run, depth: int, method: str) -> Importances | None:
 
 
 def _drops(forest: "RandomForestRegressor", inputs_TS: np.ndarray, scores_T: np.ndarray) -> np.ndarray:
-    """Returns by how much R² falls for each setting and shuffle: an array (settings, shuffles).
+    """Returns the decrease of R² for each hyperparameter and shuffle: an array of shape (S, SHUFFLES).
 
-    As scikit-learn's `permutation_importance`, but with one prediction for all shuffles, which is many times faster.
-    Shape suffixes: T trials, S settings.
+    Computes what scikit-learn's `permutation_importance` does, in one prediction for all shuffles, which is faster.
+    Shape suffixes: T trials, S hyperparameters.
     """
     random = np.random.default_rng(0)
     shuffled = np.repeat(inputs_TS[None], inputs_TS.shape[1] * SHUFFLES, axis=0)
@@ -105,7 +109,7 @@ def _drops(forest: "RandomForestRegressor", inputs_TS: np.ndarray, scores_T: np.
 
 
 def as_numbers(values: pd.Series) -> pd.Series:
-    """Returns numbers as they are, and words and truth values as the place of each in their sorted order."""
+    """Returns numbers unchanged, and categories and booleans as their rank in sorted order."""
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         return values.astype(float)
     return values.astype("category").cat.codes.astype(float)

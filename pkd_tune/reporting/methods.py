@@ -1,69 +1,91 @@
-"""The ways of making a student: what they are called, how they are drawn, which settings mean something to them.
+"""The training methods of students: titles, descriptions, plot styles, and the hyperparameters that affect each.
 
-The colours are Paul Tol's vibrant scheme, which colour-blind readers can tell apart on white and on black; dashes and
-markers tell the same apart in print.
+The colours are Paul Tol's vibrant scheme, which remains distinguishable with colour vision deficiency on white and on
+black; dashes and markers distinguish the methods in print.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from pkd_tune.config import METHODS
 from pkd_tune.reporting.formatting import plural
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How something is drawn."""
+    """The style of a series in a plot."""
 
     colour: str | None = None
-    """None is the colour of text: dark on a light page, light on a dark one."""
+    """None is the text colour: dark on a light page, light on a dark one."""
     dash: str = "solid"
-    """As Plotly calls it: solid, dash, dot, dashdot."""
+    """A Plotly name: solid, dash, dot, dashdot."""
     symbol: str = "circle"
-    """As Plotly calls it: circle, square, diamond, ..."""
+    """A Plotly name: circle, square, diamond, ..."""
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """One way of making a student."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodInfo:
+    """What reports say of a method and how they draw it."""
 
     title: str
+    description: str
     look: Look
     unused: frozenset[str] = frozenset()
-    """Settings that have no effect with it, whatever their value."""
+    """Hyperparameters that have no effect with this method."""
 
 
-_OF_PATIENCE = frozenset({"beta", "strategy", "normalize"})
+_PATIENCE = frozenset({"beta", "strategy", "normalize"})
 
-METHOD_INFO = {
-    "finetuned": Method("fine-tuned", Look("#888888", "dot", "diamond"), _OF_PATIENCE | {"alpha", "temperature"}),
-    "kd": Method("KD", Look("#EE7733", "dash", "square"), _OF_PATIENCE),
-    "pkd": Method("PKD", Look("#0077BB", "solid", "circle")),
-    "pkd-skip": Method("PKD-skip", Look("#33BBEE", "solid", "triangle-up")),
-    "pkd-last": Method("PKD-last", Look("#009988", "dashdot", "triangle-down")),
+METHOD_INFO: dict[str, MethodInfo] = {
+    "finetuned": MethodInfo(
+        title="fine-tuned",
+        description="the same layers fine-tuned without a teacher (alpha and beta 0)",
+        look=Look("#888888", "dot", "diamond"),
+        unused=_PATIENCE | {"alpha", "temperature"},
+    ),
+    "kd": MethodInfo(
+        title="KD",
+        description="vanilla knowledge distillation from the teacher's soft labels (beta 0)",
+        look=Look("#EE7733", "dash", "square"),
+        unused=_PATIENCE,
+    ),
+    "pkd": MethodInfo(
+        title="PKD",
+        description="Patient Knowledge Distillation from soft labels and the [CLS] states of intermediate layers; the "
+        "layer map (skip or last) is a hyperparameter",
+        look=Look("#0077BB", "solid", "circle"),
+    ),
+    "pkd-skip": MethodInfo(
+        title="PKD-skip",
+        description="PKD from teacher layers spread evenly over its depth",
+        look=Look("#33BBEE", "solid", "triangle-up"),
+    ),
+    "pkd-last": MethodInfo(
+        title="PKD-last",
+        description="PKD from the last teacher layers below its top layer",
+        look=Look("#009988", "dashdot", "triangle-down"),
+    ),
 }
-"""Every method by the name records use, in the order of reports: controls first."""
-
-WORDS = {
-    "finetuned": "fine-tuned: the same layers without a teacher (alpha and beta 0)",
-    "kd": "KD: vanilla knowledge distillation from the teacher's soft labels (beta 0)",
-    "pkd": "PKD: soft labels and the [CLS] states of inner layers; which layers is searched too",
-    "pkd-skip": "PKD-skip: PKD from layers spread over the whole teacher",
-    "pkd-last": "PKD-last: PKD from the layers right under the teacher's top",
-}
-"""What a method is, in one line."""
+"""Every method by its name in records."""
 
 
 def student_title(student: dict[str, Any]) -> str:
-    """Returns what a student is called: `PKD, 3 layers`."""
+    """Returns the title of a student of summary.json: `PKD, 3 layers`."""
     return f"{METHOD_INFO[student['method']].title}, {plural(student['layers'], 'layer')}"
 
 
-def in_order(methods: list[str]) -> list[str]:
-    """Returns the methods in the order of reports."""
-    return sorted(methods, key=METHODS.index)
+def is_regression(metrics: Collection[str]) -> bool:
+    """Returns whether these are the metrics of a regression task, whose labels are numbers."""
+    return "pearson" in metrics
 
 
-def unused_settings(method: str, layers: int) -> frozenset[str]:
-    """Returns the settings without effect: the method's, and those of patience where there is no inner layer."""
-    return METHOD_INFO[method].unused | (_OF_PATIENCE if layers == 1 else frozenset())
+def unused_settings(method: str, layers: int, *, regression: bool) -> frozenset[str]:
+    """Returns the hyperparameters without effect on a training.
+
+    These are the ones the method does not use; those of the patience term for a student of one layer, which has no
+    intermediate layer; and the temperature in a regression, where the soft-label term is a squared error.
+    """
+    unused = METHOD_INFO[method].unused
+    if layers == 1:
+        unused |= _PATIENCE
+    return unused | {"temperature"} if regression else unused

@@ -1,76 +1,91 @@
-"""report.html: the report as one file that needs no network, with plots that answer to the pointer.
+"""report.html: the report as a single self-contained file with interactive plots.
 
-The page holds plotly.js once, its own style and script, and the plots as JSON; a content policy forbids the browser to
-load anything else. Colours of text and lines follow the reader's light or dark setting, so plots leave them open.
+The page embeds plotly.js once, its own style and script, and the plots as JSON; its content security policy keeps the
+browser from loading anything else. The colours of text and lines follow the reader's light or dark theme, so plots
+leave them unset.
 """
 
-import html
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from pkd_tune.reporting.document import Block, Heading, page_body
+from pkd_tune.reporting.document import Element, spans
 from pkd_tune.reporting.figures import SCORE_COLOURS, Axis, Figure, Panel, Parallel, Series
+from pkd_tune.reporting.formatting import number_text
 
-FOLDER = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "templates"
 
-# 'unsafe-eval' is for parallel coordinates alone, whose lines plotly.js draws with compiled WebGL programs.
-_POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
+_TAGS = {"code": "code", "strong": "strong", "emphasis": "em"}
 
 
-def page(title: str, before: Sequence[Block], plots: str, after: Sequence[Block]) -> str:
-    """Returns a whole page.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plot:
+    """A plot with its title."""
+
+    title: str
+    figure: dict[str, Any]
+    """A Plotly figure as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """Plots that share a heading and a caption."""
+
+    title: str
+    caption: str
+    plots: Sequence[Plot]
+    wide: bool = False
+    """Whether each plot takes the full width, instead of a cell of a grid."""
+
+
+def page(title: str, before: Sequence[Element], sections: Sequence[Section] = (), after: Sequence[Element] = ()) -> str:
+    """Returns a whole HTML page.
 
     Args:
-        title: Shown by the browser.
-        before: What comes first.
-        plots: HTML between the two, as `plots_html` returns it; may be empty, and plotly.js is then left out.
-        after: What comes last.
+        title: Title of the browser tab.
+        before: Elements above the plots.
+        sections: The plots, from `plot_sections`; plotly.js is embedded only where there are any.
+        after: Elements below the plots.
     """
-    script = f"<script>{get_plotlyjs()}</script>\n<script>{_file('page.js')}</script>" if plots else ""
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{html.escape(title)}</title>
-<style>
-{_file("page.css")}</style>
-</head>
-<body>
-<main>
-{page_body(before)}
-{plots}
-{page_body(after)}
-</main>
-{script}
-</body>
-</html>
-"""
+    scripts = [get_plotlyjs(), _source("page.js")] if sections else []
+    return _template().render(
+        title=title,
+        before=before,
+        sections=sections,
+        after=after,
+        style=Markup(_source("page.css")),
+        scripts=[Markup(script) for script in scripts],
+    )
 
 
-def plots_html(figures: Sequence[Figure], parallels: Sequence[Parallel]) -> str:
-    """Returns the plots as HTML that page.js brings to life.
+def plot_sections(figures: Sequence[Figure], parallels: Sequence[Parallel]) -> list[Section]:
+    """Returns the sections of a report's plots.
 
     Args:
-        figures: Each becomes a section with a plot per panel.
-        parallels: Parallel coordinates; they come before the figure of importances, or last.
+        figures: Each becomes a section with a plot per panel; a figure without panels is left out.
+        parallels: Parallel coordinates; their section precedes the figure of importances.
     """
     sections = []
     for figure in figures:
-        if figure.name == "importances":
-            sections.append(_parallel_section(parallels))
+        if figure.name == "importances" and parallels:
+            plots = [Plot(title=each.title, figure=_json(parallel_figure(each))) for each in parallels]
+            caption = (
+                "One line per complete trial, coloured by its score. Drag along an axis to select a range; drag the "
+                "name of an axis to move it."
+            )
+            sections.append(Section(title="Hyperparameters and scores", caption=caption, plots=plots, wide=True))
         if figure.panels:
-            plots = "\n".join(_plot(panel.title, panel_figure(panel), figure.title) for panel in figure.panels)
-            sections.append(_section(figure.title, figure.caption, f'<div class="panels">\n{plots}\n</div>'))
-    text = "\n".join(section for section in sections if section)
-    return text and f"{page_body([Heading('Plots')])}\n{text}"
+            plots = [Plot(title=panel.title, figure=_json(panel_figure(panel))) for panel in figure.panels]
+            sections.append(Section(title=figure.title, caption=figure.caption, plots=plots))
+    return sections
 
 
 def panel_figure(panel: Panel) -> go.Figure:
@@ -90,12 +105,12 @@ def panel_figure(panel: Panel) -> go.Figure:
         figure.update_xaxes(dtick=1)
     if panel.log_y:
         ticks = _log_ticks([value for series in panel.series for value in series.y if isinstance(value, float)])
-        figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+        figure.update_yaxes(type="log", tickvals=ticks, ticktext=[number_text(tick) for tick in ticks])
     return figure
 
 
 def _log_ticks(values: Sequence[float]) -> list[float]:
-    """Returns 1, 2 and 5 times the powers of ten among positive values; all digits where these span little."""
+    """Returns 1, 2 and 5 times the powers of ten within the positive values; every digit where the range is narrow."""
     positive = [value for value in values if value > 0]
     low, high = min(positive, default=1.0), max(positive, default=1.0)
     digits = (1, 2, 5) if high > 5 * low else range(1, 10)
@@ -142,7 +157,7 @@ def parallel_figure(parallel: Parallel) -> go.Figure:
     score = parallel.axes[-1]
     colours = [[place / (len(SCORE_COLOURS) - 1), colour] for place, colour in enumerate(SCORE_COLOURS)]
     line = {"color": list(score.values), "colorscale": colours}
-    # The ends of a range are ticks already; Plotly would write them again beside the axis.
+    # The ends of the range are ticks; Plotly would repeat them beside the axis.
     hidden = {"color": "rgba(0,0,0,0)", "size": 1}
     dimensions = [*map(_dimension, parallel.axes[:-1]), {**_dimension(score), "tickformat": ".1f"}]
     figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line, rangefont=hidden))
@@ -155,32 +170,42 @@ def _dimension(axis: Axis) -> dict[str, Any]:
     return {"label": axis.name, "values": list(axis.values), "range": [axis.low, axis.high], **ticks}
 
 
-def _parallel_section(parallels: Sequence[Parallel]) -> str:
-    if not parallels:
-        return ""
-    plots = "\n".join(_plot(each.title, parallel_figure(each), "Settings of the trials", "wide") for each in parallels)
-    caption = (
-        "One line per complete trial, coloured by its score; drag along an axis to keep the trials of a range, drag an "
-        "axis' name to move it."
+def inline_html(text: object) -> Markup:
+    """Returns a text of a document as HTML; its literal parts and its code are escaped."""
+    written = Markup()
+    for kind, content in spans(str(text)):
+        tag = _TAGS.get(kind)
+        written += Markup(f"<{tag}>{{}}</{tag}>").format(content) if tag else escape(content)
+    return written
+
+
+def enumeration_html(text: object) -> Markup:
+    """Returns an enumeration as HTML in which lines break only between its parts: `α 0.5, T 10`."""
+    if any(kind != "literal" for kind, _ in spans(str(text))):
+        return inline_html(text)
+    return Markup(", ").join(Markup("<span>{}</span>").format(inline_html(part)) for part in str(text).split(", "))
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    return _section("Settings of the trials", caption, plots)
+    environment.filters |= {"inline": inline_html, "enumeration": enumeration_html}
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return environment.get_template("page.html.j2")
 
 
-def _section(title: str, caption: str, content: str) -> str:
-    return f"<section>\n<h3>{html.escape(title)}</h3>\n<p>{html.escape(caption)}</p>\n{content}\n</section>"
-
-
-def _plot(title: str, figure: go.Figure, of: str, kind: str = "") -> str:
-    label = html.escape(f"{of}: {title}" if title else of, quote=True)
+def _json(figure: go.Figure) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(figure.to_json())
-    data["layout"].pop("template", None)  # page.js gives one that follows the reader's light or dark setting
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    heading = f"<h4>{html.escape(title)}</h4>\n" if title else ""
-    return (
-        f'<figure class="{kind or "panel"}">\n{heading}<div class="scroll"><div class="plot" role="img" '
-        f'aria-label="{label}"></div></div>\n<script type="application/json">{text}</script>\n</figure>'
-    )
+    data["layout"].pop("template", None)  # page.js sets one that follows the light or dark theme
+    return data
 
 
-def _file(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8")
+def _source(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
-"""plots/*.svg: the report's figures as papers take them.
+"""plots/*.svg: the figures of the report for papers.
 
-report.html needs Plotly for plots that answer to the pointer, but Plotly makes files only with the help of a browser;
-matplotlib needs none. Both draw the same `Figure`s and `Parallel`s.
+report.html draws the same `Figure`s and `Parallel`s interactively with Plotly, which can write image files only with
+the help of a browser; matplotlib needs none.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pkd_tune.files import write_file
 from pkd_tune.reporting.figures import SCORE_COLOURS, Axis, Figure, Panel, Parallel, Series
+from pkd_tune.reporting.formatting import number_text
 
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -27,7 +28,7 @@ _STYLE: dict[Any, Any] = {
     "grid.color": "#dddddd",
     "grid.linewidth": 0.5,
     "legend.frameon": False,
-    "svg.hashsalt": "pkd_tune",  # the same plot is the same file
+    "svg.hashsalt": "pkd_tune",  # makes the files reproducible
 }
 _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 _MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v", "star": "*"}
@@ -35,12 +36,12 @@ _TEXT = "#222222"
 
 
 def write_plots(figures: Sequence[Figure], parallels: Sequence[Parallel], folder: Path) -> None:
-    """Writes the plots as SVG files, and removes what earlier reports drew and this one does not.
+    """Writes the plots as SVG files, and removes SVG files of an earlier report that this one does not have.
 
     Args:
-        figures: Each becomes a file of its name.
-        parallels: Parallel coordinates; all become parallel-coordinates.svg.
-        folder: Receives the files.
+        figures: Each becomes a file named after it.
+        parallels: Parallel coordinates, together in parallel-coordinates.svg.
+        folder: The folder of the files.
     """
     drawn = {f"{figure.name}.svg": partial(draw, figure) for figure in figures if figure.panels}
     if parallels:
@@ -54,12 +55,16 @@ def write_plots(figures: Sequence[Figure], parallels: Sequence[Parallel], folder
 
 
 def draw(figure: Figure) -> Canvas:
-    """Returns a figure as matplotlib has it: up to three panels beside each other, as wide as a page's text."""
+    """Returns a matplotlib figure of up to three panels per row, 7 inches wide; a single panel has 3.5 inches."""
     columns = min(2 if len(figure.panels) == 4 else 3, len(figure.panels))
     rows = -(-len(figure.panels) // columns)
     width, height = 7.0 if columns > 1 else 3.5, 2.6 * rows
     canvas = Canvas(figsize=(width, height))
-    left, bottom, top = 0.95 if _lies(figure.panels[0]) else 0.55, 0.45, 0.3  # inches; a layout engine doubles the time
+    left, bottom, top = (
+        0.95 if _has_bars(figure.panels[0]) else 0.55,
+        0.45,
+        0.3,
+    )  # inches; a layout engine would double the time
     for number, panel in enumerate(figure.panels):
         row, column = divmod(number, columns)
         corner = (column / columns + left / width, 1 - (row + 1) / rows + bottom / height)
@@ -69,7 +74,7 @@ def draw(figure: Figure) -> Canvas:
 
 
 def draw_parallels(parallels: Sequence[Parallel]) -> Canvas:
-    """Returns parallel coordinates as matplotlib has them: one below the other, as wide as a page's text."""
+    """Returns a matplotlib figure of parallel coordinates, one below the other, 7 inches wide."""
     width, height = 7.0, 2.2 * len(parallels)
     canvas = Canvas(figsize=(width, height))
     left, right, bottom, top = 0.55, 0.35, 0.3, 0.35  # inches
@@ -81,7 +86,7 @@ def draw_parallels(parallels: Sequence[Parallel]) -> Canvas:
 
 
 def _draw_parallel(ax: Axes, parallel: Parallel) -> None:
-    """Draws a line for each trial, the highest scores on top, between axes that all run from 0 to 1."""
+    """Draws a line for each trial, the highest scores on top, across axes that are scaled to 0..1."""
     scores = parallel.axes[-1].values
     colours = LinearSegmentedColormap.from_list("scores", SCORE_COLOURS)
     places = [_places(axis, axis.values) for axis in parallel.axes]
@@ -92,7 +97,7 @@ def _draw_parallel(ax: Axes, parallel: Parallel) -> None:
         outside, side = (0.03, "left") if axis is parallel.axes[-1] else (-0.03, "right")
         ax.axvline(number, color=_TEXT, linewidth=0.8, clip_on=False)
         ticks = _round_ticks(axis) if axis.ticks is None else axis.ticks
-        texts = [f"{tick:g}" for tick in ticks] if axis.ticks is None else axis.texts
+        texts = [number_text(tick) for tick in ticks] if axis.ticks is None else axis.texts
         for height, text in zip(_places(axis, ticks), texts, strict=True):
             box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5}
             ax.text(number + outside, height, text, ha=side, va="center", fontsize=6, color=_TEXT, bbox=box)
@@ -104,19 +109,19 @@ def _draw_parallel(ax: Axes, parallel: Parallel) -> None:
 
 
 def _places(axis: Axis, values: Sequence[float]) -> list[float]:
-    """Returns how high values lie on an axis, from 0 to 1; halfway up where it has one value only."""
+    """Returns values as positions on an axis, from 0 to 1; 0.5 where the axis has a single value."""
     span = axis.high - axis.low
     return [(value - axis.low) / span if span else 0.5 for value in values]
 
 
 def _round_ticks(axis: Axis) -> list[float]:
-    """Returns the round numbers on an axis."""
+    """Returns round numbers within an axis."""
     ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(axis.low, axis.high)
     return [round(float(tick), 9) for tick in ticks if axis.low <= tick <= axis.high]
 
 
-def _lies(panel: Panel) -> bool:
-    """Tells whether a panel has bars, which lie beside the names of what they are of."""
+def _has_bars(panel: Panel) -> bool:
+    """Returns whether a panel has horizontal bars."""
     return any(series.kind == "bars" for series in panel.series)
 
 
@@ -130,7 +135,7 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
     if panel.log_y:
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value)))
         ax.yaxis.set_minor_formatter(NullFormatter())
     if len({series.name for series in panel.series}) > 1:
         ax.legend(fontsize=7)

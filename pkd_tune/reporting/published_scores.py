@@ -1,4 +1,4 @@
-"""Figures others published for students of BERT-base, times 100, beside which a search's own can be read.
+"""Published scores of students of BERT-base, × 100, for comparison with those of a search.
 
 Three sources. The authors' dev scores are those of the result summaries in their released code
 (intersun/PKD-for-BERT-Model-Compression, commit 9e9e860): accuracy, for CoLA the Matthews correlation, for MNLI on
@@ -7,7 +7,7 @@ are medians of 5 runs of the task's GLUE score, the mean of its metrics. The pap
 tables 1 and 2; CoLA and STS-B as BERT-of-Theseus added them) are test scores: F1/accuracy, matched/mismatched,
 Pearson/Spearman.
 
-The authors' 3-layer PKD students imitate layers 10 and 11, which is PKD-last; the 6-layer ones PKD-skip's.
+The authors' 3-layer PKD students imitate layers 10 and 11, as PKD-last does, and their 6-layer ones those of PKD-skip.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from pkd_tune.reporting.run import Run
 
 PUBLISHED_NOTE = (
     "Authors: result summaries of their released code (intersun/PKD-for-BERT-Model-Compression), accuracy, for CoLA "
-    "the Matthews correlation, for MNLI on dev_matched; the mean is over repeats of the best settings. Theseus: the "
-    "same students trained again by Xu et al. (arXiv:2002.02925), mean of the task's metrics. Paper: Sun et al. "
-    "(arXiv:1908.09355), F1/accuracy or matched/mismatched; dev and test scores are not comparable."
+    "the Matthews correlation, for MNLI on dev_matched; the mean is over repeats of the best hyperparameters. "
+    "Theseus: the same students trained again by Xu et al. (arXiv:2002.02925), mean of the task's metrics. Paper: Sun "
+    "et al. (arXiv:1908.09355), F1/accuracy or matched/mismatched; dev and test scores are not comparable."
 )
 
 _AUTHORS = """
@@ -34,7 +34,7 @@ finetuned3 87.50/88.07 75.25/75.74 88.91/88.92 74.94/75.09 84.19/84.48 58.30/59.
 kd3       87.46/87.96 75.33/76.96 89.41/89.46 75.64/75.96 84.56/84.62 59.45/61.01 -
 pkd-last3 88.07/88.07 75.33/76.23 89.48/89.49 77.61/77.65 85.63/85.63 62.09/62.45 -
 """
-"""Dev: mean of repeats of the best settings / best single run."""
+"""Dev: mean over repeats of the best hyperparameters / best single run."""
 
 _THESEUS = """
            CoLA MNLI MRPC QNLI QQP  RTE  SST-2 STS-B
@@ -62,24 +62,24 @@ pkd-last3  87.5  80.7/72.5 68.1/87.8 76.7/76.3 84.7 58.2 -    -
 
 
 _AUTHORS_METRIC = {"CoLA": "Matthews"}
-"""What the authors' dev figures are, where not accuracy."""
+"""Metric of the authors' dev scores, where it is not accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What was published for one model on one task; None where nothing was."""
+    """Published scores of one model on one task; None where there is none."""
 
     authors_mean: float | None
     authors_best: float | None
     theseus: float | None
     test: str | None
-    """As the paper prints it."""
+    """As printed in the paper: one metric, or two."""
 
 
 def published(task: str, method: str, layers: int) -> Published | None:
-    """Returns the figures of a task for a method (or `teacher`) and depth; None when there are none.
+    """Returns the scores of a task for a method (or `teacher`) and depth; None when there are none.
 
-    A searched strategy, `pkd`, is set beside the one the authors used at that depth.
+    The method `pkd`, whose strategy is searched, is compared with the strategy the authors used at that depth.
     """
     if method == "pkd":
         method = "pkd-last" if layers == 3 else "pkd-skip"
@@ -92,7 +92,7 @@ def published(task: str, method: str, layers: int) -> Published | None:
 
 
 def compares(run: Run) -> bool:
-    """Tells whether these figures are about a run's teacher: BERT-base on GLUE's own data, fine-tuned here or not."""
+    """Returns whether these scores are comparable with a run: its teacher is BERT-base and its data that of GLUE."""
     teacher = run.teacher
     return bool(
         teacher and teacher["name"].startswith("bert-base-uncased") and teacher["layers"] == 12 and not run.demo
@@ -100,7 +100,7 @@ def compares(run: Run) -> bool:
 
 
 def published_dev(task: str, method: str, layers: int) -> str:
-    """Returns the one dev figure to set beside a confirmed score, with what it measures; a dash without one."""
+    """Returns the published dev score to compare with a confirmed score, with its metric; a dash without one."""
     figures = published(task, method, layers)
     if figures and figures.authors_mean is not None:
         return f"{figures.authors_mean:.1f} ({_AUTHORS_METRIC.get(task, 'accuracy')})"
@@ -110,7 +110,7 @@ def published_dev(task: str, method: str, layers: int) -> str:
 
 
 def published_table(run: Run) -> Table:
-    """Returns all figures for the teacher and students of a run."""
+    """Returns all published scores of the teacher and students of a run."""
     models = [("teacher", 12, "teacher, 12 layers")]
     models += [(student["method"], student["layers"], student_title(student)) for student in run.students]
     rows = []

@@ -1,9 +1,9 @@
-"""A run folder read as a whole: every record that is there, defaults for what older runs lack, and what is missing.
+"""The records of a run folder, read and checked, and the tables of a run, written and read.
 
-Everything a report says or draws comes from a `Run`. It can be made of half a run: a search that has just begun, was
-killed, or whose folder lost a file.
+A run has run.json from the start of its search; trials.csv, evaluations.csv and summary.json are written when it ends.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,67 +11,101 @@ from typing import Any
 import pandas as pd
 
 from pkd_tune.config import METHODS, UserError
-from pkd_tune.files import EVALUATIONS, RUN, SUMMARY, TRIALS, read_json
-from pkd_tune.reporting.records import read_rows
+from pkd_tune.files import EVALUATIONS, RUN, SUMMARY, TRIALS, read_json, write_text
 
 ENDED = ("complete", "stopped early", "failed")
-"""States of trials that used up their place in the search; an interrupted one runs again."""
+"""States of trials that count towards the number of trials; an interrupted trial runs again."""
 
 STATES = (*ENDED, "interrupted")
 
-_SEARCH_DEFAULTS = {
-    "methods": ["pkd"],
-    "sampler": "tpe",
-    "trials": 0,
-    "control_trials": 0,
-    "seeds": 0,
-}
-_TRIAL_DEFAULTS = {"method": "pkd", "stage": "search"}
-_TRIAL_COLUMNS = ("depth", "method", "stage", "trial", "seed", "state", "score", "best_epoch", "epochs", "started")
-_STUDENT_DEFAULTS: dict[str, Any] = {"method": "pkd", "confirmed": None, "against": []}
-_SETTINGS = ("alpha", "beta", "temperature", "learning_rate", "strategy", "normalize")
+_TRAINING = ("epochs", "batch_size", "seed")
+_RUN_KEYS = (
+    "demo",
+    *(f"search.data.{name}" for name in ("task", "max_length", "init", "select_on")),
+    *(f"search.student_training.{name}" for name in _TRAINING),
+    *(f"search.{name}" for name in ("teacher_trainings", "depths", "stages", "trials", "control_trials", "seeds")),
+    *(f"search.{name}" for name in ("sampler", "seed")),
+    "space",
+    *(f"resources.{name}" for name in ("device", "count", "per_gpu", "threads")),
+    *(f"provenance.{name}" for name in ("command", "started", "git", "python", "versions", "machine")),
+    "data_from_here",
+    "content",
+)
+_MODEL_KEYS = ("layers", "metrics.score", "parameters", "size_mb", "latency_ms")
+_SUMMARY_KEYS = (
+    *(f"teacher.{name}" for name in ("name", "finetuned_here", "majority.score", "baseline", "examples", *_MODEL_KEYS)),
+    "students",
+    "planned",
+    "latency_on",
+)
+_STUDENT_KEYS = (
+    *("method", "trial", "trials_ended", "search_score", "epoch", "settings", "imitated_layers", "confirmed"),
+    *("folder", "against", *_MODEL_KEYS),
+)
+_TRIAL_COLUMNS = (
+    *("depth", "method", "stage", "trial", "seed", "state", "score", "best_epoch", "evaluations", "epochs"),
+    *("started", "seconds", "error"),
+)
+_EVALUATION_COLUMNS = ("depth", "method", "stage", "trial", "evaluation", "epoch", "score")
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run folder holds."""
+    """A run, as its folder records it."""
 
     folder: Path
-    task: str
-    demo: bool
-    record: dict[str, Any] | None
-    """run.json; None when it is missing. What it says of the search is in `search`, with defaults."""
-    search: dict[str, Any]
-    """Always has depths, methods, sampler, trials (None: every point of a grid), control_trials and seeds."""
+    """The run folder, absolute."""
+    record: dict[str, Any]
+    """Content of run.json."""
     settings: tuple[str, ...]
-    """Names of what each trial chose."""
+    """Names of the hyperparameters in the search space."""
     teacher: dict[str, Any] | None
-    """None while there is no summary.json: the search has not ended."""
+    """The teacher of summary.json; None while there is no summary.json, because the search has not ended."""
     students: list[dict[str, Any]]
-    """The best of each depth and method, by depth, controls first."""
+    """The best student of each depth and method, from summary.json, ordered by depth, then as `config.METHODS`."""
     planned: int | None
-    """Trials the search was to have, its grid or space allowing; None where older runs do not say."""
+    """Number of trials that the search was planned to have; None while it has not ended."""
     latency_on: str
+    """The device on which latencies were measured; empty while the search has not ended."""
     trials: pd.DataFrame
-    """One row per training; has every column of `_TRIAL_COLUMNS`, `seconds`, `error` and the settings."""
+    """trials.csv: one row per training, with a column for each hyperparameter. Empty before it is written."""
     evaluations: pd.DataFrame
-    """One row per scoring during a training, of dev or the held-out slice; empty when none was kept."""
-    missing: tuple[str, ...]
-    """Which records are not there but summary.json, and what that means, a sentence each."""
+    """evaluations.csv: one row per evaluation of a training, on the split that selects. Empty before it is written."""
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return str(self.search["data"]["task"])
+
+    @property
+    def demo(self) -> bool:
+        """Whether the data is the synthetic demo corpus."""
+        return bool(self.record["demo"])
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """The configuration of the search, fields as in `config.SearchConfig`."""
+        search: dict[str, Any] = self.record["search"]
+        return search
+
+    @property
+    def methods(self) -> list[Any]:
+        """The methods of the search, ordered as `config.METHODS`."""
+        return sorted((stage["method"] for stage in self.search["stages"]), key=METHODS.index)
 
     @property
     def name(self) -> str:
-        """Returns what the teacher is called; run folders are named after it."""
+        """The name of the teacher, after which run folders are named."""
         return str(self.teacher["name"]) if self.teacher else self.folder.name
 
     @property
     def holdout(self) -> bool:
-        """Tells whether a slice held out of train chose settings and epochs; else the official dev split did."""
-        return bool(self.search.get("data", {}).get("select_on") == "holdout")
+        """Whether a part of the training split selected hyperparameters and epochs, instead of the dev split."""
+        return bool(self.search["data"]["select_on"] == "holdout")
 
     @property
-    def chosen_on(self) -> str:
-        """Returns what the examples are called that chose settings and epochs."""
+    def selected_on(self) -> str:
+        """The name of the examples that selected hyperparameters and epochs."""
         return "held-out slice" if self.holdout else "dev"
 
     def of_stage(self, stage: str) -> pd.DataFrame:
@@ -80,7 +114,7 @@ class Run:
 
 
 def is_run(folder: Path) -> bool:
-    """Tells whether a folder is a run or what is left of one."""
+    """Returns whether a folder holds records of a run."""
     return any((folder / name).is_file() for name in (RUN, SUMMARY, TRIALS))
 
 
@@ -88,81 +122,124 @@ def read_run(folder: Path) -> Run:
     """Reads a run folder.
 
     Raises:
-        UserError: When a record is damaged.
+        UserError: When a record is damaged or missing; names the file.
     """
     folder = folder.resolve()
-    record = _record(folder / RUN, ("search", "space", "resources", "provenance"))
-    summary = _record(folder / SUMMARY, ("teacher", "students")) or {"students": []}
-    search = {**_SEARCH_DEFAULTS, **(record or {}).get("search", {})}
-    if "stages" in search:
-        search["methods"] = [stage["method"] for stage in search["stages"]]
-    trials = _trials(read_rows(folder / TRIALS), search)
-    found = set(trials["depth"]) | {student["layers"] for student in summary["students"]}
-    search.setdefault("depths", sorted(found))
-    students = [_student(student, trials) for student in summary["students"]]
-    settings = (record or {}).get("space", _SETTINGS)
+    record = _read_record(folder)
+    summary = _read_summary(folder) if (folder / SUMMARY).exists() else None
+    for name in (TRIALS, EVALUATIONS):
+        if summary is not None and not (folder / name).exists():
+            raise UserError(f"{folder} is damaged (no {name} beside its {SUMMARY}); restore the file")
+    trials = _table(folder / TRIALS, _TRIAL_COLUMNS)
+    students = summary["students"] if summary else []
     return Run(
         folder=folder,
-        task=search["data"]["task"] if "data" in search else folder.parent.name,
-        demo=bool((record or {}).get("demo", False)),
         record=record,
-        search=search,
-        settings=tuple(name for name in settings if name in trials),
-        teacher=summary.get("teacher"),
+        settings=tuple(name for name in record["space"] if name in trials),
+        teacher=summary["teacher"] if summary else None,
         students=sorted(students, key=lambda student: (student["layers"], METHODS.index(student["method"]))),
-        planned=summary.get("planned"),
-        latency_on=summary.get("latency_on", "a CPU"),
+        planned=summary["planned"] if summary else None,
+        latency_on=summary["latency_on"] if summary else "",
         trials=trials,
-        evaluations=read_rows(folder / EVALUATIONS),
-        missing=_missing(folder, record),
+        evaluations=_table(folder / EVALUATIONS, _EVALUATION_COLUMNS),
     )
 
 
-def _record(path: Path, parts: tuple[str, ...]) -> dict[str, Any] | None:
-    """Returns a record that has these parts; None when there is no such file."""
-    if not path.exists():
-        return None
-    record = read_json(path)
-    if missing := [part for part in parts if part not in record]:
-        raise UserError(f"{path} is damaged (no {', '.join(missing)} in it); restore it, or move the run elsewhere")
+def finished_run(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the content of run.json and summary.json of a run whose search has ended.
+
+    Raises:
+        UserError: When the folder is no run folder, its search has not ended, or a record is damaged.
+    """
+    if not (run_dir / RUN).is_file():
+        raise UserError(f"{run_dir}: no {RUN} there; give the folder of a run, for example results/MRPC/minilm")
+    record = _read_record(run_dir)
+    if not (run_dir / SUMMARY).is_file():
+        command = record["provenance"]["command"]
+        raise UserError(f"{run_dir}: its search has not ended, so it has no students; continue it with: {command}")
+    return record, _read_summary(run_dir)
+
+
+def find_student(run_dir: Path, summary: dict[str, Any], layers: int, method: str) -> dict[str, Any]:
+    """Returns the record of one student.
+
+    Args:
+        run_dir: Named in the error.
+        summary: Content of summary.json.
+        layers: Depth of the student.
+        method: Method of the student.
+
+    Raises:
+        UserError: When the run has no such student; lists those it has.
+    """
+    students: dict[tuple[str, int], dict[str, Any]] = {
+        (student["method"], student["layers"]): student for student in summary["students"]
+    }
+    if (method, layers) not in students:
+        there = ", ".join(f"{name} with {depth}" for name, depth in students) or "none"
+        raise UserError(f"--layers {layers} --method {method}: {run_dir} has no such student; it has {there}")
+    return students[method, layers]
+
+
+def data_folder(run_dir: Path, record: dict[str, Any]) -> Path:
+    """Returns the data folder of a run, which run.json records relative to the run folder. It may be gone."""
+    return (run_dir.resolve() / str(record["data_from_here"])).resolve()
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes a CSV table with one line per row; a column that only some rows have is empty in the others."""
+    write_text(path, pd.DataFrame(rows).to_csv(index=False))
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Reads a table written by `write_rows`; empty when there is no such file or it has no rows.
+
+    Raises:
+        UserError: When the file is no such table.
+    """
+    try:
+        return pd.read_csv(path)
+    except (FileNotFoundError, pd.errors.EmptyDataError):
+        return pd.DataFrame()
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}); restore it, or start another run with --new") from error
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    if not (folder / RUN).exists():
+        raise UserError(f"{folder} is damaged (no {RUN}); restore the file, or move the folder elsewhere")
+    record = read_json(folder / RUN)
+    _check(folder / RUN, _absent(record, _RUN_KEYS))
     return record
 
 
-def _trials(trials: pd.DataFrame, search: dict[str, Any]) -> pd.DataFrame:
-    """Returns the trials with all columns that reports read; unknown values are empty."""
-    columns = ("depth", "state", "trial", "score") if trials.empty else ()
-    for name in (*columns, *_TRIAL_COLUMNS, "seconds", "evaluations", "error"):
-        if name not in trials:
-            trials[name] = _TRIAL_DEFAULTS.get(name)
-    training = search.get("student_training", {})
-    if trials["epochs"].isna().all() and "evaluations_per_epoch" in training:
-        trials["epochs"] = trials["evaluations"] / training["evaluations_per_epoch"]
-    return trials
+def _read_summary(folder: Path) -> dict[str, Any]:
+    summary = read_json(folder / SUMMARY)
+    absent = _absent(summary, _SUMMARY_KEYS)
+    if not absent:
+        absent = list(dict.fromkeys(name for each in summary["students"] for name in _absent(each, _STUDENT_KEYS)))
+    _check(folder / SUMMARY, absent)
+    return summary
 
 
-def _student(student: dict[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
-    """Returns a student of summary.json with what older runs lack."""
-    student = {**_STUDENT_DEFAULTS, **student}
-    same = trials[(trials["depth"] == student["layers"]) & (trials["method"] == student["method"])]
-    ended = same[(same["stage"] == "search") & same["state"].isin(ENDED)]
-    return {"trials_ended": len(ended) or None, **student}
+def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Reads a table that must have these columns; a table without rows is given them."""
+    table = read_rows(path)
+    if table.empty:
+        return pd.DataFrame(columns=[*columns])
+    _check(path, [name for name in columns if name not in table])
+    return table
 
 
-def _missing(folder: Path, record: dict[str, Any] | None) -> tuple[str, ...]:
-    """Returns what the folder lacks."""
-    there = {name for name in (RUN, TRIALS, EVALUATIONS) if (folder / name).exists()}
-    sentences = []
-    if RUN not in there:
-        sentences.append("run.json is missing, so how this run was made is not known.")
-    if TRIALS not in there:
-        sentences.append("trials.csv is missing, so nothing can be said of the trials.")
-    if record is not None and not {"methods", "stages"} & set(record["search"]):
-        sentences.append(
-            "This run was recorded before there were controls and confirmations: it has PKD students only, and no "
-            "score on fresh seeds."
-        )
-    if TRIALS in there and EVALUATIONS not in there:
-        sentences.append(
-            "evaluations.csv is missing, so nothing is drawn over epochs: no rungs, loss terms, agreement or cosines."
-        )
-    return tuple(sentences)
+def _absent(record: Any, keys: Iterable[str]) -> list[str]:
+    """Returns the dotted keys that a record does not have."""
+
+    def has(value: Any, names: list[str]) -> bool:
+        return not names or (isinstance(value, dict) and names[0] in value and has(value[names[0]], names[1:]))
+
+    return [key for key in keys if not has(record, key.split("."))]
+
+
+def _check(path: Path, absent: Sequence[str]) -> None:
+    if absent:
+        raise UserError(f"{path} is damaged (no {', '.join(absent)}); restore it, or start another run with --new")

@@ -1,17 +1,17 @@
-"""The words and tables of a run's report: the answer first, how it was made last."""
+"""The report of a run: its first half, with scores, costs and significance, and the files it is written to."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pkd_tune.files import write_text
-from pkd_tune.reporting.document import Block, Bullets, Heading, Table, Text, markdown
+from pkd_tune.files import PLOTS, write_text
+from pkd_tune.reporting.background import background
+from pkd_tune.reporting.document import Bullets, Element, Heading, Table, Text, literal, markdown
 from pkd_tune.reporting.formatting import (
-    METRIC_TITLES,
     SETTING_SYMBOLS,
     listed,
     metric_titles,
-    metrics_text,
     millions,
     plural,
     setting_text,
@@ -19,87 +19,96 @@ from pkd_tune.reporting.formatting import (
     spread_text,
 )
 from pkd_tune.reporting.importance import without_importances
-from pkd_tune.reporting.methods import METHOD_INFO, in_order, student_title, unused_settings
-from pkd_tune.reporting.provenance import background
+from pkd_tune.reporting.methods import METHOD_INFO, is_regression, student_title, unused_settings
 from pkd_tune.reporting.published_scores import PUBLISHED_NOTE, compares, published_dev, published_table
 from pkd_tune.reporting.run import ENDED, Run, read_run
 
-__all__ = [
-    "METRIC_TITLES",
-    "learnt_nothing",
-    "metric_titles",
-    "metrics_text",
-    "plural",
-    "results",
-    "setting_text",
-    "write_report",
-]
+CORRELATIONS = {"matthews", "pearson", "spearman"}
+"""Metrics whose score is 0 for predictions that are independent of the labels."""
+
+_UNFINISHED = (
+    "**This search has not ended.** It is still running or was stopped; the same command continues it. Scores and "
+    "trials are reported when it ends."
+)
+_CONFIRMED = {
+    False: "each at the epoch with the best dev score. They did not select the hyperparameters, but dev selected their "
+    "epochs, so the score is slightly optimistic.",
+    True: "each at the epoch with the best score on the held-out slice; dev was scored once, at the end of each.",
+}
+"""How a confirmation got its score, by `Run.holdout`."""
 
 
 def write_report(run_dir: Path) -> Path:
     """Writes report.md, report.html and plots/ from the records of a run folder; returns the path of report.md.
 
     Raises:
-        UserError: When a record is damaged; nothing is written then.
+        UserError: When a record is damaged or missing; nothing is written then.
     """
-    # These load plotly and matplotlib, which takes seconds.
-    from pkd_tune.reporting.page import page, plots_html
-    from pkd_tune.reporting.parallel import parallel_coordinates
+    # These load Plotly, matplotlib and Jinja, which takes seconds.
+    from pkd_tune.reporting.page import page, plot_sections
     from pkd_tune.reporting.plots import write_plots
-    from pkd_tune.reporting.search_figures import search_figures
+    from pkd_tune.reporting.search_figures import parallel_coordinates, search_figures
     from pkd_tune.reporting.student_figures import student_figures
 
     run = read_run(run_dir)
     before, after = results(run), background(run)
     figures = [*search_figures(run), *student_figures(run)]
     parallels = parallel_coordinates(run)
-    plots = plots_html(figures, parallels)
-    write_plots(figures, parallels, run_dir / "plots")
-    write_text(run_dir / "report.html", page(f"{run.task}: students of {run.name}", before, plots, after))
+    html = page(_title(run), before, plot_sections(figures, parallels), after)
+    write_plots(figures, parallels, run_dir / PLOTS)
+    write_text(run_dir / "report.html", html)
     write_text(run_dir / "report.md", markdown([*before, *after]))
     return run_dir / "report.md"
 
 
-def results(run: Run) -> list[Block]:
-    """Returns the first half of the report: every student's scores and costs, and how sure they are."""
-    blocks: list[Block] = [Heading(f"{run.task}: students of {run.name}", 1)]
+def results(run: Run) -> list[Element]:
+    """Returns the elements of the first half of the report."""
+    elements: list[Element] = [Heading(literal(_title(run)), 1)]
     if run.demo:
-        blocks.append(Text("**A made-up demo corpus, not GLUE's.**"))
-    if run.teacher:
-        blocks.append(_results(run, run.teacher))
-    else:
-        blocks.append(Text(_UNFINISHED))
-    if gaps := [*_gaps(run), *run.missing]:
-        blocks.append(Bullets(gaps))
-    if not run.students:
-        return blocks
+        elements.append(Text("**The data is a synthetic demo corpus, not GLUE.**"))
+    elements.append(_results(run, run.teacher) if run.teacher else Text(_UNFINISHED))
+    if run.teacher and (gaps := list(_gaps(run, run.teacher))):
+        elements.append(Bullets(gaps))
+    if not run.teacher or not run.students:
+        return elements
     if comparisons := [_comparison(run, student, each) for student in run.students for each in student["against"]]:
-        note = "Intervals hold 95 % of a paired bootstrap over dev examples, of the trainings on fresh seeds."
+        note = "Intervals are from a paired bootstrap over dev examples and over the trainings on fresh seeds."
         if any(_tuning(run, student, each) for student in run.students for each in student["against"]):
-            note += " They say nothing of how much each was tuned: part of a difference may come from more trials."
-        blocks += [Heading("Which differences are real"), Bullets(comparisons), Text(note)]
+            note += " They do not account for tuning: part of a difference may be due to a larger number of trials."
+        elements += [Heading("Significant differences"), Bullets(comparisons), Text(note)]
     if any(student["confirmed"] for student in run.students):
-        blocks += [Heading("Confirmed on fresh seeds"), _confirmations(run)]
+        elements += [Heading("Confirmation on fresh seeds"), _confirmations(run)]
     if compares(run):
-        blocks += [Heading("Published for BERT-base"), published_table(run), Text(PUBLISHED_NOTE)]
-    return [*blocks, Heading("How to read the scores"), Bullets(list(_notes(run)))]
+        elements += [Heading("Published scores of BERT-base"), published_table(run), Text(PUBLISHED_NOTE)]
+    return [*elements, Heading("Notes"), Bullets(list(_notes(run, run.teacher)))]
 
 
 def learnt_nothing(student: dict[str, Any], teacher: dict[str, Any]) -> bool:
-    """Tells whether a student scores no better than always predicting the most frequent class, or the mean label."""
-    return bool(student["metrics"]["score"] <= teacher["majority"]["score"] + 0.05)
+    """Returns whether a student's dev score is indistinguishable from that of a constant prediction.
+
+    The score is compared with the baseline (the most frequent class, or the mean label) plus a margin. The margin is
+    0.05 points, which is rounding, because a model that has learnt nothing predicts one class and scores the baseline
+    exactly. A correlation also differs from 0 by chance: under independence the standard error of a correlation over N
+    examples is about 1 / √N, so where all metrics are correlations the margin is 100 / √N points.
+
+    Args:
+        student: Student of summary.json.
+        teacher: Teacher of summary.json; has the baseline, and the number of dev examples N.
+    """
+    metrics = student["metrics"]
+    correlation = set(metrics) - {"score"} <= CORRELATIONS
+    margin = 100 / math.sqrt(teacher["examples"]) if correlation else 0.05
+    return bool(metrics["score"] <= teacher["majority"]["score"] + margin)
 
 
-_UNFINISHED = (
-    "**This search is not finished**: there is no summary.json yet. It has just begun, is still running, or was "
-    "killed; the same command again continues it."
-)
+def _title(run: Run) -> str:
+    return f"{run.task}: students of {run.name}"
 
 
 def _results(run: Run, teacher: dict[str, Any]) -> Table:
     titles = metric_titles(teacher["metrics"])
     confirmed = any(student["confirmed"] for student in run.students)
-    beside = [published_dev(run.task, m["method"], m["layers"]) for m in run.students] if compares(run) else []
+    published = [published_dev(run.task, m["method"], m["layers"]) for m in run.students] if compares(run) else []
     header = [
         "dev split",
         *(["confirmed score"] if confirmed else []),
@@ -109,8 +118,8 @@ def _results(run: Run, teacher: dict[str, Any]) -> Table:
         "size on disk",
         "latency",
         "speed-up",
-        *(["published, dev"] if beside else []),
-        "settings",
+        *(["published, dev"] if published else []),
+        "hyperparameters",
     ]
     blank = [""] * (1 + confirmed)
 
@@ -123,37 +132,27 @@ def _results(run: Run, teacher: dict[str, Any]) -> Table:
             f"{teacher['latency_ms'] / model['latency_ms']:.1f}×",
         ]
 
-    own = [published_dev(run.task, "teacher", teacher["layers"])] if beside else []
-    rows: list[list[str]] = [[f"teacher, {plural(teacher['layers'], 'layer')}", *blank, *costs(teacher), *own, ""]]
+    of_teacher = [published_dev(run.task, "teacher", teacher["layers"])] if published else []
+    rows = [[f"teacher, {plural(teacher['layers'], 'layer')}", *blank, *costs(teacher), *of_teacher, ""]]
     groups = []
     for number, student in enumerate(run.students):
         if number == 0 or student["layers"] != run.students[number - 1]["layers"]:
             groups.append(len(rows))
-        selection = f"{student['search_score']:.1f}"
-        if student["trials_ended"]:
-            selection += f" (best of {student['trials_ended']})"
         rows.append(
             [
                 student_title(student),
                 *([_confirmed_text(student)] if confirmed else []),
-                selection,
+                f"{student['search_score']:.1f} (best of {student['trials_ended']})",
                 *costs(student),
-                *beside[number : number + 1],
+                *published[number : number + 1],
                 _settings_text(student),
             ]
         )
     groups.append(len(rows))
-    majority = [f"{teacher['majority'][metric]:.1f}" for metric in titles]
-    rows.append([teacher["baseline"], *blank, *majority, *[""] * (len(header) - 1 - len(blank) - len(majority))])
+    baseline = [f"{teacher['majority'][metric]:.1f}" for metric in titles]
+    empty = [""] * (len(header) - 1 - len(blank) - len(baseline))
+    rows.append([f"baseline: {teacher['baseline']}", *blank, *baseline, *empty])
     return Table(header, rows, left=(0, len(header) - 1), groups=tuple(groups))
-
-
-_CONFIRMED = {
-    False: "each at the epoch that scored best on dev: these did not choose the settings, but dev chose their epochs, "
-    "so it is slightly optimistic.",
-    True: "each at the epoch that scored best on the held-out slice; dev was looked at once, at the end of each.",
-}
-"""How a confirmation came to its score, by `Run.holdout`."""
 
 
 def _confirmed_text(student: dict[str, Any]) -> str:
@@ -164,8 +163,8 @@ def _confirmed_text(student: dict[str, Any]) -> str:
 
 
 def _settings_text(student: dict[str, Any]) -> str:
-    """Returns a student's settings in one line, without those that have no effect."""
-    unused = unused_settings(student["method"], student["layers"])
+    """Returns the hyperparameters of a student in one line, without those that have no effect."""
+    unused = unused_settings(student["method"], student["layers"], regression=is_regression(student["metrics"]))
     words = []
     for name, value in student["settings"].items():
         if name in unused:
@@ -177,57 +176,52 @@ def _settings_text(student: dict[str, Any]) -> str:
                 words.append("normalized" if value else "not normalized")
             case _:
                 words.append(f"{SETTING_SYMBOLS.get(name, name)} {setting_text(value)}")
-    return ", ".join(words) or "–"
+    return literal(", ".join(words))
 
 
-def _gaps(run: Run) -> Iterator[str]:
-    """Yields what is missing or weak among the students, a sentence each."""
-    there = {(student["layers"], student["method"]) for student in run.students}
-    for depth in run.search["depths"] if run.teacher else []:
-        if lost := [m for m in in_order(run.search["methods"]) if (depth, m) not in there]:
+def _gaps(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
+    """Yields what the results lack, a text each."""
+    found = {(student["layers"], student["method"]) for student in run.students}
+    for depth in run.search["depths"]:
+        if lost := [method for method in run.methods if (depth, method) not in found]:
             names = listed([METHOD_INFO[method].title for method in lost], "or")
-            yield (
-                f"No trial of {names} with {plural(depth, 'layer')} reached the end of its training, so there is no "
-                "such student."
-            )
+            yield f"There is no {names} student with {plural(depth, 'layer')}: none of its trials was completed."
     for student in run.students:
-        if run.teacher and learnt_nothing(student, run.teacher):
+        if learnt_nothing(student, teacher):
             yield (
-                f"{student_title(student)}: no better than always predicting the {run.teacher['baseline']}; it has "
-                "learnt nothing."
+                f"{student_title(student)}: no better than a constant prediction of the {teacher['baseline']}; the "
+                "student has learnt nothing."
             )
     ended = int(run.of_stage("search")["state"].isin(ENDED).sum())
     if run.planned is not None and ended < run.planned:
-        yield f"The search was cut short: {ended} of {run.planned} trials ended."
+        yield f"The search is incomplete: {ended} of {run.planned} trials ended."
     wanted = run.search["seeds"] * len(run.students)
     ended = int((run.of_stage("confirm")["state"] == "complete").sum())
     if ended < wanted:
-        yield f"Not everything is confirmed: {ended} of {wanted} trainings on fresh seeds are complete."
-    if run.teacher and not run.of_stage("search").empty:
+        yield f"The confirmation is incomplete: {ended} of {wanted} trainings on fresh seeds are complete."
+    if not run.of_stage("search").empty:
         yield from without_importances(run)
 
 
 def _comparison(run: Run, student: dict[str, Any], against: dict[str, Any]) -> str:
-    """Returns in words how a student compares with a control of its depth."""
+    """Returns the comparison of a student with a control of its depth."""
     name, other = METHOD_INFO[student["method"]].title, METHOD_INFO[against["method"]].title
     depth = plural(student["layers"], "layer")
-    interval = f"95 % interval {signed(against['low'])} to {signed(against['high'])}"
+    interval = f"95 % confidence interval {signed(against['low'])} to {signed(against['high'])}"
     tuning = _tuning(run, student, against)
     if not against["distinguishable"]:
-        difference = signed(against["difference"])
-        return f"{depth}: {name} and {other} are **not distinguishable** (difference {difference}, {interval}){tuning}."
+        numbers = f"difference {signed(against['difference'])}, {interval}"
+        return f"{depth}: {name} and {other} do **not differ significantly** ({numbers}){tuning}."
     word = "better" if against["difference"] > 0 else "worse"
     points = f"{abs(against['difference']):.1f} points"
-    return f"{depth}: {name} is **{word}** than {other} by {points} ({interval}){tuning}."
+    return f"{depth}: {name} is **significantly {word}** than {other} by {points} ({interval}){tuning}."
 
 
 def _tuning(run: Run, student: dict[str, Any], against: dict[str, Any]) -> str:
-    """Returns how many trials a student and its control are the best of, where that is known and not the same."""
+    """Returns the numbers of trials of which a student and its control are the best; empty where they are equal."""
     (control,) = [s for s in run.students if (s["layers"], s["method"]) == (student["layers"], against["method"])]
     tried, other = student["trials_ended"], control["trials_ended"]
-    if not tried or not other or tried == other:
-        return ""
-    return f"; the best of {plural(tried, 'trial')} against the best of {other}"
+    return "" if tried == other else f"; best of {plural(tried, 'trial')} compared with best of {other}"
 
 
 def _confirmations(run: Run) -> Table:
@@ -250,29 +244,35 @@ def _confirmations(run: Run) -> Table:
     return Table(["mean ± sd", "n", *titles.values(), "score of each seed"], rows, groups=groups)
 
 
-def _notes(run: Run) -> Iterator[str]:
-    """Yields what the columns mean."""
-    assert run.teacher is not None
-    names = listed(list(metric_titles(run.teacher["metrics"]).values()))
+def _notes(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
+    """Yields explanations of the columns."""
+    names = listed(list(metric_titles(teacher["metrics"]).values()))
     where = "a slice held out of train" if run.holdout else "the dev split"
     yield (
-        f"*Selection score*: the best evaluation of the best trial, on {where}, which chose both the settings and the "
-        f"epoch, so it is optimistic{'; dev played no part in the choice' if run.holdout else ''}."
+        f"*Selection score*: the best evaluation of the best trial on {where}. It selected both the hyperparameters "
+        f"and the epoch, so it is optimistic{'; dev played no part in the choice' if run.holdout else ''}."
     )
     if any(student["confirmed"] for student in run.students):
         yield (
-            "*Confirmed score*: on dev, mean ± standard deviation of n new trainings with the same settings on fresh "
-            f"seeds, {_CONFIRMED[run.holdout]}"
+            "*Confirmed score*: mean ± standard deviation on dev of n new trainings with the same hyperparameters on "
+            f"fresh seeds, {_CONFIRMED[run.holdout]}"
         )
     elif run.search["seeds"] == 0:
-        yield "No student was trained again on fresh seeds, so no score here says how much chance is in it."
+        yield "No student was confirmed on fresh seeds, so the variance of the scores over seeds is unknown."
     yield (
-        f"*{names[0].upper()}{names[1:]}*: on dev, times 100, of the exported folder loaded again with plain "
-        "`transformers` in fp32. A trial's own score may differ a little: training computes in bf16 where the hardware "
-        "does."
+        f"*{names[0].upper()}{names[1:]}*: dev score, × 100, of the exported checkpoint, loaded with plain "
+        "`transformers` in fp32. It may differ slightly from the score of the trial, which computes in bf16 where the "
+        "hardware supports it."
     )
-    yield f"*Latency*: median of one forward pass for a single dev example in fp32 on {run.latency_on}."
+    yield f"*Latency*: median time of a forward pass for a single dev example in fp32 on {literal(run.latency_on)}."
+    temperature = "" if is_regression(teacher["metrics"]) else ", T is the temperature"
+    patience = (
+        "; skip and last are the strategies for choosing teacher layers; normalized means that [CLS] states are scaled "
+        "to length 1 before they are compared"
+    )
+    if not any(student["method"].startswith("pkd") and student["layers"] > 1 for student in run.students):
+        patience = ""
     yield (
-        "*Settings*: of L = (1 − α)·CE + α·KD + β·PT at temperature T and peak learning rate lr; skip or last says "
-        "which teacher layers are imitated, normalized that [CLS] states are scaled to length 1 first."
+        f"*Hyperparameters*: α and β are the weights in L = (1 − α)·CE + α·KD + β·PT{temperature}, lr is the peak "
+        f"learning rate{patience}."
     )

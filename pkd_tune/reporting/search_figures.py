@@ -1,52 +1,57 @@
-"""Plots of a search's trials: what was found by when, how each went, and which settings mattered."""
+"""Plots of the trials of a search: progress, learning curves, hyperparameter importances, parallel coordinates."""
 
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
-from pkd_tune.reporting.figures import Figure, Panel, Series
-from pkd_tune.reporting.formatting import plural, signed
-from pkd_tune.reporting.importance import FEWEST_TRIALS, SHUFFLES, importances
-from pkd_tune.reporting.methods import METHOD_INFO, in_order
+from pkd_tune.reporting.figures import Axis, Figure, Panel, Parallel, Series
+from pkd_tune.reporting.formatting import number_text, plural, setting_text, signed
+from pkd_tune.reporting.importance import FEWEST_TRIALS, SHUFFLES, importances, tried, varied
+from pkd_tune.reporting.methods import METHOD_INFO
 from pkd_tune.reporting.run import ENDED, Run
+
+FEWEST_LINES = 5
+"""Number of complete trials below which parallel coordinates are not drawn."""
 
 
 def search_figures(run: Run) -> list[Figure]:
-    """Returns the figures of the search, in the order of the report."""
+    """Returns the figures of the search, in the order of the report; parallel coordinates are separate."""
     return [best_by_trials(run), best_by_epochs(run), rungs(run), parameter_importances(run)]
 
 
 def score_title(run: Run) -> str:
-    """Returns the title of the axis of scores during trainings, which choose settings and epochs."""
-    return f"score on {run.chosen_on}, × 100"
+    """Returns the title of an axis of scores during trainings, on the examples that select."""
+    return f"score on {run.selected_on}, × 100"
 
 
 def best_by_trials(run: Run) -> Figure:
-    """Returns the best score against the number of trials that ended."""
+    """Returns the best score over the number of trials that ended."""
     return Figure(
         name="best-by-trials",
-        title="Best score against trials",
-        caption="Best complete trial so far, trials in the order of ending. Filled points are complete trials, hollow "
-        "ones were stopped early.",
-        panels=_best(run, "trials", "trials of the method"),
+        title="Best score by number of trials",
+        caption="Best score of the complete trials so far, in the order in which trials ended. Filled points are "
+        "complete trials, hollow points are trials that were stopped early.",
+        panels=_best(run, "trials", "number of trials of the method"),
     )
 
 
 def best_by_epochs(run: Run) -> Figure:
-    """Returns the best score against the epochs spent."""
+    """Returns the best score over the number of epochs trained."""
     return Figure(
         name="best-by-epochs",
-        title="Best score against trial-epochs",
-        caption="The same against what it cost: a trial that is stopped early spends fewer epochs.",
-        panels=_best(run, "spent", "epochs trained, all trials of the method"),
+        title="Best score by epochs trained",
+        caption="The same over the epochs trained: a trial that is stopped early trains for fewer epochs.",
+        panels=_best(run, "spent", "epochs trained in all trials of the method"),
     )
 
 
 def best_so_far(run: Run) -> pd.DataFrame:
-    """Returns the search's trials that ended, in that order, with what had been found and spent by then.
+    """Returns the trials of the search that ended, in the order of ending, with cumulative columns.
 
-    Columns beside those of trials.csv: `trials` and `spent` (trials and epochs of the same depth and method until
-    then), `best` (the highest score of a complete one; NaN before the first).
+    Columns added to those of trials.csv: `trials` and `spent` (number of trials and of epochs of the same depth and
+    method so far), `best` (highest score of a complete trial so far; NaN before the first).
     """
     trials = run.of_stage("search")
     trials = trials[trials["state"].isin(ENDED)].copy()
@@ -68,7 +73,7 @@ def _best(run: Run, column: str, x: str) -> list[Panel]:
     for depth in run.search["depths"]:
         of_depth = trials[trials["depth"] == depth]
         series: list[Series] = []
-        for method in in_order(run.search["methods"]):
+        for method in run.methods:
             series += _best_of_method(of_depth[of_depth["method"] == method], METHOD_INFO[method].title, method, column)
         if series:
             title = plural(depth, "layer")
@@ -77,7 +82,7 @@ def _best(run: Run, column: str, x: str) -> list[Panel]:
 
 
 def _best_of_method(trials: pd.DataFrame, title: str, method: str, column: str) -> Iterator[Series]:
-    """Yields each trial as a point, and the best so far as steps; nothing without a complete trial."""
+    """Yields the trials as points, and the best score so far as steps; nothing without a complete trial."""
     found = trials[trials["best"].notna()]
     if found.empty:
         return
@@ -99,11 +104,11 @@ def _best_of_method(trials: pd.DataFrame, title: str, method: str, column: str) 
 
 
 def rungs(run: Run) -> Figure:
-    """Returns the score of every trial of the search over its epochs."""
+    """Returns the learning curve of every trial of the search."""
     panels = []
     for depth in run.search["depths"]:
         series: list[Series] = []
-        for method in in_order(run.search["methods"]):
+        for method in run.methods:
             rows = evaluations(run, depth, method)
             best = {s["trial"] for s in run.students if (s["layers"], s["method"]) == (depth, method)}
             series += _curves(rows, METHOD_INFO[method].title, method, best)
@@ -112,14 +117,14 @@ def rungs(run: Run) -> Figure:
     return Figure(
         name="rungs",
         title="Score during training",
-        caption="One line per trial of the search; the bold one is the best of its method. Lines that end early were "
-        "stopped or failed.",
+        caption="One line per trial of the search; the bold line is the best trial of its method. Trials whose line "
+        "ends early were stopped early or failed.",
         panels=panels,
     )
 
 
 def evaluations(run: Run, depth: int, method: str) -> pd.DataFrame:
-    """Returns the evaluations of a depth's and method's search trials, trial by trial."""
+    """Returns the evaluations of the search trials of a depth and method, ordered by trial."""
     rows = run.evaluations
     if rows.empty:
         return rows
@@ -128,7 +133,7 @@ def evaluations(run: Run, depth: int, method: str) -> pd.DataFrame:
 
 
 def _curves(rows: pd.DataFrame, title: str, method: str, best: set[int]) -> Iterator[Series]:
-    """Yields all trials but the best as one series with gaps, then the best."""
+    """Yields all trials but the best as one series with gaps, then the best trial."""
     if rows.empty:
         return
     gap, x, y, labels = float("nan"), [], [], []
@@ -140,17 +145,17 @@ def _curves(rows: pd.DataFrame, title: str, method: str, best: set[int]) -> Iter
     if x:
         yield Series(name=title, look=look, x=x, y=y, width=1, opacity=0.5, labels=labels, legend=not best)
     for number, trial in rows[rows["trial"].isin(best)].groupby("trial"):
-        labels = [f"{title}, trial {number}, the best"] * len(trial)
+        labels = [f"{title}, trial {number} (best)"] * len(trial)
         x, y = list(trial["epoch"]), list(trial["score"])
         yield Series(name=title, look=look, x=x, y=y, width=3, markers=True, labels=labels)
 
 
 def parameter_importances(run: Run) -> Figure:
-    """Returns how much each setting matters, by depth and PKD method."""
+    """Returns the importance of each hyperparameter, by depth and PKD method."""
     panels, fits = [], []
     for depth in run.search["depths"]:
         series = []
-        for method in in_order(run.search["methods"]):
+        for method in run.methods:
             found = importances(run, depth, method) if method.startswith("pkd") else None
             if found is None:
                 continue
@@ -160,14 +165,63 @@ def parameter_importances(run: Run) -> Figure:
                 f"{title}, {plural(depth, 'layer')}: {found.trials} trials, out-of-bag R² {signed(found.r2, 2)}"
             )
         if series:
-            panels.append(Panel(title=plural(depth, "layer"), x="fall of R² when shuffled", y="", series=series))
+            panels.append(Panel(title=plural(depth, "layer"), x="decrease of R² when shuffled", y="", series=series))
     return Figure(
         name="importances",
-        title="Which settings matter",
-        caption="Permutation importance in a random forest fitted to the complete trials of a depth: how far its R² "
-        f"falls when a setting's values are shuffled among them (mean and standard deviation of {SHUFFLES} shuffles; "
-        f"depths with fewer than {FEWEST_TRIALS} complete trials are left out). Few trials mean little: where the "
-        "out-of-bag R², which is of trials a tree has not seen, is near or below 0, the forest has learnt nothing that "
-        f"holds for others. {'; '.join(fits)}.",
+        title="Hyperparameter importances",
+        caption="Permutation importance in a random forest fitted to the complete trials of a depth: the decrease of "
+        f"its R² when the values of one hyperparameter are shuffled among the trials (mean and standard deviation of "
+        f"{SHUFFLES} shuffles; depths with fewer than {FEWEST_TRIALS} complete trials are left out). The out-of-bag R² "
+        "is that of trials a tree has not seen; where it is near or below 0, as with few trials, the forest does not "
+        f"generalise and the importances are not reliable. {'; '.join(fits)}.",
         panels=panels,
+    )
+
+
+def parallel_coordinates(run: Run) -> list[Parallel]:
+    """Returns parallel coordinates for each depth and PKD method with enough trials and varying hyperparameters."""
+    plots = []
+    for depth in run.search["depths"]:
+        for method in run.methods:
+            trials = tried(run, depth, method)
+            names = varied(trials)
+            if method.startswith("pkd") and len(trials) >= FEWEST_LINES and names:
+                axes = [_axis(name, trials[name], run.record["space"][name]) for name in names]
+                title = f"{METHOD_INFO[method].title}, {plural(depth, 'layer')}"
+                plots.append(Parallel(title=title, axes=[*axes, _axis("score", trials["score"], {})]))
+    return plots
+
+
+def _axis(name: str, values: pd.Series, spec: dict[str, Any]) -> Axis:
+    """Returns the axis of a column: over the whole search range, or with a tick for each category.
+
+    Args:
+        name: Name of the hyperparameter, or `score`.
+        values: The values of the trials.
+        spec: Description of the hyperparameter in run.json; empty for the score.
+    """
+    if pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
+        categories = sorted(values.unique())
+        positions = {category: float(position) for position, category in enumerate(categories)}
+        boolean = pd.api.types.is_bool_dtype(values)
+        return Axis(
+            name=name,
+            values=[positions[value] for value in values],
+            low=0.0,
+            high=float(len(categories) - 1),
+            ticks=list(positions.values()),
+            texts=[setting_text(bool(category)) if boolean else str(category) for category in categories],
+        )
+    low, high = float(spec.get("low", values.min())), float(spec.get("high", values.max()))
+    if not spec.get("log"):
+        return Axis(name=name, values=[float(value) for value in values], low=low, high=high)
+    rounds = [digit * 10.0**power for power in range(-9, 9) for digit in (1, 2, 5)]
+    ticks = [low, *(tick for tick in rounds if 1.3 * low < tick < high / 1.3), high]
+    return Axis(
+        name=name,
+        values=[math.log10(value) for value in values],
+        low=math.log10(low),
+        high=math.log10(high),
+        ticks=[math.log10(tick) for tick in ticks],
+        texts=[number_text(tick) for tick in ticks],
     )

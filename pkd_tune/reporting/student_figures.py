@@ -1,4 +1,4 @@
-"""Plots of the students a search ended with: score against cost, and how the best trials learnt."""
+"""Plots of the best students: score against size and latency, and the training of their trials."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from pkd_tune.reporting.methods import METHOD_INFO, Look, student_title
 from pkd_tune.reporting.run import Run
 from pkd_tune.reporting.search_figures import evaluations
 
-_CHOSEN = {
-    False: "Dev also chose settings and epochs.",
-    True: "A slice held out of train chose settings and epochs, not dev.",
+_SELECTED = {
+    False: "Hyperparameters and epochs were selected on dev too.",
+    True: "Hyperparameters and epochs were selected on a slice held out of train, not on dev.",
 }
-"""What the scores of students are worth, by `Run.holdout`."""
+"""Which examples selected the students, by `Run.holdout`."""
 
 
 def student_figures(run: Run) -> list[Figure]:
@@ -28,7 +28,7 @@ def student_figures(run: Run) -> list[Figure]:
 
 
 def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Returns the (cost, score) points that no other equals or beats in both, by rising cost."""
+    """Returns the Pareto front of (cost, score) points, by increasing cost."""
     best: list[tuple[float, float]] = []
     for cost, score in sorted(set(points), key=lambda point: (point[0], -point[1])):
         if not best or score > best[-1][1]:
@@ -37,16 +37,16 @@ def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def score_by_cost(run: Run) -> Figure:
-    """Returns the scores of teacher and students against size and latency, each with its Pareto front."""
+    """Returns the scores of teacher and students over size and over latency, each with its Pareto front."""
     panels = []
     if run.teacher and run.students:
-        for title, column, x in (("Size", "size_mb", "MB on disk"), ("Latency", "latency_ms", "ms for one example")):
+        for title, column, x in (("Size", "size_mb", "MB on disk"), ("Latency", "latency_ms", "ms per example")):
             panels.append(Panel(title=title, x=x, y="score on dev, × 100", series=_costs(run, run.teacher, column)))
     return Figure(
         name="score-by-cost",
         title="Score against size and latency",
-        caption="Confirmed score with its standard deviation where there is one, else that of the exported checkpoint. "
-        f"{_CHOSEN[run.holdout]} The dotted line joins the models that no other beats in both.",
+        caption="Confirmed score with its standard deviation where there is one, otherwise the score of the exported "
+        f"checkpoint. {_SELECTED[run.holdout]} The dotted line is the Pareto front.",
         panels=panels,
     )
 
@@ -79,7 +79,7 @@ def _costs(run: Run, teacher: dict[str, Any], column: str) -> list[Series]:
 
 
 def losses(run: Run) -> Figure:
-    """Returns the terms of each student's loss over its epochs, weighted as they are summed."""
+    """Returns the loss of each student over its epochs with its weighted terms."""
     panels = []
     for student in run.students:
         rows = _best_trial(run, student)
@@ -97,18 +97,18 @@ def losses(run: Run) -> Figure:
             for name, values, look in terms
             if (values > 0).any()
         ]
-        panels.append(Panel(title=student_title(student), x="epoch", y="loss and its terms", series=series, log_y=True))
+        panels.append(Panel(title=student_title(student), x="epoch", y="loss", series=series, log_y=True))
     return Figure(
         name="losses",
         title="Loss of the best trials",
-        caption="L = (1 − α)·CE + α·KD + β·PT and its terms as they are summed, on a logarithmic scale, for the best "
-        "trial of each depth and method.",
+        caption="L = (1 − α)·CE + α·KD + β·PT and its weighted terms, on a logarithmic scale, for the best trial of "
+        "each depth and method.",
         panels=panels,
     )
 
 
 def agreement(run: Run) -> Figure:
-    """Returns how often each student and the teacher predict the same, over the student's epochs."""
+    """Returns the agreement of each student's predictions with the teacher's over its epochs, in percent."""
     panels = []
     for depth in run.search["depths"]:
         series = []
@@ -120,32 +120,30 @@ def agreement(run: Run) -> Figure:
                 series.append(Series(name=method.title, look=method.look, x=x, y=y, markers=True))
         if series:
             panels.append(
-                Panel(
-                    title=plural(depth, "layer"), x="epoch", y=f"same as teacher, % of {run.chosen_on}", series=series
-                )
+                Panel(title=plural(depth, "layer"), x="epoch", y=f"agreement on {run.selected_on}, %", series=series)
             )
     return Figure(
         name="agreement",
         title="Agreement with the teacher",
-        caption=f"Share of the examples of {_examples(run)} on which the student predicts what the teacher predicts, "
-        "right or wrong, for the best trial of each depth and method.",
+        caption=f"Share of the examples of {_examples(run)} on which student and teacher predict the same class, "
+        "correct or not, for the best trial of each depth and method.",
         panels=panels,
     )
 
 
 def cosines(run: Run) -> Figure:
-    """Returns how close each student's inner layers are to the teacher layers they imitate."""
+    """Returns the cosine similarity of each student's intermediate layers to the teacher layers they imitate."""
     panels = []
     for depth in run.search["depths"]:
         series = [found for student in _of_depth(run, depth) if (found := _cosines_of(run, student))]
         if series:
-            y = "cosine to the teacher's layer"
+            y = "cosine similarity"
             panels.append(Panel(title=plural(depth, "layer"), x="student layer", y=y, series=series, whole_x=True))
     return Figure(
         name="cosines",
-        title="Closeness to the teacher's layers",
-        caption=f"Mean cosine over {_examples(run)} between the [CLS] state after a student layer and that after the "
-        "teacher layer it is held against, at the best evaluation of the best trial.",
+        title="Similarity to the teacher's layers",
+        caption=f"Mean cosine similarity over {_examples(run)} of the [CLS] state after a student layer and after the "
+        "teacher layer it is compared with, at the best evaluation of the best trial.",
         panels=panels,
     )
 
@@ -174,6 +172,6 @@ def _of_depth(run: Run, depth: int) -> list[dict[str, Any]]:
 
 
 def _best_trial(run: Run, student: dict[str, Any]) -> pd.DataFrame:
-    """Returns the evaluations of the trial a student comes from."""
+    """Returns the evaluations of the trial that trained a student."""
     rows = evaluations(run, student["layers"], student["method"])
     return rows if rows.empty else rows[rows["trial"] == student["trial"]]

@@ -11,10 +11,10 @@ from pkd_tune.config import UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import check_source, load_raw
 from pkd_tune.data.task import Task
-from pkd_tune.deployment.choice import data_folder, find_student, finished_run
 from pkd_tune.encoders.folder import WEIGHTS
 from pkd_tune.files import MODEL_CARD, atomic_folder
 from pkd_tune.reporting.formatting import metric_titles
+from pkd_tune.reporting.run import data_folder, find_student, finished_run
 from pkd_tune.workflows.checks import Problems, check_new_folder
 from pkd_tune.workflows.options import ExportOptions
 
@@ -55,7 +55,7 @@ class Exported:
 
     folder: Path
     formats: list[dict[str, Any]]
-    """For each format: `format_name`, `metrics`, `parameters`, `size_mb`, `latency_ms`."""
+    """For each format: `format`, `metrics`, `parameters`, `size_mb`, `latency_ms`."""
 
     @property
     def table(self) -> str:
@@ -88,7 +88,7 @@ def export(request: ExportRequest) -> Exported:
         write_formats(folder, request.formats)
         log.info("loading and scoring each in a fresh process")
         formats = [
-            {"format_name": name, **in_fresh_process(measure, folder, dev, task, max_length, name)}
+            {"format": name, **in_fresh_process(measure, folder, dev, task, max_length, name)}
             for name in request.formats
         ]
         sizes = {name: len(split) for name, split in dev.items()}

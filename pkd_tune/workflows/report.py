@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pkd_tune.config import UserError
 from pkd_tune.files import write_text
-from pkd_tune.reporting.document import markdown
+from pkd_tune.reporting.document import code, markdown
 from pkd_tune.reporting.formatting import plural
-from pkd_tune.reporting.glue_table import blocks, latex, scores
+from pkd_tune.reporting.glue_table import elements, latex, scores
 from pkd_tune.reporting.run import Run, is_run, read_run
 from pkd_tune.reporting.run_report import write_report
 from pkd_tune.workflows.checks import Problems, check_writable
@@ -51,11 +51,11 @@ def write_reports(out: Path, *, with_latex: bool = False) -> int:
         return unwritten
     table = scores(counted)
     if outdone := sorted({f"{run.task}/{run.folder.name}" for run in counted} - set(table["run"])):
-        names = ", ".join(f"`{name}`" for name in outdone)
+        names = ", ".join(map(code, outdone))
         notes.append(f"Left out, because a run that began later has the same models: {names}.")
-    content = blocks(table, notes)
+    content = elements(table, notes)
     write_text(out / "glue.md", markdown(content))
-    write_text(out / "glue.html", page("GLUE", content, "", []))
+    write_text(out / "glue.html", page("GLUE", content))
     write_text(out / "glue.csv", table.to_csv(index=False, float_format="%.4f"))
     endings = [".md", ".html", ".csv"]
     if with_latex:
@@ -90,8 +90,8 @@ def choose(runs: list[Run]) -> tuple[list[Run], list[str]]:
     if ended and not real:
         notes.append("**All runs are demos, on made-up corpora: these are not GLUE scores.**")
     if len(ended) < len(runs):
-        unfinished = [f"`{run.task}/{run.folder.name}`" for run in runs if run.teacher is None]
+        unfinished = [code(f"{run.task}/{run.folder.name}") for run in runs if run.teacher is None]
         notes.append(f"Not finished and left out: {', '.join(unfinished)}.")
-    if held := [f"`{run.task}/{run.folder.name}`" for run in real or ended if run.holdout]:
+    if held := [code(f"{run.task}/{run.folder.name}") for run in real or ended if run.holdout]:
         notes.append(f"Settings and epochs chosen on a slice held out of train instead of dev: {', '.join(held)}.")
     return real or ended, notes

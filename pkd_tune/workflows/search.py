@@ -37,7 +37,7 @@ from pkd_tune.files import (
 )
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.reporting.provenance import provenance
-from pkd_tune.reporting.records import write_rows
+from pkd_tune.reporting.run import write_rows
 from pkd_tune.reporting.run_report import write_report
 from pkd_tune.tuning import cluster
 from pkd_tune.tuning.artifacts import location_of_run, open_artifacts

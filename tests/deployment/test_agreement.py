@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 from tiny import write_task
 from transformers import AutoModelForSequenceClassification
@@ -15,7 +16,7 @@ from pkd_tune.data.loading import load_features, load_raw
 from pkd_tune.data.task import Task
 from pkd_tune.deployment.conversion import export_student
 from pkd_tune.deployment.measurement import measure
-from pkd_tune.deployment.model_card import write_card
+from pkd_tune.deployment.model_card import METRIC_TYPES, write_card
 from pkd_tune.distillation.student import distill, open_student_data
 from pkd_tune.distillation.teacher import prepare_teacher, save_classifier
 from pkd_tune.encoders.modeling import load_classifier
@@ -49,6 +50,7 @@ def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path:
     raw = load_raw(task, tmp_path)
     dev = {name: raw[name] for name in task.dev_splits}
     measured = measure(target, dev, task, 32)
+    assert measured["examples"] == sum(map(len, dev.values()))
     # Training scores in bf16 where the processor has it, which swaps some ranks; a class changes only at a tie.
     assert measured["metrics"] == pytest.approx(result.best.metrics, abs=2.0 if task.regression else 3.0)
 
@@ -60,6 +62,8 @@ def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path:
 
     facts: dict[str, Any] = {
         "layers": 2,
+        "method": "pkd",
+        "confirmed": None,
         "trial": 0,
         "settings": {},
         "imitated_layers": [2],
@@ -69,11 +73,12 @@ def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path:
     whole = {"layers": 4, "name": "tiny", "latency_ms": 2.0, **measured}
     write_card(facts, whole, task, "a command", target, seed=0, demo=False)
     card = (target / "README.md").read_text()
-    for name, value in measured["metrics"].items():
-        if name != "score":
-            assert f"value: {value:.2f}" in card
-    for split in dev:
-        assert f"      split: {task.split(split).hub}\n" in card
+    found = {(each.dataset_split, each.metric_type): each.metric_value for each in ModelCard(card).data.eval_results}
+    assert found == {
+        (task.split(split).hub, METRIC_TYPES[name]): round(measured["metrics"][name + task.split(split).suffix], 2)
+        for split in dev
+        for name in task.metrics
+    }
     assert ("score from 0 to 5" if task.regression else "0 entailment, 1 neutral, 2 contradiction") in card
 
 

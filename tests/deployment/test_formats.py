@@ -1,4 +1,4 @@
-"""How far a form's score may be from the student's."""
+"""By how much the score of a format may differ."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from pkd_tune.deployment.formats import FORMATS, refusals
 
 
 def measured(**scores: float) -> list[dict[str, Any]]:
-    return [{"form": format_name, "metrics": {"score": score}} for format_name, score in scores.items()]
+    return [{"format": format_name, "metrics": {"score": score}} for format_name, score in scores.items()]
 
 
 def test_one_example_of_a_small_split_may_be_worth_more_than_the_points() -> None:
@@ -28,12 +28,12 @@ def test_one_example_of_a_small_split_may_be_worth_more_than_the_points() -> Non
         ({"pytorch": 80.3, "onnx": 80.5}, []),  # each is held to PyTorch's score, not to the recorded one
     ],
 )
-def test_a_form_that_scores_differently_is_refused(scores: dict[str, float], refused: list[str]) -> None:
+def test_a_format_that_scores_differently_is_refused(scores: dict[str, float], refused: list[str]) -> None:
     found = refusals(measured(**scores), 80.0, {"dev": 10_000})
     assert list(found) == refused
 
 
-def test_a_refusal_says_which_form_and_by_how_much() -> None:
+def test_a_refusal_names_the_format_and_the_difference() -> None:
     assert refusals(measured(pytorch=80.0, int8=70.0), 80.0, {"dev": 10_000}) == {
         "int8": "ONNX, int8 scores 70.00 instead of 80.00; at most 1.00 points off are allowed"
     }

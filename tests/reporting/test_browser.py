@@ -8,7 +8,7 @@ from browser import launched
 from playwright.sync_api import Browser, Page
 from recorded_run import write_run
 
-from pkd_tune.reporting.glue_table import blocks, scores
+from pkd_tune.reporting.glue_table import elements, scores
 from pkd_tune.reporting.page import page as page_of
 from pkd_tune.reporting.run import read_run
 
@@ -113,7 +113,7 @@ def test_plots_follow_light_and_dark(report: Page) -> None:
 def test_the_table_of_all_tasks_fits(browser: Browser, tmp_path: Path) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
     path = tmp_path / "glue.html"
-    path.write_text(page_of("GLUE", blocks(scores([read_run(run)]), []), "", []), encoding="utf-8")
+    path.write_text(page_of("GLUE", elements(scores([read_run(run)]), [])), encoding="utf-8")
     for width in WIDTHS:
         page, wrong = opened(browser, path, width)
         assert page.locator("h1").inner_text() == "GLUE, dev split, × 100"

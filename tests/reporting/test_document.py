@@ -1,33 +1,36 @@
-"""The same blocks as Markdown and as HTML."""
+"""Elements as Markdown."""
 
 import pytest
 
-from pkd_tune.reporting.document import Bullets, Heading, Table, Text, markdown, page_body
+from pkd_tune.reporting.document import Bullets, Heading, Table, Text, code, literal, markdown, spans
 
-BLOCKS = [
+ELEMENTS = [
     Heading("A & B", 1),
     Text("**x** is *y*: `a*b*c <i>` & <script>"),
     Bullets(["one", "two"]),
     Table(["model", "n", "words"], [["a|b", 1, "c, d"], ["e\nf", 2, ""]], left=(0, 2), groups=(1,)),
 ]
+NASTY = ["<b>x</b>", "a*b*c", "`", "``x`", "\\", "\\`*", "**", "a  b", "[x](http://y)", "_x_", "&amp;", "~~x~~", "|"]
 
 
 def test_markdown() -> None:
-    assert markdown(BLOCKS) == (
-        "# A & B\n\n**x** is *y*: `a*b*c <i>` & <script>\n\n- one\n- two\n\n"
+    assert markdown(ELEMENTS) == (
+        "# A &amp; B\n\n**x** is *y*: `a*b*c <i>` &amp; &lt;script>\n\n- one\n- two\n\n"
         "| model | n | words |\n| :-- | --: | :-- |\n| a\\|b | 1 | c, d |\n| e f | 2 |  |\n"
     )
 
 
-def test_html_takes_nothing_from_a_text_but_emphasis_and_code() -> None:
-    page = page_body(BLOCKS)
-    assert "<h1>A &amp; B</h1>" in page
-    assert "<strong>x</strong> is <em>y</em>: <code>a*b*c &lt;i&gt;</code> &amp; &lt;script&gt;" in page
-    assert "<li>one</li>\n<li>two</li>" in page
-    assert '<th scope="row" class="words">a|b</th><td class="number">1</td>' in page
-    assert '<td class="words"><span>c</span>, <span>d</span></td>' in page
-    assert page.count("<tr>") == 2
-    assert '<tr class="group"><th scope="row" class="words">e\nf</th>' in page
+@pytest.mark.parametrize("value", NASTY)
+def test_a_value_from_a_record_adds_no_markup(value: str) -> None:
+    shown = " ".join(value.split())
+    assert "".join(content for _, content in spans(f"**a** {literal(value)} `b`")[1:-1]).strip() == shown
+    assert spans(f"a {code(value)} b")[1] == ("code", shown)
+    assert {kind for kind, _ in spans(literal(value))} == {"literal"}
+
+
+def test_markdown_of_a_value_has_neither_markup_nor_html() -> None:
+    text = markdown([Text(literal("<b> *x* `y` _z_ [u](v) a_b &lt;"))])
+    assert text == "&lt;b> \\*x\\* \\`y\\` \\_z\\_ [u\\](v) a_b &amp;lt;\n"
 
 
 def test_a_row_of_another_length_than_its_header_is_refused() -> None:

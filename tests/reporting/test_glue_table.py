@@ -9,7 +9,7 @@ from recorded_trainings import METRICS
 
 from pkd_tune.files import read_json, write_json
 from pkd_tune.reporting.document import markdown
-from pkd_tune.reporting.glue_table import TASKS, blocks, latex, scores, views
+from pkd_tune.reporting.glue_table import TASKS, elements, latex, scores, views
 from pkd_tune.reporting.run import read_run
 
 SMALL = {"trials": 4, "control_trials": 2, "depths": (3,)}
@@ -75,7 +75,7 @@ def test_the_run_begun_last_counts_model_by_model(tmp_path: Path) -> None:
         "kd": "MRPC/minilm",
         "pkd": "MRPC/minilm",
     }
-    assert "Runs: MRPC: `MRPC/minilm`, `MRPC/minilm-2`." in markdown(blocks(table, []))
+    assert "Runs: MRPC: `MRPC/minilm`, `MRPC/minilm-2`." in markdown(elements(table, []))
 
 
 def test_every_task_and_its_metrics_have_a_column(tmp_path: Path) -> None:

@@ -66,20 +66,20 @@ def test_few_trials_have_none(run: Run) -> None:
 def test_what_has_none_is_named_with_what_it_lacks(run: Run) -> None:
     (said,) = without_importances(search_of(run, FEWEST_TRIALS - 1))
     assert said == (
-        "Which settings matter is not known for PKD with 2 layers (0 complete) and PKD with 3 layers (7 complete): "
-        "that takes 8 complete trials whose settings differ. A larger `--trials` adds to them, where the space has "
-        "more to try."
+        "Hyperparameter importances are not available for PKD with 2 layers (0 complete) and PKD with 3 layers (7 "
+        "complete): they need 8 complete trials with different hyperparameters. A larger `--trials` adds trials, "
+        "unless the search space is exhausted."
     )
     (said,) = without_importances(search_of(run, FEWEST_TRIALS))
     assert "2 layers (0 complete): " in said
     assert "3 layers" not in said
-    search = {**run.search, "depths": [3]}
-    assert list(without_importances(replace(search_of(run, FEWEST_TRIALS), search=search))) == []
+    record = {**run.record, "search": {**run.search, "depths": [3]}}
+    assert list(without_importances(replace(search_of(run, FEWEST_TRIALS), record=record))) == []
 
 
 def test_settings_that_never_differ_have_none(run: Run) -> None:
     same = search_of(run, 30).trials.assign(alpha=0.5, beta=1.0, strategy="skip")
-    search = {**run.search, "depths": [3]}
+    record = {**run.record, "search": {**run.search, "depths": [3]}}
     assert importances(replace(run, trials=same), 3, "pkd") is None
-    (said,) = without_importances(replace(run, trials=same, search=search))
-    assert "PKD with 3 layers (30 complete): that takes 8 complete trials whose settings differ." in said
+    (said,) = without_importances(replace(run, trials=same, record=record))
+    assert "for PKD with 3 layers (30 complete): " in said

@@ -1,4 +1,4 @@
-"""report.html: one file that loads nothing, whatever the records hold."""
+"""report.html: a self-contained file, whatever the records hold."""
 
 import html.parser
 import json
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from pkd_tune.reporting.document import Text
+from pkd_tune.reporting.document import Bullets, Heading, Table, Text, literal
 from pkd_tune.reporting.figures import Axis, Figure, Panel, Parallel, Series
 from pkd_tune.reporting.methods import Look
-from pkd_tune.reporting.page import page, panel_figure, parallel_figure, plots_html
+from pkd_tune.reporting.page import page, panel_figure, parallel_figure, plot_sections
 
 
 class Links(html.parser.HTMLParser):
@@ -38,7 +38,7 @@ def test_the_page_loads_nothing(reported: Path) -> None:
 
 def test_the_table_comes_first_and_the_making_last(reported: Path) -> None:
     text = (reported / "report.html").read_text(encoding="utf-8")
-    parts = ['<div class="table"', "<h2>Plots</h2>", "<h2>Trials</h2>", "<h2>How this was made</h2>", "plotly.js v"]
+    parts = ['<div class="table"', "<h2>Plots</h2>", "<h2>Trials</h2>", "<h2>How this run was made</h2>", "plotly.js v"]
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
 
@@ -59,13 +59,33 @@ def test_words_of_the_records_cannot_become_markup() -> None:
     series = Series(name=bad, look=Look(), x=[1.0], y=[2.0], labels=[bad])
     figure = Figure(name="a", title=bad, caption=bad, panels=[Panel(title=bad, x=bad, y=bad, series=[series])])
     axis = Axis(name=bad, values=[0.0], low=0.0, high=1.0, ticks=[0.0], texts=[bad])
-    text = page(bad, [Text(bad)], plots_html([figure], [Parallel(title=bad, axes=[axis])]), [])
+    text = page(bad, [Text(literal(bad))], plot_sections([figure], [Parallel(title=bad, axes=[axis])]))
     assert "<script>alert" not in text.replace(get_plotlyjs(), "")
 
 
 def test_a_page_without_plots_is_small() -> None:
-    assert plots_html([Figure(name="a", title="t", caption="c", panels=[])], []) == ""
-    assert len(page("title", [Text("x")], "", [])) < 10_000
+    assert plot_sections([Figure(name="a", title="t", caption="c", panels=[])], []) == []
+    assert len(page("title", [Text("x")])) < 10_000
+
+
+def test_elements_become_html() -> None:
+    text = page(
+        "title",
+        [
+            Heading("A & B", 1),
+            Text("**x** is *y*: `a*b*c <i>` & <script>"),
+            Bullets(["one", "two"]),
+            Table(["model", "n", "words"], [["a|b", 1, "c, d"], ["e", 2, "`f, g`"]], left=(0, 2), groups=(1,)),
+        ],
+    )
+    assert "<h1>A &amp; B</h1>" in text
+    assert "<p><strong>x</strong> is <em>y</em>: <code>a*b*c &lt;i&gt;</code> &amp; &lt;script&gt;</p>" in text
+    assert "<li>one</li>\n<li>two</li>" in text
+    assert '<th scope="row" class="words">a|b</th><td class="number">1</td>' in text
+    assert '<td class="words"><span>c</span>, <span>d</span></td>' in text
+    assert text.count("<tr>") == 2
+    assert '<tr class="group"><th scope="row" class="words">e</th>' in text
+    assert '<td class="words"><code>f, g</code></td>' in text
 
 
 def test_gaps_and_looks_reach_plotly() -> None:

@@ -1,5 +1,6 @@
-"""report.md of recorded runs: one word for word, others where they differ, and what is said when half is missing."""
+"""report.md of recorded runs: one in full, others where they differ, and those of unfinished and damaged runs."""
 
+import html
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,9 @@ from recorded_run import write_run
 
 from pkd_tune.config import UserError
 from pkd_tune.files import read_json, write_json
+from pkd_tune.reporting.background import background
 from pkd_tune.reporting.document import markdown
-from pkd_tune.reporting.provenance import background
-from pkd_tune.reporting.records import write_rows
-from pkd_tune.reporting.run import read_run
+from pkd_tune.reporting.run import read_run, write_rows
 from pkd_tune.reporting.run_report import learnt_nothing, results, write_report
 
 GOLDEN = Path(__file__).with_name("golden_report.md")
@@ -48,7 +48,7 @@ def test_the_report_of_a_recorded_run(tmp_path: Path) -> None:
 def test_published_figures_stand_beside_students_of_bert_base(tmp_path: Path) -> None:
     bert = {"task": "RTE", "teacher": "bert-base-uncased", "teacher_layers": 12, "depths": (3, 6), "trials": 4}
     text = text_of(write_run(tmp_path / "RTE" / "bert", **bert))
-    assert "| published, dev | settings |" in text
+    assert "| published, dev | hyperparameters |" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| PKD, 6 layers |") and "lr" in line]
     assert "| 68.2 (accuracy) |" in row
     assert "| PKD, 3 layers | 62.1 | 62.5 | – | 58.2 |" in text
@@ -56,30 +56,30 @@ def test_published_figures_stand_beside_students_of_bert_base(tmp_path: Path) ->
     assert "dev and test scores are not comparable" in text
     demo = text_of(write_run(tmp_path / "RTE" / "demo", **bert, demo=True))
     assert "published" not in demo
-    assert "**A made-up demo corpus, not GLUE's.**" in demo
+    assert "synthetic demo corpus" in demo
 
 
 SAYS: dict[str, list[str]] = {
     "dev": [
         "| dev split | confirmed score | selection score | F1 |",
-        "best trial, on the dev split, which chose both the settings and the epoch, so it is optimistic.",
-        "each at the epoch that scored best on dev: these did not choose the settings, but dev chose their epochs",
-        "settings and epochs chosen on the dev split;",
+        "best trial on the dev split.",
+        "dev selected their epochs",
+        "epochs selected on the dev split;",
         "train `123456789abc`, dev `",
     ],
     "holdout": [
         "| dev split | confirmed score | selection score (held-out slice) | F1 |",
-        "best trial, on a slice held out of train, which chose both the settings and the epoch, so it is optimistic; "
+        "best trial on a slice held out of train.",
         "dev played no part in the choice.",
-        "each at the epoch that scored best on the held-out slice; dev was looked at once, at the end of each.",
-        "settings and epochs chosen on a slice held out of train, and dev looked at once at the end;",
+        "the best score on the held-out slice; dev was scored once",
+        "epochs selected on a slice held out of train; dev is scored once",
         "train `123456789abc`, held out for dev `",
     ],
 }
 
 
 @pytest.mark.parametrize(("select_on", "other"), [("dev", "holdout"), ("holdout", "dev")])
-def test_what_chose_settings_and_epochs_is_said_of_every_score(tmp_path: Path, select_on: str, other: str) -> None:
+def test_every_score_names_the_examples_that_selected(tmp_path: Path, select_on: str, other: str) -> None:
     text = text_of(write_run(tmp_path / "MRPC" / "minilm", select_on=select_on))
     assert [words for words in SAYS[select_on] if words not in text] == []
     assert [words for words in SAYS[other] if words in text] == []
@@ -90,9 +90,9 @@ def test_without_confirmations_the_report_says_what_is_missing(tmp_path: Path) -
     text = text_of(run)
     assert "| Matthews correlation |" in text
     assert "confirmed score" not in text
-    assert "No student was trained again on fresh seeds" in text
+    assert "No student was confirmed on fresh seeds" in text
     change(run / "run.json", lambda record: record["search"].update(seeds=2))
-    assert "Not everything is confirmed: 0 of 12 trainings" in text_of(run)
+    assert "The confirmation is incomplete: 0 of 12 trainings" in text_of(run)
 
 
 def test_a_single_confirmation_has_no_deviation(tmp_path: Path) -> None:
@@ -100,6 +100,40 @@ def test_a_single_confirmation_has_no_deviation(tmp_path: Path) -> None:
     assert "(n = 1)" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| KD, 2 layers |") and "(n = 1)" in line]
     assert "±" not in row
+
+
+@pytest.mark.parametrize(
+    ("metrics", "points", "expected"),
+    [
+        ({"f1": 81.2, "accuracy": 68.4}, 0.04, True),
+        ({"f1": 81.2, "accuracy": 68.4}, 0.06, False),
+        ({"matthews": 0.0}, 3.0, True),  # 100 / sqrt(1000) is 3.2
+        ({"matthews": 0.0}, 3.3, False),
+        ({"pearson": 0.0, "spearman": 0.0}, 3.0, True),
+    ],
+)
+def test_a_margin_separates_learning_from_chance(metrics: dict[str, float], points: float, expected: bool) -> None:
+    teacher = {"examples": 1000, "majority": {**metrics, "score": 0.0}}
+    assert learnt_nothing({"metrics": {**metrics, "score": points}}, teacher) == expected
+
+
+def test_the_temperature_of_a_regression_is_not_shown(tmp_path: Path) -> None:
+    text = text_of(write_run(tmp_path / "STS-B" / "minilm", task="STS-B", trials=4))
+    (row,) = [line for line in text.splitlines() if line.startswith("| PKD, 2 layers |") and "lr" in line]
+    assert "α" in row
+    assert "T " not in row
+    assert "temperature" not in text
+
+
+def test_a_grid_gives_controls_the_trials_of_other_methods(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
+
+    def staged(record: dict[str, Any]) -> None:
+        record["search"] |= {"trials": None, "control_trials": 0, "sampler": "grid"}
+        record["search"]["stages"][0]["keep"] = ["alpha"]
+
+    change(run / "run.json", staged)
+    assert "- Search: every grid point for each method at depths 2 and 3; grid search," in text_of(run)
 
 
 def test_a_student_that_learnt_nothing_is_named(tmp_path: Path) -> None:
@@ -110,15 +144,15 @@ def test_a_student_that_learnt_nothing_is_named(tmp_path: Path) -> None:
     student["metrics"] = teacher["majority"]
     assert learnt_nothing(student, teacher)
     write_json(run / "summary.json", summary)
-    assert "PKD, 2 layers: no better than always predicting the most frequent class" in text_of(run)
+    assert "PKD, 2 layers: no better than a constant prediction of the most frequent class" in text_of(run)
 
 
-UNEQUAL = "part of a difference may come from more trials"
+UNEQUAL = "They do not account for tuning"
 
 
 @pytest.mark.parametrize(
     ("tried", "controls", "words"),
-    [(6, 1, "; the best of 6 trials against the best of 1."), (1, 4, "; the best of 1 trial against the best of 4.")],
+    [(6, 1, "; best of 6 trials compared with best of 1."), (1, 4, "; best of 1 trial compared with best of 4.")],
 )
 def test_a_comparison_of_unequal_tuning_says_so(tmp_path: Path, tried: int, controls: int, words: str) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", depths=(3,))
@@ -137,8 +171,8 @@ def test_a_comparison_of_unequal_tuning_says_so(tmp_path: Path, tried: int, cont
 
 def test_a_comparison_of_equal_tuning_says_nothing_of_it(tmp_path: Path) -> None:
     text = text_of(write_run(tmp_path / "MRPC" / "minilm", trials=6, control_trials=6))
-    assert "## Which differences are real" in text
-    assert "against the best of" not in text
+    assert "## Significant differences" in text
+    assert "compared with best of" not in text
     assert UNEQUAL not in text
 
 
@@ -150,13 +184,13 @@ def test_settings_without_effect_are_not_shown(tmp_path: Path) -> None:
         (True, True, False),  # KD
         (True, True, False),  # PKD of one layer has no inner layer to imitate with
     ]
-    assert "One layer has no inner layer" in text
+    assert "A student of one layer has no intermediate layer" in text
 
 
 @pytest.mark.parametrize(
     ("resources", "cost"),
     [
-        ({"device": "cpu", "count": 2, "per_gpu": 1}, "0.80 CPU-core-hours"),  # as runs were recorded at first
+        ({"device": "cpu", "count": 2, "per_gpu": 1, "threads": 1}, "0.80 CPU-core-hours"),
         ({"device": "cpu", "count": 1, "per_gpu": 1, "threads": 2}, "1.60 CPU-core-hours"),
         ({"device": "cuda", "count": 8, "per_gpu": 4, "threads": 1}, "0.20 GPU-hours"),
     ],
@@ -166,27 +200,27 @@ def test_what_the_trainings_took_counts_cores_and_shares_of_gpus(
 ) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm")
     change(run / "run.json", lambda record: record.update(resources=resources))
-    assert f"All trainings together took {cost}, without teacher and export." in text_of(run)
+    assert f"All trainings took {cost} in total, without teacher and export." in text_of(run)
 
 
 def test_a_search_cut_short_says_so(tmp_path: Path) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
-    assert "cut short" not in text_of(run)
+    assert "The search is incomplete" not in text_of(run)
     change(run / "summary.json", lambda summary: summary.update(planned=24))
-    assert "The search was cut short: 16 of 24 trials ended." in text_of(run)
+    assert "The search is incomplete: 16 of 24 trials ended." in text_of(run)
 
 
 def test_importances_that_are_missing_are_said_to_be_in_both_reports(tmp_path: Path) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", trials=16, depths=(3,))
-    says = "Which settings matter"
-    assert f"{says} is not known" not in write_report(run).read_text()
+    says = "Hyperparameter importances"
+    assert f"{says} are not available" not in write_report(run).read_text()
     assert f"<h3>{says}</h3>" in (run / "report.html").read_text()
     trials = pd.read_csv(run / "trials.csv")
     trials[trials["trial"] < 7].to_csv(run / "trials.csv", index=False)
-    assert f"- {says} is not known for PKD with 3 layers (" in write_report(run).read_text()
+    assert f"- {says} are not available for PKD with 3 layers (" in write_report(run).read_text()
     html = (run / "report.html").read_text()
-    assert f"<li>{says} is not known for PKD with 3 layers (" in html
-    assert "A larger <code>--trials</code> adds to them" in html
+    assert f"<li>{says} are not available for PKD with 3 layers (" in html
+    assert "A larger <code>--trials</code> adds trials" in html
     assert f"<h3>{says}</h3>" not in html
 
 
@@ -194,10 +228,10 @@ def test_parts_of_a_space_that_depend_on_others(tmp_path: Path) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
     spec = {"values": [1, 10], "when": {"strategy": "skip"}, "otherwise": 5}
     change(run / "run.json", lambda record: record["space"].update(beta=spec))
-    assert "beta 1 or 10 when strategy is skip, else 5;" in text_of(run)
+    assert "beta 1 or 10 when strategy is skip, otherwise 5;" in text_of(run)
 
 
-UNFINISHED = "**This search is not finished**"
+UNFINISHED = "**This search has not ended.**"
 
 
 def _begun(run: Path) -> None:
@@ -221,48 +255,15 @@ def _trialless(run: Path) -> None:
     write_rows(run / "evaluations.csv", [])
 
 
-def _no_record(run: Path) -> None:
-    (run / "run.json").unlink()
-
-
-def _no_trials(run: Path) -> None:
-    (run / "trials.csv").unlink()
-
-
-def _old(run: Path) -> None:
-    """Turns the records into those of the first release, which had PKD and nothing else."""
-    (run / "evaluations.csv").unlink()
-    for name in ("stages", "control_trials", "seeds", "sampler"):
-        change(run / "run.json", lambda record, name=name: record["search"].pop(name))  # type: ignore[misc]
-    change(run / "run.json", lambda record: record["search"]["data"].pop("select_on"))
-    trials = pd.read_csv(run / "trials.csv")
-    trials = trials[(trials["method"] == "pkd") & (trials["stage"] == "search")]
-    trials.drop(columns=["method", "stage", "seed", "epochs", "started"]).to_csv(run / "trials.csv", index=False)
-    summary = read_json(run / "summary.json")
-    del summary["planned"]
-    students = [student for student in summary["students"] if student["method"] == "pkd"]
-    for student in students:
-        for name in ("method", "trials_ended", "confirmed", "against"):
-            del student[name]
-    write_json(run / "summary.json", {**summary, "students": students})
-
-
 HALVES: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
-    "begun": (_begun, [UNFINISHED, "trials.csv is missing", "| PKD, 2 layers | 0 |", "- Command: `"], ["No trial of"]),
-    "killed": (_killed, [UNFINISHED, "| PKD, 2 layers | 7 |", "- Command: `"], ["No trial of"]),
+    "begun": (_begun, [UNFINISHED, "- Command: `"], ["There is no", "## Trials"]),
+    "killed": (_killed, [UNFINISHED, "| PKD, 2 layers | 7 |", "- Command: `"], ["There is no"]),
     "fruitless": (
         _fruitless,
-        ["No trial of fine-tuned, KD or PKD with 2 layers reached the end", "failed: `out | of 'memory' again`"],
-        [UNFINISHED, "How to read"],
+        ["There is no fine-tuned, KD or PKD student with 2 layers", "failed: ``out | of `memory` again``"],
+        [UNFINISHED, "## Notes"],
     ),
-    "trialless": (_trialless, ["The search was cut short: 0 of 24 trials ended.", "| teacher, 6 layers |"], []),
-    "no-record": (_no_record, ["run.json is missing", "| PKD, 3 layers | 79.4 ± 0.3", "# MRPC: "], ["Command"]),
-    "no-trials": (_no_trials, ["trials.csv is missing", "| PKD, 3 layers |"], []),
-    "old": (
-        _old,
-        ["recorded before there were controls", "evaluations.csv is missing", "| PKD, 3 layers |", "(best of 6)"],
-        ["confirmed score", "KD, 3 layers |\n", "cut short"],
-    ),
+    "trialless": (_trialless, ["The search is incomplete: 0 of 24 trials ended.", "| teacher, 6 layers |"], []),
 }
 
 
@@ -277,6 +278,17 @@ def test_half_a_run_has_a_report_that_says_so(
     assert [words for words in says_not if words in text] == []
     assert "nan" not in text.lower()
     assert (run / "report.html").exists()
+
+
+def test_a_name_cannot_add_markup(tmp_path: Path) -> None:
+    name = "a|b <script>alert(1)</script> *x* `y` [z](http://z) &lt; _u_"
+    run = write_run(tmp_path / "MRPC" / "minilm", teacher=name, trials=4, depths=(2,))
+    title = write_report(run).read_text().splitlines()[0]
+    escaped = r"a|b &lt;script>alert(1)&lt;/script> \*x\* \`y\` [z\](http://z) &amp;lt; \_u\_"
+    assert title == f"# MRPC: students of {escaped}"
+    page = (run / "report.html").read_text()
+    assert f"<h1>MRPC: students of {html.escape(name)}</h1>" in page
+    assert "<script>alert" not in page
 
 
 @pytest.mark.parametrize("name", ["run.json", "summary.json", "trials.csv", "evaluations.csv"])

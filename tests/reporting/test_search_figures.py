@@ -1,13 +1,15 @@
 """What the plots of a search show, against numbers worked out by hand."""
 
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from recorded_run import write_run
 
 from pkd_tune.reporting.run import Run, read_run
-from pkd_tune.reporting.search_figures import best_by_trials, best_so_far, rungs, search_figures
+from pkd_tune.reporting.search_figures import best_by_trials, best_so_far, parallel_coordinates, rungs, search_figures
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +44,6 @@ def test_best_so_far_by_hand(run: Run) -> None:
     assert pd.isna(found["best"].iloc[0])
 
 
-def test_trials_without_a_clock_count_in_their_order(run: Run) -> None:
-    rows = [{**each, "started": None, "epochs": None} for each in ROWS]
-    found = best_so_far(replace(run, trials=pd.DataFrame(rows)))
-    assert found["trial"].tolist() == [0, 1, 2, 4, 5]
-    assert found["best"].tolist() == [70, 70, 70, 70, 70]
-
-
 def test_the_best_line_ends_at_the_selection_score(run: Run) -> None:
     for depth, panel in zip((2, 3), best_by_trials(run).panels, strict=True):
         assert panel.title == f"{depth} layers"
@@ -65,7 +60,7 @@ def test_every_trial_has_its_curve_and_the_best_is_bold(run: Run) -> None:
     for series in (series for series in panel.series if series.name == "PKD"):
         assert series.labels is not None
         if series.width == 3:
-            assert all("the best" in label for label in series.labels)
+            assert all("(best)" in label for label in series.labels)
             assert max(map(float, series.y)) == max(s["search_score"] for s in run.students if s["layers"] == 2)
         else:
             of_pkd = run.evaluations.query("depth == 2 and method == 'pkd' and stage == 'search'")
@@ -79,3 +74,29 @@ def test_without_evaluations_there_are_no_curves(run: Run) -> None:
 def test_without_trials_there_is_nothing(run: Run) -> None:
     empty = replace(run, trials=run.trials.head(0), evaluations=pd.DataFrame())
     assert [figure.name for figure in search_figures(empty) if figure.panels] == []
+
+
+def test_axes_span_what_was_searched(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "MRPC" / "minilm", trials=20, depths=(3,)))
+    (plot,) = parallel_coordinates(run)
+    assert plot.title == "PKD, 3 layers"
+    axes = {axis.name: axis for axis in plot.axes}
+    assert list(axes) == ["alpha", "beta", "temperature", "learning_rate", "strategy", "normalize", "score"]
+    assert (axes["alpha"].low, axes["alpha"].high) == (0.2, 0.9)
+    assert (axes["beta"].low, axes["beta"].high) == (0.0, 3.0)
+    assert list(axes["beta"].texts) == ["1", "2", "5", "10", "20", "50", "100", "200", "500", "1000"]
+    ticks = axes["beta"].ticks or ()
+    assert all(math.isclose(10**tick, float(text)) for tick, text in zip(ticks, axes["beta"].texts, strict=True))
+    assert list(axes["strategy"].texts) == ["last", "skip"]
+    assert list(axes["normalize"].texts) == ["no", "yes"]
+    assert (axes["normalize"].low, axes["normalize"].high) == (0, 1)
+    complete = run.trials.query("method == 'pkd' and stage == 'search' and state == 'complete'")
+    assert list(axes["score"].values) == complete["score"].tolist()
+    assert (axes["score"].low, axes["score"].high) == (complete["score"].min(), complete["score"].max())
+
+
+def test_a_fixed_setting_has_no_axis_and_few_trials_no_plot(tmp_path: Path) -> None:
+    few = {"depths": (3,), "methods": ("pkd-skip",)}
+    (plot,) = parallel_coordinates(read_run(write_run(tmp_path / "a" / "b", trials=10, **few)))
+    assert "strategy" not in [axis.name for axis in plot.axes]
+    assert parallel_coordinates(read_run(write_run(tmp_path / "a" / "c", trials=2, **few))) == []

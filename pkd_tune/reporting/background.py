@@ -1,0 +1,189 @@
+"""The second half of a run's report: how its trials ended, and how the run was made."""
+
+from collections import Counter
+from typing import Any
+
+import pandas as pd
+
+from pkd_tune.config import CONTROLS
+from pkd_tune.files import EVALUATIONS, PLOTS, RAY, TRIALS
+from pkd_tune.reporting.document import Bullets, Element, Heading, Table, code, literal
+from pkd_tune.reporting.formatting import listed, number_text, plural, setting_text
+from pkd_tune.reporting.methods import METHOD_INFO, is_regression, student_title, unused_settings
+from pkd_tune.reporting.run import STATES, Run
+
+_SAMPLERS = {
+    "tpe": "TPE (Tree-structured Parzen Estimator)",
+    "random": "random search",
+    "grid": "grid search",
+}
+_INITS = {
+    "pretrained": "initialised with the first k layers of the pretrained model",
+    "teacher": "initialised with the first k layers of the fine-tuned teacher",
+    "teacher-skip": "initialised with every (N/k)-th layer of the fine-tuned teacher",
+}
+_SELECTED_ON = {
+    False: "the dev split",
+    True: "a slice held out of train; dev is scored once at the end",
+}
+"""The examples that select, by `Run.holdout`."""
+_DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+_REASONS_SHOWN = 10
+
+
+def background(run: Run) -> list[Element]:
+    """Returns the elements of the second half of the report."""
+    elements: list[Element] = []
+    if (run.folder / TRIALS).exists():
+        elements += [Heading("Trials"), _counts(run)]
+        if reasons := _reasons(run.trials):
+            elements.append(Bullets(reasons))
+    elements.append(Heading("How this run was made"))
+    if run.students:
+        elements.append(_students(run))
+    return [*elements, Bullets(_facts(run))]
+
+
+def _counts(run: Run) -> Table:
+    rows: list[list[object]] = []
+    groups = []
+    for depth in run.search["depths"]:
+        groups.append(len(rows))
+        for stage, title in (("search", ""), ("confirm", ", fresh seeds")):
+            for method in run.methods:
+                trials = run.of_stage(stage)
+                trials = trials[(trials["depth"] == depth) & (trials["method"] == method)]
+                if stage == "search" or len(trials):
+                    counts = [int((trials["state"] == state).sum()) for state in STATES]
+                    name = f"{METHOD_INFO[method].title}, {plural(depth, 'layer')}{title}"
+                    rows.append([name, len(trials), *counts])
+    return Table(["trainings", "started", *STATES], rows, groups=tuple(groups[1:]))
+
+
+def _reasons(trials: pd.DataFrame) -> list[str]:
+    """Returns the reasons for which trials have no result, the most frequent first."""
+    given = trials[trials["error"].notna()]
+    counted = Counter(zip(given["state"], given["error"], strict=True)).most_common()
+    lines = [f"{count} {state}: {code(str(error)[:300])}" for (state, error), count in counted]
+    more = len(lines) - _REASONS_SHOWN
+    return lines[:_REASONS_SHOWN] + ([f"{plural(more, 'other reason')}: see `{TRIALS}`"] if more > 0 else [])
+
+
+def _students(run: Run) -> Table:
+    rows = []
+    for student in run.students:
+        imitated = ", ".join(f"{i}→{layer}" for i, layer in enumerate(student["imitated_layers"], start=1)) or "none"
+        trial = f"{student['trial']}, epoch {student['epoch']:.1f}"
+        rows.append([student_title(student), trial, imitated, code(student["folder"])])
+    return Table(["student", "trial", "student layer → teacher layer", "checkpoint"], rows, left=(0, 2, 3))
+
+
+def _facts(run: Run) -> list[str]:
+    search, made, resources = run.search, run.record["provenance"], run.record["resources"]
+    training = search["student_training"]
+    facts = [f"Command: {code(made['command'])}"]
+    facts += [f"Continued with: {code(command)}" for command in run.record.get("continued_with", [])]
+    if run.teacher:
+        facts.append(f"Teacher: {_teacher(run.teacher, search['teacher_trainings'])}")
+    facts.append(
+        f"Students: {_INITS[search['data']['init']]}, {plural(training['epochs'], 'epoch')}, batch size "
+        f"{training['batch_size']}, maximum length {search['data']['max_length']} tokens, seed {training['seed']}."
+    )
+    facts += [f"{METHOD_INFO[method].title}: {METHOD_INFO[method].description}." for method in run.methods]
+    facts.append(_search(run))
+    if search["seeds"]:
+        facts.append(f"Confirmation: {plural(search['seeds'], 'training')} of each student on fresh seeds.")
+    if space := [f"{literal(name)} {_parameter(run.record['space'][name])}" for name in _effective(run)]:
+        facts.append(f"Search space: {'; '.join(space)}.")
+    if 1 in search["depths"] and any(method.startswith("pkd") for method in run.methods):
+        facts.append(
+            "A student of one layer has no intermediate layer, so beta, strategy and normalize have no effect on it."
+        )
+    cores = f", {resources['threads']} cores each" if resources["threads"] > 1 else ""
+    facts.append(
+        f"Concurrent trials: {resources['count']} ({_DEVICES[resources['device']]}{cores}); {literal(made['machine'])}."
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    commit = f", commit {made['git']}" if made["git"] else ""
+    facts.append(f"Versions: Python {made['python']}, {literal(versions)}{commit}.")
+    content = [f"{_content_name(run, name)} {code(key[:12])}" for name, key in run.record["content"].items()]
+    facts.append(f"Content hashes: {', '.join(content)}.")
+    facts.append(f"Started {made['started']}.")
+    if (seconds := run.trials["seconds"].sum()) > 0:
+        facts.append(f"All trainings took {_cost(seconds, resources)} in total, without teacher and export.")
+    files = [f"every training: `{TRIALS}`", f"every evaluation: `{EVALUATIONS}`"] if len(run.trials) else []
+    if (run.folder / RAY).is_dir():
+        files.append(f"TensorBoard: `tensorboard --logdir {RAY}`")
+    return [*facts, f"In this folder: {'; '.join([*files, f'plots for papers: `{PLOTS}/`'])}."]
+
+
+def _search(run: Run) -> str:
+    """Returns how hyperparameters were searched."""
+    search = run.search
+    staged = any(stage["keep"] for stage in search["stages"])  # controls then have as many trials as the others
+    controls = [method for method in run.methods if method in CONTROLS and not staged]
+    others = [method for method in run.methods if method not in controls]
+    shares = []
+    if others:
+        of = "method" if staged else "PKD method"
+        shares.append(
+            f"every grid point for each {of}"
+            if search["trials"] is None
+            else f"{search['trials']} trials for each {of}"
+        )
+    if controls:
+        shares.append(f"{search['control_trials']} for each control")
+    depths = search["depths"]
+    at = f"depth {depths[0]}" if len(depths) == 1 else f"depths {listed(depths)}"
+    stopped = "; trials that fall behind are stopped early" if (run.trials["state"] == "stopped early").any() else ""
+    return (
+        f"Search: {' and '.join(shares)} at {at}; {_SAMPLERS[search['sampler']]}, one study per depth and method, seed "
+        f"{search['seed']}; hyperparameters and epochs selected on {_SELECTED_ON[run.holdout]}{stopped}."
+    )
+
+
+def _effective(run: Run) -> list[str]:
+    """Returns the hyperparameters of the search space that have an effect on at least one study."""
+    regression = is_regression(run.teacher["metrics"] if run.teacher else run.trials.columns)
+    unused = [
+        unused_settings(method, depth, regression=regression)
+        for depth in run.search["depths"]
+        for method in run.methods
+    ]
+    return [name for name in run.record["space"] if not all(name in each for each in unused)]
+
+
+def _cost(seconds: float, resources: dict[str, Any]) -> str:
+    """Returns the device time of trainings: GPU-hours, or CPU-core-hours."""
+    if resources["device"] == "cuda":
+        unit, hours = "GPU-hours", seconds / 3600 / resources["per_gpu"]
+    else:
+        unit, hours = "CPU-core-hours", seconds / 3600 * resources["threads"]
+    return f"{hours:.{1 if hours > 10 else 2}f} {unit}"
+
+
+def _content_name(run: Run, name: str) -> str:
+    """Returns what a content hash is of; a held-out slice is recorded under the name of the dev split it replaces."""
+    if not run.holdout or name in ("teacher", "train"):
+        return name
+    return f"held out for {name}"
+
+
+def _teacher(teacher: dict[str, Any], trainings: list[dict[str, Any]]) -> str:
+    source = "used as given, without fine-tuning"
+    if teacher["finetuned_here"]:
+        rates = listed([number_text(each["learning_rate"]) for each in trainings])
+        source = f"fine-tuned for {plural(trainings[0]['epochs'], 'epoch')} at learning rate"
+        source += f"s {rates}; the best was kept" if len(trainings) > 1 else f" {rates}"
+    return f"{literal(teacher['name'])}, {plural(teacher['layers'], 'layer')}, {source}."
+
+
+def _parameter(spec: dict[str, Any]) -> str:
+    if "values" in spec:
+        text = listed([setting_text(value) for value in spec["values"]], "or")
+    else:
+        text = f"{number_text(spec['low'])} to {number_text(spec['high'])}{' (log)' if spec['log'] else ''}"
+    if "when" in spec:
+        conditions = listed([f"{name} is {setting_text(value)}" for name, value in spec["when"].items()])
+        text += f" when {conditions}, otherwise {setting_text(spec['otherwise'])}"
+    return text
