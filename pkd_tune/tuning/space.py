@@ -160,20 +160,22 @@ def all_settings(parameters: Parameters) -> list[Settings] | None:
 
     A space of more than `MOST_LISTED` settings counts as not finite.
     """
-    columns: list[list[Value]] = []
     size = 1
     for parameter in parameters.values():
-        match parameter:
+        match parameter:  # sizes first: a range of whole numbers may be longer than any list
             case Float():
                 return None
             case Int(low, high):
-                column: list[Value] = list(range(low, high + 1))
+                size *= high - low + 1
             case Choice(values):
-                column = list(values)
-        columns.append(column)
-        size *= len(column)
-        if size > MOST_LISTED:
-            return None
+                size *= len(values)
+    if size > MOST_LISTED:
+        return None
+    columns = [
+        list(parameter.values) if isinstance(parameter, Choice) else list(range(parameter.low, parameter.high + 1))
+        for parameter in parameters.values()
+        if not isinstance(parameter, Float)
+    ]
     found: dict[tuple[tuple[str, Any], ...], None] = {}
     for values in itertools.product(*columns):
         raw = dict(zip(parameters, values, strict=True))
