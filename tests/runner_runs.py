@@ -22,7 +22,7 @@ from pkd_tune.tuning.trial import TrialContext, run_trial
 from pkd_tune.tuning.trial_tables import trial_rows
 
 CPU = torch.device("cpu")
-ONE, TWO = Resources(device="cpu", count=1), Resources(device="cpu", count=2)
+ONE, TWO = Resources(), Resources(cpu_trials=2)
 ALPHA: Parameters = {"alpha": Float(0.2, 0.9, log=False)}
 
 

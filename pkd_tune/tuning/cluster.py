@@ -50,7 +50,7 @@ def own_cluster(resources: Resources, log: Path, *, dashboard: bool = False) -> 
                 context = ray.init(
                     address="local",
                     num_cpus=resources.count * resources.threads,
-                    num_gpus=resources.count // resources.per_gpu if resources.device == "cuda" else 0,
+                    num_gpus=resources.gpus,
                     object_store_memory=OBJECT_STORE_BYTES,
                     include_dashboard=dashboard,
                     log_to_driver=False,
@@ -121,18 +121,18 @@ def _reach(address: str) -> None:
     socket.create_connection((host, int(port)), timeout=5).close()
 
 
-def cluster_resources(gpus: int | None, per_gpu: int | None) -> Resources:
+def cluster_resources(gpus: int | None, trials_per_gpu: int | None) -> Resources:
     """Returns the slots of the cluster this process is connected to.
 
     Args:
         gpus: As in `choose_resources()`.
-        per_gpu: As in `choose_resources()`.
+        trials_per_gpu: As in `choose_resources()`.
 
     Raises:
         UserError: When it has fewer GPUs than asked for, or none for trials to share.
     """
     found = ray.cluster_resources()
-    return resources_among(int(found.get("GPU", 0)), int(found.get("CPU", 1)), gpus, per_gpu)
+    return resources_among(int(found.get("GPU", 0)), int(found.get("CPU", 1)), gpus, trials_per_gpu)
 
 
 def check_shared(places: Sequence[tuple[str, str]]) -> None:

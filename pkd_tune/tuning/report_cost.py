@@ -23,13 +23,13 @@ def report_seconds(reports: int, folder: Path) -> list[float]:
         reports: How many.
         folder: Gets Ray's records and a journal.
     """
-    resources = Resources(device="cpu", count=1)
+    resources = Resources()
     studies = Studies(folder / "study.log", [StudyPlan(study_key=StudyKey(1, "finetuned"), quota=1, parameters={})])
     answer = folder / "seconds.json"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     with own_cluster(resources, folder / "ray-start.log"):
         tune.Tuner(
-            tune.with_resources(tune.with_parameters(_report, reports=reports, answer=answer), resources.resources),
+            tune.with_resources(tune.with_parameters(_report, reports=reports, answer=answer), resources.trial_resources),
             tune_config=tune.TuneConfig(
                 search_alg=StudySearcher(studies), scheduler=StudyScheduler(studies), num_samples=-1
             ),

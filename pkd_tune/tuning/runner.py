@@ -66,7 +66,7 @@ def run_search(
     try:
         with _log_to(run_dir / RUN_LOG, show=verbose):
             tune.Tuner(
-                tune.with_resources(tune.with_parameters(trainable, context=context), context.resources.resources),
+                tune.with_resources(tune.with_parameters(trainable, context=context), context.resources.trial_resources),
                 tune_config=tune.TuneConfig(
                     search_alg=StudySearcher(studies),
                     scheduler=StudyScheduler(studies),

@@ -162,4 +162,4 @@ def predictions_name(trial_id: TrialId) -> str:
 @lru_cache(maxsize=1)
 def _opened(data: DataConfig, teacher: Teacher, resources: Resources, seed: int) -> tuple[StudentData, ModelPool]:
     student_data = open_student_data(data, teacher, torch.device(resources.device), seed, verify=False)
-    return student_data, ModelPool(per_gpu=resources.per_gpu)
+    return student_data, ModelPool(per_gpu=resources.trials_per_gpu)

@@ -65,7 +65,7 @@ def run(request: SearchRequest) -> int:
     with alone_in(run_dir), ExitStack() as stack:
         resources = fitting(request, request.resources or join(request, run_dir, stack), plans)
         made = provenance("pkd_tune.search", list(request.argv), gpu_names())
-        record |= {"id": secrets.token_hex(4), "resources": asdict(resources), "provenance": made}
+        record |= {"id": secrets.token_hex(4), "resources": resources.record, "provenance": made}
         record |= {"data_from_here": way(run_dir, data.data_dir)}
         teacher = prepare(request, resources, run_dir, record)
         studies = open_studies(request, plans, run_dir)
