@@ -29,6 +29,7 @@ from pkd_tune.reporting.records import write_rows
 from pkd_tune.reporting.run_report import write_report
 from pkd_tune.tuning import cluster
 from pkd_tune.tuning.artifacts import location_of_run, open_artifacts
+from pkd_tune.tuning.journal import finished_trials
 from pkd_tune.tuning.plan import StudyPlan, plan_studies
 from pkd_tune.tuning.resources import Resources, gpu_names
 from pkd_tune.tuning.runner import disk_bytes, run_search
@@ -36,7 +37,6 @@ from pkd_tune.tuning.space import description
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.trial import TrialContext
 from pkd_tune.tuning.trial_tables import commonest_failure, evaluation_rows, trial_rows
-from pkd_tune.tuning.warm_start import finished_trials
 from pkd_tune.workflows.capacity import at_once, fitting
 from pkd_tune.workflows.disk import check_disk
 from pkd_tune.workflows.finalists import export_finalists

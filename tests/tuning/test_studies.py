@@ -8,15 +8,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from studies import FLAT, ask, finish, opened, plan, report, run_all
 
+from pkd_tune.tuning.journal import ENDED
 from pkd_tune.tuning.plan import StudyKey, TrialId
 from pkd_tune.tuning.sampling import WARM_UP_TRIALS
 from pkd_tune.tuning.space import Choice
 from pkd_tune.tuning.studies import Studies
-from pkd_tune.tuning.trial_attributes import ENDED
 from pkd_tune.tuning.trial_tables import commonest_failure, evaluation_rows, trial_rows
 
 
-def test_arms_take_turns_until_all_have_their_quota(tmp_path: Path) -> None:
+def test_studies_are_interleaved_until_all_have_their_quota(tmp_path: Path) -> None:
     studies = opened(tmp_path, plan(1, 3), plan(2, 2), plan(2, 1, "kd"))
     asked = [ask(studies) for _ in range(6)]
     assert [a.study_key.name for a, _ in asked] == [
