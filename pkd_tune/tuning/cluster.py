@@ -37,8 +37,8 @@ RAY_ENVIRONMENT = {
 """Variables that Ray reads as it starts and as it runs trials: no progress tables, usage reports, changes of the
 working directory, or loggers of its own; the journal and `tensorboard` record every result."""
 
-_SESSION_PATH = 77
-"""Characters of the longest path of a socket below the temporary folder: Ray's session, and what is in it."""
+_SOCKET = "/pkd-xxxxxxxx/r/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+"""Path of a socket of Ray's below the temporary folder, at its longest."""
 _LONGEST_SOCKET_PATH = 103
 """What operating systems allow: 103 on macOS, 107 on Linux."""
 
@@ -101,11 +101,11 @@ def _session_folder() -> Iterator[Path]:
     Where the path of the user's temporary folder is too long for a socket below it, the folder is made in /tmp.
     """
     parent = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    if len(parent) + _SESSION_PATH > _LONGEST_SOCKET_PATH:
+    if len(parent) + len(_SOCKET) > _LONGEST_SOCKET_PATH:
         parent = "/tmp"
     folder = tempfile.mkdtemp(prefix="pkd-", dir=parent)
     try:
-        yield Path(folder)
+        yield Path(folder, "r")  # Ray gives everybody access to the folder itself
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -3,7 +3,10 @@
 import os
 import re
 import signal
+import stat
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -36,6 +39,43 @@ def test_ray_starts_without_taking_sigterm_and_says_when_it_cannot(tmp_path: Pat
                 pass
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Yields a folder whose path leaves room for sockets below it, as pytest's own may not."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_the_session_is_private_and_gone_at_the_end_and_so_are_rays_variables(
+    short_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(short_folder))
+    for name in ("OMP_WAIT_POLICY", *cluster.RAY_ENVIRONMENT):
+        monkeypatch.delenv(name, raising=False)
+
+    @ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
+    def seen() -> tuple[str | None, Path]:
+        return os.environ.get("OMP_WAIT_POLICY"), cluster.node_folder()
+
+    with cluster.own_cluster(Resources(), tmp_path / "log"):
+        policy, folder = ray.get(seen.remote())
+        (session,) = short_folder.iterdir()
+        assert stat.S_IMODE(session.stat().st_mode) == 0o700
+        assert folder.is_relative_to(session)
+        assert policy == "PASSIVE"
+        assert cluster.RAY_ENVIRONMENT.items() <= os.environ.items()
+    assert list(short_folder.iterdir()) == []
+    assert not cluster.RAY_ENVIRONMENT.keys() & os.environ.keys()
+
+
+def test_a_temporary_folder_with_a_long_path_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(long))
+    with cluster.own_cluster(Resources(), tmp_path / "log"):
+        assert ray.is_initialized()
 
 
 def test_nothing_listens_beyond_loopback(tmp_path: Path) -> None:
