@@ -1,7 +1,11 @@
 """What trials choose from, without a file."""
 
-import optuna
+from typing import Any
 
+import optuna
+import pytest
+
+from pkd_tune.config import DistillConfig, TrainingConfig
 from pkd_tune.tuning.space import (
     Choice,
     Condition,
@@ -15,6 +19,7 @@ from pkd_tune.tuning.space import (
     for_method,
     settings_of,
     suggest,
+    trial_configs,
 )
 
 BOTH: Parameters = {
@@ -61,3 +66,20 @@ def test_ranges_of_whole_numbers_are_finite_and_of_real_ones_are_not() -> None:
     assert all_settings({"alpha": Choice(tuple(range(400))), "beta": Choice(tuple(range(400)))}) is None
     assert description(sizes["batch_size"]) == {"low": 16, "high": 18, "log": False, "int": True}
     assert description(BOTH["beta"]) == {"values": [10, 100], "when": {"strategy": "skip"}, "otherwise": 1}
+
+
+LOSS: dict[str, Any] = {"alpha": 0.5, "beta": 10, "temperature": 5, "strategy": "skip", "normalize": True}
+
+
+def test_settings_become_the_configs_that_have_fields_of_their_names() -> None:
+    base = TrainingConfig(epochs=7, seed=3)
+    config, training = trial_configs({**LOSS, "learning_rate": 2e-5, "batch_size": 8}, 3, base)
+    assert config == DistillConfig(student_layers=3, **LOSS)
+    assert training == TrainingConfig(epochs=7, seed=3, learning_rate=2e-5, batch_size=8)
+
+
+def test_a_setting_of_no_config_and_a_missing_one_are_bugs() -> None:
+    with pytest.raises(TypeError, match="gamma"):
+        trial_configs({**LOSS, "gamma": 1}, 3, TrainingConfig())
+    with pytest.raises(TypeError, match="alpha"):
+        trial_configs({name: value for name, value in LOSS.items() if name != "alpha"}, 3, TrainingConfig())

@@ -112,20 +112,6 @@ def test_a_death_before_any_value_was_chosen_costs_nothing(tmp_path: Path) -> No
     assert studies.ask() is None
 
 
-def test_a_torn_last_line_and_a_left_lock_cost_nothing_but_that_line(tmp_path: Path) -> None:
-    studies = opened(tmp_path, plan(1, 3))
-    finish(studies, ask(studies)[0], 70.0)
-    journal = tmp_path / "study.log"
-    whole = journal.read_bytes()
-    journal.write_bytes(whole + b'{"op_code": 4, "study')
-    (tmp_path / "study.log.lock").symlink_to(journal)
-    best = opened(tmp_path, plan(1, 3)).best(StudyKey(1, "pkd"))
-    assert best is not None
-    assert best.value == 70.0
-    assert journal.read_bytes().startswith(whole)
-    assert not (tmp_path / "study.log.lock").is_symlink()
-
-
 def test_a_stage_waits_and_keeps_the_best_values_of_the_one_before(tmp_path: Path) -> None:
     kd = plan(1, 2, "kd", FLAT)
     pkd = plan(1, 2, "pkd", {**FLAT, "beta": Choice((10, 100))}, after=kd.study_key, keep=("alpha", "temperature"))
