@@ -48,10 +48,8 @@ def test_complete_trials_of_another_run_inform_the_same_study(other_run: Path) -
 
 
 def test_trials_outside_the_space_inform_nothing(other_run: Path) -> None:
-    for parameters in (
-        {"alpha": Float(0.95, 1.0, log=False)},
-        {"alpha": Float(0.2, 0.9, log=False), "beta": Choice((1, 2))},
-    ):
+    elsewhere, more = Float(0.95, 1.0, log=False), Choice((1, 2))
+    for parameters in ({**PARAMETERS, "alpha": elsewhere}, {**PARAMETERS, "beta": more}):
         with pytest.raises(UserError, match=r"no finished trial there lies inside this space \(for 1-layer-pkd\)"):
             finished_trials(other_run, "RTE", [plan(1, 4, parameters=parameters)])
 

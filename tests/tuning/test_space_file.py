@@ -230,9 +230,9 @@ def test_all_mistakes_are_reported_together_each_with_where_it_was_made(tmp_path
     beta = { low = 1, high = 9, when = { strategy = "none" }, otherwise = 1 }
     """
     path = own(tmp_path, text)
-    found = problems(path, "training.epochs=0", "nonsense")
+    found = problems(path, "training.epochs=0", "space.temperature=0", "nonsense")
     starts = [f"{path}: trials in", f"{path}: unknown key 'trails'", f"{path}: high of alpha", f"{path}: when of beta"]
-    starts += ["--set training.epochs=0: epochs in", "--set nonsense: give"]
+    starts += ["--set training.epochs=0: epochs in", "--set space.temperature=0: temperature", "--set nonsense: give"]
     assert len(found) == len(starts)
     assert all(any(problem.startswith(start) for problem in found) for start in starts)
 
