@@ -8,21 +8,20 @@ from typing import Any
 
 import torch
 
-from pkd_tune.config import DistillConfig
 from pkd_tune.distillation.loop import Evaluation
 from pkd_tune.distillation.student import distill, open_student_data
 from pkd_tune.tuning import cluster
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.runner import run_search
-from pkd_tune.tuning.space import Choice, Float, Parameters
+from pkd_tune.tuning.space import Choice, Float, Parameters, trial_configs
 from pkd_tune.tuning.space_file import load_space
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.trial import TrialContext, run_trial
 from pkd_tune.tuning.trial_tables import trial_rows
 
 CPU = torch.device("cpu")
-ONE, TWO = Resources(device="cpu", count=1), Resources(device="cpu", count=2)
+ONE, TWO = Resources(), Resources(cpu_trials=2)
 ALPHA: Parameters = {"alpha": Float(0.2, 0.9, log=False)}
 
 
@@ -65,10 +64,9 @@ def search(
 def directly(context: TrialContext, depth: int, settings: dict[str, Any], seed: int | None = None) -> list[Evaluation]:
     """Returns the evaluations of the same training outside Ray."""
     torch.set_num_threads(1)  # as a trial on one core has
-    settings = dict(settings)
-    training = replace(context.search.student_training, learning_rate=settings.pop("learning_rate"))
-    training = training if seed is None else replace(training, seed=seed)
+    base = context.search.student_training
+    config, training = trial_configs(settings, depth, base if seed is None else replace(base, seed=seed))
     seen: list[Evaluation] = []
     student_data = open_student_data(context.search.data, context.teacher, CPU, context.search.student_training.seed)
-    distill(student_data, DistillConfig(student_layers=depth, **settings), training, seen.append)
+    distill(student_data, config, training, seen.append)
     return seen

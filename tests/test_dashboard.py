@@ -124,7 +124,7 @@ def test_the_journal_cannot_be_changed(shown: Shown, run: Path) -> None:
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request, timeout=SECONDS)
         assert refused.value.code == 405
-        assert "only reads" in json.loads(refused.value.read())["reason"]
+        assert "read-only" in json.loads(refused.value.read())["reason"]
     assert (run / "study.log").read_bytes() == before
     assert sorted(path.name for path in run.iterdir()) == files  # not even a lock
 

@@ -25,7 +25,7 @@ STUDIES = ("1-layer-pkd", "2-layer-pkd", "1-layer-pkd confirmed", "2-layer-pkd c
 @pytest.fixture
 def home(tmp_path: Path, tiny_data: Path) -> Path:
     shutil.copytree(tiny_data, tmp_path / "data")
-    (tmp_path / "space.toml").write_text(SPACE.replace("trials = 4", "trials = 4\nseeds = 1"))
+    (tmp_path / "space.toml").write_text(SPACE.replace("seeds = 0", "seeds = 1"))
     return tmp_path
 
 

@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 from tiny import SPACE
 
-SPACE_3 = SPACE.replace("trials = 4", "trials = 2\ncontrol_trials = 1\nseeds = 2\nearly_stopping = false")
+SPACE_3 = SPACE.replace(
+    "trials = 4\ncontrol_trials = 0\nseeds = 0", "trials = 2\ncontrol_trials = 1\nseeds = 2\nearly_stopping = false"
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ TINY_LAYERS = 4
 SPACE = """
 [search]
 trials = 4
+control_trials = 0
+seeds = 0
 [teacher]
 epochs = 6
 learning_rates = [3e-3]

@@ -1,4 +1,4 @@
-"""Trainables for tests of the engine: instant ones, and real ones that something happens to.
+"""Trainables for tests of the runner: instant ones, and real ones that something happens to.
 
 They run in Ray's workers, which cannot import this folder, so that they travel by value.
 """
@@ -37,7 +37,7 @@ def _report(step: int, of: int, score: float) -> None:
 def instant(config: dict[str, Any], *, context: TrialContext) -> None:
     """Scores best near alpha 0.5, deeper students better; says nothing else."""
     for step in range(1, 4):
-        _report(step, 3, 60 + 10 * config["depth"] - 20 * abs(config["alpha"] - 0.5) + step)
+        _report(step, 3, 60 + 10 * config["depth"] - 20 * abs(config["settings"]["alpha"] - 0.5) + step)
     tune.report({"finished": "null"})
 
 

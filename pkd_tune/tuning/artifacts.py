@@ -1,6 +1,5 @@
-"""The files of trials: weights, states and predictions, where every node can reach them."""
+"""The files of trials (weights, training states and predictions) in a folder or at a URI that all nodes reach."""
 
-import hashlib
 import shutil
 import tempfile
 import uuid
@@ -14,26 +13,30 @@ from pkd_tune.config import UserError
 from pkd_tune.files import CHECKPOINTS, atomic_path
 
 REMEDY = "give a folder or URI that all nodes see"
-"""What to do about a place that does not serve."""
+"""Remedy for a folder or URI that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArtifactStore:
-    """A folder of files; where they lie at a URI, the folder only has those that are being written or read here."""
+    """A folder of files that all nodes see, or a URI with a folder for copies of what is being written or read."""
 
     folder: Path
-    """Where this process finds and leaves the files."""
+    """The folder, or that of this process's copies."""
     uri: str | None = None
-    """Where other nodes get them from, as `s3://bucket/runs`; None: they see the folder itself."""
+    """Where the files are, such as `s3://bucket/runs`; None: in the folder."""
+
+    def with_copies_in(self, folder: Path) -> "ArtifactStore":
+        """Returns the store as a process has it that keeps its copies of files at a URI in another folder."""
+        return self if self.uri is None else ArtifactStore(folder, self.uri)
 
     def path(self, name: str) -> Path:
-        """Returns where a file lies on this machine, or would."""
+        """Returns the path of a file, or of its copy, whether it exists or not."""
         return self.folder / name
 
     def fetch(self, name: str) -> Path:
-        """Returns where a file lies on this machine, after getting the latest from the URI, where there is one.
+        """Returns the path of a file; where there is a URI, after downloading it.
 
-        What is not at the URI is not here either: a copy of what was deleted there is removed.
+        A file that is not at the URI does not exist afterwards: an old copy is removed.
         """
         path = self.path(name)
         if self.uri is not None:
@@ -45,7 +48,7 @@ class ArtifactStore:
         return path
 
     def publish(self, name: str) -> None:
-        """Lets other nodes see a file that was written here; where there is a URI, it moves there."""
+        """Makes a file that was written here visible to all nodes: where there is a URI, moves it there."""
         if self.uri is not None:
             try:
                 system, there = self._remote(name)
@@ -55,17 +58,17 @@ class ArtifactStore:
                 self.forget(name)
 
     def forget(self, name: str) -> None:
-        """Removes this machine's copy of a file, where the file itself lies at a URI."""
+        """Removes the copy of a file; does nothing where there is no URI."""
         if self.uri is not None:
             self.path(name).unlink(missing_ok=True)
 
     def forget_all(self) -> None:
-        """Removes this machine's copies of all files, where the files themselves lie at a URI."""
+        """Removes all copies and their folder; does nothing where there is no URI."""
         if self.uri is not None and self.folder.exists():
             shutil.rmtree(self.folder)
 
     def delete(self, name: str) -> None:
-        """Removes a file here and at the URI, where it is there."""
+        """Deletes a file, and its copy."""
         self.path(name).unlink(missing_ok=True)
         if self.uri is not None:
             system, there = self._remote(name)
@@ -73,7 +76,7 @@ class ArtifactStore:
                 system.delete_file(there)
 
     def names(self) -> set[str]:
-        """Returns the names of all files, here and at the URI."""
+        """Returns the names of all files, copies included."""
         names = {path.name for path in self.folder.iterdir() if path.is_file()} if self.folder.is_dir() else set()
         if self.uri is not None:
             system, there = self._remote("")
@@ -87,13 +90,13 @@ class ArtifactStore:
 
 
 def check_uri(uri: str) -> None:
-    """Makes sure that files can be kept at a URI: writes a small one there, gets it back and deletes it.
+    """Checks that a URI can hold files: writes a small one, reads it back and deletes it.
 
     Args:
         uri: What was given as --storage.
 
     Raises:
-        UserError: With the reason why not.
+        UserError: When it cannot.
     """
     name = f".pkd_tune-{uuid.uuid4().hex}"
     with tempfile.TemporaryDirectory() as folder:
@@ -111,13 +114,13 @@ def check_uri(uri: str) -> None:
 
 
 def location_of_run(run_dir: Path, storage: str | None, run_id: str) -> str:
-    """Returns the folder or URI that a run has for itself.
+    """Returns the folder or URI of a run's files.
 
     Args:
         run_dir: The run's folder.
-        storage: What was given as --storage: another folder, or a URI, which holds the files of many runs; None: the
-            run's folder is the place.
-        run_id: Tells apart the runs of one task and name, wherever their folders lie; a run keeps it.
+        storage: Value of --storage: another folder, or a URI, which holds the files of many runs; None: the
+            run's folder.
+        run_id: Distinguishes runs of the same task and name; stays the same when a run continues.
     """
     if storage is None:
         return str(run_dir)
@@ -126,16 +129,18 @@ def location_of_run(run_dir: Path, storage: str | None, run_id: str) -> str:
 
 
 def open_artifacts(location: str) -> ArtifactStore:
-    """Returns the store of the run that has this place for itself."""
+    """Returns the store of the run that has this folder or URI for itself.
+
+    For a URI, a temporary folder is made for this process's copies, which `forget_all()` removes.
+    """
     checkpoints = _below(location, CHECKPOINTS)
     if "://" not in location:
         return ArtifactStore(Path(checkpoints))
-    key = hashlib.sha256(checkpoints.encode()).hexdigest()[:12]
-    return ArtifactStore(Path(tempfile.gettempdir()) / f"pkd_tune-{key}", checkpoints)
+    return ArtifactStore(Path(tempfile.mkdtemp(prefix="pkd_tune-")), checkpoints)
 
 
 def _below(location: str, *names: str) -> str:
-    """Returns what lies below a folder or URI; the options that a URI ends with stay its end."""
+    """Returns a path below a folder or URI; the query of a URI stays at its end."""
     if "://" not in location:
         return str(Path(location, *names))
     root, mark, options = location.partition("?")

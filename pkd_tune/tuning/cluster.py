@@ -2,79 +2,131 @@
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-# Ray reads these when it is imported. Its own progress tables, tips and usage reports have no place in our output.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the journal has every result; see curves.py
 
 import pyarrow
 import ray
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pkd_tune.config import UserError
 from pkd_tune.tuning.artifacts import REMEDY, ArtifactStore
+from pkd_tune.tuning.process import environment
 from pkd_tune.tuning.resources import Resources, resources_among
 
 OBJECT_STORE_BYTES = 128 * 2**20
-"""Nothing large goes through Ray's object store: trials read the shared files themselves."""
+"""Size of Ray's object store, which holds nothing large: trials read the shared files themselves."""
+
+RAY_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
+"""Variables that Ray reads as it starts and as it runs trials: no progress tables, usage reports, changes of the
+working directory, or loggers of its own; the journal and `tensorboard` record every result."""
+
+_SOCKET = "/pkd-xxxxxxxx/r/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+"""Path of a socket of Ray's below the temporary folder, at its longest."""
+_LONGEST_SOCKET_PATH = 103
+"""What operating systems allow: 103 on macOS, 107 on Linux."""
 
 
 @contextmanager
 def own_cluster(resources: Resources, log: Path, *, dashboard: bool = False) -> Iterator[str | None]:
     """Starts Ray on this machine, listening on loopback only, and stops it at the end; yields its dashboard's address.
 
+    Its session folder is readable by this user only, and removed at the end.
+
     Args:
-        slots: Decide how many CPUs and GPUs it may use.
-        log: Receives what Ray's core says as it starts.
+        resources: CPU cores and GPUs that it may use.
+        log: Receives what Ray's core writes to standard error as it starts.
         dashboard: Whether to start Ray's own dashboard too.
 
     Raises:
         UserError: When it does not start, for which it gives itself half a minute.
     """
-    try:
-        with _stderr_to(log), _own_sigterm(), _on_loopback():
-            try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_variables(RAY_ENVIRONMENT))
+            session = stack.enter_context(_session_folder())
+            stack.callback(ray.shutdown)
+            with _stderr_to(log), _own_sigterm(), _on_loopback():
                 context = ray.init(
                     address="local",
                     num_cpus=resources.count * resources.threads,
-                    num_gpus=resources.count // resources.per_gpu if resources.device == "cuda" else 0,
+                    num_gpus=resources.gpus,
                     object_store_memory=OBJECT_STORE_BYTES,
                     include_dashboard=dashboard,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
+                    runtime_env={"env_vars": environment()},
+                    _temp_dir=str(session),
                 )
-            except Exception as error:
-                # Ray raises a bare Exception for a start that takes too long; what is more special may be a bug.
-                if type(error) is not Exception and not isinstance(error, (OSError, RuntimeError)):
-                    raise
-                reason = str(error).splitlines()[0]
-                raise UserError(
-                    f"Ray did not start ({reason}); where this machine is only busy, the same command again may do; "
-                    f"{log} says more"
-                ) from error
+        except Exception as error:
+            # Ray raises a bare Exception for a start that takes too long; what is more special may be a bug.
+            if type(error) is not Exception and not isinstance(error, (OSError, RuntimeError)):
+                raise
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"Ray did not start ({reason}); where this machine is only busy, the same command again may do; "
+                f"{log} says more"
+            ) from error
         yield f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None
+
+
+def node_folder() -> Path:
+    """Returns a folder of this search on the node that the calling trial runs on, below that of the Ray session.
+
+    The session's name cannot be foreseen by other users. The folder of `own_cluster()` is removed at its end.
+    """
+    return Path(ray_worker._global_node.get_session_dir_path(), f"pkd_tune-{ray.get_runtime_context().get_job_id()}")
+
+
+@contextmanager
+def _session_folder() -> Iterator[Path]:
+    """Yields a new temporary folder for Ray's session that only this user can enter, and removes it at the end.
+
+    Where the path of the user's temporary folder is too long for a socket below it, the folder is made in /tmp.
+    """
+    parent = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(parent) + len(_SOCKET) > _LONGEST_SOCKET_PATH:
+        parent = "/tmp"
+    folder = tempfile.mkdtemp(prefix="pkd-", dir=parent)
+    try:
+        yield Path(folder, "r")  # Ray gives everybody access to the folder itself
     finally:
-        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables that are not set, and removes them again at the end."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Lets Ray, and the processes it starts, take 127.0.0.1 for this machine's address; they listen there alone then.
+    """Makes Ray, and the processes it starts, use 127.0.0.1 as this machine's address and listen on it only.
 
-    Given that address itself, Ray would turn it into one that other machines reach, and listen on all of them.
+    Ray replaces a loopback address that it is given by one that other machines reach, and listens on all interfaces.
     """
     name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
     in_environment = os.environ.get(name)
@@ -90,29 +142,38 @@ def _on_loopback() -> Iterator[None]:
 
 @contextmanager
 def joined_cluster(address: str, log: Path) -> Iterator[None]:
-    """Connects to a running Ray cluster, and leaves it again at the end.
+    """Connects to a running Ray cluster, and disconnects at the end.
+
+    Args:
+        address: HOST:PORT of its head node, or `auto`.
+        log: Receives what Ray's core writes to standard error as it connects.
 
     Raises:
         UserError: When none answers there.
     """
-    try:
-        with _stderr_to(log), _own_sigterm():
-            try:
-                _reach(address)
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            except (OSError, ValueError, RuntimeError) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(
-                    f"--address {address}: no Ray cluster answers there ({reason}); on its head node, `ray status` "
-                    "shows whether it runs"
-                ) from error
+    with ExitStack() as stack:
+        stack.enter_context(_variables(RAY_ENVIRONMENT))
+        stack.callback(ray.shutdown)
+        try:
+            with _stderr_to(log), _own_sigterm():
+                _check_reachable(address)
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": environment()},
+                )
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"--address {address}: no Ray cluster answers there ({reason}); on its head node, `ray status` "
+                "shows whether it runs"
+            ) from error
         yield
-    finally:
-        ray.shutdown()
 
 
-def _reach(address: str) -> None:
-    """Raises OSError or ValueError where nothing listens at an address; Ray itself would go on trying for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raises OSError or ValueError when nothing listens at an address; Ray itself would keep trying for minutes."""
     if address == "auto" or "://" in address:
         return
     host, _, port = address.rpartition(":")
@@ -121,25 +182,25 @@ def _reach(address: str) -> None:
     socket.create_connection((host, int(port)), timeout=5).close()
 
 
-def cluster_resources(gpus: int | None, per_gpu: int | None) -> Resources:
-    """Returns the slots of the cluster this process is connected to.
+def cluster_resources(gpus: int | None, trials_per_gpu: int | None) -> Resources:
+    """Returns the resources of the cluster that this process is connected to.
 
     Args:
         gpus: As in `choose_resources()`.
-        per_gpu: As in `choose_resources()`.
+        trials_per_gpu: As in `choose_resources()`.
 
     Raises:
         UserError: When it has fewer GPUs than asked for, or none for trials to share.
     """
     found = ray.cluster_resources()
-    return resources_among(int(found.get("GPU", 0)), int(found.get("CPU", 1)), gpus, per_gpu)
+    return resources_among(int(found.get("GPU", 0)), int(found.get("CPU", 1)), gpus, trials_per_gpu)
 
 
 def check_shared(places: Sequence[tuple[str, str]]) -> None:
-    """Makes sure that every node of the cluster sees these places with what this process writes there.
+    """Checks that every node of the cluster sees what this process writes to these folders and URIs.
 
     Args:
-        places: Folders or URIs, each with the flag that names it.
+        places: Pairs of a flag and the folder or URI that it names.
 
     Raises:
         UserError: One line per node and place.
@@ -194,7 +255,7 @@ def check_shared(places: Sequence[tuple[str, str]]) -> None:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Leaves a SIGTERM to whoever handles it now; Ray, as it starts, makes it end the process with a stack trace."""
+    """Keeps the present handler of SIGTERM; Ray installs one as it starts, which prints a stack trace."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -205,9 +266,9 @@ def _own_sigterm() -> Iterator[None]:
 
 @contextmanager
 def _stderr_to(path: Path) -> Iterator[None]:
-    """Sends what this process writes to standard error to the end of a file, C++ libraries included.
+    """Appends what this process writes to standard error to a file, C++ libraries included.
 
-    Ray's core says there what it finds odd about a machine, such as having no network; no setting of it keeps it quiet.
+    Ray's core warns there about a machine, such as one without a network; no setting of Ray turns that off.
     """
     sys.stderr.flush()
     saved = os.dup(2)

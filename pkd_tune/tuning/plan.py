@@ -1,7 +1,7 @@
-"""What a search is made of: for every depth and method its share of trials, its parameters, and what it waits for."""
+"""The plan of a search: for every depth and method its number of trials, parameters, and the study it depends on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pkd_tune.config import CONTROLS, Method, SearchConfig, SearchStage, Stage, UserError
 from pkd_tune.tuning.space import (
@@ -19,47 +19,50 @@ from pkd_tune.tuning.space import (
 
 @dataclass(frozen=True, slots=True)
 class StudyKey:
-    """A method at a depth: what has a study, and a winner, of its own."""
+    """Identifies a study: a method at a depth. Each has a sampler, rungs and a winner of its own."""
 
     depth: int
+    """Layers of the students."""
     method: Method
 
     @property
     def name(self) -> str:
-        """Names the study in files and logs."""
+        """The name of the study in the journal, in file names and in logs."""
         return f"{self.depth}-layer-{self.method}"
 
 
 @dataclass(frozen=True, slots=True)
 class TrialId:
-    """A trial: its study, what it is for, and its number within its study."""
+    """Identifies a trial."""
 
     study_key: StudyKey
     stage: Stage
+    """Whether it searches, or confirms the study's winner."""
     number: int
+    """Number of the Optuna trial within the study of this stage."""
 
     @property
     def name(self) -> str:
-        """Names the trial in files and logs."""
+        """The name of the trial in file names and in logs."""
         kind = "trial" if self.stage == "search" else "confirm"
         return f"{self.study_key.name}-{kind}-{self.number:04d}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyPlan:
-    """What is to be done for one study."""
+    """What one study searches, and how many trials it has."""
 
     study_key: StudyKey
     quota: int
-    """Trials of its search."""
+    """Number of trials of its search."""
     parameters: Parameters
     """What each trial chooses."""
     after: StudyKey | None = None
-    """Whose search must have ended before this one begins."""
+    """The study whose search must have ended before this one begins."""
     keep: tuple[str, ...] = ()
-    """Parameters that get the values of that study's best trial."""
-    first: tuple[Settings, ...] = field(default=())
-    """Settings that are tried before any other."""
+    """Parameters that are fixed to the values of that study's best trial."""
+    first: tuple[Settings, ...] = ()
+    """Settings that are enqueued before the sampler suggests any."""
 
 
 def plan_studies(
@@ -68,10 +71,10 @@ def plan_studies(
     """Returns the plan of every depth and method.
 
     Args:
-        search: Says which depths, methods and how many trials.
+        search: Depths, stages and numbers of trials.
         parameters: Of the space.
-        first: Settings known to be good elsewhere, by method and depth, such as the published winners. A study tries
-            those of its own method that lie inside its space, its own depth's first.
+        first: Method, depth and settings of students that are known to be good, such as the published winners. A study
+            begins with those of its method that lie inside its space, nearest depth first.
 
     Raises:
         UserError: When a grid is asked for and the space is not finite.
@@ -107,16 +110,16 @@ def plan_studies(
 
 
 def check_shares(stages: Sequence[SearchStage], depths: Sequence[int], trials: int | None, control_trials: int) -> None:
-    """Refuses a search in which a method would have no trial at some depth.
+    """Checks that every method has a trial at every depth.
 
     Args:
-        stages: Of the search.
-        depths: Of its students.
-        trials: Of each PKD method, over all depths; None: as many as there are settings.
-        control_trials: Of each control, over all depths.
+        stages: Stages of the search.
+        depths: Depths of its students.
+        trials: Trials of each PKD method over all depths; None: one for each setting of the space.
+        control_trials: Trials of each control over all depths.
 
     Raises:
-        UserError: For each number that is too small.
+        UserError: One line for each number that is too small.
     """
     of_trials = [stage.method for stage in stages if not is_control(stage.method, stages)]
     of_controls = [stage.method for stage in stages if is_control(stage.method, stages)]
@@ -130,12 +133,12 @@ def check_shares(stages: Sequence[SearchStage], depths: Sequence[int], trials: i
 
 
 def is_control(method: Method, stages: Sequence[SearchStage]) -> bool:
-    """Tells whether a method has the trials of controls; none has where one stage keeps what another has found."""
+    """Tells whether a method has `control_trials` trials; none has where a stage keeps values of another."""
     return method in CONTROLS and not any(stage.keep for stage in stages)
 
 
 def _as_tried(known: Settings, parameters: Parameters, method: Method) -> Settings:
-    """Returns a setting with a value for every parameter of a study: a control has no choice in what it leaves out."""
+    """Returns known settings as a study has them: with all its parameters, and with what a control fixes."""
     fixed = {
         name: parameter.values[0]
         for name, parameter in parameters.items()
@@ -145,7 +148,7 @@ def _as_tried(known: Settings, parameters: Parameters, method: Method) -> Settin
 
 
 def _share(total: int, depths: int, index: int) -> int:
-    """Returns a depth's share of the trials: as even as it goes, the first depths taking the remainder."""
+    """Returns a depth's number of trials: an even share, with the remainder for the first depths."""
     return total // depths + (index < total % depths)
 
 

@@ -1,4 +1,4 @@
-"""The one progress bar of a search: stage, trials done, running, stopped early and failed, best scores, time left."""
+"""The progress bar of a search: stage, trials done, running, stopped early and failed, best scores, time left."""
 
 import shutil
 import sys
@@ -22,9 +22,9 @@ class SearchProgress(tune.Callback):
         """Prepares the bar.
 
         Args:
-            studies: What is counted.
-            epochs: Of a trial that is not stopped early.
-            stream: Where to draw; standard error where left out.
+            studies: The studies of the search.
+            epochs: Epochs of a trial that is not stopped early.
+            stream: Where to draw; None: standard error.
         """
         self.studies = studies
         self.epochs = epochs
@@ -57,13 +57,13 @@ class SearchProgress(tune.Callback):
         self._draw(ended=True)
 
     def close(self) -> None:
-        """Leaves the bar on the screen as it is."""
+        """Closes the bar, and leaves it on the screen."""
         if self.bar is not None:
             self._draw()
             self.bar.close()
 
     def text(self, columns: int = 1000) -> str:
-        """Returns what the bar says, without the states of trials that do not fit into so many columns."""
+        """Returns the text of the bar; counts of trials that do not fit into so many columns are left out."""
         found = counts(self.studies)
         ended = found["done"] + found["stopped"] + found["failed"]
         searching = any(
@@ -79,12 +79,12 @@ class SearchProgress(tune.Callback):
             text = " | ".join(part for part in parts if part)
             if not states or len(text) < columns:
                 return text
-            states.pop()  # the last matters least
+            states.pop()  # the least important is the last
 
     def _pace(self) -> str:
-        """Returns epochs per second and the time left at that pace; nothing before the first epoch.
+        """Returns epochs per second and the time left at that speed; an empty text before the first epoch.
 
-        What is left counts every trial to its last epoch, so that it shrinks faster as trials are stopped early.
+        The time left assumes that no other trial is stopped early.
         """
         elapsed = time.monotonic() - self.began
         done = epochs_done(self.studies)
@@ -102,5 +102,5 @@ class SearchProgress(tune.Callback):
             print(self.text(), file=self.stream)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Keeps nothing: Ray pickles callbacks, and a bar belongs to one process."""
+        """Returns no state: Ray pickles callbacks, and a bar belongs to one process."""
         return {}

@@ -1,7 +1,7 @@
 """The bridge between Ray Tune and the Optuna studies: a Searcher and a TrialScheduler without state of their own.
 
 The searcher asks the studies for trials and tells them how trials ended; the scheduler reports every evaluation and
-stops the trials that the studies' pruner gives up. Both may be rebuilt from the journal at any time.
+stops the trials that the studies' pruner stops. Both may be rebuilt from the journal at any time.
 """
 
 import json
@@ -19,20 +19,20 @@ log = logging.getLogger(__name__)
 
 
 def trial_id_of(config: dict[str, Any]) -> TrialId:
-    """Returns which trial of which study a Ray trial's config belongs to."""
+    """Returns the id of the trial that a Ray trial's config describes."""
     return TrialId(StudyKey(config["depth"], config["method"]), config["stage"], config["trial"])
 
 
 class StudySearcher(Searcher):
-    """Hands each trial of the studies to Ray, until there are no more."""
+    """Suggests each trial of the studies to Ray, until there are no more."""
 
     def __init__(self, studies: Studies) -> None:
-        super().__init__()  # no metric: what a score is, the studies know
+        super().__init__()  # no metric: the studies have the scores
         self.studies = studies
         self.started: dict[str, TrialId] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Returns the config of the next trial, None when it must wait for a running one, or that there is none."""
+        """Returns the config of the next trial; None when it depends on a running one; FINISHED when there is none."""
         asked = self.studies.ask()
         if asked is None:
             return str(Searcher.FINISHED) if self.studies.idle() else None
@@ -44,13 +44,13 @@ class StudySearcher(Searcher):
             "stage": ours.stage,
             "trial": ours.number,
         }
-        return {**identity, "seed": seed, **settings}
+        return {**identity, "seed": seed, "settings": settings}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Ends the trial in its study.
 
-        Ray calls early-stopped trials complete too; here a trial is complete only when it said so itself, after its
-        last evaluation. A trial whose process died too often is ended by the engine, which knows the reason.
+        Ray calls early-stopped trials complete too; here a trial is complete only when its last result says so. A trial
+        whose process died too often is ended by the runner's callback, which has the reason.
         """
         ours = self.started.pop(trial_id)
         if error:
@@ -66,25 +66,25 @@ class StudySearcher(Searcher):
             self.studies.fail(ours, "ended without a score")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Keeps nothing: Ray pickles searchers, and the journal is what lasts."""
+        """Returns no state: Ray pickles searchers, but the journal is the only state."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Does nothing: the journal is what lasts."""
+        """Does nothing: the journal is the only state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Does nothing: the journal is what lasts."""
+        """Does nothing: the journal is the only state."""
 
 
 class StudyScheduler(FIFOScheduler):
-    """Records every evaluation in its study before Ray acts on it, and stops the trials the pruner gives up."""
+    """Records every evaluation in its study before Ray acts on it, and stops the trials that the pruner stops."""
 
     def __init__(self, studies: Studies) -> None:
         super().__init__()
         self.studies = studies
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Reports an evaluation; returns whether Ray should go on with the trial."""
+        """Reports an evaluation; returns whether Ray should continue or stop the trial."""
         trial_id = trial_id_of(trial.config)
         for kind in ("replaced", "failure"):
             if kind in result and not result.get("done"):  # Ray sends the last result twice
@@ -97,5 +97,5 @@ class StudyScheduler(FIFOScheduler):
         return str(TrialScheduler.STOP if should_stop else TrialScheduler.CONTINUE)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Keeps nothing: Ray pickles schedulers, and the journal is what lasts."""
+        """Returns no state: Ray pickles schedulers, but the journal is the only state."""
         return {}

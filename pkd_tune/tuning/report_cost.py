@@ -1,4 +1,4 @@
-"""How long a trial is held up by reporting an evaluation: Ray, the scheduler and the journal together."""
+"""Measures how long a trial waits for the report of an evaluation: Ray, the scheduler and the journal together."""
 
 import json
 import logging
@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pkd_tune.tuning.cluster import own_cluster  # isort: skip - first: it sets what Ray reads when it is imported
+from ray import tune
 
-from ray import tune  # isort: skip
-
+from pkd_tune.files import JOURNAL, RAY, RAY_LOG
+from pkd_tune.tuning.cluster import own_cluster
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.ray_bridge import StudyScheduler, StudySearcher
 from pkd_tune.tuning.resources import Resources
@@ -17,23 +17,25 @@ from pkd_tune.tuning.studies import Studies
 
 
 def report_seconds(reports: int, folder: Path) -> list[float]:
-    """Returns how long each report took of a trial that does nothing else.
+    """Returns the seconds that each report of a trial took that does nothing else.
 
     Args:
-        reports: How many.
-        folder: Gets Ray's records and a journal.
+        reports: How many reports the trial makes.
+        folder: Receives Ray's records and a journal.
     """
-    resources = Resources(device="cpu", count=1)
-    studies = Studies(folder / "study.log", [StudyPlan(study_key=StudyKey(1, "finetuned"), quota=1, parameters={})])
+    resources = Resources()
+    studies = Studies(folder / JOURNAL, [StudyPlan(study_key=StudyKey(1, "finetuned"), quota=1, parameters={})])
     answer = folder / "seconds.json"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    with own_cluster(resources, folder / "ray-start.log"):
+    with own_cluster(resources, folder / RAY_LOG):
         tune.Tuner(
-            tune.with_resources(tune.with_parameters(_report, reports=reports, answer=answer), resources.resources),
+            tune.with_resources(
+                tune.with_parameters(_report, reports=reports, answer=answer), resources.trial_resources
+            ),
             tune_config=tune.TuneConfig(
                 search_alg=StudySearcher(studies), scheduler=StudyScheduler(studies), num_samples=-1
             ),
-            run_config=tune.RunConfig(name="ray", storage_path=str(folder), verbose=0),
+            run_config=tune.RunConfig(name=RAY, storage_path=str(folder), verbose=0),
         ).fit()
     seconds: list[float] = json.loads(answer.read_text(encoding="utf-8"))
     return seconds

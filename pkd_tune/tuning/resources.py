@@ -1,60 +1,76 @@
-"""Where trials run: how many at once, on what."""
+"""Where trials run: which devices they use, and how many run at once."""
 
 import os
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pkd_tune.config import UserError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """Room for a number of trials at once."""
+    """The GPUs, or the CPU cores, that the trials of a search share; over all nodes of a cluster."""
 
-    device: str
-    """`cpu` or `cuda`."""
-    count: int
-    """Trials at once, over all machines."""
-    per_gpu: int = 1
-    """Trials that share a GPU; without meaning on the CPU."""
+    gpus: int = 0
+    """GPUs in use; 0: trials run on the CPU."""
+    trials_per_gpu: int = 1
+    """Concurrent trials that share a GPU."""
+    cpu_trials: int = 1
+    """Concurrent trials where there is no GPU."""
     threads: int = 1
-    """CPU cores for each trial."""
+    """CPU cores reserved for each trial."""
 
     @property
-    def resources(self) -> dict[str, float]:
+    def device(self) -> str:
+        """The device type of trials, as torch has it: `cuda` or `cpu`."""
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def count(self) -> int:
+        """Concurrent trials."""
+        return self.gpus * self.trials_per_gpu if self.gpus else self.cpu_trials
+
+    @property
+    def trial_resources(self) -> dict[str, float]:
         """What Ray reserves for one trial."""
-        return {"cpu": self.threads, **({"gpu": 1 / self.per_gpu} if self.device == "cuda" else {})}
+        return {"cpu": self.threads, **({"gpu": 1 / self.trials_per_gpu} if self.gpus else {})}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The resources as run.json has them."""
+        return {"device": self.device, "count": self.count, "per_gpu": self.trials_per_gpu, "threads": self.threads}
 
 
-def choose_resources(gpus: int | None, per_gpu: int | None = None) -> Resources:
-    """Returns the slots of this machine.
+def choose_resources(gpus: int | None, trials_per_gpu: int | None = None) -> Resources:
+    """Returns the resources of this machine.
 
     Args:
-        gpus: A slot, or several, for each; 0: a slot for each CPU core; None: all GPUs found, else the CPU.
-        per_gpu: Trials that share a GPU; None: one each.
+        gpus: How many GPUs to use; 0: the CPU, with a trial for each core; None: all GPUs found, else the CPU.
+        trials_per_gpu: Concurrent trials that share a GPU; None: one.
 
     Raises:
         UserError: When there are fewer GPUs than asked for, or none for trials to share.
     """
     import torch  # takes seconds, which --help need not wait for
 
-    return resources_among(torch.cuda.device_count(), len(os.sched_getaffinity(0)), gpus, per_gpu)
+    return resources_among(torch.cuda.device_count(), len(os.sched_getaffinity(0)), gpus, trials_per_gpu)
 
 
 def gpu_names() -> list[str]:
-    """Returns what this machine's GPUs are called, one name for each."""
+    """Returns the product name of each GPU of this machine."""
     import torch
 
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
-def resources_among(found_gpus: int, cores: int, gpus: int | None, per_gpu: int | None) -> Resources:
-    """Returns the slots of a machine, or a cluster, that has these GPUs and CPU cores.
+def resources_among(found_gpus: int, cores: int, gpus: int | None, trials_per_gpu: int | None) -> Resources:
+    """Returns the resources of a machine, or a cluster.
 
     Args:
-        found_gpus: How many there are.
-        cores: How many there are.
+        found_gpus: GPUs it has.
+        cores: CPU cores it has.
         gpus: As in `choose_resources()`.
-        per_gpu: As in `choose_resources()`.
+        trials_per_gpu: As in `choose_resources()`.
 
     Raises:
         UserError: When there are fewer GPUs than asked for, or none for trials to share.
@@ -66,23 +82,22 @@ def resources_among(found_gpus: int, cores: int, gpus: int | None, per_gpu: int 
         raise UserError(f"--gpus {gpus}: only {found_gpus} found here; give --gpus {found_gpus}{cpu}")
     wanted = found_gpus if gpus is None else gpus
     if wanted:
-        share = per_gpu or 1
-        return Resources(device="cuda", count=wanted * share, per_gpu=share)
-    if per_gpu:
-        raise UserError(f"--trials-per-gpu {per_gpu}: trials run on the CPU; leave it out")
-    return Resources(device="cpu", count=max(1, cores))
+        return Resources(gpus=wanted, trials_per_gpu=trials_per_gpu or 1)
+    if trials_per_gpu:
+        raise UserError(f"--trials-per-gpu {trials_per_gpu}: trials run on the CPU; leave it out")
+    return Resources(cpu_trials=max(1, cores))
 
 
 def share_cores(resources: Resources, trials: int, trial_bytes: int, free_bytes: int) -> Resources:
-    """Returns a CPU's slots for one search: a core for each is fastest, while there are trials and memory for all.
+    """Returns a CPU's resources for one search: as many concurrent trials as there are trials and memory for.
 
-    Where whole cores for each are left over, the trials get several.
+    One core for each trial is fastest. Where there are more cores than concurrent trials, each trial gets several.
 
     Args:
-        slots: One for each core.
-        trials: How many there will be.
-        trial_bytes: What one takes of memory.
-        free_bytes: What they may take together.
+        resources: One concurrent trial for each core.
+        trials: Trials of the search.
+        trial_bytes: Bytes of memory that one trial takes.
+        free_bytes: Bytes of memory that all trials may take.
     """
     count = max(1, min(resources.count, trials, free_bytes // trial_bytes))
-    return replace(resources, count=count, threads=resources.count // count)
+    return replace(resources, cpu_trials=count, threads=resources.count // count)

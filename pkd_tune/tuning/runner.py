@@ -1,4 +1,4 @@
-"""Runs the trials of the studies on Ray to their end, and keeps their files in bounds."""
+"""Runs the trials of the studies on Ray, and deletes files of trials that are no longer needed."""
 
 import logging
 import signal
@@ -9,9 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import pkd_tune.tuning.cluster  # noqa: F401 - first: it sets what Ray reads when it is imported
-
-from ray import tune  # isort: skip
+from ray import tune
 from tqdm import tqdm
 
 from pkd_tune.files import RAY, REASON_LENGTH, RUN_LOG
@@ -25,10 +23,10 @@ from pkd_tune.tuning.tensorboard import TensorBoardLogger
 from pkd_tune.tuning.trial import TrialContext, predictions_name, run_trial, state_name, weights_name
 
 KEPT_WEIGHTS = 3
-"""Complete trials of each depth and method whose best weights stay on disk."""
+"""Best trials of each depth and method whose weights stay on disk."""
 
 RESTARTS = 3
-"""Times a trial is started again after its process died, or was replaced."""
+"""Times a trial is restarted after its process died or was replaced."""
 
 
 def run_search(
@@ -44,29 +42,31 @@ def run_search(
 ) -> None:
     """Runs trials until the studies have no more, or until Ctrl-C. Ray must have been started.
 
-    Every trial's suggestion, scores and end are in the studies; TensorBoard's events are under `ray/` in the run
-    folder, the files of trials in the context's, and what happened to processes in `run.log`.
+    Settings, scores and states of all trials are recorded in the studies; TensorBoard's events go to `ray/` in the run
+    folder, the files of trials to the context's artifacts, and messages about processes to `run.log`.
 
     Args:
         context: What all trials share.
-        studies: Say what is to be run, and remember how it went.
+        studies: Suggest the trials and record them.
         run_dir: The run's folder.
-        place: The run's own folder or URI that all nodes see, for Ray's records; None: the run's folder.
-        loggers: Services that get every result as well: wandb, mlflow.
-        quiet: Whether there is no progress bar.
-        verbose: Whether what goes to `run.log` is shown as well.
-        trainable: What a trial runs.
+        location: The run's folder or URI that all nodes see, for Ray's records; None: `run_dir`.
+        loggers: Services that receive every result as well: wandb, mlflow.
+        quiet: Whether to show no progress bar.
+        verbose: Whether to show the messages of `run.log` as well.
+        trainable: The function that runs a trial.
     """
     remove_leftovers(studies, context.artifacts)
     bar = SearchProgress(studies, context.search.student_training.epochs)
     callbacks: list[tune.Callback] = [] if quiet else [bar]
-    # How trials end is in the journal, and the report says it; Ray would print a traceback for each.
+    # The journal records how trials end; Ray would print a traceback for each.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     at_ctrl_c = signal.getsignal(signal.SIGINT)
     try:
         with _log_to(run_dir / RUN_LOG, show=verbose):
             tune.Tuner(
-                tune.with_resources(tune.with_parameters(trainable, context=context), context.resources.resources),
+                tune.with_resources(
+                    tune.with_parameters(trainable, context=context), context.resources.trial_resources
+                ),
                 tune_config=tune.TuneConfig(
                     search_alg=StudySearcher(studies),
                     scheduler=StudyScheduler(studies),
@@ -82,7 +82,7 @@ def run_search(
                     failure_config=tune.FailureConfig(max_failures=RESTARTS),
                     callbacks=[
                         *callbacks,
-                        Housekeeping(studies, context.artifacts),
+                        TrialCleanup(studies, context.artifacts),
                         TensorBoardLogger(run_dir / RAY),
                         *_service_callbacks(loggers, run_dir),
                     ],
@@ -90,26 +90,26 @@ def run_search(
                 ),
             ).fit()
     finally:
-        signal.signal(signal.SIGINT, at_ctrl_c)  # Ray leaves its own there, which would ignore the next Ctrl-C
+        signal.signal(signal.SIGINT, at_ctrl_c)  # Ray leaves a handler of its own, which ignores the next Ctrl-C
         bar.close()
 
 
 def disk_bytes(weights: int, study_keys: int, resources: Resources) -> int:
     """Returns the most bytes that trials' files take at once.
 
-    A running trial keeps a state of its weights, its best weights and two moments of the optimiser, and writes the
-    next before it gives up the last; an ended one, its best weights.
+    A running trial has a training state with its weights, its best weights and two moments of the optimiser, and writes
+    the next before it deletes the last; a complete trial has its best weights.
 
     Args:
         weights: Bytes of the deepest student.
-        studies: Depths and methods, each of which has winners.
-        slots: Say how many trials run at once.
+        study_keys: Number of studies, each of which keeps weights.
+        resources: Of the search.
     """
     return weights * (2 * 4 * resources.count + (KEPT_WEIGHTS + 1) * study_keys)
 
 
 def remove_leftovers(studies: Studies, artifacts: ArtifactStore) -> None:
-    """Deletes what a killed search left behind: all but what belongs to running, winning and confirming trials."""
+    """Deletes files that a killed search left behind: all but those of running, best and confirming trials."""
     kept = set()
     for study_key in studies.plans:
         best = [TrialId(study_key, "search", trial.number) for trial in studies.ranking(study_key)[:KEPT_WEIGHTS]]
@@ -125,43 +125,40 @@ def remove_leftovers(studies: Studies, artifacts: ArtifactStore) -> None:
         artifacts.delete(name)
 
 
-class Housekeeping(tune.Callback):
-    """Ends trials that Ray has given up, and deletes files that are not needed: the disk must not fill.
-
-    What stays is the best weights of the best few trials.
-    """
+class TrialCleanup(tune.Callback):
+    """Fails trials that Ray restarts no more, and deletes the files of ended trials but for the best few weights."""
 
     def __init__(self, studies: Studies, artifacts: ArtifactStore) -> None:
         self.studies = studies
         self.artifacts = artifacts
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Deletes what the trial that just ended has outdone, or what it saved in vain."""
+        """Deletes the training state of an ended trial, and the weights of trials that are no longer among the best."""
         trial_id = trial_id_of(trial.config)
         self.artifacts.delete(state_name(trial_id))
         for outdone in self.studies.ranking(trial_id.study_key)[KEPT_WEIGHTS:]:
             self.artifacts.delete(weights_name(TrialId(trial_id.study_key, "search", outdone.number)))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Ends a trial whose process died too often, with the last line of its error for a reason."""
+        """Fails a trial whose process died too often; the reason is the last line of its error."""
         trial_id = trial_id_of(trial.config)
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
         lines = text.strip().splitlines() or ["the trial's process died"]
-        logging.getLogger(__name__).error("%s: given up\n%s", trial_id.name, text)
+        logging.getLogger(__name__).error("%s: failed\n%s", trial_id.name, text)
         self.studies.fail(trial_id, textwrap.shorten(lines[-1], REASON_LENGTH))
         self.artifacts.delete(state_name(trial_id))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Notes that a trial is started again."""
-        logging.getLogger(__name__).info("%s: its process ended; it is started again", trial_id_of(trial.config).name)
+        """Logs that a trial is restarted."""
+        logging.getLogger(__name__).info("%s: its process ended; it is restarted", trial_id_of(trial.config).name)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Keeps nothing: Ray pickles callbacks, and the journal is what lasts."""
+        """Returns no state: Ray pickles callbacks, but the journal is the only state."""
         return {}
 
 
 def _service_callbacks(names: Sequence[str], run_dir: Path) -> list[tune.Callback]:
-    """Returns Ray's own callbacks that send results to a service."""
+    """Returns Ray's callbacks that send results to experiment-tracking services."""
     callbacks: list[tune.Callback] = []
     if "wandb" in names:
         from ray.air.integrations.wandb import WandbLoggerCallback
@@ -174,33 +171,33 @@ def _service_callbacks(names: Sequence[str], run_dir: Path) -> list[tune.Callbac
     return callbacks
 
 
-class BesideTheBar(logging.Handler):
-    """Prints messages above the progress bar."""
+class TqdmHandler(logging.Handler):
+    """Prints log messages above the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Prints one."""
+        """Prints a message."""
         tqdm.write(self.format(record), file=sys.stderr)
 
 
 @contextmanager
 def _log_to(path: Path, *, show: bool) -> Iterator[None]:
-    """Sends what this room logs, and what Ray prints of dead processes, to a file and not to the terminal."""
-    room = logging.getLogger("pkd_tune.tuning")
+    """Redirects log messages of this package, and what Ray prints of dead processes, to a file."""
+    logger = logging.getLogger("pkd_tune.tuning")
     with path.open("a", encoding="utf-8") as file, redirect_stdout(file):
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        room.addHandler(handler)
-        shown = BesideTheBar()
+        logger.addHandler(handler)
+        shown = TqdmHandler()
         if show:
-            room.addHandler(shown)
-        room.propagate = False
-        room.setLevel(logging.INFO)
+            logger.addHandler(shown)
+        logger.propagate = False
+        logger.setLevel(logging.INFO)
         try:
             yield
         finally:
-            room.propagate = True
-            room.removeHandler(handler)
-            room.removeHandler(shown)
+            logger.propagate = True
+            logger.removeHandler(handler)
+            logger.removeHandler(shown)
 
 
 def _trial_name(trial: Any) -> str:

@@ -9,33 +9,33 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pkd_tune.config import Sampler
+from pkd_tune.tuning.journal import REPEATS, evaluations
 from pkd_tune.tuning.space import Parameters, Settings, all_settings, suggest, suggested_part
-from pkd_tune.tuning.trial_attributes import REPEATS, evaluations
 
 REDUCTION = 2
-"""Successive halving: of all trials that reach a rung, the better half goes on. Rungs are evaluations 1, 2, 4, ..."""
+"""Successive halving: of all trials that reach a rung, the better half continues. Rungs are evaluations 1, 2, 4, ..."""
 
 WARM_UP_TRIALS = 4
-"""Trials that must have reached a rung before it stops any: of the first few, chance would decide which is the best."""
+"""Trials that must have reached a rung before it stops any: the order of the first few is mostly chance."""
 
 STARTUP_TRIALS = 5
-"""Trials of a study that TPE draws at random before it has something to learn from."""
+"""Trials of a study that TPE samples at random before it fits its model."""
 
 DEGENERATE_AFTER = 1.0
-"""Epochs after which a student that still predicts one class only is given up at its next rung. Before, many a good
-one does so, while the learning rate is still rising."""
+"""Epochs after which a trial that still predicts a single class may be stopped at a rung. Earlier, many good trials do
+so too, while the learning rate is still rising."""
 
 _DRAWS = 10
 
 
-class Halving(optuna.pruners.BasePruner):
+class HalvingPruner(optuna.pruners.BasePruner):
     """Optuna's asynchronous successive halving, which stops nothing at a rung that few trials have reached."""
 
     def __init__(self) -> None:
         self._halving = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Tells whether a trial should stop; the values at its rungs are kept in the study."""
+        """Tells whether a trial should be stopped; the study records its values at the rungs."""
         before = _rungs(trial)
         stop = self._halving.prune(study, trial)  # records every rung passed, and the one it decides at
         if not stop:
@@ -45,18 +45,20 @@ class Halving(optuna.pruners.BasePruner):
         return reached > WARM_UP_TRIALS
 
 
-def is_hopeless(study: optuna.Study, trials: Sequence[FrozenTrial], step: int, epoch: float) -> bool:
-    """Tells whether a trial that predicts one class only should be stopped: at a rung after the first epoch, when
-    another trial that was not stopped predicted more at the same evaluation. Without one, the study's training may just
-    be slow to begin; and of trials that all fall back to one class, the last to be left goes on.
+def should_stop_degenerate(study: optuna.Study, trials: Sequence[FrozenTrial], step: int, epoch: float) -> bool:
+    """Tells whether a trial that predicts a single class should be stopped.
+
+    It is stopped at a rung after the first epoch, when another trial that is running or complete predicted several
+    classes at the same evaluation. Without such a trial, training may just be slow to begin; and of trials that all
+    fall back to one class, the last one continues.
 
     Args:
         study: The trial's; one without early stopping stops none.
         trials: Of its study's search.
         step: Number of the evaluation.
-        epoch: When it was.
+        epoch: When it took place.
     """
-    if not isinstance(study.pruner, Halving) or step & (step - 1) or epoch < DEGENERATE_AFTER:
+    if not isinstance(study.pruner, HalvingPruner) or step & (step - 1) or epoch < DEGENERATE_AFTER:
         return False
     alive = (TrialState.RUNNING, TrialState.COMPLETE)
     examples = (evaluations(trial).get(step, {}) for trial in trials if trial.state in alive)
@@ -64,7 +66,7 @@ def is_hopeless(study: optuna.Study, trials: Sequence[FrozenTrial], step: int, e
 
 
 def make_sampler(kind: Sampler, seed: int) -> optuna.samplers.BaseSampler:
-    """Returns the sampler of one study. A grid needs none: its settings are queued one by one."""
+    """Returns the sampler of one study. With a grid it is not used: settings are enqueued one by one."""
     if kind == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
@@ -74,22 +76,22 @@ def make_sampler(kind: Sampler, seed: int) -> optuna.samplers.BaseSampler:
         )
 
 
-def ask_new(
-    study: optuna.Study, parameters: Parameters, had: Sequence[Settings], kind: Sampler, seed: int
+def ask_untried(
+    study: optuna.Study, parameters: Parameters, tried_before: Sequence[Settings], kind: Sampler, seed: int
 ) -> tuple[optuna.Trial, Settings]:
-    """Returns a new trial whose setting its study has not had; what was queued comes first.
+    """Asks a study for a trial with settings that it has not tried; enqueued trials come first.
 
-    A suggestion that repeats a setting is ended as failed and marked. A sampler that repeats itself again and again
-    gets a setting of the finite space that is still open.
+    A suggestion that repeats earlier settings is marked and told as failed. After several repeated suggestions in a
+    finite space, settings that are still untried are enqueued.
 
     Args:
-        study: Has room for at least one more setting.
+        study: Has fewer trials than its space has settings.
         parameters: What the trial chooses.
-        had: Settings that its trials have tried.
-        kind: For a grid, open settings are taken in an order shuffled by the seed.
-        seed: The study's own.
+        tried_before: Settings of its earlier trials.
+        kind: With a grid, untried settings are enqueued in an order shuffled by the seed.
+        seed: Seed of that order.
     """
-    tried = {_key(setting) for setting in had}
+    tried = {_key(setting) for setting in tried_before}
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     everything = all_settings(parameters)
     for draw in range(_DRAWS):

@@ -1,11 +1,12 @@
-"""What trials choose from: typed parameters, the settings each method leaves open, and every setting of a finite space.
+"""The search space: typed parameters, what each method leaves open, every setting of a finite space, and the frozen
+configs that a trial's settings become.
 
-`space_file` reads them from TOML.
+`space_file` reads parameters from TOML.
 """
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from optuna.distributions import (
@@ -16,7 +17,7 @@ from optuna.distributions import (
 )
 from optuna.trial import Trial
 
-from pkd_tune.config import Method
+from pkd_tune.config import DistillConfig, Method, TrainingConfig
 
 Value = float | str | bool
 Settings = dict[str, Any]
@@ -68,11 +69,11 @@ Parameters = dict[str, Parameter]
 
 
 def suggest(trial: Trial, parameters: Parameters) -> Settings:
-    """Lets an Optuna trial choose a value for every parameter; those with one value are not put to it."""
+    """Lets an Optuna trial choose a value for every parameter; fixed values are not suggested."""
     chosen: Settings = {}
     for name in _unconditional_first(parameters):
         parameter = parameters[name]
-        if not _exists(parameter, chosen):
+        if not _is_active(parameter, chosen):
             assert parameter.when is not None
             chosen[name] = parameter.when.otherwise
             continue
@@ -89,11 +90,11 @@ def suggest(trial: Trial, parameters: Parameters) -> Settings:
 
 
 def settings_of(parameters: Parameters, suggested: Mapping[str, Any]) -> Settings:
-    """Returns the value of every parameter, from those that Optuna remembers: all but the fixed and the absent."""
+    """Returns the value of every parameter from those that Optuna records: all but fixed and inactive ones."""
     chosen: Settings = {}
     for name in _unconditional_first(parameters):
         parameter = parameters[name]
-        if not _exists(parameter, chosen):
+        if not _is_active(parameter, chosen):
             assert parameter.when is not None
             chosen[name] = parameter.when.otherwise
         elif name in suggested:
@@ -103,17 +104,36 @@ def settings_of(parameters: Parameters, suggested: Mapping[str, Any]) -> Setting
     return {name: chosen[name] for name in parameters}
 
 
+def trial_configs(
+    settings: Settings, student_layers: int, base: TrainingConfig
+) -> tuple[DistillConfig, TrainingConfig]:
+    """Returns the configs of a trial: each setting goes to the config that has a field of its name.
+
+    Args:
+        settings: The values a trial tries.
+        student_layers: Depth of the student.
+        base: Training settings of those that the trial does not choose.
+
+    Raises:
+        TypeError: When a setting belongs to neither config, or one that the loss needs is missing.
+    """
+    training = {field.name for field in fields(TrainingConfig)}
+    of_training = {name: value for name, value in settings.items() if name in training}
+    of_loss = {name: value for name, value in settings.items() if name not in training}
+    return DistillConfig(student_layers=student_layers, **of_loss), replace(base, **of_training)
+
+
 def suggested_part(parameters: Parameters, settings: Settings) -> Settings:
-    """Returns those of a setting's values that Optuna would be asked for."""
+    """Returns those of a setting's values that Optuna suggests: all but fixed and inactive ones."""
     return {
         name: settings[name]
         for name, parameter in parameters.items()
-        if _exists(parameter, settings) and distribution(parameter) is not None
+        if _is_active(parameter, settings) and distribution(parameter) is not None
     }
 
 
 def for_method(parameters: Parameters, method: Method) -> Parameters:
-    """Returns what is left to choose for a method; what its loss does not use is fixed."""
+    """Returns the parameters of a method; those that its loss does not use are fixed."""
     fixed: dict[str, Value] = {}
     match method:
         case "finetuned":
@@ -126,7 +146,7 @@ def for_method(parameters: Parameters, method: Method) -> Parameters:
 
 
 def fix(parameters: Parameters, values: Mapping[str, Value]) -> Parameters:
-    """Returns the parameters with some of them fixed, and conditions that this decides resolved."""
+    """Returns the parameters with some of them fixed, and resolves the conditions that this decides."""
     fixed: Parameters = {name: Choice((values[name],)) if name in values else p for name, p in parameters.items()}
     known = {name: p.values[0] for name, p in fixed.items() if isinstance(p, Choice) and len(p.values) == 1}
     return {
@@ -139,10 +159,10 @@ def fix(parameters: Parameters, values: Mapping[str, Value]) -> Parameters:
 
 
 def contains(parameters: Parameters, settings: Settings) -> bool:
-    """Tells whether a setting could have been chosen."""
+    """Tells whether a setting lies inside the space."""
 
     def within(parameter: Parameter, value: Any) -> bool:
-        if not _exists(parameter, settings):
+        if not _is_active(parameter, settings):
             return parameter.when is not None and bool(value == parameter.when.otherwise)
         match parameter:
             case Choice(values):
@@ -160,20 +180,22 @@ def all_settings(parameters: Parameters) -> list[Settings] | None:
 
     A space of more than `MOST_LISTED` settings counts as not finite.
     """
-    columns: list[list[Value]] = []
     size = 1
     for parameter in parameters.values():
-        match parameter:
+        match parameter:  # sizes first: a range of whole numbers may be longer than any list
             case Float():
                 return None
             case Int(low, high):
-                column: list[Value] = list(range(low, high + 1))
+                size *= high - low + 1
             case Choice(values):
-                column = list(values)
-        columns.append(column)
-        size *= len(column)
-        if size > MOST_LISTED:
-            return None
+                size *= len(values)
+    if size > MOST_LISTED:
+        return None
+    columns = [
+        list(parameter.values) if isinstance(parameter, Choice) else list(range(parameter.low, parameter.high + 1))
+        for parameter in parameters.values()
+        if not isinstance(parameter, Float)
+    ]
     found: dict[tuple[tuple[str, Any], ...], None] = {}
     for values in itertools.product(*columns):
         raw = dict(zip(parameters, values, strict=True))
@@ -182,7 +204,7 @@ def all_settings(parameters: Parameters) -> list[Settings] | None:
 
 
 def distribution(parameter: Parameter) -> BaseDistribution | None:
-    """Returns what Optuna chooses from; None for a fixed value."""
+    """Returns a parameter as Optuna has it; None for a fixed value."""
     match parameter:
         case Float(low, high, log):
             return FloatDistribution(low, high, log=log)
@@ -206,10 +228,10 @@ def description(parameter: Parameter) -> dict[str, Any]:
     return shown
 
 
-def _exists(parameter: Parameter, chosen: Settings) -> bool:
+def _is_active(parameter: Parameter, chosen: Settings) -> bool:
     return parameter.when is None or all(chosen[name] == value for name, value in parameter.when.parameters)
 
 
 def _unconditional_first(parameters: Parameters) -> list[str]:
-    """Returns the names in an order in which conditions can be decided: they name unconditional parameters only."""
+    """Returns the names with conditional parameters last: conditions name unconditional parameters only."""
     return sorted(parameters, key=lambda name: parameters[name].when is not None)

@@ -1,26 +1,46 @@
-"""Search spaces on disk: a TOML file becomes typed parameters and budgets. Data only, never executed.
+"""Search spaces on disk: TOML files, checked by pydantic models, become typed parameters and budgets.
 
-A file has the tables [search], [teacher], [training] and [space]; `search_spaces/default.toml` explains each key.
+A file has the tables [search], [teacher], [training] and [space]; `search_spaces/default.toml` explains each key. A
+file only needs the keys that differ from `default.toml`: it is laid over it key by key, and a parameter in [space] is
+replaced as a whole. A file is data and never executed.
 """
 
-import math
+import difflib
+import json
+import re
 import tomllib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar, get_args
 
-from pkd_tune.config import Init, Method, Sampler, SearchStage, TrainingConfig, UserError
-from pkd_tune.tuning.space import Choice, Condition, Float, Int, Parameter, Parameters, Value
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from pkd_tune.config import Init, Method, Sampler, SearchStage, Strategy, TrainingConfig, UserError
+from pkd_tune.tuning.space import Choice, Condition, Float, Int, Parameter, Parameters
+
+DEFAULT = "default"
+"""The shipped space that every other file is laid over."""
+_LONGEST_SHOWN = 80
+"""Characters of a wrong value that a message shows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Space:
-    """A whole space file."""
+    """A search space with its budgets: `default.toml`, a file laid over it, and overrides."""
 
     parameters: Parameters
-    """What each trial chooses: alpha, beta, temperature, learning_rate, strategy, normalize, and perhaps more of how
+    """What each trial chooses: alpha, beta, temperature, learning_rate, strategy, normalize, and optionally more of how
     students are trained."""
     trials: int | None
     """Trials of each PKD method when --trials is not given; None: every setting of the space, at every depth."""
@@ -29,7 +49,7 @@ class Space:
     seeds: int
     """Trainings that confirm each winner when --seeds is not given."""
     sampler: Sampler
-    """What chooses when --sampler is not given."""
+    """Sampler when --sampler is not given."""
     early_stopping: bool
     """Whether weak trials are stopped early."""
     stages: tuple[SearchStage, ...]
@@ -44,74 +64,25 @@ class Space:
     """How students are trained, but for the learning rate, which each trial chooses."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """What a value must be."""
-
-    text: str
-    holds: Callable[[Any], bool]
+def shipped_spaces() -> tuple[str, ...]:
+    """Returns the names of the spaces that are part of the package, `default` first."""
+    names = [file.name for file in files("pkd_tune.search_spaces").iterdir() if file.name.endswith(".toml")]
+    return tuple(sorted((name.removesuffix(".toml") for name in names), key=lambda name: (name != DEFAULT, name)))
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def space_text(name: str) -> str:
+    """Returns the text of a shipped space: TOML with comments, to start a file of one's own from.
 
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _count(value: Any) -> bool:
-    return _whole(value) and value >= 1
-
-
-_POSITIVE_COUNT = _Rule("a whole number of at least 1", _count)
-_RATE = _Rule("a number above 0", lambda value: _number(value) and value > 0)
-_NATURAL = _Rule("a whole number of at least 0", lambda value: _whole(value) and value >= 0)
-_PARAMETER_RULES = {
-    "alpha": _Rule("a number in [0, 1]", lambda value: _number(value) and 0 <= value <= 1),
-    "beta": _Rule("a number of at least 0", lambda value: _number(value) and value >= 0),
-    "temperature": _RATE,
-    "learning_rate": _RATE,
-    "strategy": _Rule('"skip" or "last"', lambda value: value in ("skip", "last")),
-    "normalize": _Rule("true or false", lambda value: isinstance(value, bool)),
-}
-_OPTIONAL_PARAMETER_RULES = {
-    "batch_size": _POSITIVE_COUNT,
-    "warmup_fraction": _Rule("a number in [0, 1]", lambda value: _number(value) and 0 <= value <= 1),
-    "weight_decay": _Rule("a number of at least 0", lambda value: _number(value) and value >= 0),
-    "max_grad_norm": _RATE,
-}
-_SEARCH_RULES = {
-    "trials": _POSITIVE_COUNT,
-    "control_trials": _NATURAL,
-    "seeds": _NATURAL,
-    "sampler": _Rule('"tpe", "random" or "grid"', lambda value: value in get_args(Sampler)),
-    "early_stopping": _Rule("true or false", lambda value: isinstance(value, bool)),
-    "stages": _Rule('a list of { method = "...", keep = ["..."] }', lambda value: isinstance(value, list)),
-}
-_BUDGET_RULES = {
-    "teacher": {
-        "epochs": _POSITIVE_COUNT,
-        "learning_rates": _Rule(
-            "a list of numbers above 0",
-            lambda value: isinstance(value, list) and len(value) > 0 and all(map(_RATE.holds, value)),
-        ),
-    },
-    "training": {
-        "epochs": _POSITIVE_COUNT,
-        "batch_size": _POSITIVE_COUNT,
-        "max_length": _Rule("a whole number from 8 to 512", lambda value: _count(value) and 8 <= value <= 512),
-        "evaluations_per_epoch": _POSITIVE_COUNT,
-        "init": _Rule(
-            '"pretrained", "teacher" or "teacher-skip"',
-            lambda value: value in ("pretrained", "teacher", "teacher-skip"),
-        ),
-    },
-}
+    Raises:
+        UserError: When there is no such space.
+    """
+    if name not in shipped_spaces():
+        raise UserError(f"no shipped space is called {name}; there are {', '.join(shipped_spaces())}")
+    return (files("pkd_tune.search_spaces") / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def find_space(name: str | Path) -> Path:
-    """Returns the path of a space file: an existing file, or the name of a shipped one (`default`, `demo`).
+    """Returns the path of a space file: an existing file, or the name of a shipped one (`default`, `demo`, `paper`).
 
     Raises:
         UserError: When there is neither.
@@ -119,165 +90,419 @@ def find_space(name: str | Path) -> Path:
     path = Path(name)
     if path.is_file():
         return path.resolve()
-    shipped = sorted(file.name for file in files("pkd_tune.search_spaces").iterdir() if file.name.endswith(".toml"))
-    if f"{name}.toml" in shipped:
+    if str(name) in shipped_spaces():
         with as_file(files("pkd_tune.search_spaces") / f"{name}.toml") as shipped_path:
             return shipped_path.resolve()
-    names = ", ".join(file.removesuffix(".toml") for file in shipped)
+    names = ", ".join(shipped_spaces())
     raise UserError(f"--space {name}: no such file, nor a shipped space of that name ({names})")
 
 
 def load_space(path: Path, overrides: Sequence[str] = ()) -> Space:
-    """Reads a space file.
+    """Reads a space file over `default.toml`, with single values replaced.
+
+    Args:
+        path: The file.
+        overrides: Values that replace the file's, each as `TABLE.KEY=VALUE`, such as `training.epochs=8`,
+            `space.alpha=0.5` or `space.beta={low = 1, high = 10}`. VALUE is a TOML value; a single word is a string.
 
     Raises:
-        UserError: With every problem found: unknown or missing tables and keys, impossible values and ranges.
+        UserError: With every problem found, one line each: unknown tables and keys, values and ranges that break a
+            rule, and overrides that cannot be read.
     """
+    layers = [(f"{DEFAULT}.toml", _parse(space_text(DEFAULT), f"{DEFAULT}.toml")), (str(path), _read(path))]
+    problems: list[str] = []
+    for override in overrides:
+        try:
+            layers.append((_flag(override), _parse_override(override)))
+        except UserError as error:
+            problems += error.problems
+    tables, sources = _overlay(layers)
+
+    def source(location: Sequence[str | int]) -> str:
+        return sources.get(tuple(location[:2])) or sources.get(tuple(location[:1])) or str(path)
+
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a TOML file: {error}") from error
-    problems = []
-    for table in _unknown(tables, ["search", *_BUDGET_RULES, "space"]):
-        problems.append(f"unknown table or key {table!r}; known are [search], [teacher], [training], [space]")
-    budgets = {name: _table(tables, name) for name in ("search", *_BUDGET_RULES)}
-    for table, rules in (("search", _SEARCH_RULES), *_BUDGET_RULES.items()):
-        problems += [
-            f"unknown key {key!r} in [{table}]; known are {', '.join(rules)}" for key in _unknown(budgets[table], rules)
-        ]
-        problems += [
-            f"{key} in [{table}] must be {rule.text}, but is {budgets[table].get(key)!r}"
-            for key, rule in rules.items()
-            if not rule.holds(budgets[table].get(key)) and (table != "search" or key in budgets[table])
-        ]
-    space = _table(tables, "space")
-    all_rules = {**_PARAMETER_RULES, **_OPTIONAL_PARAMETER_RULES}
-    problems += [f"unknown key {k!r} in [space]; known are {', '.join(all_rules)}" for k in _unknown(space, all_rules)]
-    parameters: Parameters = {}
-    for key, rule in all_rules.items():
-        if key in _OPTIONAL_PARAMETER_RULES and key not in space:
-            continue
-        try:
-            parameters[key] = _parameter(space, key, rule)
-        except ValueError as error:
-            problems.append(str(error))
-    problems += _condition_problems(parameters)
-    search: dict[str, Any] = budgets["search"]
-    stages: list[SearchStage] = []
-    for stage in search.get("stages", []) if isinstance(search.get("stages", []), list) else []:
-        try:
-            stages.append(_stage(stage, len(stages)))
-        except ValueError as error:
-            problems.append(str(error))
-    if "trials" not in search and search.get("sampler") != "grid":
-        problems.append('trials is missing in [search]; only with sampler = "grid" it may be left out')
+        file = _File.model_validate(tables)
+    except ValidationError as error:
+        problems += [f"{source(found['loc'])}: {_message(found)}" for found in error.errors(include_url=False)]
+    problems += [f"{source(location)}: {text}" for location, text in _contradictions(tables)]
     if problems:
-        raise UserError(*(f"{path}: {problem}" for problem in problems))
-    training = {key: value for key, value in budgets["training"].items() if key not in ("max_length", "init")}
+        raise UserError(*dict.fromkeys(problems))
+    return _space(file)
+
+
+def _space(file: "_File") -> Space:
+    training = TrainingConfig(
+        epochs=file.training.epochs,
+        batch_size=file.training.batch_size,
+        evaluations_per_epoch=file.training.evaluations_per_epoch,
+    )
     return Space(
-        parameters=parameters,
-        trials=search.get("trials"),
-        control_trials=search.get("control_trials", 0),
-        seeds=search.get("seeds", 0),
-        sampler=search.get("sampler", "tpe"),
-        early_stopping=search.get("early_stopping", True),
-        stages=tuple(stages),
-        max_length=budgets["training"]["max_length"],
-        init=budgets["training"]["init"],
+        parameters={
+            name: _parameter(value)
+            for name in type(file.space).model_fields
+            if (value := getattr(file.space, name)) is not None
+        },
+        trials=None if file.search.trials == "all" else file.search.trials,
+        control_trials=file.search.control_trials,
+        seeds=file.search.seeds,
+        sampler=file.search.sampler,
+        early_stopping=file.search.early_stopping,
+        stages=tuple(SearchStage(method=stage.method, keep=tuple(stage.keep)) for stage in file.search.stages),
+        max_length=file.training.max_length,
+        init=file.training.init,
         teacher=tuple(
-            TrainingConfig(**{**training, "epochs": budgets["teacher"]["epochs"], "learning_rate": rate})
-            for rate in budgets["teacher"]["learning_rates"]
+            replace(training, epochs=file.teacher.epochs, learning_rate=rate) for rate in file.teacher.learning_rates
         ),
-        training=TrainingConfig(**training),
+        training=training,
     )
 
 
-def _stage(stage: Any, earlier: int) -> SearchStage:
-    """Reads one stage; raises ValueError with the reason."""
-    methods = get_args(Method)
-    if not isinstance(stage, dict) or stage.get("method") not in methods or _unknown(stage, ["method", "keep"]):
-        raise ValueError(f"a stage in [search] must be {{ method, keep }} with a method of {', '.join(methods)}")
-    keep = stage.get("keep", [])
-    known = {**_PARAMETER_RULES, **_OPTIONAL_PARAMETER_RULES}
-    if not isinstance(keep, list) or _unknown(dict.fromkeys(map(str, keep)), known):
-        raise ValueError(f"keep of a stage in [search] must be a list of parameters, but is {keep!r}")
-    if keep and not earlier:
-        raise ValueError("the first stage in [search] has no stage before it to keep values of")
-    return SearchStage(method=stage["method"], keep=tuple(keep))
-
-
-def _parameter(space: dict[str, Any], key: str, rule: _Rule) -> Parameter:
-    """Reads one parameter; raises ValueError with the reason, without the file's name."""
-    if key not in space:
-        raise ValueError(f"{key} is missing in [space]")
-    value = space[key]
-    if not isinstance(value, dict):
-        value = {"choices": [value]}
-    when = _condition(value, key, rule)
-    value = {name: entry for name, entry in value.items() if name not in ("when", "otherwise")}
-    if "choices" in value:
-        if unknown := _unknown(value, ["choices"]):
-            raise ValueError(f"{key} in [space] has choices and {unknown[0]!r}; give one or the other")
-        choices = value["choices"]
-        if not isinstance(choices, list) or not choices:
-            raise ValueError(f"choices of {key} in [space] must be a list of at least one value")
-        if wrong := [choice for choice in choices if not rule.holds(choice)]:
-            raise ValueError(f"{key} in [space] must be {rule.text}, but one choice is {wrong[0]!r}")
+def _parameter(table: "_Listed[Any] | _Numeric[Any]") -> Parameter:
+    otherwise: Any = table.otherwise
+    when = None if table.when is None else Condition(tuple(table.when.items()), otherwise)
+    choices: Any = table.choices
+    if isinstance(table, _Listed) or choices is not None:
         return Choice(tuple(choices), when)
-    if unknown := _unknown(value, ["low", "high", "log", "int"]):
-        known = "low, high, log, int, choices, when, otherwise"
-        raise ValueError(f"unknown key {unknown[0]!r} of {key} in [space]; known are {known}")
-    low: Any = value.get("low")
-    high: Any = value.get("high")
-    log, whole = value.get("log", False), value.get("int", key == "batch_size")
-    for name, bound in (("low", low), ("high", high)):
-        if not _number(bound) or not rule.holds(bound):
-            raise ValueError(f"{name} of {key} in [space] must be {rule.text}, but is {bound!r}")
-    for name, flag in (("log", log), ("int", whole)):
-        if not isinstance(flag, bool):
-            raise ValueError(f"{name} of {key} in [space] must be true or false, but is {flag!r}")
-    if not low < high:
-        raise ValueError(f"low of {key} in [space] must be below high, but {low} is not below {high}")
-    if log and low == 0:
-        raise ValueError(f"low of {key} in [space] must be above 0 on a logarithmic scale, but is 0")
-    if not whole:
-        return Float(float(low), float(high), log, when)
-    if not _whole(low) or not _whole(high):
-        raise ValueError(f"low and high of {key} in [space] must be whole numbers, but are {low} and {high}")
-    return Int(low, high, log, when)
+    low: Any = table.low
+    high: Any = table.high
+    return Int(low, high, table.log, when) if table.whole else Float(float(low), float(high), table.log, when)
 
 
-def _condition(value: dict[str, Any], key: str, rule: _Rule) -> Condition | None:
-    """Reads when a parameter exists; raises ValueError with the reason."""
-    if "when" not in value and "otherwise" not in value:
-        return None
-    when, otherwise = value.get("when"), value.get("otherwise")
-    if not isinstance(when, dict) or not when:
-        raise ValueError(f'when of {key} in [space] must be like {{ strategy = "skip" }}, but is {when!r}')
-    if otherwise is None or not rule.holds(otherwise):
-        raise ValueError(f"otherwise of {key} in [space] must be {rule.text}, but is {otherwise!r}")
-    pairs: list[tuple[str, Value]] = list(when.items())
-    return Condition(tuple(pairs), otherwise)
+# The rules of a file. A value that breaks one is reported as "... must be RULE, but got VALUE".
 
 
-def _condition_problems(parameters: Parameters) -> list[str]:
-    """Returns what is wrong with the conditions as a whole: each must be about values that another parameter has."""
-    problems = []
-    for name, parameter in parameters.items():
-        for other, value in parameter.when.parameters if parameter.when is not None else ():
-            asked = parameters.get(other)
-            if not isinstance(asked, Choice) or asked.when is not None or value not in asked.values:
-                problems.append(
-                    f"when of {name} in [space] asks for {other} = {value!r}, but only a value among the choices of a "
-                    "parameter that has no condition itself can be asked for"
+def _must_be(rule: str) -> WrapValidator:
+    """Reports whatever is wrong with a value as one problem that states the whole rule."""
+
+    def check(value: Any, validate: Callable[[Any], Any]) -> Any:
+        try:
+            return validate(value)
+        except ValidationError as error:
+            raise PydanticCustomError("rule", "{rule}", {"rule": rule}) from error
+
+    return WrapValidator(check)
+
+
+_LARGEST = 1e300
+_Number = int | float
+Count = Annotated[int, Field(ge=1, le=1_000_000), _must_be("a whole number from 1 to 1000000")]
+CountOrZero = Annotated[int, Field(ge=0, le=1_000_000), _must_be("a whole number from 0 to 1000000")]
+Seeds = Annotated[int, Field(ge=0, le=1000), _must_be("a whole number from 0 to 1000")]
+Length = Annotated[int, Field(ge=8, le=512), _must_be("a whole number from 8 to 512")]
+Fraction = Annotated[_Number, Field(ge=0, le=1), _must_be("a number in [0, 1]")]
+NotNegative = Annotated[_Number, Field(ge=0, le=_LARGEST), _must_be("a finite number of at least 0")]
+Positive = Annotated[_Number, Field(gt=0, le=_LARGEST), _must_be("a finite number above 0")]
+Flag = Annotated[bool, _must_be("true or false")]
+True_ = Annotated[Literal[True], _must_be("true")]
+TrialCount = Annotated[Count | Literal["all"], _must_be('a whole number from 1 to 1000000, or "all"')]
+SamplerName = Annotated[Sampler, _must_be('"tpe", "random" or "grid"')]
+InitName = Annotated[Init, _must_be('"pretrained", "teacher" or "teacher-skip"')]
+StrategyName = Annotated[Strategy, _must_be('"skip" or "last"')]
+MethodName = Annotated[Method, _must_be(f"one of {', '.join(get_args(Method))}")]
+ParameterName = Annotated[str, AfterValidator(lambda name: _known_parameter(name)), _must_be("a parameter of [space]")]
+Conditions = Annotated[dict[str, str | bool | int | float], Field(min_length=1), _must_be('like { strategy = "skip" }')]
+T = TypeVar("T")
+
+
+def _model_error(problem: str) -> PydanticCustomError:
+    return PydanticCustomError("model", "{problem}", {"problem": problem})
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _ParameterTable(_Table, Generic[T]):
+    """A parameter of [space]; a value alone is a list of one choice."""
+
+    when: Conditions | None = None
+    otherwise: T | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_value(cls, value: Any) -> Any:
+        return value if isinstance(value, dict) else {"choices": [value]}
+
+    @model_validator(mode="after")
+    def _condition_is_whole(self) -> Self:
+        if (self.when is None) != (self.otherwise is None):
+            raise _model_error("must have both when and otherwise, or none of them")
+        return self
+
+
+class _Listed(_ParameterTable[T], Generic[T]):
+    """A parameter with a list of choices."""
+
+    choices: Annotated[list[T], Field(min_length=1)]
+
+
+class _Numeric(_ParameterTable[T], Generic[T]):
+    """A parameter with a list of choices, or a range."""
+
+    choices: Annotated[list[T], Field(min_length=1)] | None = None
+    low: T | None = None
+    high: T | None = None
+    log: Flag = False
+    whole: Flag = Field(default=False, alias="int")
+
+    @model_validator(mode="after")
+    def _is_a_list_or_a_range(self) -> Self:
+        low: Any = self.low
+        high: Any = self.high
+        if self.choices is not None:
+            if self.model_fields_set & {"low", "high", "log", "whole"}:
+                raise _model_error("must have choices, or low and high, but not both")
+        elif low is None or high is None:
+            raise _model_error("must have choices, or both low and high")
+        elif not low < high:
+            raise _model_error(f"must have a low below its high, but {_shown(low)} is not below {_shown(high)}")
+        elif self.log and low == 0:
+            raise _model_error("must have a low above 0 on a logarithmic scale, but it is 0")
+        elif self.whole and not (isinstance(low, int) and isinstance(high, int)):
+            raise _model_error(f"must have whole numbers for low and high, but got {_shown(low)} and {_shown(high)}")
+        return self
+
+
+class _Whole(_Numeric[T], Generic[T]):
+    """A parameter with a list of choices, or a range of whole numbers."""
+
+    whole: True_ = Field(default=True, alias="int")
+
+
+class _SpaceTable(_Table):
+    alpha: _Numeric[Fraction]
+    beta: _Numeric[NotNegative]
+    temperature: _Numeric[Positive]
+    learning_rate: _Numeric[Positive]
+    strategy: _Listed[StrategyName]
+    normalize: _Listed[Flag]
+    batch_size: _Whole[Count] | None = None
+    warmup_fraction: _Numeric[Fraction] | None = None
+    weight_decay: _Numeric[NotNegative] | None = None
+    max_grad_norm: _Numeric[Positive] | None = None
+
+
+def _known_parameter(name: str) -> str:
+    if name not in _SpaceTable.model_fields:
+        raise ValueError
+    return name
+
+
+class _StageTable(_Table):
+    method: MethodName
+    keep: list[ParameterName] = []
+
+
+class _SearchTable(_Table):
+    trials: TrialCount
+    control_trials: CountOrZero
+    seeds: Seeds
+    sampler: SamplerName
+    early_stopping: Flag
+    stages: list[_StageTable] = []
+
+
+class _TeacherTable(_Table):
+    epochs: Count
+    learning_rates: Annotated[list[Positive], Field(min_length=1)]
+
+
+class _TrainingTable(_Table):
+    epochs: Count
+    batch_size: Count
+    max_length: Length
+    evaluations_per_epoch: Count
+    init: InitName
+
+
+class _File(_Table):
+    search: _SearchTable
+    teacher: _TeacherTable
+    training: _TrainingTable
+    space: _SpaceTable
+
+
+def _contradictions(tables: Mapping[str, Any]) -> list[tuple[tuple[str, str], str]]:
+    """Returns what is wrong between keys, each with the location of one of them.
+
+    Values that break a rule by themselves are passed over: they are reported already.
+    """
+    search, space = (tables[name] if isinstance(tables[name], dict) else {} for name in ("search", "space"))
+    found = []
+    if search.get("trials") == "all" and search.get("sampler") != "grid":
+        text = f'trials in [search] may be "all" only with sampler = "grid", but that is {_shown(search["sampler"])}'
+        found.append((("search", "trials"), text))
+    stages = search.get("stages")
+    for number, stage in enumerate(stages if isinstance(stages, list) else ()):
+        keep = stage.get("keep") if isinstance(stage, dict) else None
+        if not isinstance(keep, list) or not keep:
+            continue
+        if number == 0:
+            text = "the first of the stages in [search] has no stage before it to keep values of"
+            found.append((("search", "stages"), text))
+        found += [
+            (("search", "stages"), f"stage {number + 1} in [search] keeps {name}, which is not in [space]")
+            for name in keep
+            if isinstance(name, str) and name in _SpaceTable.model_fields and name not in space
+        ]
+    for name, parameter in space.items():
+        when = parameter.get("when") if isinstance(parameter, dict) else None
+        for other, value in when.items() if isinstance(when, dict) else ():
+            if value not in _unconditional_choices(space.get(other)):
+                text = (
+                    f"when of {name} in [space] asks for {other} = {_shown(value)}, but only a value among the choices "
+                    "of a parameter that has no condition itself can be asked for"
                 )
-    return problems
+                found.append((("space", name), text))
+    return found
 
 
-def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
-    table = tables.get(name, {})
-    return table if isinstance(table, dict) else {}
+def _unconditional_choices(parameter: Any) -> list[Any]:
+    if not isinstance(parameter, dict):
+        return [parameter]
+    choices = parameter.get("choices")
+    return choices if isinstance(choices, list) and "when" not in parameter else []
 
 
-def _unknown(table: dict[str, Any], known: Any) -> list[str]:
-    return [key for key in table if key not in known]
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a TOML file: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    return _parse(text, str(path))
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    """Parses TOML.
+
+    Raises:
+        UserError: When it is none, or has numbers or nesting that Python's reader refuses.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{source}: not a TOML file: {str(error).splitlines()[0]}") from error
+    except ValueError as error:
+        raise UserError(f"{source}: not a space file: it has a number of thousands of digits") from error
+    except RecursionError as error:
+        raise UserError(f"{source}: not a space file: its values are nested too deeply") from error
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    """Returns an override as a file that has nothing else.
+
+    Raises:
+        UserError: When it is not TABLE.KEY=VALUE, or the value is not TOML.
+    """
+    name, equals, text = override.partition("=")
+    table, dot, key = (part.strip() for part in name.partition("."))
+    text = text.strip()
+    if not (equals and dot and table and key and text):
+        raise UserError(f"{_flag(override)}: give TABLE.KEY=VALUE, such as training.epochs=8")
+    if re.fullmatch(r"[A-Za-z_][\w-]*", text) and text not in ("true", "false", "inf", "nan"):
+        return {table: {key: text}}
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError) as error:
+        hint = 'the value is not TOML, such as 8, 0.5, "skip", [1, 2] or {low = 1, high = 10}'
+        raise UserError(f"{_flag(override)}: {hint}") from error
+    if parsed.keys() != {"value"}:
+        raise UserError(f"{_flag(override)}: give one value")
+    return {table: {key: parsed["value"]}}
+
+
+def _flag(override: str) -> str:
+    return _cut(f"--set {' '.join(override.split())}")
+
+
+def _overlay(
+    layers: Sequence[tuple[str, Mapping[str, Any]]],
+) -> tuple[dict[str, Any], dict[tuple[str | int, ...], str]]:
+    """Lays files over each other, key by key.
+
+    Returns:
+        The tables, and for each table and (table, key) where it was given last.
+    """
+    tables: dict[str, Any] = {}
+    sources: dict[tuple[str | int, ...], str] = {}
+    for source, layer in layers:
+        for table, entries in layer.items():
+            sources[table,] = source
+            if not isinstance(entries, dict) or not isinstance(tables.get(table, {}), dict):
+                tables[table] = entries
+                continue
+            tables[table] = {**tables.get(table, {}), **entries}
+            sources |= {(table, key): source for key in entries}
+    return tables, sources
+
+
+def _message(error: ErrorDetails) -> str:
+    """Returns what is wrong, in one line."""
+    location, value = error["loc"], error["input"]
+    where = _where(location)
+    match error["type"]:
+        case "rule":
+            return f"{where} must be {error['msg']}, but got {_shown(value)}"
+        case "model":
+            return f"{where} {error['msg']}"
+        case "extra_forbidden":
+            known = _known_keys(location[:-1])
+            nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
+            if len(location) == 1:
+                return f"unknown table or key {location[0]!r}; {hint}"
+            within = "in" if len(location) == 2 else "of"
+            return f"unknown key {location[-1]!r} {within} {_where(location[:-1])}; {hint}"
+        case "missing":
+            return f"{where} is missing"
+        case "too_short":
+            return f"{where} must have at least one entry"
+        case "list_type":
+            return f"{where} must be a list, but got {_shown(value)}"
+        case _:
+            return f"{where} must be a table, but got {_shown(value)}"
+
+
+def _where(location: Sequence[str | int]) -> str:
+    """Returns a location in words, such as `low of alpha in [space]`."""
+    table, *keys = location
+    match keys:
+        case ["stages", int(number), *rest]:
+            keys = [f"stage {number + 1}", *rest]
+        case [name, "choices", int()]:
+            keys = [name]
+    names = [key for key in keys if isinstance(key, str)]
+    return f"{' of '.join(reversed(names))} in [{table}]" if names else f"[{table}]"
+
+
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    """Returns the keys that a table may have."""
+    if not location:
+        return list(_File.model_fields)
+    if location[1:2] == ("stages",):
+        return list(_StageTable.model_fields)
+    if len(location) == 1:
+        tables: dict[str | int, type[BaseModel]] = {
+            "search": _SearchTable,
+            "teacher": _TeacherTable,
+            "training": _TrainingTable,
+            "space": _SpaceTable,
+        }
+        return list(tables[location[0]].model_fields)
+    of_ranges = [] if location[1] in ("strategy", "normalize") else ["low", "high", "log", "int"]
+    return ["choices", *of_ranges, "when", "otherwise"]
+
+
+def _shown(value: Any) -> str:
+    """Returns a value as TOML or JSON would have it, cut where it is long."""
+    try:
+        return _cut(json.dumps(value, ensure_ascii=False, default=str))
+    except ValueError:  # Python refuses to write out whole numbers of thousands of digits
+        return "a number of thousands of digits"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

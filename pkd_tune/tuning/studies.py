@@ -1,8 +1,7 @@
-"""Optuna studies in one journal file, the only memory of what was tried: one per depth and method, and one that
-confirms its winner.
+"""Optuna studies in one journal file: for each depth and method one that searches and one that confirms its winner.
 
-Searcher and scheduler both speak to this module, in the driver process. Whatever happens to Ray or to this process,
-the journal says which trials there were, how far they got and how they ended.
+Searcher and scheduler both use this module, in the driver process. The journal is the only state: whatever happens to
+Ray or to this process, it has every trial that was started, its evaluations and how it ended.
 """
 
 import time
@@ -11,35 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from pkd_tune.config import Sampler, Stage
+from pkd_tune.tuning.journal import (
+    ENDED,
+    FROM,
+    KEPT,
+    REPEATS,
+    evaluation_key,
+    has_attributes,
+    open_journal,
+    was_started,
+)
 from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
-from pkd_tune.tuning.sampling import Halving, ask_new, is_hopeless, make_sampler
+from pkd_tune.tuning.sampling import HalvingPruner, ask_untried, make_sampler, should_stop_degenerate
 from pkd_tune.tuning.space import Parameters, Settings, fix, settings_of, suggest, suggested_part
-from pkd_tune.tuning.trial_attributes import ENDED, FROM, KEPT, REPEATS, evaluation_key, has, was_started
-
-
-def open_journal(path: Path) -> JournalStorage:
-    """Opens a run's journal, or begins it, for the one process that writes to it.
-
-    What a process can leave behind that was killed while it wrote is undone: half a line, or its lock.
-    """
-    Path(f"{path}.lock").unlink(missing_ok=True)
-    if path.exists():
-        with path.open("r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
-    return JournalStorage(JournalFileBackend(str(path)))
 
 
 class Studies:
-    """The studies of one search, opened from its journal or begun there.
+    """The studies of one search, created in its journal or loaded from it.
 
     Attributes:
-        plans: By study, in the order of the search.
-        seeds: Of the trainings that confirm each winner.
+        plans: The plan of each study, in the order of the search.
+        seeds: Seeds of the trainings that confirm each winner.
     """
 
     def __init__(
@@ -52,14 +46,14 @@ class Studies:
         seeds: Sequence[int] = (),
         early_stopping: bool = True,
     ) -> None:
-        """Opens the journal; trials that a dead process left running are handed out again first.
+        """Opens the journal; trials that a dead process left running will be asked for first.
 
         Args:
-            journal: The file; begun when missing. No other process may be using it.
-            plans: What is to be done.
-            sampler: What chooses the settings.
-            seed: Of the samplers. Continued searches mix in how many trials there are, so as not to repeat draws.
-            seeds: Trainings that confirm each study's best setting; none of them: no confirmation.
+            journal: The file; created when missing. No other process may be using it.
+            plans: Of the studies.
+            sampler: Of the searches.
+            seed: Of the samplers; the number of trials is added, so that a continued search draws other settings.
+            seeds: Of the trainings that confirm each study's winner; empty: no confirmation.
             early_stopping: Whether weak trials are stopped at rungs.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -69,8 +63,8 @@ class Studies:
         storage = open_journal(journal)
         self._studies: dict[tuple[StudyKey, Stage], optuna.Study] = {}
         self._running: dict[TrialId, optuna.Trial] = {}
-        self._handed_out: dict[TrialId, tuple[float, float]] = {}
-        self._left: list[TrialId] = []
+        self._resumed_at: dict[TrialId, tuple[float, float]] = {}
+        self._interrupted: list[TrialId] = []
         for number, plan in enumerate(plans):
             for stage in ("search", "confirm"):
                 name = plan.study_key.name if stage == "search" else f"{plan.study_key.name} confirmed"
@@ -78,32 +72,33 @@ class Studies:
                 trials = study.get_trials(deepcopy=False)
                 study.sampler = make_sampler(sampler, seed + 1000 * number + len(trials))
                 confirming = stage == "confirm" or not early_stopping
-                study.pruner = optuna.pruners.NopPruner() if confirming else Halving()
+                study.pruner = optuna.pruners.NopPruner() if confirming else HalvingPruner()
                 self._studies[plan.study_key, stage] = study
                 for trial in trials:
                     if trial.state is TrialState.RUNNING and ENDED in trial.user_attrs:
                         study.tell(trial.number, state=TrialState[trial.user_attrs[ENDED]["state"]])
                     elif trial.state is TrialState.RUNNING:
-                        self._left.append(TrialId(plan.study_key, stage, trial.number))
+                        self._interrupted.append(TrialId(plan.study_key, stage, trial.number))
                 if stage == "search":
                     for settings in plan.first:
                         study.enqueue_trial(suggested_part(plan.parameters, settings), skip_if_exists=True)
 
     def ask(self) -> tuple[TrialId, Settings, int | None] | None:
-        """Returns the next trial, the values it tries, and its seed where it has one of its own.
+        """Returns the next trial, its settings, and its seed if it is a confirmation.
 
-        Trials of a dead process come first; then searches, the one furthest behind its quota; then confirmations of
-        studies whose search has ended. None when there is none now: more may come when running ones end.
+        Interrupted trials come first; then the search that has started the smallest share of its quota; then
+        confirmations of studies whose search has ended. None when there is none now; more may follow when running
+        trials end.
         """
-        if self._left:
-            trial_id = self._left.pop(0)
+        if self._interrupted:
+            trial_id = self._interrupted.pop(0)
             study = self._studies[trial_id.study_key, trial_id.stage]
             trial = optuna.Trial(study, study.get_trials(deepcopy=False)[trial_id.number]._trial_id)
             settings = suggest(trial, self._parameters(trial_id.study_key, self._frozen(trial_id)))
         elif (study_key := self._next_search()) is not None:
             study, parameters = self._studies[study_key, "search"], self._parameters(study_key)
             had = [self.settings(study_key, trial) for trial in self._started(study_key, "search")]
-            trial, settings = ask_new(study, parameters, had, self._kind, self._seed)
+            trial, settings = ask_untried(study, parameters, had, self._kind, self._seed)
             trial_id = TrialId(study_key, "search", trial.number)
         elif (wanted := self._next_confirmation()) is not None:
             study_key, seed = wanted
@@ -114,27 +109,27 @@ class Studies:
         if keep := self.plans[trial_id.study_key].keep:
             trial.set_user_attr(KEPT, {name: settings[name] for name in keep})
         self._running[trial_id] = trial
-        self._handed_out[trial_id] = time.time(), self._seconds(trial_id)
+        self._resumed_at[trial_id] = time.time(), self._seconds(trial_id)
         return trial_id, settings, trial.user_attrs.get("seed")
 
     def report(
         self, trial_id: TrialId, step: int, score: float, details: dict[str, Any], *, last: bool = False
     ) -> bool:
-        """Records one evaluation of a running trial; returns whether the trial should stop.
+        """Records one evaluation of a running trial; returns whether the trial should be stopped.
 
-        An evaluation that is repeated, because its process died after it, changes nothing.
+        An evaluation that is repeated, because the trial's process died after it, changes nothing.
 
         Args:
-            trial id: The trial.
+            trial_id: The trial.
             step: Number of the evaluation, from 1.
-            score: The task's score there.
-            details: Kept with the evaluation; `epoch` and `degenerate` decide as well.
-            last: Whether the trial ends with it anyway.
+            score: The task's score.
+            details: Recorded with the evaluation; `epoch` and `degenerate` are needed to decide.
+            last: Whether it is the trial's last evaluation.
         """
         trial = self._running[trial_id]
         if step in self._frozen(trial_id).intermediate_values:
             return False
-        started, before = self._handed_out[trial_id]
+        started, before = self._resumed_at[trial_id]
         trial.set_user_attr(evaluation_key(step), {**details, "seconds": round(before + time.time() - started, 2)})
         trial.report(score, step)
         study = self._studies[trial_id.study_key, trial_id.stage]
@@ -142,7 +137,9 @@ class Studies:
             return False
         if trial.should_prune():
             reason = f"not in the better half at evaluation {step}"
-        elif details.get("degenerate") and is_hopeless(study, self.trials(trial_id.study_key), step, details["epoch"]):
+        elif details.get("degenerate") and should_stop_degenerate(
+            study, self.trials(trial_id.study_key), step, details["epoch"]
+        ):
             reason = f"predicts the same for every example at epoch {details['epoch']:g}"
         else:
             return False
@@ -150,11 +147,11 @@ class Studies:
         return True
 
     def complete(self, trial_id: TrialId, official: dict[str, float] | None = None) -> None:
-        """Ends a trial that used its whole budget; its value is its best evaluation.
+        """Ends a trial that used its whole budget; its value is its best score.
 
         Args:
-            trial id: The trial.
-            official: Metrics of its best weights on the official dev splits, where they are not what was evaluated.
+            trial_id: The trial.
+            official: Metrics of a confirmation's best weights on the official dev splits.
         """
         trial = self._running.pop(trial_id)
         if official is not None:
@@ -168,20 +165,20 @@ class Studies:
         self._studies[trial_id.study_key, trial_id.stage].tell(trial, state=TrialState.PRUNED)
 
     def fail(self, trial_id: TrialId, reason: str) -> None:
-        """Ends a trial that has no result, with the reason in one line."""
+        """Ends a trial that failed, with the reason in one line."""
         trial = self._running.pop(trial_id)
         trial.set_user_attr(ENDED, {"state": TrialState.FAIL.name, "reason": reason})
         self._studies[trial_id.study_key, trial_id.stage].tell(trial, state=TrialState.FAIL)
 
     def warm_start(self, study_key: StudyKey, source: str, trials: Sequence[FrozenTrial]) -> int:
-        """Shows a study's sampler trials of another run; returns how many it was not shown before.
+        """Adds trials of another run to a study for its sampler; returns how many were not added before.
 
-        They keep their settings and final scores alone: they count for no quota, stop no trial, win nothing, and their
-        settings may be tried here too.
+        Only their settings and final scores are added. They do not count towards the quota, influence no pruning and
+        cannot win, and their settings may be tried again.
         """
         study = self._studies[study_key, "search"]
-        shown = sum(trial.user_attrs.get(FROM) == source for trial in study.get_trials(deepcopy=False))
-        for trial in trials[shown:]:
+        added = sum(trial.user_attrs.get(FROM) == source for trial in study.get_trials(deepcopy=False))
+        for trial in trials[added:]:
             copy = optuna.create_trial(
                 params=trial.params,
                 distributions=trial.distributions,
@@ -189,34 +186,34 @@ class Studies:
                 user_attrs={FROM: source},
             )
             study.add_trial(copy)
-        return len(trials[shown:])
+        return len(trials[added:])
 
     def remaining(self) -> int:
-        """Returns how many trials are still to be started, confirmations included."""
+        """Returns how many trials are still to be started or resumed, confirmations included."""
         searches = sum(max(0, self.quota(study_key) - len(self.trials(study_key))) for study_key in self.plans)
-        return len(self._left) + searches + sum(len(self._unconfirmed(study_key)) for study_key in self.plans)
+        return len(self._interrupted) + searches + sum(len(self._unconfirmed(study_key)) for study_key in self.plans)
 
     def total(self) -> int:
-        """Returns how many trials there will have been in all."""
+        """Returns how many trials the whole search has, confirmations included."""
         started = sum(len(self.trials(study_key, stage)) for study_key in self.plans for stage in ("search", "confirm"))
-        return started + self.remaining() - len(self._left)
+        return started + self.remaining() - len(self._interrupted)
 
     def unfinished(self) -> int:
-        """Returns how many trials have not ended: running ones, and those still to be started."""
+        """Returns how many trials have not ended: running ones, and those still to be started or resumed."""
         return self.remaining() + len(self._running)
 
     def idle(self) -> bool:
-        """Tells whether no trial has been handed out that has not ended."""
+        """Tells whether no trial is running."""
         return not self._running
 
     def quota(self, study_key: StudyKey) -> int:
-        """Returns how many trials a study's search has; none when what it waits for has brought nothing to keep."""
+        """Returns how many trials a study's search has; 0 when the search it depends on ended without a winner."""
         plan = self.plans[study_key]
-        lost = plan.after is not None and not self._open(plan.after) and self.best(plan.after) is None
+        lost = plan.after is not None and not self._is_unfinished(plan.after) and self.best(plan.after) is None
         return 0 if lost else plan.quota
 
     def trials(self, study_key: StudyKey, stage: Stage = "search") -> list[FrozenTrial]:
-        """Returns the trials of a study that were started here, in their order; confirmations of its winner only."""
+        """Returns the trials of a study that were started, in their order; confirmations of its present winner only."""
         started = self._started(study_key, stage)
         if stage == "search":
             return started
@@ -228,40 +225,42 @@ class Studies:
         return next(iter(self.ranking(study_key)), None)
 
     def ranking(self, study_key: StudyKey) -> list[FrozenTrial]:
-        """Returns the complete trials of a study's search, best first; of equals, the earlier first."""
+        """Returns the complete trials of a study's search, best first; of equal ones, the earlier first."""
         complete = self._studies[study_key, "search"].get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return sorted(filter(was_started, complete), key=lambda trial: (-(trial.value or 0.0), trial.number))
 
     def settings(self, study_key: StudyKey, trial: FrozenTrial) -> Settings:
-        """Returns the values a trial tried, fixed ones included."""
+        """Returns the settings of a trial, fixed ones included."""
         return settings_of(self._parameters(study_key, trial), trial.params)
 
     def _started(self, study_key: StudyKey, stage: Stage) -> list[FrozenTrial]:
-        """Returns all trials that were started here."""
+        """Returns all trials that were started in this run."""
         return [trial for trial in self._studies[study_key, stage].get_trials(deepcopy=False) if was_started(trial)]
 
     def _ask_confirmation(self, study_key: StudyKey, seed: int) -> tuple[optuna.Trial, Settings]:
         """Returns the trial that trains a study's winner with a seed.
 
-        A dead process may have left a trial queued: this one, or one for a winner of that time.
+        A dead process may have left a trial enqueued: this one, or one of an earlier winner.
         """
         study, winner = self._studies[study_key, "confirm"], self.best(study_key)
         assert winner is not None
         parameters = self._parameters(study_key, winner)
         wanted = {"winner": winner.number, "seed": seed}
-        if not any(has(trial, wanted) for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,))):
+        if not any(
+            has_attributes(trial, wanted) for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        ):
             study.enqueue_trial(suggested_part(parameters, self.settings(study_key, winner)), user_attrs=wanted)
-        while not has(trial := study.ask(), wanted):
+        while not has_attributes(trial := study.ask(), wanted):
             trial.set_user_attr(REPEATS, True)
             study.tell(trial, state=TrialState.FAIL)
         return trial, suggest(trial, parameters)
 
     def _parameters(self, study_key: StudyKey, trial: FrozenTrial | None = None) -> Parameters:
-        """Returns what the trials of a study choose, with what is kept of another study's winner fixed.
+        """Returns the parameters of a study, with those that it takes from another study's winner fixed.
 
         Args:
-            study: The study.
-            trial: One that was started keeps what it kept then; a new one, left out, keeps the best values of today.
+            study_key: The study.
+            trial: A trial that was started has the values it took then; None: a new trial takes the present winner's.
         """
         plan = self.plans[study_key]
         if plan.after is None:
@@ -274,34 +273,38 @@ class Studies:
         return fix(plan.parameters, {name: kept[name] for name in plan.keep})
 
     def _next_search(self) -> StudyKey | None:
-        """Returns the study whose search is furthest behind its quota; None when all have theirs or must wait."""
+        """Returns the study that has started the smallest share of its quota; None when none can start a trial."""
         started = {
             study_key: len(self.trials(study_key)) / self.quota(study_key)
             for study_key, plan in self.plans.items()
-            if self.quota(study_key) and (plan.after is None or not self._open(plan.after))
+            if self.quota(study_key) and (plan.after is None or not self._is_unfinished(plan.after))
         }
         behind = [study_key for study_key, share in started.items() if share < 1]
         return min(behind, key=lambda study_key: started[study_key]) if behind else None
 
     def _next_confirmation(self) -> tuple[StudyKey, int] | None:
-        """Returns a study whose search has ended, and a seed its winner was not yet trained with."""
-        ready = [study_key for study_key in self.plans if not self._open(study_key)]
+        """Returns a study whose search has ended, and a seed that its winner was not yet trained with."""
+        ready = [study_key for study_key in self.plans if not self._is_unfinished(study_key)]
         return next(((study_key, seed) for study_key in ready for seed in self._unconfirmed(study_key)), None)
 
     def _unconfirmed(self, study_key: StudyKey) -> list[int]:
-        """Returns the seeds a study's winner is still to be trained with; all of them while its search goes on."""
-        if not self._open(study_key) and self.best(study_key) is None:
+        """Returns the seeds that a study's winner is still to be trained with; all of them while its search runs."""
+        if not self._is_unfinished(study_key) and self.best(study_key) is None:
             return []
-        done = set() if self._open(study_key) else {t.user_attrs["seed"] for t in self.trials(study_key, "confirm")}
+        done = (
+            set()
+            if self._is_unfinished(study_key)
+            else {t.user_attrs["seed"] for t in self.trials(study_key, "confirm")}
+        )
         return [seed for seed in self.seeds if seed not in done]
 
-    def _open(self, study_key: StudyKey) -> bool:
-        """Tells whether a study's search has trials to start or to end."""
+    def _is_unfinished(self, study_key: StudyKey) -> bool:
+        """Tells whether a study's search has trials that are not started or not ended."""
         trials = self.trials(study_key)
         return len(trials) < self.quota(study_key) or any(trial.state is TrialState.RUNNING for trial in trials)
 
     def _seconds(self, trial_id: TrialId) -> float:
-        """Returns how long a trial had been computing when its last evaluation was recorded."""
+        """Returns the seconds that a trial had run when its last evaluation was recorded."""
         last = self._frozen(trial_id).last_step
         return 0.0 if last is None else float(self._frozen(trial_id).user_attrs[evaluation_key(last)]["seconds"])
 

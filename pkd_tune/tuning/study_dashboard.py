@@ -1,7 +1,7 @@
-"""Serves optuna-dashboard for a journal that a search may be writing to; the journal is only read.
+"""Serves optuna-dashboard for a journal that a search may be writing to, read-only.
 
-Reading it takes no lock, so the search never waits. What would change it (optuna-dashboard can delete and rename
-studies, end trials and keep notes) is refused: a journal has one writer, its search.
+Reading takes no lock, so the search never waits. Requests that would change the journal (optuna-dashboard can delete
+and rename studies, end trials and save notes) are refused: the search is its only writer.
 
     python -m pkd_tune.tuning.study_dashboard STUDY.LOG PORT
 """
@@ -22,10 +22,10 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def pages(journal: Path) -> Application:
-    """Returns optuna-dashboard as a WSGI application that changes nothing.
+    """Returns optuna-dashboard as a read-only WSGI application.
 
     Args:
-        journal: Must exist; Optuna would begin an empty one.
+        journal: The file; must exist, since Optuna would create an empty one.
     """
     dashboard: Application = wsgi(JournalStorage(JournalFileBackend(str(journal))))
 
@@ -33,13 +33,13 @@ def pages(journal: Path) -> Application:
         if environment["REQUEST_METHOD"] in ("GET", "HEAD"):
             return dashboard(environment, start_response)
         start_response("405 Method Not Allowed", [("Content-Type", "application/json"), ("Allow", "GET, HEAD")])
-        return [json.dumps({"reason": "this dashboard only reads: the journal belongs to the search"}).encode()]
+        return [json.dumps({"reason": "this dashboard is read-only: only the search writes to the journal"}).encode()]
 
     return read_only
 
 
 class Server(ThreadingMixIn, WSGIServer):
-    """Answers every request in a thread of its own: a page asks for several things at once."""
+    """Handles each request in a thread of its own: a page makes several at once."""
 
     daemon_threads = True
 
@@ -48,7 +48,7 @@ class Silent(WSGIRequestHandler):
     """Logs no requests: an open page makes one every few seconds."""
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The trainable function: one trial of the search, in a process that is kept for the next ones.
 
-The process opens its student data (tokens, teacher outputs, initial weights) at its first trial and keeps it, and with it
-a model pool (models, optimisers, captured steps). A trial depends on its settings alone: weights, optimiser and every
-random generator it uses are set anew, in place.
+The process opens its student data (tokens, teacher outputs, initial weights) at its first trial and keeps them, with a
+model pool (models, optimisers, captured steps). A trial depends on its settings alone: weights, optimiser and every
+random generator it uses are reset in place.
 """
 
 import json
@@ -10,12 +10,13 @@ import textwrap
 import traceback
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from ray import tune
 
-from pkd_tune.config import DataConfig, DistillConfig, SearchConfig
+from pkd_tune.config import DataConfig, SearchConfig
 from pkd_tune.distillation.checkpoint import StateFile, write_tensors
 from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError
@@ -24,12 +25,11 @@ from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.files import REASON_LENGTH
 from pkd_tune.tuning import trial_process
 from pkd_tune.tuning.artifacts import ArtifactStore
+from pkd_tune.tuning.cluster import node_folder
 from pkd_tune.tuning.plan import TrialId
 from pkd_tune.tuning.ray_bridge import trial_id_of
 from pkd_tune.tuning.resources import Resources
-from pkd_tune.tuning.trial_process import cores_folder, keep_to_cores
-
-LOSS_PARAMETERS = ("alpha", "beta", "temperature", "strategy", "normalize")
+from pkd_tune.tuning.space import trial_configs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,32 +39,37 @@ class TrialContext:
     search: SearchConfig
     teacher: Teacher
     resources: Resources
-    """How many of them run at once, on what."""
+    """The devices, and how many trials share them."""
     artifacts: ArtifactStore
-    """Where trials keep their weights, states and predictions."""
+    """The weights, training states and predictions of trials."""
     timeout: float | None = None
-    """Seconds after which a trial is given up."""
+    """Seconds after which a trial fails; None: no limit."""
+    scratch: Path | None = None
+    """Folder on each node for lock files and for copies of files at a URI; None: one of the node's Ray session."""
 
 
 def run_trial(config: dict[str, Any], *, context: TrialContext) -> None:
-    """Distils one student, reports every evaluation to Ray, and saves what is needed of it when it reaches the end.
+    """Distils one student, reports every evaluation to Ray, and saves its best weights when it completes.
 
-    A trial that raises is over, and says so in its last result; one whose process dies is started again by Ray and
-    goes on from its last epoch.
+    A trial that raises has failed, and reports that as its last result; one whose process dies is restarted by Ray and
+    continues from its last epoch.
 
     Args:
-        config: `depth`, `method`, `stage` and `trial` say which trial this is; the rest are the values it tries.
+        config: `depth`, `method`, `stage` and `trial` identify the trial; `seed` is that of a confirmation, or None;
+            `settings` are the values it tries.
         context: What all trials share.
     """
     trial_id = trial_id_of(config)
     resources = context.resources
+    scratch = context.scratch or node_folder()
+    artifacts = context.artifacts.with_copies_in(scratch / "artifacts")
     if resources.device == "cpu":
-        keep_to_cores(cores_folder(context.artifacts.folder), resources.threads)
+        trial_process.bind_to_cores(scratch / "cores", resources.threads)
     unusable = trial_process.begin_trial(threads=resources.threads if resources.device == "cpu" else None)
     if unusable is not None:
         tune.report({"replaced": f"started in a new process: {unusable}"})
-        trial_process.leave()
-    trace = context.artifacts.path(f"{trial_id.name}.hung")
+        trial_process.exit_process()
+    trace = artifacts.path(f"{trial_id.name}.hung")
     if trace.exists() and trace.stat().st_size:
         where = trace.read_text()
         trace.unlink()
@@ -72,30 +77,31 @@ def run_trial(config: dict[str, Any], *, context: TrialContext) -> None:
         return
     try:
         with trial_process.deadline(context.timeout, trace):
-            official = _distil(config, trial_id, context)
+            official = _distil(config, trial_id, context, artifacts)
         tune.report({"finished": json.dumps(official)})
     except TrainingDivergedError as error:
-        tune.report({"failure": str(error)})  # some settings do this; the process is sound
+        tune.report({"failure": str(error)})  # a matter of the settings; the process stays usable
     except Exception as error:
-        trial_process.spoil(f"the trial before ended with {type(error).__name__}")
+        trial_process.retire_process(f"the trial before ended with {type(error).__name__}")
         reason = traceback.format_exception_only(error)[-1].strip()
         last_line = textwrap.shorten(reason.splitlines()[-1], REASON_LENGTH)
         tune.report({"failure": last_line, "traceback": traceback.format_exc()})
 
 
-def _distil(config: dict[str, Any], trial_id: TrialId, context: TrialContext) -> dict[str, float] | None:
-    """Trains the student; returns its metrics on the official dev splits where this trial may look at them."""
-    search = context.search
-    student_data, model_pool = _opened(search.data, context.teacher, context.resources, search.student_training.seed)
-    identity = ("depth", "method", "stage", "trial", "seed", *LOSS_PARAMETERS)
-    training = replace(search.student_training, **{name: v for name, v in config.items() if name not in identity})
-    if config["seed"] is not None:
-        training = replace(training, seed=config["seed"])
-    artifacts, state = context.artifacts, state_name(trial_id)
+def _distil(
+    config: dict[str, Any], trial_id: TrialId, context: TrialContext, artifacts: ArtifactStore
+) -> dict[str, float] | None:
+    """Trains the student; returns the metrics of a confirmation on the official dev splits, None for other trials."""
+    search, state = context.search, state_name(trial_id)
+    student_data, model_pool = _open_data(search.data, context.teacher, context.resources, search.student_training.seed)
+    seed = search.student_training.seed if config["seed"] is None else config["seed"]
+    student_config, training = trial_configs(
+        config["settings"], trial_id.study_key.depth, replace(search.student_training, seed=seed)
+    )
     try:
         student, _ = distill(
             student_data,
-            DistillConfig(student_layers=config["depth"], **{name: config[name] for name in LOSS_PARAMETERS}),
+            student_config,
             training,
             _report,
             StateFile(artifacts.fetch(state), lambda: artifacts.publish(state)),
@@ -103,7 +109,7 @@ def _distil(config: dict[str, Any], trial_id: TrialId, context: TrialContext) ->
         )
     finally:  # Ray stops a trial by an exception, and one that diverges ends with one
         artifacts.forget(state)
-        trial_process.expect_on_gpu(model_pool.gpu_bytes())
+        trial_process.set_expected_gpu_bytes(model_pool.gpu_bytes())
     if trial_id.stage == "search":
         write_tensors(artifacts.path(weights_name(trial_id)), student.state_dict())
         artifacts.publish(weights_name(trial_id))
@@ -116,7 +122,7 @@ def _distil(config: dict[str, Any], trial_id: TrialId, context: TrialContext) ->
 
 
 def _report(evaluation: Evaluation) -> None:
-    """Sends an evaluation to Ray: scalars for TensorBoard, and everything as JSON for the journal."""
+    """Reports an evaluation to Ray: scalars for TensorBoard, and everything as JSON for the journal."""
     details = {
         "metrics": evaluation.metrics,
         "epoch": evaluation.epoch,
@@ -150,7 +156,7 @@ def weights_name(trial_id: TrialId) -> str:
 
 
 def state_name(trial_id: TrialId) -> str:
-    """Returns the name of the file with the state of a running trial, from which it can go on."""
+    """Returns the name of the file with the training state of a running trial, from which it continues."""
     return f"{trial_id.name}.training"
 
 
@@ -160,6 +166,6 @@ def predictions_name(trial_id: TrialId) -> str:
 
 
 @lru_cache(maxsize=1)
-def _opened(data: DataConfig, teacher: Teacher, resources: Resources, seed: int) -> tuple[StudentData, ModelPool]:
+def _open_data(data: DataConfig, teacher: Teacher, resources: Resources, seed: int) -> tuple[StudentData, ModelPool]:
     student_data = open_student_data(data, teacher, torch.device(resources.device), seed, verify=False)
-    return student_data, ModelPool(per_gpu=resources.per_gpu)
+    return student_data, ModelPool(per_gpu=resources.trials_per_gpu)

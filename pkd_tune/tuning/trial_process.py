@@ -1,13 +1,11 @@
-"""The process in which trials run one after another: what each must find as the first one did, and when to give it up.
+"""The process in which trials run one after another: resetting its state, replacing it, and binding it to cores.
 
-Ray keeps a trial's process for the next one. A process that should not be kept ends itself as the next trial begins;
-Ray then starts that trial in a new one.
+Ray keeps a trial's process for the next one. A process that should not be kept exits as the next trial begins; Ray then
+starts that trial in a new one.
 """
 
 import faulthandler
-import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,48 +15,47 @@ import torch
 from filelock import FileLock, Timeout
 
 from pkd_tune.distillation.memory import give_back_freed_memory
+from pkd_tune.tuning.process import prepare_process
 
 GROWTH = 1.5
-"""A process that holds this many times what it held after its first trial is replaced ..."""
+"""A process is replaced when it holds this many times the memory it held after its first trial ..."""
 GROWTH_BYTES = 500_000_000
-"""... when that is at least so much more."""
+"""... and at least this much more."""
 
-_spoilt: str | None = None
+_retired: str | None = None
 _baseline: tuple[int, int] | None = None
 _trials = 0
 _expected_on_gpu = 0
 
 
-def spoil(reason: str) -> None:
-    """Says that no other trial should run in this process."""
-    global _spoilt
-    _spoilt = reason
+def retire_process(reason: str) -> None:
+    """Makes this process unusable for other trials."""
+    global _retired
+    _retired = reason
 
 
-def expect_on_gpu(kept: int) -> None:
-    """Says how many bytes are kept on the GPU on purpose, besides what the first trial left there.
-
-    They do not count as growth.
-    """
+def set_expected_gpu_bytes(size: int) -> None:
+    """Sets the bytes kept on the GPU on purpose, which do not count as growth."""
     global _expected_on_gpu
-    _expected_on_gpu = kept
+    _expected_on_gpu = size
 
 
 def begin_trial(threads: int | None) -> str | None:
-    """Puts the process's state back to what the first trial found; returns why it cannot be used any more, or None.
+    """Resets the process's state to what its first trial found; returns why it must be replaced, or None.
 
     Args:
-        threads: For torch's operators on the CPU; None leaves them alone.
+        threads: Threads of torch's CPU operators; None: torch's default.
     """
     global _baseline, _trials
+    prepare_process()
     give_back_freed_memory()
     torch.set_grad_enabled(True)
     torch.set_default_dtype(torch.float32)
     torch.clear_autocast_cache()
     if threads is not None:
         torch.set_num_threads(threads)
-    if _spoilt is not None:
-        return _spoilt
+    if _retired is not None:
+        return _retired
     _trials += 1
     held = memory()
     if _trials == 2:
@@ -70,20 +67,18 @@ def begin_trial(threads: int | None) -> str | None:
 
 
 def memory() -> tuple[int, int]:
-    """Returns the bytes of this process that are in memory, and those it holds on its GPU beyond what is expected."""
+    """Returns the resident bytes of this process, and those it holds on its GPU beyond what is expected."""
     on_gpu = max(0, torch.cuda.memory_allocated() - _expected_on_gpu) if _uses_gpu() else 0
     return psutil.Process().memory_info().rss, on_gpu
 
 
 @contextmanager
 def deadline(seconds: float | None, trace: Path) -> Iterator[None]:
-    """Ends this process when what is inside takes longer, wherever it hangs, after writing there where it hung.
-
-    Not even a call into a library that never comes back can hold it up.
+    """Ends this process with a traceback when the block takes too long, even while it hangs in native code.
 
     Args:
-        seconds: None: no deadline.
-        trace: The file; removed again when all goes well.
+        seconds: The limit; None: no limit.
+        trace: File for the traceback; removed when the block ends in time.
     """
     if seconds is None:
         yield
@@ -102,25 +97,23 @@ def _uses_gpu() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
-def leave() -> None:
-    """Ends this process at once."""
+def exit_process() -> None:
+    """Exits this process at once, without clean-up."""
     os._exit(0)
 
 
-_taken: dict[int, object] = {}  # by this process, until it ends, however that happens
+_taken: dict[int, object] = {}  # core -> lock, which the operating system releases when the process ends
 
 
-def cores_folder(run_folder: Path) -> Path:
-    """Returns where the processes of a run note on this machine which of its cores they took."""
-    key = hashlib.sha256(str(run_folder.resolve()).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"pkd_tune-cores-{key}"
+def bind_to_cores(folder: Path, count: int) -> set[int]:
+    """Binds the calling thread, and those it starts, to cores that no other process with the same folder has taken.
 
-
-def keep_to_cores(folder: Path, count: int) -> set[int]:
-    """Binds the thread that calls it, and those it starts, to cores that no process with the same folder has.
+    Args:
+        folder: Holds a lock file for each core of this machine.
+        count: Cores to take; a process that has taken them keeps them until it ends.
 
     Returns:
-        The cores; none where too few are left, or where the platform binds nothing: then the thread is left as it is.
+        The cores; an empty set where too few are free, or the platform has no CPU affinity: the thread stays unbound.
     """
     if not hasattr(os, "sched_setaffinity"):
         return set()

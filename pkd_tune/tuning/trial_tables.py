@@ -1,20 +1,20 @@
-"""What the studies say for people: rows of trials.csv and evaluations.csv, and counts for the progress bar."""
+"""Tables of trials: rows of trials.csv and evaluations.csv, and counts for the progress bar."""
 
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from pkd_tune.config import Stage
+from pkd_tune.tuning.journal import evaluations, why_ended
 from pkd_tune.tuning.plan import StudyKey
 from pkd_tune.tuning.studies import Studies
-from pkd_tune.tuning.trial_attributes import evaluations, why_ended
 
 STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "interrupted"}
 STAGES: tuple[Stage, ...] = ("search", "confirm")
 
 
 def trial_rows(studies: Studies) -> list[dict[str, Any]]:
-    """Returns one flat row per trial, study by study in the order of starting, as trials.csv has them."""
+    """Returns the rows of trials.csv: one per trial, by study, in the order in which they were started."""
     rows = []
     for study_key, stage, trial in _all(studies):
         seen = evaluations(trial)
@@ -46,7 +46,7 @@ def trial_rows(studies: Studies) -> list[dict[str, Any]]:
 
 
 def evaluation_rows(studies: Studies) -> list[dict[str, Any]]:
-    """Returns one flat row per evaluation of every trial, as evaluations.csv has them."""
+    """Returns the rows of evaluations.csv: one per evaluation of every trial."""
     return [
         {
             "depth": study_key.depth,
@@ -77,7 +77,7 @@ def counts(studies: Studies) -> dict[str, int]:
 
 
 def best_scores(studies: Studies) -> dict[int, float | None]:
-    """Returns the highest score that any trial of a search at each depth has reported; None when there is none."""
+    """Returns the highest score reported by a search trial at each depth; None where there is none."""
     best: dict[int, float | None] = {study_key.depth: None for study_key in studies.plans}
     for study_key in studies.plans:
         scores = [
@@ -89,12 +89,12 @@ def best_scores(studies: Studies) -> dict[int, float | None]:
 
 
 def epochs_done(studies: Studies) -> float:
-    """Returns the epochs that all trials together have trained."""
+    """Returns the number of epochs trained, summed over all trials."""
     return sum(float(seen[max(seen)]["epoch"]) for _, _, trial in _all(studies) if (seen := evaluations(trial)))
 
 
 def commonest_failure(studies: Studies) -> str | None:
-    """Returns the reason most failed trials give; None when none failed."""
+    """Returns the most common reason of failed trials; None when none failed."""
     reasons = [why_ended(trial) for _, _, trial in _all(studies) if trial.state.name == "FAIL"]
     return max(reasons, key=reasons.count, default=None)
 

@@ -76,7 +76,7 @@ def fitting(request: SearchRequest, resources: Resources, plans: Sequence[StudyP
     splits = selection_splits(task, features, config.data.select_on)
     cores = len(os.sched_getaffinity(0)) // torch.cuda.device_count()
     share = measured_per_gpu(config, splits, cores)
-    return replace(resources, count=resources.count * share, per_gpu=share)
+    return replace(resources, trials_per_gpu=share)
 
 
 def cpu_bytes(config: SearchConfig) -> int:

@@ -125,7 +125,7 @@ def plan_text(
     rungs = [2**i for i in range(evaluations.bit_length()) if 2**i < evaluations] if config.early_stopping else []
     of_slots = timed_on == resources.device
     unit = {"cuda": "GPU-hours", "cpu": "core-hours"}[resources.device] if of_slots else "hours of this machine's CPU"
-    share = 1.0 if not of_slots else resources.threads if resources.device == "cpu" else 1 / resources.per_gpu
+    share = 1.0 if not of_slots else resources.threads if resources.device == "cpu" else 1 / resources.trials_per_gpu
     elsewhere = "" if of_slots else " on this machine's CPU, for it has no GPU: on GPUs all times are shorter"
     header = ["student", "method", "trials", "seeds", "epochs expected", "an epoch takes", "slot time"]
     return "\n".join(

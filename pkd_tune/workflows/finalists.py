@@ -22,11 +22,11 @@ from pkd_tune.deployment.model_card import write_card
 from pkd_tune.distillation.layer_map import teacher_layers
 from pkd_tune.encoders.folder import model_name
 from pkd_tune.encoders.precision import has_bf16
+from pkd_tune.tuning.journal import evaluations
 from pkd_tune.tuning.plan import StudyKey, TrialId
 from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.trial import TrialContext, predictions_name, weights_name
-from pkd_tune.tuning.trial_attributes import evaluations
 
 log = logging.getLogger(__name__)
 

@@ -41,6 +41,7 @@ from pkd_tune.reporting.run import write_rows
 from pkd_tune.reporting.run_report import write_report
 from pkd_tune.tuning import cluster
 from pkd_tune.tuning.artifacts import location_of_run, open_artifacts
+from pkd_tune.tuning.journal import finished_trials
 from pkd_tune.tuning.plan import StudyPlan, plan_studies
 from pkd_tune.tuning.resources import Resources, gpu_names
 from pkd_tune.tuning.runner import disk_bytes, run_search
@@ -48,7 +49,6 @@ from pkd_tune.tuning.space import description
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.trial import TrialContext
 from pkd_tune.tuning.trial_tables import commonest_failure, evaluation_rows, trial_rows
-from pkd_tune.tuning.warm_start import finished_trials
 from pkd_tune.workflows.capacity import check_disk, concurrency_text, fitting
 from pkd_tune.workflows.finalists import export_finalists
 from pkd_tune.workflows.finished_run import SearchRun
@@ -81,7 +81,7 @@ def search(request: SearchRequest) -> SearchRun:
     with locked(run_dir), ExitStack() as stack:
         resources = fitting(request, request.resources or join_cluster(request, run_dir, stack), plans)
         made = provenance(request.command, gpu_names())
-        record |= {"id": secrets.token_hex(4), "resources": asdict(resources), "provenance": made}
+        record |= {"id": secrets.token_hex(4), "resources": resources.record, "provenance": made}
         record |= {"data_from_here": relative_path(run_dir, data.data_dir)}
         teacher = prepare(request, resources, run_dir, record)
         studies = open_studies(request, plans, run_dir)

@@ -3,7 +3,10 @@
 import os
 import re
 import signal
+import stat
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,19 +30,56 @@ from pkd_tune.tuning.trial_tables import trial_rows
 def test_ray_starts_without_taking_sigterm_and_says_when_it_cannot(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with cluster.own_cluster(Resources(device="cpu", count=1), tmp_path / "log"):
+        with cluster.own_cluster(Resources(), tmp_path / "log"):
             assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
             with (
                 pytest.raises(UserError, match=r"Ray did not start \(.*twice.*/log says more"),
-                cluster.own_cluster(Resources(device="cpu", count=1), tmp_path / "log"),
+                cluster.own_cluster(Resources(), tmp_path / "log"),
             ):
                 pass
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Yields a folder whose path leaves room for sockets below it, as pytest's own may not."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_the_session_is_private_and_gone_at_the_end_and_so_are_rays_variables(
+    short_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(short_folder))
+    for name in ("OMP_WAIT_POLICY", *cluster.RAY_ENVIRONMENT):
+        monkeypatch.delenv(name, raising=False)
+
+    @ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
+    def seen() -> tuple[str | None, Path]:
+        return os.environ.get("OMP_WAIT_POLICY"), cluster.node_folder()
+
+    with cluster.own_cluster(Resources(), tmp_path / "log"):
+        policy, folder = ray.get(seen.remote())
+        (session,) = short_folder.iterdir()
+        assert stat.S_IMODE(session.stat().st_mode) == 0o700
+        assert folder.is_relative_to(session)
+        assert policy == "PASSIVE"
+        assert cluster.RAY_ENVIRONMENT.items() <= os.environ.items()
+    assert list(short_folder.iterdir()) == []
+    assert not cluster.RAY_ENVIRONMENT.keys() & os.environ.keys()
+
+
+def test_a_temporary_folder_with_a_long_path_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(long))
+    with cluster.own_cluster(Resources(), tmp_path / "log"):
+        assert ray.is_initialized()
+
+
 def test_nothing_listens_beyond_loopback(tmp_path: Path) -> None:
-    with cluster.own_cluster(Resources(device="cpu", count=1), tmp_path / "log"):
+    with cluster.own_cluster(Resources(), tmp_path / "log"):
         where = ray.get(ray.remote(lambda: os.getpid()).remote())  # starts a worker
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         assert where in [process.pid for process in processes]
@@ -55,7 +95,7 @@ def test_what_ray_refuses_of_ours_is_a_bug_and_not_the_users_mistake(
     monkeypatch.setattr(cluster, "OBJECT_STORE_BYTES", 1)
     with (
         pytest.raises(ValueError, match="object store"),
-        cluster.own_cluster(Resources(device="cpu", count=1), tmp_path / "log"),
+        cluster.own_cluster(Resources(), tmp_path / "log"),
     ):
         pass
 
@@ -72,7 +112,7 @@ def test_no_cluster_at_an_address_is_one_clear_line(tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 def test_sixteen_trials_share_eight_gpus_and_each_sees_one(context: TrialContext, tmp_path: Path) -> None:
     studies = Studies(tmp_path / "study.log", [StudyPlan(study_key=StudyKey(1, "pkd"), quota=16, parameters=ALPHA)])
-    resources = Resources(device="cuda", count=16, per_gpu=2)
+    resources = Resources(gpus=8, trials_per_gpu=2)
     rows = search(replace(context, resources=resources), studies, trainables.together)
     assert [row["state"] for row in rows].count("failed") == 0
     seen = [path.read_text() for path in context.artifacts.folder.glob("*.here")]

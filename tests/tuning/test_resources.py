@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from pkd_tune.config import UserError
-from pkd_tune.tuning.resources import Resources, choose_resources, gpu_names, resources_among
+from pkd_tune.tuning.resources import Resources, choose_resources, gpu_names, resources_among, share_cores
 
 
-def test_cpu_has_a_slot_per_core() -> None:
-    assert choose_resources(0) == Resources(device="cpu", count=len(os.sched_getaffinity(0)))
+def test_cpu_has_a_concurrent_trial_per_core() -> None:
+    resources = choose_resources(0)
+    assert resources == Resources(cpu_trials=len(os.sched_getaffinity(0)))
+    assert (resources.device, resources.count) == ("cpu", len(os.sched_getaffinity(0)))
+    assert resources.trial_resources == {"cpu": 1}
 
 
 def test_every_gpu_has_a_name() -> None:
@@ -26,8 +29,22 @@ def test_more_gpus_than_there_are_is_an_error_that_counts_them() -> None:
 
 
 def test_trials_share_gpus_where_there_are_some() -> None:
-    assert resources_among(8, 16, 4, 2) == Resources(device="cuda", count=8, per_gpu=2)
-    assert resources_among(8, 16, None, None) == Resources(device="cuda", count=8, per_gpu=1)
+    shared = resources_among(8, 16, 4, 2)
+    assert shared == Resources(gpus=4, trials_per_gpu=2)
+    assert (shared.device, shared.count, shared.trial_resources) == ("cuda", 8, {"cpu": 1, "gpu": 0.5})
+    assert shared.record == {"device": "cuda", "count": 8, "per_gpu": 2, "threads": 1}
+    assert resources_among(8, 16, None, None) == Resources(gpus=8)
     for found, gpus in ((0, None), (8, 0)):
         with pytest.raises(UserError, match="--trials-per-gpu 2: trials run on the CPU; leave it out"):
             resources_among(found, 16, gpus, 2)
+
+
+@pytest.mark.parametrize(
+    ("trials", "gigabytes", "count", "threads"), [(40, 16, 8, 1), (3, 16, 3, 2), (40, 5, 5, 1), (40, 0, 1, 8)]
+)
+def test_cores_are_shared_among_as_many_trials_as_there_are_and_fit(
+    trials: int, gigabytes: int, count: int, threads: int
+) -> None:
+    shared = share_cores(Resources(cpu_trials=8), trials, trial_bytes=10**9, free_bytes=gigabytes * 10**9)
+    assert (shared.count, shared.threads) == (count, threads)
+    assert shared.record == {"device": "cpu", "count": count, "per_gpu": 1, "threads": threads}

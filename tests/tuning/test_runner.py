@@ -1,4 +1,4 @@
-"""The engine on a real Ray: trials that go well, that something happens to, and many of them."""
+"""Searches on a real Ray: trials that complete, that fail or are interrupted, and many of them."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from pkd_tune.config import Method
 from pkd_tune.tuning.artifacts import ArtifactStore
 from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
 from pkd_tune.tuning.ray_bridge import StudySearcher
-from pkd_tune.tuning.runner import KEPT_WEIGHTS, Housekeeping, remove_leftovers
+from pkd_tune.tuning.runner import KEPT_WEIGHTS, TrialCleanup, remove_leftovers
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.trial import TrialContext
 from pkd_tune.tuning.trial_tables import trial_rows
@@ -71,7 +71,7 @@ def test_a_killed_process_costs_its_trial_an_epoch_at_most(
     for trial in studies.trials(study_key):
         seen = directly(context, 2, studies.settings(study_key, trial))
         assert trial.intermediate_values == {e.number: e.metrics["score"] for e in seen}
-    assert "it is started again" in (tmp_path / "run.log").read_text()
+    assert "it is restarted" in (tmp_path / "run.log").read_text()
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_a_trial_whose_process_died_too_often_has_the_end_of_its_error_for_a_rea
     config = StudySearcher(studies).suggest("a")
     (tmp_path / "error.txt").write_text("Failure # 1\nTraceback\nActorDiedError: " + "it is dead " * 40 + "\n")
     trial: Any = SimpleNamespace(config=config, error_file=str(tmp_path / "error.txt"))
-    Housekeeping(studies, ArtifactStore(tmp_path)).on_trial_error(1, [], trial)
+    TrialCleanup(studies, ArtifactStore(tmp_path)).on_trial_error(1, [], trial)
     (row,) = trial_rows(studies)
     assert row["state"] == "failed"
     assert row["error"].startswith("ActorDiedError: it is dead")

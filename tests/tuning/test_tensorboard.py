@@ -11,10 +11,10 @@ from tensorboard.plugins.hparams import metadata
 
 from pkd_tune.tuning.tensorboard import METRICS, TensorBoardLogger, scalars
 
-CONFIG = {
-    **{"depth": 3, "method": "pkd", "stage": "search", "trial": 7, "seed": None},
+SETTINGS = {
     **{"alpha": 0.5, "beta": 100.0, "temperature": 10, "learning_rate": 1e-5, "strategy": "skip", "normalize": True},
 }
+CONFIG = {"depth": 3, "method": "pkd", "stage": "search", "trial": 7, "seed": None, "settings": SETTINGS}
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -29,7 +29,7 @@ def result(number: int, score: float) -> dict[str, Any]:
         **{"evaluation": number, "score": score, "best_score": max(score, 70.0), "gradient_norm": 1.5},
         **{"learning_rate": 1e-5, "loss": {"total": 3.0, "ce": 1.0, "kd": 1.5, "pt": 0.5}},
         **{"teacher": {"agreement": 90.0, "cosine_1": 0.75, "cosine_2": 0.5}},
-        **{"pid": 17, "time_this_iter_s": 1.0, "details": "{}", "done": False, "config": {"alpha": 0.5}},
+        **{"pid": 17, "time_this_iter_s": 1.0, "details": "{}", "done": False, "config": CONFIG},
     }
 
 
@@ -79,7 +79,7 @@ def test_settings_are_there_before_the_trial_ends_and_its_success_after(tmp_path
     tags = hparams(read(tmp_path / "3-layer-pkd-trial-0007"))
     assert set(tags) == {metadata.EXPERIMENT_TAG, metadata.SESSION_START_INFO_TAG}
     start = metadata.parse_session_start_info_plugin_data(tags[metadata.SESSION_START_INFO_TAG])
-    settings = {name: value for name, value in CONFIG.items() if name not in ("trial", "seed")}
+    settings = {"depth": 3, "method": "pkd", "stage": "search", **SETTINGS}
     assert {name: getattr(v, str(v.WhichOneof("kind"))) for name, v in start.hparams.items()} == settings
     experiment = metadata.parse_experiment_plugin_data(tags[metadata.EXPERIMENT_TAG])
     assert {info.name for info in experiment.hparam_infos} == set(settings)

@@ -2,6 +2,8 @@
 
 import threading
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +27,7 @@ def in_its_thread(config: dict[str, Any], context: TrialContext) -> None:
 
 @pytest.mark.parametrize(("how", "rate"), [("stopped", 1e-3), ("diverged", 1e30)])
 def test_what_a_trial_keeps_is_expected_however_it_ends(
-    how: str, rate: float, context: TrialContext, monkeypatch: pytest.MonkeyPatch
+    how: str, rate: float, context: TrialContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     reported: list[dict[str, Any]] = []
 
@@ -33,11 +35,12 @@ def test_what_a_trial_keeps_is_expected_however_it_ends(
         reported.append(result)
         raise SystemExit(0)  # as Ray does when the trial shall stop
 
-    config = {"depth": 1, "method": "pkd", "stage": "search", "trial": 0, "seed": None, "learning_rate": rate}
-    config |= {"alpha": 0.5, "beta": 10.0, "temperature": 10.0, "strategy": "skip", "normalize": True}
+    settings: dict[str, Any] = {"alpha": 0.5, "beta": 10.0, "temperature": 10.0, "learning_rate": rate}
+    settings |= {"strategy": "skip", "normalize": True}
+    config = {"depth": 1, "method": "pkd", "stage": "search", "trial": 0, "seed": None, "settings": settings}
     monkeypatch.setattr(tune, "report", report)
-    process.expect_on_gpu(0)
-    thread = threading.Thread(target=in_its_thread, args=(config, context))
+    process.set_expected_gpu_bytes(0)
+    thread = threading.Thread(target=in_its_thread, args=(config, replace(context, scratch=tmp_path / "scratch")))
     thread.start()
     thread.join()
     (result,) = reported

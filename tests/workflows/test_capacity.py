@@ -30,7 +30,7 @@ from pkd_tune.workflows.capacity import (
 from pkd_tune.workflows.request import SearchRequest
 from pkd_tune.workflows.search import prepare
 
-EIGHT = Resources(device="cpu", count=8)
+EIGHT = Resources(cpu_trials=8)
 
 
 @pytest.fixture
@@ -65,9 +65,9 @@ def test_a_trial_needs_what_was_measured_and_a_larger_model_more(request_: Searc
 def test_trials_take_the_cores_that_others_leave(request_: SearchRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "free_bytes", lambda: 10**12)
     assert fitting(request_, EIGHT, plans(40)) == EIGHT
-    assert fitting(request_, EIGHT, plans(3)) == Resources(device="cpu", count=3, threads=2)
+    assert fitting(request_, EIGHT, plans(3)) == Resources(cpu_trials=3, threads=2)
     confirming = replace(request_, config=replace(request_.config, seeds=4))
-    assert fitting(confirming, EIGHT, plans(3)) == Resources(device="cpu", count=4, threads=2)
+    assert fitting(confirming, EIGHT, plans(3)) == Resources(cpu_trials=4, threads=2)
     cluster = replace(request_, options=replace(request_.options, address="auto"))
     assert fitting(cluster, EIGHT, plans(3)) == EIGHT  # whose memory this machine does not know
 
@@ -108,7 +108,7 @@ def test_no_more_trials_run_at_once_than_memory_has_room_for(
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr(capacity, "free_bytes", lambda: 2 * cpu_bytes(request_.config) + 1)
-    assert fitting(request_, EIGHT, plans(40)) == Resources(device="cpu", count=2, threads=4)
+    assert fitting(request_, EIGHT, plans(40)) == Resources(cpu_trials=2, threads=4)
     assert "memory has room for 2 trials at once" in caplog.text
     monkeypatch.setattr(capacity, "free_bytes", lambda: 1)
     assert fitting(request_, EIGHT, plans(40)).count == 1

@@ -67,12 +67,12 @@ def test_hours_are_those_of_gpus_that_trials_share() -> None:
         early_stopping=False,
     )
     costs = {3: Cost(epoch=880.0, evaluation=10.0)}  # 8 x (440 + 10) s = an hour a trial
-    text = plan_text(config, plans, Resources(device="cuda", count=4, per_gpu=2), costs, 0.0, 0, timed_on="cuda")
+    text = plan_text(config, plans, Resources(gpus=2, trials_per_gpu=2), costs, 0.0, 0, timed_on="cuda")
     assert "That is 1.00 GPU-hours, at most 1.00." in text
     assert "about 30.0 min" in text
-    text = plan_text(config, plans, Resources(device="cuda", count=4, per_gpu=2), costs, 0.0, 0, timed_on="cpu")
+    text = plan_text(config, plans, Resources(gpus=2, trials_per_gpu=2), costs, 0.0, 0, timed_on="cpu")
     assert "That is 2.00 hours of this machine's CPU, at most 2.00." in text
     assert "steps a depth on this machine's CPU, for it has no GPU: on GPUs all times are shorter;" in text
-    text = plan_text(config, plans, Resources(device="cpu", count=2, threads=4), costs, 0.0, 0, timed_on="cpu")
+    text = plan_text(config, plans, Resources(cpu_trials=2, threads=4), costs, 0.0, 0, timed_on="cpu")
     assert "2 trials at once on cpu, 4 cores each." in text
     assert "That is 8.00 core-hours, at most 8.00." in text

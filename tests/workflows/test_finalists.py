@@ -34,9 +34,7 @@ def context(tmp_path: Path) -> TrialContext:
         trials=1,
     )
     teacher = Teacher(folder=tmp_path, key="k", layers=6, metrics={}, majority={}, finetuned_here=True)
-    return TrialContext(
-        search=search, teacher=teacher, resources=Resources(device="cpu", count=1), artifacts=ArtifactStore(tmp_path)
-    )
+    return TrialContext(search=search, teacher=teacher, resources=Resources(), artifacts=ArtifactStore(tmp_path))
 
 
 def searched(context: TrialContext, errors: dict[StudyKey, int], seeds: tuple[int, ...]) -> Studies:

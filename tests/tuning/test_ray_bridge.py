@@ -1,4 +1,4 @@
-"""What searcher and scheduler tell Ray and the studies; Ray itself is in test_engine.py."""
+"""What searcher and scheduler tell Ray and the studies; Ray itself is in test_runner.py."""
 
 import json
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_ray_is_told_to_wait_while_a_running_trial_may_bring_more(tmp_path: Path
     searcher.on_trial_complete("a", {**result(1, 70.0, of=1), "finished": "null"})
     confirmation = searcher.suggest("b")
     assert isinstance(confirmation, dict)
-    assert (confirmation["stage"], confirmation["seed"], confirmation["alpha"]) == ("confirm", 5, config["alpha"])
+    assert (confirmation["stage"], confirmation["seed"], confirmation["settings"]) == ("confirm", 5, config["settings"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""The journal file of a run, study.log: how it is opened, what it holds of a trial besides settings and scores, and
+trials of other runs that it may inform a search with."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from pkd_tune.config import UserError
+from pkd_tune.files import JOURNAL, RUN, read_json
+from pkd_tune.tuning.plan import StudyKey, StudyPlan
+from pkd_tune.tuning.space import contains, distribution, settings_of
+
+# User attributes of trials.
+FROM = "from"
+"""Of a trial that another run made: which run. It informs the sampler, and is nothing else to this run."""
+REPEATS = "repeats"
+"""Of a suggestion that was not run: its study has had the same setting before, or it is not wanted any more."""
+KEPT = "kept"
+"""Settings that a trial took from another study's winner of that time; there may be another winner by now."""
+ENDED = "ended"
+"""Of a trial that did not reach its end: the state it is told, and why. Written before it is told."""
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """Opens a run's journal, or begins it, for the one process that writes to it.
+
+    Half a line and a lock, which a process leaves behind that is killed while it writes, are removed.
+    """
+    Path(f"{path}.lock").unlink(missing_ok=True)
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def was_started(trial: FrozenTrial) -> bool:
+    """Tells whether a trial was run here: it is not queued, no repeat, and not another run's."""
+    return trial.state is not TrialState.WAITING and not {REPEATS, FROM} & trial.user_attrs.keys()
+
+
+def evaluations(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
+    """Returns the details of each evaluation of a trial, by its number."""
+    return {step: trial.user_attrs[evaluation_key(step)] for step in sorted(trial.intermediate_values)}
+
+
+def evaluation_key(step: int) -> str:
+    """Returns the name of the attribute with the details of an evaluation."""
+    return f"evaluation {step}"
+
+
+def why_ended(trial: FrozenTrial) -> str | None:
+    """Returns why a trial was stopped or failed; None for any other."""
+    text = trial.user_attrs.get(ENDED, {}).get("reason")
+    return None if text is None else str(text)
+
+
+def has_attributes(trial: FrozenTrial | optuna.Trial, attributes: Mapping[str, Any]) -> bool:
+    """Tells whether a trial has these attributes with these values, perhaps among others."""
+    return all(trial.user_attrs.get(name) == value for name, value in attributes.items())
+
+
+def finished_trials(run_dir: Path, task: str, plans: Sequence[StudyPlan]) -> dict[StudyKey, list[FrozenTrial]]:
+    """Returns the complete trials of another run that lie inside this search's spaces, by study.
+
+    A trial fits when it chose exactly the parameters a study chooses, each from a range that holds its value. Its score
+    may come from another teacher, seed or budget: it is only a hint to the sampler.
+
+    Args:
+        run_dir: The other run's folder.
+        task: Of this search; a run of another task says nothing about it.
+        plans: Of this search.
+
+    Raises:
+        UserError: When the folder is not a run of this task, or has no trial that fits.
+    """
+    try:
+        recorded = read_json(run_dir / RUN)["search"]["data"]["task"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--warm-start {run_dir}: not a run's folder; give one like results/{task}/<name>") from error
+    if recorded != task:
+        raise UserError(f"--warm-start {run_dir}: is a run of {recorded}; give one of {task}")
+    if not (run_dir / JOURNAL).exists():
+        raise UserError(f"--warm-start {run_dir}: has no {JOURNAL}, which holds a run's trials")
+    storage = JournalStorage(JournalFileBackend(str(run_dir / JOURNAL)))
+    there = {summary.study_name for summary in optuna.get_all_study_summaries(storage)}
+    found: dict[StudyKey, list[FrozenTrial]] = {}
+    for plan in plans:
+        chosen = {name: d for name, p in plan.parameters.items() if (d := distribution(p)) is not None}
+        if plan.keep or not chosen or plan.study_key.name not in there:
+            continue
+        study = optuna.load_study(study_name=plan.study_key.name, storage=storage)
+        found[plan.study_key] = [
+            optuna.trial.create_trial(params=trial.params, distributions=chosen, value=trial.value)
+            for trial in study.get_trials(states=(TrialState.COMPLETE,))
+            if trial.params.keys() == chosen.keys()
+            and FROM not in trial.user_attrs
+            and contains(plan.parameters, settings_of(plan.parameters, trial.params))
+        ]
+    if not any(found.values()):
+        names = ", ".join(plan.study_key.name for plan in plans)
+        raise UserError(f"--warm-start {run_dir}: no finished trial there lies inside this space (for {names})")
+    return found
