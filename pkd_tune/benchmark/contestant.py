@@ -23,17 +23,18 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from pkd_tune.benchmark.race import Work
 from pkd_tune.config import DistillConfig, TrainingConfig
-from pkd_tune.data.batches import Batch, collate
+from pkd_tune.data.batches import collate
 from pkd_tune.data.glue import find_trainable
 from pkd_tune.data.tokens import Split
+from pkd_tune.distillation.batch_source import open_source
 from pkd_tune.distillation.checkpoint import write_tensors
-from pkd_tune.distillation.inference import evaluate
+from pkd_tune.distillation.inference import TeacherSimilarity, evaluate
 from pkd_tune.distillation.loop import fit
-from pkd_tune.distillation.losses import LossParts, finetune_loss
-from pkd_tune.distillation.similarity import TeacherSimilarity
+from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.student import StudentData, distill
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
-from pkd_tune.encoders.modeling import cut_to_layers, run
+from pkd_tune.distillation.train_step import TrainStep, graph_capture
+from pkd_tune.encoders.modeling import cut_to_layers
 
 Turn = Callable[[dict[str, Any]], None]
 
@@ -101,13 +102,10 @@ def finetune(work: Work, turn: Turn) -> None:
     student_data = made_up_student_data(work)
     model = cut_to_layers(student_data.start, range(1, work.depth + 1)).to(student_data.device)
 
-    def step(batch: Batch) -> LossParts:
-        return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
-
     fit(
-        model,
-        step,
-        student_data.train,
+        TrainStep(model, capture=graph_capture(model.device)),
+        Loss(),
+        open_source(student_data.train, model),
         student_data.dev,
         TASK,
         _training(work),
@@ -138,13 +136,13 @@ def costs(work: Work, turn: Turn) -> None:
     student_data = made_up_student_data(work)
     student = cut_to_layers(student_data.start, range(1, work.depth + 1)).to(student_data.device)
     dev = made_up_split("dev", work, work.dev_lengths)
-    watcher = TeacherSimilarity({"dev": _made_up_outputs(work, len(dev))}, ())
+    similarity = TeacherSimilarity({"dev": _made_up_outputs(work, len(dev))}, ())
     one_example = _training(work, epochs=1, batch_size=1)
     folder = Path(tempfile.mkdtemp())  # inside one of the bench, which removes it
 
     def evaluation() -> None:
-        evaluate(student, {"dev": dev}, TASK, precision=work.precision, watcher=watcher)
-        watcher.read()
+        evaluate(student, {"dev": dev}, TASK, precision=work.precision, similarity=similarity)
+        similarity.compute()
 
     state = {
         f"{copy}.{name}": tensor.detach().clone()

@@ -14,16 +14,17 @@ import torch
 from filelock import FileLock
 
 from pkd_tune.config import TrainingConfig, UserError
-from pkd_tune.data.batches import Batch
 from pkd_tune.data.metrics import majority_score
 from pkd_tune.data.task import Task
 from pkd_tune.data.tokens import Split
-from pkd_tune.distillation.checkpoint import StateFile
+from pkd_tune.distillation.batch_source import open_source
+from pkd_tune.distillation.checkpoint import Checkpoint
 from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, fit
-from pkd_tune.distillation.losses import LossParts, finetune_loss
+from pkd_tune.distillation.losses import Loss
+from pkd_tune.distillation.train_step import TrainStep, graph_capture
 from pkd_tune.encoders.folder import classifier_problems, has_classifier, layer_count, model_name, weights_key
-from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, run, save_classifier
+from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, save_classifier
 from pkd_tune.files import write_json
 
 if TYPE_CHECKING:
@@ -152,18 +153,16 @@ def finetune(
         if finished.is_dir():
             return finished
         dev = {name: splits[name] for name in task.dev_splits}
-        states = [StateFile(finished.with_name(f".{finished.name}.{i}.training")) for i in range(len(configs))]
+        checkpoints = [Checkpoint(finished.with_name(f".{finished.name}.{i}.training")) for i in range(len(configs))]
         best: tuple[float, BertForSequenceClassification] | None = None
         tried = []
-        for config, state in zip(configs, states, strict=True):
+        for config, checkpoint in zip(configs, checkpoints, strict=True):
             whole = load_classifier(pretrained_dir, task.labels, seed=config.seed)
             model = cut_to_layers(whole, range(1, layers + 1)).to(device)
-
-            def step(batch: Batch, model: BertForSequenceClassification = model) -> LossParts:
-                return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
-
+            train_step = TrainStep(model, capture=graph_capture(device))
+            source = open_source(splits["train"], model)
             try:
-                fitted = fit(model, step, splits["train"], dev, task, config, report, state=state)
+                fitted = fit(train_step, Loss(), source, dev, task, config, report, checkpoint=checkpoint)
             except TrainingDivergedError as error:
                 what_failed = f"fine-tuning with learning rate {config.learning_rate:g} came to nothing"
                 raise UserError(f"{model_name(pretrained_dir)}: {what_failed}, as {error}; give a lower one") from error
@@ -174,8 +173,8 @@ def finetune(
         assert best is not None
         kept = next(training for training in tried if training["dev_score"] == best[0])
         save_classifier(best[1], pretrained_dir, finished, {**what, "trainings": tried, "kept": kept})
-        for state in states:
-            state.delete()
+        for checkpoint in checkpoints:
+            checkpoint.delete()
         return finished
 
 

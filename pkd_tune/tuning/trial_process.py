@@ -16,7 +16,7 @@ import psutil
 import torch
 from filelock import FileLock, Timeout
 
-from pkd_tune.distillation.memory import give_back_freed_memory
+from pkd_tune.distillation.memory import release_memory
 
 GROWTH = 1.5
 """A process that holds this many times what it held after its first trial is replaced ..."""
@@ -51,7 +51,7 @@ def begin_trial(threads: int | None) -> str | None:
         threads: For torch's operators on the CPU; None leaves them alone.
     """
     global _baseline, _trials
-    give_back_freed_memory()
+    release_memory()
     torch.set_grad_enabled(True)
     torch.set_default_dtype(torch.float32)
     torch.clear_autocast_cache()

@@ -17,7 +17,7 @@ from pkd_tune.cli.summary import summary_lines
 from pkd_tune.config import UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
-from pkd_tune.distillation.memory import give_back_freed_memory
+from pkd_tune.distillation.memory import release_memory
 from pkd_tune.distillation.published import PUBLISHED
 from pkd_tune.distillation.student import checked_teacher_outputs
 from pkd_tune.distillation.teacher import Teacher, prepare_teacher
@@ -188,7 +188,7 @@ def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record:
         record |= continued(before, record)
     write_json(run_dir / RUN, record)
     checked_teacher_outputs(data, teacher, device)
-    give_back_freed_memory()  # the trials need what teachers took
+    release_memory()  # the trials need what teachers took
     return teacher
 
 

@@ -9,7 +9,7 @@ from pkd_tune.config import SearchConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.distillation.batch_source import resident_bytes
-from pkd_tune.distillation.memory import give_back_freed_memory
+from pkd_tune.distillation.memory import release_memory
 from pkd_tune.distillation.student import ModelPool, compute_teacher_outputs
 from pkd_tune.distillation.train_step import TrainStep
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier
@@ -175,7 +175,7 @@ def test_what_teachers_took_is_given_back_before_trials_begin(
 def test_measuring_leaves_a_gpu_to_the_trials(request_: SearchRequest) -> None:
     data = request_.config.data
     splits = load_features(TASKS["MRPC"], data.data_dir, data.student_dir, data.max_length)
-    give_back_freed_memory()
+    release_memory()
     held = torch.cuda.memory_reserved()
     assert measured_per_gpu(request_.config, splits, cores=3) == 3
     assert torch.cuda.memory_reserved() - held < 50_000_000  # workspaces of its libraries

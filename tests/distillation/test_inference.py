@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pkd_tune.data.batches import Batch
-from pkd_tune.distillation.similarity import TeacherSimilarity
+from pkd_tune.distillation.inference import TeacherSimilarity
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
 from pkd_tune.encoders.modeling import Output
 
@@ -21,17 +21,20 @@ def seen(ids: list[int], logits: list[list[float]], states: list[list[float]]) -
 
 
 def test_agreement_and_cosines_are_means_over_all_batches_joined_by_example_id() -> None:
-    likeness = TeacherSimilarity({"dev": TEACHER}, imitated=(2,))
+    similarity = TeacherSimilarity({"dev": TEACHER}, imitated=(2,))
     states = [[3.0, 4.0], [9.0, 9.0]]  # two layers; the upper one imitates nothing
-    likeness.see("dev", *seen([0], [[0.0, 1.0]], states))  # row 3 of the teacher says class 1: they agree
-    likeness.see("dev", *seen([3, 2], [[0.0, 1.0], [0.0, 1.0]], states))  # rows 0 and 1 say 0 and 1
-    numbers = likeness.read()
+    similarity.update("dev", *seen([0], [[0.0, 1.0]], states))  # row 3 of the teacher has class 1: they agree
+    similarity.update("dev", *seen([3, 2], [[0.0, 1.0], [0.0, 1.0]], states))  # rows 0 and 1 have classes 0 and 1
+    numbers = similarity.compute()
     assert numbers == {"agreement": pytest.approx(100 * 2 / 3), "cosine_1": pytest.approx(0.8)}
-    likeness.see("dev", *seen([1], [[1.0, 0.0]], [[0.0, 5.0], [1.0, 1.0]]))
-    assert likeness.read() == {"agreement": 100.0, "cosine_1": pytest.approx(1.0)}  # the first evaluation is forgotten
+    similarity.update("dev", *seen([1], [[1.0, 0.0]], [[0.0, 5.0], [1.0, 1.0]]))
+    assert similarity.compute() == {
+        "agreement": 100.0,
+        "cosine_1": pytest.approx(1.0),
+    }  # the first evaluation is forgotten
 
 
-def test_a_regression_and_a_narrower_student_have_less_to_compare() -> None:
-    likeness = TeacherSimilarity({"dev": TEACHER}, imitated=(2,))
-    likeness.see("dev", *seen([0, 1], [[1.0], [2.0]], [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]))
-    assert likeness.read() == {}
+def test_there_is_no_agreement_for_regression_and_no_cosine_between_widths() -> None:
+    similarity = TeacherSimilarity({"dev": TEACHER}, imitated=(2,))
+    similarity.update("dev", *seen([0, 1], [[1.0], [2.0]], [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]))
+    assert similarity.compute() == {}
