@@ -265,12 +265,7 @@ def middle_rate(space: Space) -> float:
 
 def default_folder(settings: Settings, method: str) -> Path:
     """Returns the folder of a student that was given none: its settings decide it."""
-    what = {
-        **asdict(settings),
-        "training": settings.training.identity,
-        "teacher_trainings": [training.identity for training in settings.teacher_trainings],
-    }
-    text = json.dumps(what, sort_keys=True, default=str)
+    text = json.dumps(asdict(settings), sort_keys=True, default=str)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
     data, layers = settings.data, settings.distillation.student_layers
     return (

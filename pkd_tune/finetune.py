@@ -78,18 +78,18 @@ def finetune(args: argparse.Namespace, argv: list[str]) -> int:
     folder = data.data_dir / "models" / "finetuned" / task.name
     with training_bar(f"{task.name}, {plural(layers, 'layer')}") as show:
         model_dir = teachers.finetune(task, splits, data.teacher_dir, layers, folder, trainings, device, show)
-    metrics = teachers.dev_metrics(task, model_dir, splits, device)
+    key, metrics = weights_key(model_dir), teachers.dev_metrics(task, model_dir, splits, device)
     record = {
         "data": asdict(data),
         "layers": layers,
         "trainings": [asdict(training) for training in trainings],
         "metrics": metrics,
-        "content": {"weights": weights_key(model_dir), "train": splits["train"].key, "dev": splits["dev"].key},
+        "content": {"weights": key, "train": splits["train"].key, "dev": splits["dev"].key},
         "provenance": provenance("pkd_tune.finetune", argv, gpu_names()),
     }
     write_json(model_dir / "result.json", record)
     if layers == layer_count(data.teacher_dir):
-        compute_teacher_outputs(data, model_dir, device)
+        compute_teacher_outputs(data, model_dir, key, device)
     print(f"{task.name} dev: {metrics_text(metrics)}")
     print(model_dir)
     return 0

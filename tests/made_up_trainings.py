@@ -87,17 +87,15 @@ def capturing_pool(student_data: StudentData, depth: int, capture: Capture, *, r
     narrow = student_data.teacher_train.cls_NLH.shape[2] != SHAPE["hidden_size"]
     projection = torch.nn.Linear(SHAPE["hidden_size"], student_data.teacher_train.cls_NLH.shape[2]) if narrow else None
     model_pool.train_steps[depth, narrow] = TrainStep(student, projection, capture=capture)
-    split = student_data.train
-    outputs, device = student_data.teacher_train, student_data.device
-    model_pool.sources[split.key] = BatchSource(
-        split=split,
-        lengths_N=split.lengths,
-        outputs=outputs,
-        device=device,
-        pad_id=0,
-        resident=make_resident(split, outputs, device) if resident else None,
-    )
+    model_pool.sources[student_data.train.key] = made_up_source(student_data, resident=resident)
     return model_pool
+
+
+def made_up_source(student_data: StudentData, *, resident: bool) -> BatchSource:
+    """Returns the batch source of the training split, whether or not it would be resident on this device."""
+    split, outputs, device = student_data.train, student_data.teacher_train, student_data.device
+    there = make_resident(split, outputs, device) if resident else None
+    return BatchSource(split, split.lengths, outputs, device, pad_id=0, resident=there)
 
 
 def assert_same(one: Trained, other: Trained) -> None:

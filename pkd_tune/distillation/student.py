@@ -27,7 +27,6 @@ from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs, teacher_outputs
 from pkd_tune.distillation.train_step import TrainStep, graph_capture
-from pkd_tune.encoders.folder import weights_key
 from pkd_tune.encoders.modeling import copy_layers, cut_to_layers, load_classifier
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def checked_teacher_outputs(
     task = TASKS[data.task]
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
     chosen = selection_splits(task, splits, data.select_on)
-    outputs = compute_teacher_outputs(data, teacher.folder, device, tuple(chosen), verify=verify)
+    outputs = compute_teacher_outputs(data, teacher.folder, teacher.key, device, tuple(chosen), verify=verify)
     dev = {name: chosen[name] for name in task.dev_splits}
     predicted = {
         name: predictions(task, outputs[name].logits(torch.arange(len(split))).numpy()) for name, split in dev.items()
@@ -132,6 +131,7 @@ def teacher_cache_folder(data: DataConfig) -> Path:
 def compute_teacher_outputs(
     data: DataConfig,
     teacher_dir: Path,
+    teacher_key: str,
     device: torch.device,
     names: Sequence[str] | None = None,
     *,
@@ -142,6 +142,7 @@ def compute_teacher_outputs(
     Args:
         data: Which examples; the teacher reads them with its own tokenizer.
         teacher_dir: The fine-tuned teacher.
+        teacher_key: Its `weights_key()`.
         device: Where it runs.
         names: Of splits; all of the task's where left out.
         verify: Whether files that are there are checked byte by byte.
@@ -150,13 +151,12 @@ def compute_teacher_outputs(
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     if data.select_on != "dev":
         splits = selection_splits(task, splits, data.select_on)
-    key = weights_key(teacher_dir)
 
     def load_teacher() -> BertForSequenceClassification:
         return load_classifier(teacher_dir, task.labels, seed=0).to(device)
 
     return {
-        name: teacher_outputs(teacher_cache_folder(data), splits[name], key, load_teacher, verify=verify)
+        name: teacher_outputs(teacher_cache_folder(data), splits[name], teacher_key, load_teacher, verify=verify)
         for name in names or splits
     }
 

@@ -144,7 +144,7 @@ def finetune(
         "pretrained": weights_key(pretrained_dir),
         **{name: splits[name].key for name in ("train", *task.dev_splits)},
         "labels": task.labels,
-        "trainings": [config.identity for config in configs],
+        "trainings": [asdict(config) for config in configs],
     }
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     finished = folder / f"{model_name(pretrained_dir)}-{layers}-layer-{key}"

@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_up_trainings import CPU, PKD, TRAINING, assert_same, capturing_pool, made_up_student_data, repeat, train
+from made_up_trainings import (
+    CPU,
+    PKD,
+    TRAINING,
+    assert_same,
+    capturing_pool,
+    made_up_source,
+    made_up_student_data,
+    repeat,
+    train,
+)
 
 from pkd_tune.data.batches import Batch, in_parts
 from pkd_tune.distillation import train_step as train_step_module
@@ -76,11 +86,23 @@ def test_a_kept_train_step_trains_as_a_new_one_does(teacher_width: int) -> None:
         (replace(PKD, alpha=0.9, beta=3.0, temperature=2.0), TRAINING),
         (replace(PKD, strategy="last"), TRAINING),
         (PKD, other),
+        (PKD, replace(TRAINING, max_grad_norm=0.5)),
         (PKD, TRAINING),
     ]
     for config, training in [*others, *others[:2]]:
         assert_same(train(student_data, config, training), train(student_data, config, training, model_pool))
     assert model_pool.train_steps == {(2, teacher_width != 16): train_step}
+
+
+def test_a_kept_train_step_trains_on_other_examples_of_the_same_lengths() -> None:
+    student_data = made_up_student_data()
+    model_pool = capturing_pool(student_data, 2, repeat, resident=True)
+    train(student_data, PKD, TRAINING, model_pool)
+    labels = student_data.train.labels
+    assert labels is not None
+    other = replace(student_data, train=replace(student_data.train, key="other labels", labels=1 - labels))
+    model_pool.sources["other labels"] = made_up_source(other, resident=True)
+    assert_same(train(other, PKD, TRAINING), train(other, PKD, TRAINING, model_pool))
 
 
 def test_a_kept_model_pool_gives_bit_identical_results() -> None:

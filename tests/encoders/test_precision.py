@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pkd_tune.config import Precision, TrainingConfig, UserError
+from pkd_tune.config import Precision, UserError
 from pkd_tune.encoders.precision import check_precision, has_bf16, mixed_precision
 
 CPU = torch.device("cpu")
@@ -28,9 +28,3 @@ def test_bf16_without_the_hardware_is_an_error_that_names_the_remedy() -> None:
 @pytest.mark.skipif(not has_bf16("cpu"), reason="this CPU has no bf16")
 def test_bf16_with_the_hardware_is_cast() -> None:
     assert product_type("bf16") == torch.bfloat16
-
-
-def test_trainings_from_before_there_was_a_precision_keep_their_names() -> None:
-    assert "precision" not in TrainingConfig().identity
-    assert TrainingConfig(precision="fp32").identity["precision"] == "fp32"
-    assert TrainingConfig(seed=1).identity != TrainingConfig(seed=2).identity

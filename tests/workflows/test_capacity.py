@@ -132,7 +132,7 @@ def test_what_the_teacher_will_say_is_known_in_advance(request_: SearchRequest) 
     data = config.data
     split = load_features(TASKS["MRPC"], data.data_dir, data.student_dir, data.max_length)["train"]
     teacher = prepare(request_, EIGHT, request_.out, {})
-    said = compute_teacher_outputs(data, teacher.folder, torch.device("cpu"))["train"]
+    said = compute_teacher_outputs(data, teacher.folder, teacher.key, torch.device("cpu"))["train"]
     to_come = outputs_to_come(config, len(split))
     for name in ("logits_NC", "cls_NLH", "row_of_example_N"):
         one, other = getattr(said, name), getattr(to_come, name)
