@@ -32,7 +32,7 @@ from pkd_tune.distillation.train_step import TrainStep, side_stream
 logger = logging.getLogger(__name__)
 
 CONSTANT_SPREAD = 1e-3
-"""Predictions with a smaller range count as constant: values are submitted with three decimals, class ids differ by 1."""
+"""Predictions with a smaller range count as constant: GLUE takes values with three decimals, class ids differ by 1."""
 
 FINITE_CHECK_STEPS = {"cpu": 1, "cuda": 25}
 """Every how many steps the loss is checked to be finite: on a GPU each check synchronises with it."""

@@ -1,7 +1,4 @@
-"""One student: a configuration in, a trained model and its scores out.
-
-Shape suffixes: B examples, C classes, K imitated layers, L teacher layers, H hidden size.
-"""
+"""Distillation of one student: from its configuration to a trained model, its evaluations and teacher outputs."""
 
 from __future__ import annotations
 
@@ -33,44 +30,44 @@ if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
 
 REPRODUCTION_TOLERANCE = 0.5
-"""Points by which the score of cached teacher logits may differ from the teacher's own: another machine's rounding."""
+"""Points by which the dev score of cached teacher outputs may differ from the teacher's: rounding of other hardware."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudentData:
-    """What all students of a search share and none changes; a process opens it once."""
+    """The data and initial weights that all students of a search share; a process opens them once."""
 
     task: Task
     train: Split
     dev: Mapping[str, Split]
-    """What students are chosen on: splits under the names of the task's dev splits."""
+    """The splits that select epochs and trials, by the names of the task's dev splits."""
     official_dev: Mapping[str, Split]
-    """The task's own dev splits by name; the same unless a part of the training split chooses."""
+    """The task's own dev splits by name; the same as `dev` unless part of the training split is held out."""
     start: BertForSequenceClassification
-    """The model that every student is cut from."""
+    """The model from which every student is initialised."""
     init: Init
-    """Says which of its layers."""
+    """Which of its layers a student starts from."""
     teacher_train: TeacherOutputs
-    """What the teacher says of the training split."""
+    """Teacher outputs of the training split."""
     teacher_dev: Mapping[str, TeacherOutputs]
-    """What the teacher says of the splits students are chosen on."""
+    """Teacher outputs of the splits in `dev`."""
     device: torch.device
 
 
 def open_student_data(
     data: DataConfig, teacher: Teacher, device: torch.device, seed: int, *, verify: bool = True
 ) -> StudentData:
-    """Opens tokens, teacher outputs and initial weights, computing the teacher's outputs where they are missing.
+    """Opens tokens, teacher outputs and initial weights, computing teacher outputs where they are missing.
 
     Args:
-        data: Which examples.
+        data: The task and its models.
         teacher: From `prepare_teacher()`.
         device: Where students will be trained.
-        seed: Seeds the weights that the pretrained folder does not hold: the classifier every student starts with.
-        verify: Whether the teacher's outputs are checked byte by byte, where they are there already.
+        seed: For the weights that a pretrained folder does not have: the classifier that every student starts with.
+        verify: Whether cached teacher outputs are checked against their hash.
 
     Raises:
-        UserError: When the cached outputs do not reproduce the teacher's dev score.
+        UserError: When the teacher outputs do not reproduce the teacher's dev score.
     """
     task = TASKS[data.task]
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
@@ -94,13 +91,13 @@ def open_student_data(
 def checked_teacher_outputs(
     data: DataConfig, teacher: Teacher, device: torch.device, *, verify: bool = True
 ) -> dict[str, TeacherOutputs]:
-    """Opens what the teacher says of the splits that students learn from and are chosen on, computing what is missing.
+    """Opens the teacher outputs of the splits for training and selection, computing them where they are missing.
 
     Args:
-        data: Which examples.
+        data: The task and its models.
         teacher: From `prepare_teacher()`.
-        device: Where it runs.
-        verify: Whether files that are there are checked byte by byte.
+        device: Where the teacher runs.
+        verify: Whether cached outputs are checked against their hash.
 
     Raises:
         UserError: When they do not reproduce the teacher's dev score.
@@ -124,7 +121,7 @@ def checked_teacher_outputs(
 
 
 def teacher_cache_folder(data: DataConfig) -> Path:
-    """Returns where the teacher outputs of a task lie."""
+    """Returns the cache folder of a task's teacher outputs."""
     return data.data_dir / "teacher_cache" / data.task
 
 
@@ -137,15 +134,15 @@ def compute_teacher_outputs(
     *,
     verify: bool = True,
 ) -> dict[str, TeacherOutputs]:
-    """Opens what a fine-tuned teacher says of the given splits, computing what is missing.
+    """Opens the outputs of a fine-tuned teacher for the given splits, computing them where they are missing.
 
     Args:
-        data: Which examples; the teacher reads them with its own tokenizer.
+        data: The task and its models; the examples are tokenised with the teacher's tokenizer.
         teacher_dir: The fine-tuned teacher.
         teacher_key: Its `weights_key()`.
-        device: Where it runs.
-        names: Of splits; all of the task's where left out.
-        verify: Whether files that are there are checked byte by byte.
+        device: Where the teacher runs.
+        names: Names of the splits; None: all of the task's.
+        verify: Whether cached outputs are checked against their hash.
     """
     task = TASKS[data.task]
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)

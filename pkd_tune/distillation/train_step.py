@@ -289,7 +289,7 @@ class TrainStep:
         return sums_4
 
     def _backward_or_none(self, batch: Batch, parts: int) -> Tensor | None:
-        """Returns what `_backward()` does, or None when memory ran out: what the error holds of it is free only then."""
+        """Returns what `_backward()` does, or None when memory ran out; what the error holds is free after that."""
         try:
             return self._backward(self.config, self.loss, batch, parts)
         except RuntimeError as error:

@@ -1,1 +1,1 @@
-"""Model families: check a model folder, load it, cut it to layers, run it with the [CLS] state of every layer, save it."""
+"""Encoder families: check a model folder, load, cut to layers, run with the [CLS] state of every layer, save."""

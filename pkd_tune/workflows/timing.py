@@ -111,8 +111,8 @@ def time_teacher(config: SearchConfig, splits: Mapping[str, Split], device: torc
 
     twice = TrainingConfig(epochs=2, evaluations_per_epoch=1, precision=config.student_training.precision)
     ends: list[float] = []
-    train_step, source = TrainStep(model, capture=graph_capture(device)), open_source(part, model)
-    fit(train_step, Loss(), source, dev, task, twice, noting(ends))
+    train_step = TrainStep(model, capture=graph_capture(device))
+    fit(train_step, Loss(), open_source(part, model), dev, task, twice, noting(ends))
     outputs, _ = timed(lambda: predict(model, part, precision="fp32"), device)
     epochs = 0 if has_classifier(data.teacher_dir) else sum(each.epochs for each in config.teacher_trainings)
     return whole * (epochs * (ends[1] - ends[0]) + outputs)

@@ -11,7 +11,7 @@ import torch
 from tiny import write_bert, write_task
 from transformers import BertForSequenceClassification
 
-from pkd_tune.config import TrainingConfig, UserError
+from pkd_tune.config import TrainingConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.data.task import Task
@@ -131,13 +131,6 @@ def test_one_class_only_is_called_degenerate(model: BertForSequenceClassificatio
     assert train(model, splits, replace(CONFIG, learning_rate=1e-9))[0].degenerate
 
 
-def test_a_split_without_labels_cannot_be_evaluated(
-    model: BertForSequenceClassification, splits: dict[str, Split]
-) -> None:
-    with pytest.raises(UserError, match="MRPC test has no labels"):
-        evaluate(model, {"test": splits["test"]}, TASK)
-
-
 def test_a_regression_learns_values_and_one_value_only_is_degenerate(tiny_data: Path, tmp_path: Path) -> None:
     task = TASKS["STS-B"]
     write_task(task, tmp_path)
@@ -153,30 +146,6 @@ def test_a_regression_learns_values_and_one_value_only_is_degenerate(tiny_data: 
     (degenerate, *_) = train(model, splits, replace(CONFIG, learning_rate=1e-9), task=task)
     assert degenerate.degenerate
     assert degenerate.metrics["score"] == pytest.approx(0, abs=100)
-
-
-def test_a_task_with_two_dev_splits_is_scored_on_both(tiny_data: Path, tmp_path: Path) -> None:
-    task = TASKS["MNLI"]
-    write_task(task, tmp_path)
-    splits = load_features(task, tmp_path, tiny_data / "models/pretrained/tiny", 32)
-    model = load_classifier(tiny_data / "models/pretrained/tiny", task.labels, seed=0)
-    metrics, predicted = evaluate(model, {name: splits[name] for name in task.dev_splits}, task)
-    assert list(metrics) == ["accuracy", "accuracy_mm", "score"]
-    assert list(predicted) == ["dev", "dev_mm"]
-    labels = splits["dev_mm"].labels
-    assert metrics["accuracy_mm"] == pytest.approx(100 * (predicted["dev_mm"] == labels).mean())
-
-
-def test_weight_decay_leaves_out_biases_and_layer_norms(
-    model: BertForSequenceClassification, splits: dict[str, Split]
-) -> None:
-    train_step = TrainStep(model)
-    train_step.begin(CONFIG, Loss(), open_source(splits["train"], model))
-    decayed, plain = train_step.optimizer.param_groups
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
-    assert all(parameter.ndim == 2 for parameter in decayed["params"])
-    assert all(parameter.ndim == 1 for parameter in plain["params"])
-    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
 
 
 def test_the_schedule_rises_for_a_tenth_then_falls_and_is_never_0() -> None:

@@ -19,6 +19,7 @@ from made_up_trainings import (
     assert_same,
     capturing_pool,
     made_up_source,
+    made_up_split,
     made_up_student_data,
     repeat,
     train,
@@ -274,3 +275,21 @@ def test_captured_steps_are_the_eager_ones_on_a_gpu(resident: bool) -> None:
     for config in (PKD, replace(PKD, alpha=0.9, beta=3.0), PKD):
         assert_same(train(student_data, config, TRAINING, eager), train(student_data, config, TRAINING, captured))
     assert len(captured.train_steps[2, False].graph_inputs()) >= 3
+
+
+def test_weight_decay_leaves_out_biases_and_layer_norms() -> None:
+    model = made_up_student_data().start
+    train_step = TrainStep(model)
+    train_step.begin(replace(TRAINING, weight_decay=0.02), Loss(), open_source(made_up_split(), model))
+    decayed, plain = train_step.optimizer.param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.02, 0.0)
+    assert all(parameter.ndim == 2 for parameter in decayed["params"])
+    assert all(parameter.ndim == 1 for parameter in plain["params"])
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
+
+
+def test_a_loss_with_teacher_terms_needs_teacher_outputs() -> None:
+    model = made_up_student_data().start
+    source = open_source(made_up_split(), model)
+    with pytest.raises(ValueError, match=r"alpha 0\.5 and beta 0\.0 needs teacher outputs"):
+        TrainStep(model).begin(TRAINING, Loss(alpha=0.5), source)
