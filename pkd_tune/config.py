@@ -4,9 +4,9 @@ Standard library only: every room may import this module.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 Strategy = Literal["skip", "last"]
 Init = Literal["pretrained", "teacher", "teacher-skip"]
@@ -56,15 +56,7 @@ class TrainingConfig:
     seed: int = 42
     """Seeds the order of examples, dropout, and the weights a pretrained model does not have."""
     precision: Precision = "auto"
-    """Of matrix products: bf16 where the hardware multiplies it, or one of the two in any case."""
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What tells trainings apart: every field, but `precision` only where it was asked for.
-
-        Trainings recorded before there was that field had `auto`, and keep their names.
-        """
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("precision", "auto")}
+    """Of matrix products: `auto` is bf16 where the device supports it, else fp32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

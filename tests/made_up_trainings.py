@@ -1,4 +1,4 @@
-"""Trainings of a tiny student on made-up examples and teacher outputs, eagerly or by a bench that captures steps."""
+"""Trainings of a tiny student on made-up examples and teacher outputs, with eager or captured steps."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from pkd_tune.config import DistillConfig, TrainingConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.tokens import Split
-from pkd_tune.distillation.batch_source import make_resident
+from pkd_tune.distillation.batch_source import BatchSource, make_resident
 from pkd_tune.distillation.loop import Evaluation, FitResult
 from pkd_tune.distillation.student import ModelPool, StudentData, distill
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
@@ -26,7 +26,7 @@ Trained = tuple[list[Evaluation], dict[str, torch.Tensor]]
 
 
 def repeat(work: Callable[[], None]) -> Callable[[], None]:
-    """Captures as far as a CPU can: the work is not done now, and done anew at every replay."""
+    """Captures on a CPU: the work is not done now, but at every replay."""
     return work
 
 
@@ -44,12 +44,12 @@ def made_up_split(name: str = "train", n: int = N) -> Split:
 
 
 def made_up_outputs(n: int, width: int) -> TeacherOutputs:
-    """What a teacher says, in another order than that of the examples."""
+    """Returns random teacher outputs, stored in another order than that of the examples."""
     rows = torch.from_numpy(np.random.default_rng(n).permutation(n))
     return TeacherOutputs(torch.randn(n, 2), torch.randn(n, LAYERS, width).half(), rows)
 
 
-def make_classroom(device: torch.device = CPU, dropout: float = 0.0, teacher_width: int = 16) -> StudentData:
+def made_up_student_data(device: torch.device = CPU, dropout: float = 0.0, teacher_width: int = 16) -> StudentData:
     torch.manual_seed(0)
     drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     config = BertConfig(**SHAPE, num_hidden_layers=3, max_position_embeddings=40, initializer_range=0.2, **drop)
@@ -78,8 +78,8 @@ def train(
     return seen, {name: tensor.detach().clone().cpu() for name, tensor in student.state_dict().items()}
 
 
-def capturing_workshop(student_data: StudentData, depth: int, capture: Capture, *, resident: bool) -> ModelPool:
-    """Returns a model pool that has a bench which captures, with another student's weights on it."""
+def capturing_pool(student_data: StudentData, depth: int, capture: Capture, *, resident: bool) -> ModelPool:
+    """Returns a model pool with a train step that captures, whose model has another student's weights."""
     model_pool = ModelPool()
     config = BertConfig.from_dict({**student_data.start.config.to_dict(), "num_hidden_layers": depth})
     config._attn_implementation = "sdpa"
@@ -87,10 +87,15 @@ def capturing_workshop(student_data: StudentData, depth: int, capture: Capture, 
     narrow = student_data.teacher_train.cls_NLH.shape[2] != SHAPE["hidden_size"]
     projection = torch.nn.Linear(SHAPE["hidden_size"], student_data.teacher_train.cls_NLH.shape[2]) if narrow else None
     model_pool.train_steps[depth, narrow] = TrainStep(student, projection, capture=capture)
-    split = student_data.train
-    there = make_resident(split, student_data.teacher_train, student_data.device) if resident else None
-    model_pool.residents[split.key] = there
+    model_pool.sources[student_data.train.key] = made_up_source(student_data, resident=resident)
     return model_pool
+
+
+def made_up_source(student_data: StudentData, *, resident: bool) -> BatchSource:
+    """Returns the batch source of the training split, whether or not it would be resident on this device."""
+    split, outputs, device = student_data.train, student_data.teacher_train, student_data.device
+    there = make_resident(split, outputs, device) if resident else None
+    return BatchSource(split, split.lengths, outputs, device, pad_id=0, resident=there)
 
 
 def assert_same(one: Trained, other: Trained) -> None:

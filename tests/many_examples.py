@@ -1,10 +1,10 @@
-"""What a process needs for many examples: a script that does one thing in a process of its own and measures itself.
+"""Measures the memory of a process with many examples; a script that does one of three things.
 
     python tests/many_examples.py train 400000 /tmp/folder
     python tests/many_examples.py train-real 400000 /tmp/folder
     python tests/many_examples.py build 400000 /tmp/folder
 
-It prints bytes as JSON: `own`, the most that it held beyond mapped files, and `peak`, the most that it held at all.
+It prints bytes as JSON: `own`, the peak of anonymous memory (without mapped files), and `peak`, that of all memory.
 """
 
 import json
@@ -25,25 +25,25 @@ from pkd_tune.distillation.student import StudentData, distill
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs, teacher_outputs
 
 MEAN_LENGTH = {"train": 39, "build": 8}
-"""Word pieces: MNLI's, and fewer where all examples go through a model."""
+"""Tokens per example: MNLI's, and fewer where all examples go through a model."""
 SMALL = {"vocab_size": 100, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
 LARGE = {"vocab_size": 30522, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 EVALUATIONS = 2
-"""After which the training is left; 20 steps each."""
+"""Evaluations after which the training is stopped; every 20 steps."""
 
 
 class EnoughError(Exception):
-    """The training has shown what it needs."""
+    """The training has been measured."""
 
 
 def own_bytes() -> int:
-    """Returns what this process holds beyond mapped files."""
+    """Returns the anonymous memory of this process."""
     status = Path("/proc/self/status").read_text()
     return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
 
 
 def mapped_split(folder: Path, name: str, n: int, mean_length: int) -> Split:
-    """Returns random examples whose tokens are mapped from a file, as those of a task are."""
+    """Returns random examples with memory-mapped tokens, as those of a task are."""
     rng = np.random.default_rng(n)
     lengths = np.clip(rng.gamma(4, mean_length / 4, n).astype(np.int64), 3, 120)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -67,13 +67,13 @@ def bert(shape: dict[str, int], layers: int) -> BertForSequenceClassification:
 
 
 def build(n: int, folder: Path) -> int:
-    """Runs a teacher of one layer over all examples; returns what it held beyond mapped files."""
+    """Computes the outputs of a one-layer teacher for all examples; returns the anonymous memory."""
     teacher_outputs(folder, mapped_split(folder, "train", n, MEAN_LENGTH["build"]), "tiny", lambda: bert(SMALL, 1))
     return own_bytes()
 
 
 def mapped_outputs(folder: Path, split: Split, layers: int, width: int) -> TeacherOutputs:
-    """Returns random outputs of a teacher, mapped from files."""
+    """Returns random memory-mapped teacher outputs."""
     n, rng = len(split), np.random.default_rng(len(split))
     shapes = {"logits": ((n, 2), np.float32), "cls": ((n, layers, width), np.float16)}
     for name, (shape, dtype) in shapes.items():
@@ -94,11 +94,11 @@ def mapped_outputs(folder: Path, split: Split, layers: int, width: int) -> Teach
 
 
 def train(n: int, folder: Path, shape: dict[str, int], layers: int) -> int:
-    """Begins to train a student of so many layers; returns the most that it held beyond mapped files."""
+    """Trains a student of this depth for some steps; returns the peak of anonymous memory."""
     splits = {
         name: mapped_split(folder, name, size, MEAN_LENGTH["train"]) for name, size in (("train", n), ("dev", 50))
     }
-    said = {name: mapped_outputs(folder, split, layers + 1, shape["hidden_size"]) for name, split in splits.items()}
+    outputs = {name: mapped_outputs(folder, split, layers + 1, shape["hidden_size"]) for name, split in splits.items()}
     dev = {"dev": splits["dev"]}
     student_data = StudentData(
         task=TASKS["RTE"],
@@ -107,13 +107,13 @@ def train(n: int, folder: Path, shape: dict[str, int], layers: int) -> int:
         official_dev=dev,
         start=bert(shape, layers),
         init="pretrained",
-        teacher_train=said["train"],
-        teacher_dev={"dev": said["dev"]},
+        teacher_train=outputs["train"],
+        teacher_dev={"dev": outputs["dev"]},
         device=torch.device("cpu"),
     )
     held, over = [0], threading.Event()
 
-    def watch() -> None:
+    def sample() -> None:
         while not over.wait(0.01):
             held.append(own_bytes())
 
@@ -122,14 +122,14 @@ def train(n: int, folder: Path, shape: dict[str, int], layers: int) -> int:
             raise EnoughError
 
     config = DistillConfig(student_layers=layers, alpha=0.5, beta=10, temperature=5, strategy="skip", normalize=True)
-    threading.Thread(target=watch).start()
+    threading.Thread(target=sample).start()
     try:
         distill(student_data, config, TrainingConfig(epochs=2, evaluations_per_epoch=max(3, n // 32 // 20)), report)
     except EnoughError:
         return max(held)
     finally:
         over.set()
-    raise AssertionError("the training ended before it was left")
+    raise AssertionError("the training ended before it was stopped")
 
 
 if __name__ == "__main__":

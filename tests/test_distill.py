@@ -228,7 +228,7 @@ def test_one_layer_can_be_used_but_not_teach(
         (("--method", "kd", "--layers", "3", "--learning-rate", "nan"), "--learning-rate must be above 0, but got nan"),
         (("--method", "pkd", "--layers", "4"), "--layers 4: a student of a 4-layer teacher has 1 to 3 layers"),
         (("--method", "kd", "--layers", "3", "--beta", "5"), "--beta belongs to --method pkd"),
-        (("--method", "kd", "--layers", "3", "--preset", "published"), "nothing was published for kd on MRPC"),
+        (("--method", "kd", "--layers", "3", "--preset", "published"), "no settings were published for kd on MRPC"),
         (("--method", "pkd", "--layers", "3", "--epochs", "0"), "--epochs must be above 0, but got 0"),
         (("--method", "pkd", "--layers", "3", "--teacher", "./gone"), "./gone"),
         (("--method", "pkd", "--layers", "3", "--to", "data/models/pretrained/tiny/config.json/x"), "is a file"),
@@ -249,7 +249,7 @@ def test_a_mistake_is_one_line(run: Run, home: Path, flags: tuple[str, ...], say
     [
         (distill, ("--method", "pkd", "--layers", "2"), "a lower --learning-rate than 1e+20 or a lower --beta"),
         (distill, ("--method", "kd", "--layers", "2"), "a lower --learning-rate than 1e+20\n"),
-        (finetune, (), "fine-tuning with learning rate 1e+20 came to nothing"),
+        (finetune, (), "fine-tuning with learning rate 1e+20 diverged"),
     ],
 )
 def test_a_loss_that_is_not_finite_is_one_line(

@@ -18,7 +18,7 @@ ROOMS = {
     "deployment": {*BASE, "data", "encoders", "reporting"},
     "benchmark": {*BASE, "data", "encoders", "distillation", "tuning", "reporting"},
     "workflows": {*BASE, "data", "encoders", "distillation", "tuning", "reporting", "deployment"},
-    "cli": {*BASE, "data", "reporting", "workflows"},
+    "cli": {*BASE, "data", "tuning", "reporting", "workflows"},
 }
 """Which rooms each may import besides itself; a command, a module beside the rooms, may import any."""
 LIBRARY_OF = {"ray": "tuning", "optuna": "tuning"}

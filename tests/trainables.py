@@ -95,20 +95,20 @@ def short_of_memory(config: dict[str, Any], *, context: TrialContext) -> None:
     """The real thing on a device that holds 8 examples of a batch of 16 in trial 0, and fewer in trial 1."""
     import torch
 
-    from pkd_tune.distillation import student
+    from pkd_tune.distillation import train_step
 
-    whole = student.run
+    whole = train_step.run
 
     def run(model: Any, batch: Any) -> Any:
         if model.training and len(batch.labels_B) > (8 if config["trial"] == 0 else 7):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return whole(model, batch)
 
-    student.run = run
+    train_step.run = run
     try:
         run_trial(config, context=context)
     finally:
-        student.run = whole
+        train_step.run = whole
 
 
 def patient(config: dict[str, Any], *, context: TrialContext) -> None:

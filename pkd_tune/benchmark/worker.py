@@ -23,17 +23,18 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from pkd_tune.benchmark.interleaving import Workload
 from pkd_tune.config import DistillConfig, TrainingConfig
-from pkd_tune.data.batches import Batch, collate
+from pkd_tune.data.batches import collate
 from pkd_tune.data.glue import find_trainable
 from pkd_tune.data.tokens import Split
+from pkd_tune.distillation.batch_source import open_source
 from pkd_tune.distillation.checkpoint import write_tensors
-from pkd_tune.distillation.inference import evaluate
+from pkd_tune.distillation.inference import TeacherSimilarity, evaluate
 from pkd_tune.distillation.loop import fit
-from pkd_tune.distillation.losses import LossParts, finetune_loss
-from pkd_tune.distillation.similarity import TeacherSimilarity
+from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.student import StudentData, distill
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
-from pkd_tune.encoders.modeling import cut_to_layers, run
+from pkd_tune.distillation.train_step import TrainStep, graph_capture
+from pkd_tune.encoders.modeling import cut_to_layers
 
 Answer = Callable[[dict[str, Any]], None]
 """Sends an answer and waits for the next run."""
@@ -109,10 +110,8 @@ def train(student_data: StudentData, workload: Workload, config: TrainingConfig,
         return
     model = cut_to_layers(student_data.start, range(1, workload.depth + 1)).to(student_data.device)
 
-    def step(batch: Batch) -> LossParts:
-        return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
-
-    fit(model, step, student_data.train, student_data.dev, TASK, config, report)
+    train_step = TrainStep(model, capture=graph_capture(model.device))
+    fit(train_step, Loss(), open_source(student_data.train, model), student_data.dev, TASK, config, report)
 
 
 def peak(workload: Workload, answer: Answer) -> None:
@@ -132,13 +131,13 @@ def overheads(workload: Workload, answer: Answer) -> None:
     student_data = synthetic_student_data(workload)
     student = cut_to_layers(student_data.start, range(1, workload.depth + 1)).to(student_data.device)
     dev = synthetic_split("dev", workload, workload.dev_lengths)
-    watcher = TeacherSimilarity({"dev": _synthetic_outputs(workload, len(dev))}, ())
+    similarity = TeacherSimilarity({"dev": _synthetic_outputs(workload, len(dev))}, ())
     one_example = _training_config(workload, epochs=1, batch_size=1)
     folder = Path(tempfile.mkdtemp())  # inside the benchmark's temporary folder, which is removed at the end
 
     def evaluation() -> None:
-        evaluate(student, {"dev": dev}, TASK, precision=workload.precision, watcher=watcher)
-        watcher.read()
+        evaluate(student, {"dev": dev}, TASK, precision=workload.precision, similarity=similarity)
+        similarity.compute()
 
     state = {
         f"{copy}.{name}": tensor.detach().clone()

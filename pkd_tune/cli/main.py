@@ -1,9 +1,7 @@
 """Runs a command: messages on standard error, mistakes as one line each, exit codes."""
 
 import argparse
-import gc
 import logging
-import os
 import shlex
 import signal
 import sys
@@ -14,6 +12,7 @@ from tqdm import tqdm
 
 from pkd_tune.cli.parser import Parser
 from pkd_tune.config import UserError
+from pkd_tune.tuning.process import prepare_process
 
 
 def run_command(parser: Parser, command: Callable[[argparse.Namespace, str], int]) -> int:
@@ -27,6 +26,7 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, str], int
         The exit code; 2 after a `UserError`, whose problems are printed one line each; 130 after Ctrl-C.
     """
     prepare_process()
+    prepare_terminal()
     argv = sys.argv[1:]
     try:
         return command(parser.parse_args(argv), f"{parser.prog} {shlex.join(argv)}".rstrip())
@@ -39,16 +39,10 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, str], int
         return 130
 
 
-def prepare_process() -> None:
-    """Sets what a process of ours needs that other programs must not be given by an import."""
-    # Read when torch is first imported. Threads that spin while they wait for each other are a hundred times slower
-    # when another program takes one of their cores; with this they sleep.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Importing torch, transformers and Ray creates a million objects that stay. Scanning them for garbage as often as
-    # Python does by default takes a tenth of the start of a process.
-    gc.set_threshold(100_000, 50, 50)
+def prepare_terminal() -> None:
+    """Shows messages, copes with terminals that are not UTF-8, and handles SIGTERM as Ctrl-C."""
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 must not end a command
+        sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal must not end a command
     show_messages()
     signal.signal(signal.SIGTERM, _as_ctrl_c)
 

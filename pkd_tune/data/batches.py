@@ -1,4 +1,4 @@
-"""Which examples go together, already padded and on the device.
+"""Batches of a split: which examples they consist of, and their padded tensors.
 
 Shape suffixes: N examples of a split, B of a batch, T its padded length, C classes, K imitated layers, H hidden size.
 """
@@ -12,32 +12,34 @@ from torch import Tensor
 from pkd_tune.data.tokens import Split
 
 SCORING_TOKENS = {"cpu": 2048, "cuda": 8192}
-"""Tokens in a batch that is scored. On a CPU more are slower: lengths differ more, and caches overflow."""
+"""Tokens per batch in evaluation, with padding. On a CPU larger batches are slower: more padding, more cache misses."""
 
 WINDOW_BATCHES = 16
-"""Examples are sorted by length inside windows of this many batches: little padding, order still nearly random."""
+"""Examples are sorted by length within windows of this many batches: little padding in a nearly random order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Examples padded to the longest among them, or somewhat further."""
+    """Examples padded to a common length."""
 
     example_ids_B: Tensor
-    """Row numbers in the split, int64: what teacher outputs are looked up by."""
+    """Row numbers in the split, int64, by which teacher outputs are found."""
     input_ids_BT: Tensor
+    """int64."""
     token_types_BT: Tensor
+    """int64: 0 for the first sentence and padding, 1 for the second sentence."""
     mask_BT: Tensor
-    """True where there is a token, False where there is padding."""
+    """True for tokens, False for padding."""
     labels_B: Tensor
     """Class ids, int64, or the labels of a regression task, fp32."""
     teacher_logits_BC: Tensor | None = None
-    """What the teacher says of them, where a student learns from that."""
+    """The teacher's logits, fp32; None if the loss does not need them."""
     teacher_cls_BKH: Tensor | None = None
-    """The teacher's [CLS] states after the layers that a student imitates, where it does."""
+    """The teacher's [CLS] states after the imitated layers, fp16; None if the loss does not need them."""
 
 
 def in_parts(batch: Batch, parts: int) -> list[Batch]:
-    """Cuts a batch into at most that many batches of about equal size, none of them empty."""
+    """Splits a batch into at most `parts` micro-batches of about equal size, none of them empty."""
     size = -(-len(batch.labels_B) // parts)
     tensors = {field.name: getattr(batch, field.name) for field in fields(Batch)}
     tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
@@ -48,10 +50,10 @@ def in_parts(batch: Batch, parts: int) -> list[Batch]:
 
 
 def training_batches(lengths_N: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Returns one epoch: arrays of example ids that hold every example once.
+    """Returns the batches of one epoch: arrays of example ids, in which every example occurs once.
 
-    Examples are shuffled, sorted by length inside windows of `WINDOW_BATCHES` batches, and the batches are shuffled.
-    Only the last batch of the last window may be smaller than `batch_size`.
+    Examples are shuffled, then sorted by length within windows of `WINDOW_BATCHES` batches; then the batches are
+    shuffled. At most one batch is smaller than `batch_size`.
     """
     order_N = rng.permutation(len(lengths_N))
     window = WINDOW_BATCHES * batch_size
@@ -64,7 +66,10 @@ def training_batches(lengths_N: np.ndarray, batch_size: int, rng: np.random.Gene
 
 
 def scoring_batches(lengths_N: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
-    """Returns every example once, longest first, in batches of at most `tokens_per_batch` tokens with padding."""
+    """Returns every example once, longest first, in batches of at most `tokens_per_batch` tokens including padding.
+
+    A single example may be longer than that.
+    """
     order_N = np.argsort(-lengths_N, kind="stable")
     batches = []
     start = 0
@@ -76,14 +81,14 @@ def scoring_batches(lengths_N: np.ndarray, tokens_per_batch: int) -> list[np.nda
 
 
 def collate(split: Split, example_ids_B: np.ndarray, device: torch.device, pad_id: int, *, multiple: int = 1) -> Batch:
-    """Pads the given examples of a split; a split without labels gets zeros, which nothing may score against.
+    """Returns a padded batch of the given examples of a split; labels are 0 in a split without labels.
 
     Args:
-        split: Of the examples.
+        split: The split.
         example_ids_B: Row numbers.
-        device: Where the batch is needed; the example ids stay on the CPU.
+        device: Device of the batch, except for the example ids, which stay on the CPU.
         pad_id: Token id of padding.
-        multiple: The padded length is a multiple of it.
+        multiple: The padded length is a multiple of this.
     """
     starts_B, ends_B = split.offsets[example_ids_B], split.offsets[example_ids_B + 1]
     lengths_B = ends_B - starts_B

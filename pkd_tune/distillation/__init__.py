@@ -1,1 +1,1 @@
-"""How one student is made. Knows nothing of Ray or Optuna."""
+"""Training of one model: losses, layer maps, teacher and its outputs, training loop, checkpoints; no Ray, no Optuna."""

@@ -1,12 +1,15 @@
-"""Where training batches come from: gathered on the device when the examples fit there, else on the host.
+"""Training batches: gathered on the GPU when the split and the teacher outputs fit there, else collated on the host.
 
 Shape suffixes: N examples of a split, S tokens of all examples together, B examples of a batch, T its padded length,
 C classes, L teacher layers, K imitated layers, H hidden size.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,31 +17,22 @@ from torch import Tensor
 
 from pkd_tune.data.batches import Batch, collate
 from pkd_tune.data.tokens import Split
-from pkd_tune.distillation.memory import give_back_freed_memory
+from pkd_tune.distillation.losses import Loss
+from pkd_tune.distillation.memory import release_memory
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
+
+if TYPE_CHECKING:
+    from transformers import BertForSequenceClassification
 
 logger = logging.getLogger(__name__)
 
 RESIDENT_SHARE = 0.25
-"""Of a GPU's free memory, what examples and the teacher's outputs may take to live there, in all trials together."""
-
-LENGTH_MULTIPLE = 8
-"""Captured steps are padded to a multiple of this: few lengths, and what a GPU's matrix units like."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TeacherTargets:
-    """What of a teacher's outputs a student learns from."""
-
-    outputs: TeacherOutputs
-    logits: bool
-    layers: tuple[int, ...]
-    """Whose [CLS] states are imitated, counted from 1."""
+"""Share of a GPU's free memory that examples and teacher outputs may take, those of all concurrent trials together."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResidentData:
-    """A training split, and all that the teacher says of it, on one device."""
+    """A training split and all its teacher outputs on one device."""
 
     input_ids_S: Tensor
     starts_N: Tensor
@@ -50,60 +44,47 @@ class ResidentData:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchSource:
-    """The batches of a training split."""
+    """A training split with its teacher outputs, from which batches on a device are made."""
 
     split: Split
     lengths_N: np.ndarray
+    outputs: TeacherOutputs | None
+    """Of the teacher, on the host; None for fine-tuning."""
     device: torch.device
     pad_id: int
-    targets: TeacherTargets | None
+    """Token id of padding."""
     resident: ResidentData | None
-    multiple: int
-    """Batches are padded to a multiple of this length."""
+    """The same data on the device, where it fits there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
-    """What a batch is made of: `Batch`'s own tensors from the host, or example ids on the device."""
+    """The tensors from which `make_batch()` makes a batch: all of its fields, or example ids where data is resident."""
 
     tensors: dict[str, Tensor]
     examples: int
     length: int
+    """Padded length of the batch."""
 
 
 def open_source(
-    split: Split,
-    device: torch.device,
-    pad_id: int,
-    targets: TeacherTargets | None = None,
-    resident: ResidentData | None = None,
-    *,
-    multiple: int = 1,
+    split: Split, model: BertForSequenceClassification, outputs: TeacherOutputs | None = None, *, per_gpu: int = 1
 ) -> BatchSource:
-    """Returns the supply of a split with labels.
+    """Returns the batch source of a split, with the data on the model's device where that is a GPU with room for it.
 
     Args:
-        split: What is trained on.
-        device: Where batches are needed.
-        pad_id: Token id of padding.
-        teacher targets: Of the teacher, where there is one.
-        resident: The same split on the device, where it fits.
-        multiple: Batches are padded to a multiple of this length.
+        split: Training split with labels.
+        model: The model to train; its device and padding token are used.
+        outputs: The teacher's for this split; None for fine-tuning.
+        per_gpu: Concurrent trials that share the GPU, each with a copy of its own; all may see the same memory free.
     """
-    return BatchSource(split, split.lengths, device, pad_id, targets, resident, multiple)
+    resident = _resident_if_it_fits(split, outputs, model.device, per_gpu)
+    return BatchSource(split, split.lengths, outputs, model.device, model.config.pad_token_id, resident)
 
 
-def resident_where_it_fits(
-    split: Split, outputs: TeacherOutputs | None, device: torch.device, per_gpu: int = 1
+def _resident_if_it_fits(
+    split: Split, outputs: TeacherOutputs | None, device: torch.device, per_gpu: int
 ) -> ResidentData | None:
-    """Copies a split to a GPU, with the outputs of every teacher layer; None where that is too much, or on a CPU.
-
-    Args:
-        split: What is trained on.
-        outputs: Of the teacher, where there is one.
-        device: Where it would live.
-        per_gpu: Trials that share the GPU, each with a copy of its own; all may see the same memory free at once.
-    """
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
@@ -112,14 +93,14 @@ def resident_where_it_fits(
     try:
         return make_resident(split, outputs, device)
     except torch.OutOfMemoryError:
-        logger.warning("the GPU has no room left for the examples of %s: they come from the host's memory", split.name)
-    # Only here, after the error and the frames it holds are gone, can what was copied be given back.
-    give_back_freed_memory()
+        logger.warning("not enough GPU memory for the examples of %s: batches are collated on the host", split.name)
+    # Outside the handler: the error holds frames, and these the tensors that were copied.
+    release_memory()
     return None
 
 
 def resident_bytes(split: Split, outputs: TeacherOutputs | None) -> int:
-    """Returns what a split, and all that the teacher says of it, take on a device."""
+    """Returns the bytes that a split and its teacher outputs take on a device."""
     arrays = (split.input_ids, split.offsets, split.offsets, split.first_lengths, split.labels)
     size = sum(array.nbytes for array in arrays if array is not None)
     if outputs is not None:
@@ -128,12 +109,12 @@ def resident_bytes(split: Split, outputs: TeacherOutputs | None) -> int:
 
 
 def may_be_resident(size: int, free: int, per_gpu: int) -> bool:
-    """Returns whether as many trials may each have so many bytes of examples on a GPU that has so many free."""
+    """Tells whether `per_gpu` trials may each keep `size` bytes of examples on a GPU with `free` bytes free."""
     return per_gpu * size <= RESIDENT_SHARE * free
 
 
 def make_resident(split: Split, outputs: TeacherOutputs | None, device: torch.device) -> ResidentData:
-    """Copies a split with labels, and what the teacher says of it, to a device."""
+    """Copies a split with labels and its teacher outputs to a device."""
 
     def copied(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array)).to(device)
@@ -151,42 +132,48 @@ def make_resident(split: Split, outputs: TeacherOutputs | None, device: torch.de
     )
 
 
-def epoch_inputs(source: BatchSource, batches: Sequence[np.ndarray]) -> Iterator[Inputs]:
-    """Yields what each batch of an epoch is made of.
+def epoch_inputs(source: BatchSource, loss: Loss, batches: Sequence[np.ndarray], *, multiple: int) -> Iterator[Inputs]:
+    """Yields the inputs of each batch of an epoch; on the host in pinned memory where the device is a GPU.
 
-    What comes from the host is in pinned memory where the device is a GPU. Nothing here waits for the GPU, so that the
-    next batch is gathered while it is still busy with the last.
+    Nothing here synchronises with the GPU, so that the next batch is prepared while it works on the last.
 
     Args:
-        supply: Of the split.
-        batches: Arrays of example ids.
+        source: Of the training split.
+        loss: Decides which teacher outputs a batch has.
+        batches: Arrays of example ids, one per batch.
+        multiple: The padded length is a multiple of it.
     """
     if source.resident is None:
         for ids_B in batches:
-            yield _host_inputs(source, ids_B)
+            yield _host_inputs(source, loss, ids_B, multiple)
         return
-    of_epoch = torch.from_numpy(np.concatenate(batches)).to(source.device)
-    for ids_B, on_device_B in zip(batches, torch.split(of_epoch, [len(ids_B) for ids_B in batches]), strict=True):
+    ids_of_epoch = torch.from_numpy(np.concatenate(batches)).to(source.device)
+    on_device = torch.split(ids_of_epoch, [len(ids_B) for ids_B in batches])
+    for ids_B, device_ids_B in zip(batches, on_device, strict=True):
         longest = int(source.lengths_N[ids_B].max())
-        yield Inputs({"example_ids_B": on_device_B}, len(ids_B), -(-longest // source.multiple) * source.multiple)
+        yield Inputs({"example_ids_B": device_ids_B}, len(ids_B), -(-longest // multiple) * multiple)
 
 
-def _host_inputs(source: BatchSource, example_ids_B: np.ndarray) -> Inputs:
-    batch = collate(source.split, example_ids_B, torch.device("cpu"), source.pad_id, multiple=source.multiple)
+def _host_inputs(source: BatchSource, loss: Loss, example_ids_B: np.ndarray, multiple: int) -> Inputs:
+    batch = collate(source.split, example_ids_B, torch.device("cpu"), source.pad_id, multiple=multiple)
     tensors: dict[str, Tensor] = {f.name: getattr(batch, f.name) for f in fields(Batch)}
-    tensors |= _teacher_fields(
-        source.targets, None if source.targets is None else source.targets.outputs, batch.example_ids_B
-    )
+    tensors |= _teacher_fields(loss, source.outputs, batch.example_ids_B)
     tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     if source.device.type == "cuda":
         tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
     return Inputs(tensors, *batch.input_ids_BT.shape)
 
 
-def make_batch(source: BatchSource, tensors: dict[str, Tensor], length: int) -> Batch:
-    """Returns the batch that is made of given tensors, which are on the device by now.
+def make_batch(source: BatchSource, loss: Loss, tensors: dict[str, Tensor], length: int) -> Batch:
+    """Returns the batch of given inputs, which must be on the device by now.
 
-    Of example ids it is gathered there without a word to the host, so that a CUDA graph can hold that too.
+    From example ids it is gathered without synchronising with the host, so that a CUDA graph can contain it.
+
+    Args:
+        source: Of the training split.
+        loss: The one of `epoch_inputs()`, or one with the same structure.
+        tensors: Of the inputs.
+        length: Of the inputs.
     """
     resident = source.resident
     if resident is None:
@@ -201,17 +188,15 @@ def make_batch(source: BatchSource, tensors: dict[str, Tensor], length: int) -> 
         token_types_BT=((position_T >= resident.first_lengths_N[ids_B, None]) & mask_BT).long(),
         mask_BT=mask_BT,
         labels_B=resident.labels_N[ids_B],
-        **_teacher_fields(source.targets, resident.outputs, ids_B),
+        **_teacher_fields(loss, resident.outputs, ids_B),
     )
 
 
-def _teacher_fields(targets: TeacherTargets | None, outputs: TeacherOutputs | None, ids_B: Tensor) -> dict[str, Tensor]:
-    """Returns the fields of a batch that have what the teacher says, where the outputs are."""
-    if targets is None or outputs is None:
-        return {}
-    said = {}
-    if targets.logits:
-        said["teacher_logits_BC"] = outputs.logits(ids_B)
-    if targets.layers:
-        said["teacher_cls_BKH"] = outputs.cls(ids_B, targets.layers)
-    return said
+def _teacher_fields(loss: Loss, outputs: TeacherOutputs | None, ids_B: Tensor) -> dict[str, Tensor]:
+    """Returns the teacher outputs that the loss needs, by the names of a batch's fields, where `outputs` is."""
+    found = {}
+    if outputs is not None and loss.needs_logits:
+        found["teacher_logits_BC"] = outputs.logits(ids_B)
+    if outputs is not None and loss.needs_layers:
+        found["teacher_cls_BKH"] = outputs.cls(ids_B, loss.needs_layers)
+    return found

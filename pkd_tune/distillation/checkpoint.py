@@ -1,7 +1,7 @@
-"""The state of an unfinished training on disk, from which it goes on as if it had never stopped.
+"""Checkpoints of unfinished trainings, from which they resume with the same result, and safetensors files.
 
-One safetensors file: weights, the best weights so far, the optimiser's moments and the generators' states as tensors;
-everything else as JSON in its header.
+A checkpoint is one safetensors file: weights, the best weights so far, the optimiser's moments and the states of the
+random generators as tensors; everything else as JSON in its header.
 """
 
 import json
@@ -18,21 +18,21 @@ from torch import Tensor
 from pkd_tune.files import atomic_path
 
 WRITING_SHARE = 0.04
-"""Most of a training's time that may go into writing its state."""
+"""Largest share of a training's time that may go into writing checkpoints."""
 
 _FACTS = "facts"
 _GENERATOR, _CUDA_GENERATOR = "generator.cpu", "generator.cuda"
 
 
-class StateFile:
-    """Where a training keeps its state, and how often it may be written."""
+class Checkpoint:
+    """The checkpoint file of a training, and how often it may be written."""
 
     def __init__(self, path: Path, written: Callable[[], None] = lambda: None) -> None:
-        """Names the file.
+        """Names the file, which need not exist.
 
         Args:
             path: The file.
-            written: Called whenever it has been written; what that takes counts as writing.
+            written: Called after every write; its duration counts as writing.
         """
         self.path = path
         self._written = written
@@ -40,7 +40,7 @@ class StateFile:
         self._cost = 0.0
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Returns tensors on the CPU and facts; None where there is no file, or not a whole one."""
+        """Returns tensors on the CPU and facts; None where the file is missing or damaged."""
         try:
             with safe_open(self.path, framework="pt") as file:
                 names = file.keys()
@@ -49,17 +49,21 @@ class StateFile:
             return None
 
     def is_due(self) -> bool:
-        """Tells whether enough time has gone by since the last writing for another to stay below `WRITING_SHARE`.
+        """Tells whether enough time has passed since the last write for another to stay below `WRITING_SHARE`.
 
-        The first is always due; what writing costs here is known only then.
+        The first is always due: it measures how long a write takes.
         """
         return time.perf_counter() - self._written_at >= self._cost / WRITING_SHARE
 
     def write(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Replaces the file, whole or not at all.
+        """Replaces the file atomically.
+
+        Args:
+            tensors: By name.
+            facts: Everything else; must be JSON.
 
         Raises:
-            OSError: When the disk is full; nothing is left of the attempt, and the earlier file stays.
+            OSError: When it cannot be written; the earlier file stays.
         """
         started = time.perf_counter()
         write_tensors(self.path, tensors, {_FACTS: json.dumps(facts)})
@@ -68,30 +72,30 @@ class StateFile:
         self._cost = self._written_at - started
 
     def delete(self) -> None:
-        """Removes the file, where there is one."""
+        """Removes the file if it exists."""
         self.path.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file, whole or not at all; once this returns, a power cut does not take it away.
+    """Writes a safetensors file atomically and durably: it is synchronised to disk before this returns.
 
     Args:
         path: The file; its folder is made where it is missing.
         tensors: By name.
-        facts: For the file's header.
+        facts: Metadata for the file's header.
 
     Raises:
-        OSError: When the disk is full or the folder cannot be written to; nothing is left of the attempt.
+        OSError: When the file cannot be written; an earlier one stays.
     """
     try:
         with atomic_path(path, durable=True) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, facts)
-    except SafetensorError as error:  # its library wraps what the system said
-        raise OSError(f"{error}: {path}") from error  # the reason first: reports shorten what is long
+    except SafetensorError as error:  # wraps the system's error as text
+        raise OSError(f"{error}: {path}") from error  # the reason first: reports cut long messages
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:
-    """Returns the states of PyTorch's generators that a training on this device draws from."""
+    """Returns the states of PyTorch's random generators that a training on this device uses."""
     states = {_GENERATOR: torch.get_rng_state()}
     if device.type == "cuda":
         states[_CUDA_GENERATOR] = torch.cuda.get_rng_state(device)
@@ -99,7 +103,7 @@ def generator_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_generator_states(states: dict[str, Tensor], device: torch.device) -> None:
-    """Undoes whatever was drawn since `generator_states()`."""
+    """Restores what `generator_states()` returned."""
     torch.set_rng_state(states[_GENERATOR])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states[_CUDA_GENERATOR], device)
@@ -112,7 +116,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Puts back what `optimizer_tensors` returned, in place where there are moments: captured steps hold on to them."""
+    """Restores what `optimizer_tensors()` returned; existing moments in place, because captured steps use them."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):

@@ -1,15 +1,16 @@
-"""What a model says of whole splits: its outputs, its predictions and their scores.
+"""A model in evaluation mode on whole splits: its outputs, predictions and metrics, and its similarity to its teacher.
 
-Shape suffixes: N examples of a split, C classes.
+Shape suffixes: N examples of a split, B examples of a batch, C classes, L layers, K imitated layers, H hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pkd_tune.config import Precision
@@ -23,15 +24,54 @@ from pkd_tune.encoders.precision import mixed_precision
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
 
+    from pkd_tune.distillation.teacher_outputs import TeacherOutputs
 
-class Watcher(Protocol):
-    """Looks at what a model says of the dev splits beyond its metrics."""
 
-    def see(self, split: str, batch: Batch, output: Output) -> None:
-        """Takes in one batch of an evaluation."""
+class TeacherSimilarity:
+    """How similar a student's outputs on the dev splits are to its teacher's, accumulated batch by batch."""
 
-    def read(self) -> dict[str, float]:
-        """Returns the numbers of the evaluation that just ended, and starts anew."""
+    def __init__(self, teacher_dev: Mapping[str, TeacherOutputs], imitated: tuple[int, ...]) -> None:
+        """Starts without batches.
+
+        Args:
+            teacher_dev: Teacher outputs by dev split.
+            imitated: The teacher layer that each student layer 1 .. K imitates, counted from 1.
+        """
+        self.teacher_dev = teacher_dev
+        self.imitated = imitated
+        self._examples = 0
+        self._agreeing = 0.0
+        self._cosine_sums_K = torch.zeros(len(imitated))
+        self._classes = 0
+        self._same_width = False
+
+    def update(self, split: str, batch: Batch, output: Output) -> None:
+        """Adds a batch of a dev split, given by name, and the student's output."""
+        teacher, ids_B = self.teacher_dev[split], batch.example_ids_B
+        logits_BC = output.logits_BC.float().cpu()
+        self._examples += len(ids_B)
+        self._classes = logits_BC.shape[1]
+        self._agreeing += (logits_BC.argmax(-1) == teacher.logits(ids_B).argmax(-1)).sum().item()
+        self._same_width = output.cls_BLH.shape[-1] == teacher.cls_NLH.shape[-1]
+        if self._same_width and self.imitated:
+            student_BKH: Tensor = output.cls_BLH[:, : len(self.imitated)].float().cpu()
+            teacher_BKH = teacher.cls(ids_B, self.imitated).float()
+            self._cosine_sums_K += F.cosine_similarity(student_BKH, teacher_BKH, dim=-1).sum(0)
+
+    def compute(self) -> dict[str, float]:
+        """Returns the figures over all batches since the last call.
+
+        `agreement`: share of examples for which both predict the same class, times 100; not for regression.
+        `cosine_1` to `cosine_K`: mean cosine similarity of the student's [CLS] state after a layer and the teacher's
+        after the layer it imitates; not where their widths differ.
+        """
+        figures = {"agreement": 100 * self._agreeing / self._examples} if self._classes > 1 else {}
+        if self._same_width:
+            cosines_K = (self._cosine_sums_K / self._examples).tolist()
+            figures |= {f"cosine_{layer}": cosine for layer, cosine in enumerate(cosines_K, start=1)}
+        self._examples, self._agreeing = 0, 0.0
+        self._cosine_sums_K.zero_()
+        return figures
 
 
 def evaluate(
@@ -40,15 +80,15 @@ def evaluate(
     task: Task,
     *,
     precision: Precision = "auto",
-    watcher: Watcher | None = None,
+    similarity: TeacherSimilarity | None = None,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Returns the task's metrics on its dev splits, times 100, and what the model predicts for each of them.
+    """Returns the task's metrics on its dev splits, times 100, and the predictions for each split.
 
     Raises:
         UserError: When a split has no labels.
     """
     predicted = {
-        name: predictions(task, predict(model, split, precision=precision, watcher=watcher).numpy())
+        name: predictions(task, predict(model, split, precision=precision, similarity=similarity).numpy())
         for name, split in dev.items()
     }
     return score(task, predicted, {name: split.labels for name, split in dev.items()}), predicted
@@ -59,28 +99,28 @@ def predict(
     split: Split,
     *,
     precision: Precision = "auto",
-    watcher: Watcher | None = None,
+    similarity: TeacherSimilarity | None = None,
 ) -> Tensor:
     """Returns the logits of every example in the order of example ids: (N, C), fp32, on the CPU.
 
     Args:
-        model: Put in evaluation mode, where it is left.
-        split: Labels are not looked at.
-        precision: Of matrix products; fp32 is what a plain reload of the exported model computes in.
-        watcher: Sees every batch.
+        model: Put in evaluation mode, and left in it.
+        split: Labels are not used.
+        precision: Of matrix products; a plain reload of an exported model computes in fp32.
+        similarity: Updated with every batch.
     """
     logits_NC = torch.empty(len(split), model.config.num_labels)
     for batch, output in outputs(model, split, precision=precision):
         logits_NC[batch.example_ids_B] = output.logits_BC.float().cpu()
-        if watcher is not None:
-            watcher.see(split.name, batch, output)
+        if similarity is not None:
+            similarity.update(split.name, batch, output)
     return logits_NC
 
 
 def outputs(
     model: BertForSequenceClassification, split: Split, *, precision: Precision
 ) -> Iterator[tuple[Batch, Output]]:
-    """Yields every example once, in batches of similar length, with what the model says of them in evaluation mode."""
+    """Yields every example once, in batches of similar length, with the model's output in evaluation mode."""
     model.eval()
     for example_ids in scoring_batches(split.lengths, SCORING_TOKENS[model.device.type]):
         batch = collate(split, example_ids, model.device, model.config.pad_token_id)

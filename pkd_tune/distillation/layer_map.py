@@ -1,4 +1,4 @@
-"""Which teacher layer each inner layer of the student imitates, and which layers the student starts from.
+"""Layer maps: which teacher layer each student layer imitates, and from which layers a student is initialised.
 
 Layers are counted from 1, the first transformer layer; the embedding output is layer 0 and is never imitated.
 """
@@ -9,17 +9,17 @@ from pkd_tune.config import Init, Strategy
 def teacher_layers(strategy: Strategy, student_layers: int, teacher_layers: int) -> tuple[int, ...]:
     """Returns the teacher layer for each student layer 1 .. k-1, where k is `student_layers`.
 
-    The top layers are left out on both sides, because the soft labels already cover them. `skip` spreads the k-1
-    layers over the whole teacher (student layer j imitates layer floor(j N / k)); `last` takes the k-1 layers right
-    under the teacher's top. For 12 to 6 these are the paper's (2, 4, 6, 8, 10) and (7, 8, 9, 10, 11).
+    The top layers are left out on both sides, because the soft labels already cover them (Sun et al., EMNLP 2019,
+    section 3.2). `skip` (PKD-Skip): student layer j imitates teacher layer floor(j N / k). `last` (PKD-Last): layer
+    j + N - k. For 12 to 6 layers these are the paper's (2, 4, 6, 8, 10) and (7, 8, 9, 10, 11).
 
     Args:
         strategy: `skip` or `last`.
-        student_layers: Depth k of the student, at least 1. With 1 there is nothing to imitate: an empty tuple.
+        student_layers: Depth k of the student, at least 1.
         teacher_layers: Depth N of the teacher, above k.
 
     Returns:
-        k-1 strictly increasing layer numbers in 1 .. N-1.
+        k-1 strictly increasing layer numbers in 1 .. N-1; empty for k = 1.
 
     Raises:
         ValueError: Unless 1 <= k < N and the strategy is known.
@@ -40,12 +40,12 @@ def teacher_layers(strategy: Strategy, student_layers: int, teacher_layers: int)
 
 
 def start_layers(init: Init, student_layers: int, model_layers: int) -> tuple[int, ...]:
-    """Returns which layers of a model become layers 1 .. k of a student.
+    """Returns the layers of a model from which layers 1 .. k of a student are initialised.
 
     Args:
-        init: `teacher-skip` takes every (N/k)-th layer, the top one last; the others take the first k.
+        init: With `teacher-skip` student layer j starts from layer floor(j N / k); else from layer j.
         student_layers: Depth k of the student.
-        model_layers: Depth N of the model it is cut from, at least k.
+        model_layers: Depth N of the model, at least k.
 
     Raises:
         ValueError: Unless 1 <= k <= N.

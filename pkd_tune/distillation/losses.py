@@ -1,16 +1,55 @@
-"""The three terms of patient knowledge distillation and their sum.
+"""The loss of Patient Knowledge Distillation: which terms a training has, and how they are computed.
+
+    L = (1 - alpha) L_CE + alpha L_DS + beta L_PT
+
+Sun et al., "Patient Knowledge Distillation for BERT Model Compression", EMNLP 2019, equations 4 to 8
+(https://arxiv.org/abs/1908.09355). The paper writes sums; the reductions here are those of the authors' released code
+(github.com/intersun/PKD-for-BERT-Model-Compression), so that the published alpha, beta and temperature keep their
+meaning. The paper has no regression task: there both L_CE and L_DS are mean squared errors here.
 
 Shape suffixes: B examples, C classes (1 output for regression), K imitated layers (k-1), H hidden size.
-
-The reductions are those of the authors' released code, so that their published alpha, beta and temperature keep their
-meaning; the paper writes sums instead (Sun et al., EMNLP 2019, equations 4 to 8). It has no regression task; there
-both the hard and the soft term are mean squared errors here.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loss:
+    """The terms of a training's loss and their weights; the defaults are fine-tuning without a teacher."""
+
+    alpha: float = 0.0
+    """Weight of the teacher's soft labels, in [0, 1]; at 0 the teacher's logits are not needed."""
+    beta: float = 0.0
+    """Weight of the patience term, at least 0; at 0 the teacher's [CLS] states are not needed."""
+    temperature: float = 1.0
+    """Divides both models' logits in the soft-label term, above 0."""
+    normalize: bool = False
+    """Whether every [CLS] state is scaled to L2 norm 1 in the patience term."""
+    imitated: tuple[int, ...] = ()
+    """The teacher layer that each student layer 1 .. K imitates, counted from 1."""
+
+    def __post_init__(self) -> None:
+        if self.beta > 0 and not self.imitated:
+            raise ValueError(f"beta must be 0 where no layer is imitated, but got {self.beta}")
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the soft-label term is computed."""
+        return self.alpha > 0
+
+    @property
+    def needs_layers(self) -> tuple[int, ...]:
+        """The teacher layers whose [CLS] states the patience term needs; empty where it is not computed."""
+        return self.imitated if self.beta > 0 else ()
+
+    @property
+    def structure(self) -> tuple[bool, tuple[int, ...], bool]:
+        """What decides which operations the loss consists of; equal for losses that differ in their weights alone."""
+        return self.needs_logits, self.needs_layers, self.normalize
 
 
 class LossParts(NamedTuple):
@@ -19,12 +58,12 @@ class LossParts(NamedTuple):
     total: Tensor
     """(1 - alpha) ce + alpha kd + beta pt."""
     ce: Tensor
-    """Cross-entropy with the true labels, mean over B; for regression, their squared error."""
+    """L_CE: cross-entropy with the true labels, mean over B; for regression, their squared error."""
     kd: Tensor
-    """temperature^2 times the KL divergence from teacher to student, mean over B and C; for regression, the squared
-    error of the teacher's output, mean over B, whatever the temperature; 0 without teacher logits."""
+    """L_DS: temperature^2 times the KL divergence from teacher to student, mean over B and C; for regression, the
+    squared error against the teacher's output, mean over B, whatever the temperature; 0 without teacher logits."""
     pt: Tensor
-    """Patience: squared distance of [CLS] states, mean over B, K and H; 0 without teacher states."""
+    """L_PT: squared distance of [CLS] states, mean over B, K and H; 0 without teacher states."""
 
 
 def pkd_loss(
@@ -41,24 +80,32 @@ def pkd_loss(
 ) -> LossParts:
     """Returns L = (1 - alpha) L_CE + alpha L_DS + beta L_PT and its terms.
 
+    With logits z, temperature T, p = softmax(z / T), and [CLS] states h, subscripts s for student and t for teacher:
+
+        L_CE = mean over B of cross-entropy(z_s, label)
+        L_DS = T^2 * mean over B and C of p_t (log p_t - log p_s)
+        L_PT = mean over B, K and H of (h_s - h_t)^2, with `normalize` of (h_s / |h_s| - h_t / |h_t|)^2
+
+    and for regression L_CE = mean over B of (z_s - label)^2 and L_DS = mean over B of (z_s - z_t)^2.
+
     Args:
         student_logits_BC: The student's logits, with gradient.
         teacher_logits_BC: The teacher's logits for the same examples, or None where alpha is 0.
-        labels_B: Class ids, int64. Floating-point labels make it a regression: the logits are (B, 1) predictions.
+        labels_B: Class ids, int64. Floating-point labels select the regression loss for logits of shape (B, 1).
         student_cls_BKH: [CLS] states after student layers 1 .. k-1, with gradient.
-        teacher_cls_BKH: [CLS] states after the teacher layers they imitate, or None where beta is 0 or K is 0.
+        teacher_cls_BKH: [CLS] states after the imitated teacher layers, or None where beta is 0 or K is 0.
         alpha: Weight of the soft labels, in [0, 1].
         beta: Weight of the patience term, at least 0.
-        temperature: Divides both models' logits in the soft-label term, above 0. Without effect in a regression, whose
-            outputs have no distribution to soften.
+        temperature: Divides both models' logits in the soft-label term, above 0. Without effect in regression, whose
+            outputs are no distribution.
         normalize: Whether every [CLS] state is scaled to L2 norm 1 first.
 
     Raises:
-        ValueError: When a weight above 0 is given for a term whose teacher tensor is None.
+        ValueError: When alpha or beta is not 0 but the teacher tensor of its term is None.
     """
     for name, weight, tensor in (("alpha", alpha, teacher_logits_BC), ("beta", beta, teacher_cls_BKH)):
         if tensor is None and not isinstance(weight, Tensor) and weight != 0:
-            raise ValueError(f"{name} must be 0 without the teacher tensor it weighs, but got {weight}")
+            raise ValueError(f"{name} must be 0 without the teacher tensor of its term, but got {weight}")
     student_logits_BC = student_logits_BC.float()
     regression = labels_B.is_floating_point()
     if regression:
@@ -72,7 +119,7 @@ def pkd_loss(
         divergence_BC = F.kl_div(
             F.log_softmax(student_logits_BC / temperature, dim=-1),
             F.softmax(teacher_logits_BC.float() / temperature, dim=-1),
-            reduction="none",  # the original's "mean" is deprecated for not being the definition's mean over B
+            reduction="none",  # then a mean over B and C as in the original; "batchmean" would be a mean over B alone
         )
         kd = temperature**2 * divergence_BC.mean()
     if teacher_cls_BKH is not None and student_cls_BKH is not None:
@@ -85,8 +132,3 @@ def pkd_loss(
         pt = F.mse_loss(student_cls_BKH, teacher_cls_BKH)
     total = (1 - alpha) * ce + alpha * kd + beta * pt
     return LossParts(total, ce, kd, pt)
-
-
-def finetune_loss(logits_BC: Tensor, labels_B: Tensor) -> LossParts:
-    """Returns the plain cross-entropy (for regression, the mean squared error) as a loss whose other terms are 0."""
-    return pkd_loss(logits_BC, None, labels_B, None, None, alpha=0.0, beta=0.0, temperature=1.0, normalize=False)

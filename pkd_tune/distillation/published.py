@@ -1,6 +1,6 @@
-"""The settings that won the authors' own searches, by task, depth and method.
+"""The best settings of the authors' own searches, by method, depth and task.
 
-Read from the names in the result summaries of the released code (intersun/PKD-for-BERT-Model-Compression, commit
+Taken from the result summaries in the released code (intersun/PKD-for-BERT-Model-Compression, commit
 9e9e860). The 6-layer students imitate PKD-skip's layers; the released 3-layer runs used layers 10 and 11, which is
 PKD-last. There is no summary of 3-layer vanilla KD.
 """
@@ -12,7 +12,7 @@ from pkd_tune.config import Method, Strategy, UserError
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One winner: BERT-base, 12 teacher layers, 4 epochs of batches of 32."""
+    """The best settings of one search: 12-layer BERT-base teacher, 4 epochs, batch size 32."""
 
     learning_rate: float
     temperature: float
@@ -46,15 +46,15 @@ PUBLISHED: dict[tuple[Method, int, str], Published] = {
 
 
 def published(method: Method, layers: int, task: str) -> Published:
-    """Returns the published winner.
+    """Returns the published settings.
 
     Raises:
-        UserError: When none was published for this method, depth and task; it lists the tasks that have one.
+        UserError: When there are none for this method, depth and task; lists the tasks that have some.
     """
     found = PUBLISHED.get((method, layers, task))
     if found is not None:
         return found
     there = ", ".join(f"{name} with {depth} layers" for kind, depth, name in PUBLISHED if kind == method)
     raise UserError(
-        f"--preset published: nothing was published for {method} on {task} with {layers} layers, only for {there}"
+        f"--preset published: no settings were published for {method} on {task} with {layers} layers, only for {there}"
     )

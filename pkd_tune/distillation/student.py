@@ -1,7 +1,4 @@
-"""One student: a configuration in, a trained model and its scores out.
-
-Shape suffixes: B examples, C classes, K imitated layers, L teacher layers, H hidden size.
-"""
+"""Distillation of one student: from its configuration to a trained model, its evaluations and teacher outputs."""
 
 from __future__ import annotations
 
@@ -13,66 +10,64 @@ from typing import TYPE_CHECKING
 import torch
 
 from pkd_tune.config import DataConfig, DistillConfig, Init, TrainingConfig, UserError
-from pkd_tune.data.batches import Batch
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.data.metrics import predictions, score
 from pkd_tune.data.task import Task
 from pkd_tune.data.tokens import Split
-from pkd_tune.distillation.batch_source import ResidentData, TeacherTargets, open_source, resident_where_it_fits
-from pkd_tune.distillation.checkpoint import StateFile
+from pkd_tune.distillation.batch_source import BatchSource, open_source
+from pkd_tune.distillation.checkpoint import Checkpoint
+from pkd_tune.distillation.inference import TeacherSimilarity
 from pkd_tune.distillation.layer_map import start_layers, teacher_layers
 from pkd_tune.distillation.loop import Evaluation, FitResult, fit
-from pkd_tune.distillation.losses import LossParts, pkd_loss
-from pkd_tune.distillation.similarity import TeacherSimilarity
+from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs, teacher_outputs
 from pkd_tune.distillation.train_step import TrainStep, graph_capture
-from pkd_tune.encoders.folder import weights_key
-from pkd_tune.encoders.modeling import copy_layers, cut_to_layers, load_classifier, run
+from pkd_tune.encoders.modeling import copy_layers, cut_to_layers, load_classifier
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
 
 REPRODUCTION_TOLERANCE = 0.5
-"""Points by which the score of cached teacher logits may differ from the teacher's own: another machine's rounding."""
+"""Points by which the dev score of cached teacher outputs may differ from the teacher's: rounding of other hardware."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudentData:
-    """What all students of a search share and none changes; a process opens it once."""
+    """The data and initial weights that all students of a search share; a process opens them once."""
 
     task: Task
     train: Split
     dev: Mapping[str, Split]
-    """What students are chosen on: splits under the names of the task's dev splits."""
+    """The splits that select epochs and trials, by the names of the task's dev splits."""
     official_dev: Mapping[str, Split]
-    """The task's own dev splits by name; the same unless a part of the training split chooses."""
+    """The task's own dev splits by name; the same as `dev` unless part of the training split is held out."""
     start: BertForSequenceClassification
-    """The model that every student is cut from."""
+    """The model from which every student is initialised."""
     init: Init
-    """Says which of its layers."""
+    """Which of its layers a student starts from."""
     teacher_train: TeacherOutputs
-    """What the teacher says of the training split."""
+    """Teacher outputs of the training split."""
     teacher_dev: Mapping[str, TeacherOutputs]
-    """What the teacher says of the splits students are chosen on."""
+    """Teacher outputs of the splits in `dev`."""
     device: torch.device
 
 
 def open_student_data(
     data: DataConfig, teacher: Teacher, device: torch.device, seed: int, *, verify: bool = True
 ) -> StudentData:
-    """Opens tokens, teacher outputs and initial weights, computing the teacher's outputs where they are missing.
+    """Opens tokens, teacher outputs and initial weights, computing teacher outputs where they are missing.
 
     Args:
-        data: Which examples.
+        data: The task and its models.
         teacher: From `prepare_teacher()`.
         device: Where students will be trained.
-        seed: Seeds the weights that the pretrained folder does not hold: the classifier every student starts with.
-        verify: Whether the teacher's outputs are checked byte by byte, where they are there already.
+        seed: For the weights that a pretrained folder does not have: the classifier that every student starts with.
+        verify: Whether cached teacher outputs are checked against their hash.
 
     Raises:
-        UserError: When the cached outputs do not reproduce the teacher's dev score.
+        UserError: When the teacher outputs do not reproduce the teacher's dev score.
     """
     task = TASKS[data.task]
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
@@ -96,13 +91,13 @@ def open_student_data(
 def checked_teacher_outputs(
     data: DataConfig, teacher: Teacher, device: torch.device, *, verify: bool = True
 ) -> dict[str, TeacherOutputs]:
-    """Opens what the teacher says of the splits that students learn from and are chosen on, computing what is missing.
+    """Opens the teacher outputs of the splits for training and selection, computing them where they are missing.
 
     Args:
-        data: Which examples.
+        data: The task and its models.
         teacher: From `prepare_teacher()`.
-        device: Where it runs.
-        verify: Whether files that are there are checked byte by byte.
+        device: Where the teacher runs.
+        verify: Whether cached outputs are checked against their hash.
 
     Raises:
         UserError: When they do not reproduce the teacher's dev score.
@@ -110,7 +105,7 @@ def checked_teacher_outputs(
     task = TASKS[data.task]
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
     chosen = selection_splits(task, splits, data.select_on)
-    outputs = compute_teacher_outputs(data, teacher.folder, device, tuple(chosen), verify=verify)
+    outputs = compute_teacher_outputs(data, teacher.folder, teacher.key, device, tuple(chosen), verify=verify)
     dev = {name: chosen[name] for name in task.dev_splits}
     predicted = {
         name: predictions(task, outputs[name].logits(torch.arange(len(split))).numpy()) for name, split in dev.items()
@@ -126,38 +121,39 @@ def checked_teacher_outputs(
 
 
 def teacher_cache_folder(data: DataConfig) -> Path:
-    """Returns where the teacher outputs of a task lie."""
+    """Returns the cache folder of a task's teacher outputs."""
     return data.data_dir / "teacher_cache" / data.task
 
 
 def compute_teacher_outputs(
     data: DataConfig,
     teacher_dir: Path,
+    teacher_key: str,
     device: torch.device,
     names: Sequence[str] | None = None,
     *,
     verify: bool = True,
 ) -> dict[str, TeacherOutputs]:
-    """Opens what a fine-tuned teacher says of the given splits, computing what is missing.
+    """Opens the outputs of a fine-tuned teacher for the given splits, computing them where they are missing.
 
     Args:
-        data: Which examples; the teacher reads them with its own tokenizer.
+        data: The task and its models; the examples are tokenised with the teacher's tokenizer.
         teacher_dir: The fine-tuned teacher.
-        device: Where it runs.
-        names: Of splits; all of the task's where left out.
-        verify: Whether files that are there are checked byte by byte.
+        teacher_key: Its `weights_key()`.
+        device: Where the teacher runs.
+        names: Names of the splits; None: all of the task's.
+        verify: Whether cached outputs are checked against their hash.
     """
     task = TASKS[data.task]
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     if data.select_on != "dev":
         splits = selection_splits(task, splits, data.select_on)
-    key = weights_key(teacher_dir)
 
     def load_teacher() -> BertForSequenceClassification:
         return load_classifier(teacher_dir, task.labels, seed=0).to(device)
 
     return {
-        name: teacher_outputs(teacher_cache_folder(data), splits[name], key, load_teacher, verify=verify)
+        name: teacher_outputs(teacher_cache_folder(data), splits[name], teacher_key, load_teacher, verify=verify)
         for name in names or splits
     }
 
@@ -168,23 +164,21 @@ class ModelPool:
 
     train_steps: dict[tuple[int, bool], TrainStep] = field(default_factory=dict)
     """By depth, and whether there is a projection."""
-    residents: dict[str, ResidentData | None] = field(default_factory=dict)
-    """By the split's key; None where it did not fit."""
+    sources: dict[str, BatchSource] = field(default_factory=dict)
+    """By the split's key."""
     per_gpu: int = 1
-    """Trials that share its GPU, each with a model pool in a process of its own."""
+    """Concurrent trials on its GPU, each with a model pool in a process of its own."""
 
     def gpu_bytes(self) -> int:
-        """Returns the bytes that benches keep on a GPU: weights and two moments, in fp32, and where graphs read.
+        """Returns the bytes that train steps keep on a GPU: weights, two moments (all fp32) and graph inputs.
 
-        Not among them are residents, which are there from the first trial on, and the memory that graphs work in, which
-        torch does not count as allocated.
+        Resident data is not among them, because it is there from the first trial on; nor is the memory pool of the
+        graphs, which torch does not count as allocated.
         """
         train_steps = self.train_steps.values()
-        of_models = sum(12 * trained.numel() for train_step in train_steps for trained in train_step.parameters())
-        read = (
-            tensor for train_step in train_steps for inputs in train_step.graph_inputs() for tensor in inputs.values()
-        )
-        return of_models + sum(tensor.nbytes for tensor in read)
+        of_models = sum(12 * parameter.numel() for step in train_steps for parameter in step.parameters())
+        of_graphs = (tensor for step in train_steps for inputs in step.graph_inputs() for tensor in inputs.values())
+        return of_models + sum(tensor.nbytes for tensor in of_graphs)
 
 
 def distill(
@@ -192,7 +186,7 @@ def distill(
     config: DistillConfig,
     training: TrainingConfig,
     report: Callable[[Evaluation], None],
-    state: StateFile | None = None,
+    checkpoint: Checkpoint | None = None,
     model_pool: ModelPool | None = None,
 ) -> tuple[BertForSequenceClassification, FitResult]:
     """Trains one student and returns it with the weights of its best evaluation.
@@ -200,86 +194,61 @@ def distill(
     The result depends on the arguments alone, not on what the process did before.
 
     Args:
-        student data: Shared by all students; not changed.
+        student_data: Shared by all students; not changed.
         config: The student's depth and the weights of the three loss terms.
         training: Learning rate, epochs, seed and the rest.
         report: Called after every evaluation; what it raises ends the training.
-        state: Lets an interrupted training go on from its last epoch.
-        model pool: Kept for the next student of the same student data, whose training overwrites what is returned here.
+        checkpoint: Lets an interrupted training resume from its last epoch.
+        model_pool: Kept for the next student of the same student data, which overwrites the student returned here.
 
     Raises:
         TrainingDivergedError: When the loss is not finite.
     """
-    outputs, device = student_data.teacher_train, student_data.device
+    outputs = student_data.teacher_train
     imitated = teacher_layers(config.strategy, config.student_layers, outputs.cls_NLH.shape[1])
-    use_logits, use_cls = config.alpha > 0, config.beta > 0 and len(imitated) > 0
-    model_pool = ModelPool() if model_pool is None else model_pool
-    train_step = _train_step(model_pool, student_data, config.student_layers, training.seed, use_cls=use_cls)
-    student, projection = train_step.model, train_step.projection
-    alpha, temperature = train_step.number("alpha", config.alpha), train_step.number("temperature", config.temperature)
-    beta = train_step.number("beta", config.beta if use_cls else 0.0)
-
-    def step(batch: Batch) -> LossParts:
-        output = run(student, batch)
-        student_cls_BKH = output.cls_BLH[:, :-1] if projection is None else projection(output.cls_BLH[:, :-1])
-        return pkd_loss(
-            output.logits_BC,
-            batch.teacher_logits_BC,
-            batch.labels_B,
-            student_cls_BKH if use_cls else None,
-            batch.teacher_cls_BKH,
-            alpha=alpha,
-            beta=beta,
-            temperature=temperature,
-            normalize=config.normalize,
-        )
-
-    key = student_data.train.key
-    if key not in model_pool.residents:
-        model_pool.residents[key] = resident_where_it_fits(student_data.train, outputs, device, model_pool.per_gpu)
-    source = open_source(
-        student_data.train,
-        device,
-        student.config.pad_token_id,
-        TeacherTargets(outputs, use_logits, imitated if use_cls else ()),
-        model_pool.residents[key],
-        multiple=train_step.length_multiple,
+    loss = Loss(
+        alpha=config.alpha,
+        beta=config.beta if imitated else 0.0,
+        temperature=config.temperature,
+        normalize=config.normalize,
+        imitated=imitated,
     )
+    model_pool = ModelPool() if model_pool is None else model_pool
+    train_step = _train_step(model_pool, student_data, config.student_layers, training.seed, loss)
+    student, key = train_step.model, student_data.train.key
+    if key not in model_pool.sources:
+        model_pool.sources[key] = open_source(student_data.train, student, outputs, per_gpu=model_pool.per_gpu)
     return student, fit(
-        student,
-        step,
-        student_data.train,
+        train_step,
+        loss,
+        model_pool.sources[key],
         student_data.dev,
         student_data.task,
         training,
         report,
-        watcher=TeacherSimilarity(student_data.teacher_dev, imitated),
-        state=state,
-        train_step=train_step,
-        source=source,
-        structure=(use_logits, imitated if use_cls else (), config.normalize),
+        similarity=TeacherSimilarity(student_data.teacher_dev, imitated),
+        checkpoint=checkpoint,
     )
 
 
-def _train_step(model_pool: ModelPool, student_data: StudentData, depth: int, seed: int, *, use_cls: bool) -> TrainStep:
-    """Returns the workbench of a depth with a student that has its initial weights on it."""
-    start = student_data.start
+def _train_step(model_pool: ModelPool, student_data: StudentData, depth: int, seed: int, loss: Loss) -> TrainStep:
+    """Returns the train step of a depth with a student that has its initial weights."""
+    start, device = student_data.start, student_data.device
     layers = start_layers(student_data.init, depth, start.config.num_hidden_layers)
-    projection = (
-        _projection(start.config.hidden_size, student_data.teacher_train.cls_NLH.shape[2], seed) if use_cls else None
-    )
+    projection = None
+    if loss.needs_layers:
+        projection = _projection(start.config.hidden_size, student_data.teacher_train.cls_NLH.shape[2], seed)
     key = (depth, projection is not None)
     train_step = model_pool.train_steps.get(key)
     if train_step is None:
-        if student_data.device.type == "cpu":
-            model_pool.train_steps.clear()  # there memory counts for more than the time that it takes to make another
-        student = cut_to_layers(start, layers).to(student_data.device)
+        if device.type == "cpu":
+            model_pool.train_steps.clear()  # there memory is scarcer than the time to make another
+        student = cut_to_layers(start, layers).to(device)
         others = [other.capture for other in model_pool.train_steps.values()]
-        capture = others[0] if others else graph_capture(student_data.device)
         train_step = TrainStep(
             student,
-            projection and projection.to(student_data.device),
-            capture=capture,
+            projection and projection.to(device),
+            capture=others[0] if others else graph_capture(device),
             beside=model_pool.train_steps.values(),
         )
         model_pool.train_steps[key] = train_step
@@ -291,7 +260,7 @@ def _train_step(model_pool: ModelPool, student_data: StudentData, depth: int, se
 
 
 def _projection(student_width: int, teacher_width: int, seed: int) -> torch.nn.Linear | None:
-    """Returns the map that carries a student's [CLS] states to the teacher's width; None where the widths are equal.
+    """Returns the linear map from a student's [CLS] states to the teacher's width; None where the widths are equal.
 
     It is trained with the student and is no part of it.
     """

@@ -1,4 +1,4 @@
-"""Fine-tune the teacher, once, and let it teach only when it is good enough."""
+"""Fine-tuning of classifiers, and the teacher of a task, which must beat the majority baseline."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ import torch
 from filelock import FileLock
 
 from pkd_tune.config import TrainingConfig, UserError
-from pkd_tune.data.batches import Batch
 from pkd_tune.data.metrics import majority_score
 from pkd_tune.data.task import Task
 from pkd_tune.data.tokens import Split
-from pkd_tune.distillation.checkpoint import StateFile
+from pkd_tune.distillation.batch_source import open_source
+from pkd_tune.distillation.checkpoint import Checkpoint
 from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, fit
-from pkd_tune.distillation.losses import LossParts, finetune_loss
+from pkd_tune.distillation.losses import Loss
+from pkd_tune.distillation.train_step import TrainStep, graph_capture
 from pkd_tune.encoders.folder import classifier_problems, has_classifier, layer_count, model_name, weights_key
-from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, run, save_classifier
+from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, save_classifier
 from pkd_tune.files import write_json
 
 if TYPE_CHECKING:
@@ -32,27 +33,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SCORES_FORMAT = "1"
-"""Changes with what decides a teacher's scores besides weights and data: how it is run, and how scores are computed."""
+"""Version of how a teacher is run and scored; part of the name of files with dev scores."""
 
 GATE_MARGIN = 2.0
-"""Points by which a teacher's score must beat always predicting the most frequent class, or the mean label."""
+"""Points by which a teacher's score must exceed that of always predicting the most frequent class or mean label."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Teacher:
-    """A fine-tuned classifier on disk, good enough to learn from."""
+    """A fine-tuned classifier on disk that is good enough to distil."""
 
     folder: Path
     key: str
-    """Hash of its weights."""
+    """Its `weights_key()`."""
     layers: int
     """Its depth N."""
     metrics: dict[str, float] = field(hash=False)
-    """On the dev split in fp32: each of the task's metrics times 100, and their `score`."""
+    """On the dev splits in fp32: the task's metrics times 100, and their `score`."""
     majority: dict[str, float] = field(hash=False)
-    """The same metrics of always predicting the most frequent class of the dev split."""
+    """The same metrics of always predicting the most frequent class of the dev splits, or the mean label."""
     finetuned_here: bool
-    """False where the user's folder already held a classifier for this task."""
+    """False if the user gave a fine-tuned classifier."""
 
 
 def prepare_teacher(
@@ -67,18 +68,17 @@ def prepare_teacher(
     """Returns the teacher of a task, fine-tuning it first unless that was done before.
 
     Args:
-        task: What it must classify.
+        task: The task to classify.
         splits: `train` and the task's dev splits, with labels.
-        pretrained_dir: The encoder to start from. A folder that already holds a classifier is used as it is.
-        folder: Where fine-tuned teachers of this task are kept, one folder per start, data and configuration, and the
-            dev scores of every teacher.
-        configs: How it is trained; of several, the one with the highest dev score is kept.
+        pretrained_dir: The encoder to fine-tune; a folder with a fine-tuned classifier is used unchanged.
+        folder: Cache of this task's fine-tuned models, as in `finetune()`, and of the dev scores of teachers.
+        configs: Training configurations; the model with the highest dev score is kept.
         device: Where it is trained.
         report: Called after each evaluation of a training.
 
     Raises:
-        UserError: When its classifier is not the task's, or when it does not clearly beat the majority class, or when a
-            loss is not finite.
+        UserError: When its classifier is not the task's, when its dev score does not exceed the majority baseline by
+            `GATE_MARGIN`, or when a loss is not finite.
     """
     finetuned_here = not has_classifier(pretrained_dir)
     if finetuned_here:
@@ -92,8 +92,8 @@ def prepare_teacher(
     majority = majority_score(task, {name: splits[name].labels for name in task.dev_splits})
     if metrics["score"] < majority["score"] + GATE_MARGIN:
         raise UserError(
-            f"the teacher scores {metrics['score']:.1f} on {task.name} dev, and always predicting the "
-            f"{task.baseline} scores {majority['score']:.1f}: nothing can be learned from it; "
+            f"the teacher scores {metrics['score']:.1f} on {task.name} dev, but must exceed always predicting the "
+            f"{task.baseline}, which scores {majority['score']:.1f}, by {GATE_MARGIN:g}; "
             + (
                 "fine-tune it with more --epochs or another --learning-rate by pkd_tune.finetune, and give its folder "
                 "as --teacher"
@@ -121,76 +121,84 @@ def finetune(
     device: torch.device,
     report: Callable[[Evaluation], None],
 ) -> Path:
-    """Returns the folder of a fine-tuned classifier, training it where no process has done so yet.
+    """Returns the folder of a fine-tuned classifier, training it unless the cache has it.
 
-    A training that was interrupted goes on from its last epoch.
+    Processes that need the same model wait for the one that trains it. An interrupted training resumes from its last
+    epoch.
 
     Args:
-        task: What it must classify.
+        task: The task to classify.
         splits: `train` and the task's dev splits, with labels.
-        pretrained_dir: The encoder to start from.
-        layers: How many of its layers are used: all for a teacher, the first few for a student without a teacher.
-        folder: Where fine-tuned models of this task are kept, one folder per start, depth, data and configuration.
-        configs: How it is trained; of several, the one with the highest dev score is kept.
+        pretrained_dir: The encoder to fine-tune.
+        layers: Number of its first layers to use: all for a teacher, fewer for a student without a teacher.
+        folder: Cache of this task's fine-tuned models: one folder per encoder, depth, data and configurations.
+        configs: Training configurations; the model with the highest dev score is kept.
         device: Where it is trained.
         report: Called after each evaluation of a training.
 
     Raises:
-        UserError: When a loss is not finite: its learning rate is too high.
+        UserError: When a loss is not finite.
     """
-    what = {
+    content = {
         "layers": layers,
         "pretrained": weights_key(pretrained_dir),
         **{name: splits[name].key for name in ("train", *task.dev_splits)},
         "labels": task.labels,
-        "trainings": [config.identity for config in configs],
+        "trainings": [asdict(config) for config in configs],
     }
-    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     finished = folder / f"{model_name(pretrained_dir)}-{layers}-layer-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{finished}.lock"):
         if finished.is_dir():
             return finished
         dev = {name: splits[name] for name in task.dev_splits}
-        states = [StateFile(finished.with_name(f".{finished.name}.{i}.training")) for i in range(len(configs))]
+        checkpoints = [Checkpoint(finished.with_name(f".{finished.name}.{i}.training")) for i in range(len(configs))]
         best: tuple[float, BertForSequenceClassification] | None = None
         tried = []
-        for config, state in zip(configs, states, strict=True):
+        for config, checkpoint in zip(configs, checkpoints, strict=True):
             whole = load_classifier(pretrained_dir, task.labels, seed=config.seed)
             model = cut_to_layers(whole, range(1, layers + 1)).to(device)
-
-            def step(batch: Batch, model: BertForSequenceClassification = model) -> LossParts:
-                return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
-
             try:
-                fitted = fit(model, step, splits["train"], dev, task, config, report, state=state)
+                fitted = fit(  # which alone refers to optimiser, graphs and resident data
+                    TrainStep(model, capture=graph_capture(device)),
+                    Loss(),
+                    open_source(splits["train"], model),
+                    dev,
+                    task,
+                    config,
+                    report,
+                    checkpoint=checkpoint,
+                )
             except TrainingDivergedError as error:
-                what_failed = f"fine-tuning with learning rate {config.learning_rate:g} came to nothing"
-                raise UserError(f"{model_name(pretrained_dir)}: {what_failed}, as {error}; give a lower one") from error
+                raise UserError(
+                    f"{model_name(pretrained_dir)}: fine-tuning with learning rate {config.learning_rate:g} diverged: "
+                    f"{error}; give a lower learning rate"
+                ) from error
             dev_score = fitted.best.best_score
             tried.append({**asdict(config), "dev_score": dev_score})
             if best is None or dev_score > best[0]:
                 best = dev_score, model
         assert best is not None
         kept = next(training for training in tried if training["dev_score"] == best[0])
-        save_classifier(best[1], pretrained_dir, finished, {**what, "trainings": tried, "kept": kept})
-        for state in states:
-            state.delete()
+        save_classifier(best[1], pretrained_dir, finished, {**content, "trainings": tried, "kept": kept})
+        for checkpoint in checkpoints:
+            checkpoint.delete()
         return finished
 
 
 def dev_metrics(task: Task, model_dir: Path, splits: dict[str, Split], device: torch.device) -> dict[str, float]:
-    """Returns the scores of a model's folder on the task's dev splits in fp32."""
-    model = load_classifier(model_dir, task.labels, seed=0).to(device)  # nothing is missing, so nothing is drawn
+    """Returns the metrics of a saved classifier on the task's dev splits, times 100, in fp32."""
+    model = load_classifier(model_dir, task.labels, seed=0).to(device)  # no weight is missing, so the seed is not used
     return evaluate(model, {name: splits[name] for name in task.dev_splits}, task, precision="fp32")[0]
 
 
 def _recorded_dev_metrics(
     task: Task, model_dir: Path, key: str, splits: dict[str, Split], folder: Path, device: torch.device
 ) -> dict[str, float]:
-    """Returns what `dev_metrics()` does, computed once for these weights and dev splits."""
-    what = " ".join([SCORES_FORMAT, key, *(splits[name].key for name in task.dev_splits)])
-    path = folder / f"dev-scores-{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
+    """Returns `dev_metrics()` from the cache in `folder`, where it is stored by weights and dev splits."""
+    content = " ".join([SCORES_FORMAT, key, *(splits[name].key for name in task.dev_splits)])
+    path = folder / f"dev-scores-{hashlib.sha256(content.encode()).hexdigest()[:16]}.json"
     if path.exists():
         try:
             found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))

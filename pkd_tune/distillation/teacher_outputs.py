@@ -1,10 +1,10 @@
-"""What the teacher says of every example, computed once and shared by all students.
+"""Teacher outputs of a split: logits and the [CLS] state of every layer, computed once and shared by all students.
 
-Shape suffixes: N examples, L teacher layers, H hidden size, C classes.
+One safetensors file per teacher (weights) and split (token ids): logits in fp32, [CLS] states after every layer in
+fp16, and the example id of each row; the header has the keys of teacher and split and a hash of the tensors. Processes
+map the file into memory and so share one copy.
 
-One safetensors file per (teacher weights, split content) under `<data-dir>/teacher_cache/`: logits in fp32, [CLS]
-states after every layer in fp16, and the example id of each row; its header says of which teacher and split, and has a
-hash of all that follows. Processes map it into memory, so they share one copy.
+Shape suffixes: N examples, B examples of a batch, L teacher layers, K imitated layers, H hidden size, C classes.
 """
 
 from __future__ import annotations
@@ -35,35 +35,34 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMAT = 3
-"""Part of every key: raising it makes all older files unused."""
-
+"""Version of the file format; part of the file's name, so that files of another version are not used."""
 
 HASH = "sha256"
-"""Name under which a file's header has the hash of its tensors."""
+"""Name of the tensors' hash in a file's header."""
 
-_NO_HASH = "0" * 64  # stands in the header until the tensors are there
-_HEADER_PEEK = 4096  # bytes that surely hold the header
+_NO_HASH = "0" * 64  # placeholder in the header until the tensors are written
+_HEADER_BYTES = 4096  # more than any header takes
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherOutputs:
-    """Memory-mapped outputs of the teacher for one split, in the order in which they were computed."""
+    """Outputs of a teacher for one split; rows are in the order of computation, not of example ids."""
 
     logits_NC: Tensor
     """fp32."""
     cls_NLH: Tensor
     """[CLS] states after teacher layers 1 .. L, fp16."""
     row_of_example_N: Tensor
-    """The row of each example id, int64."""
+    """Row of each example id, int64."""
 
     def logits(self, example_ids_B: Tensor) -> Tensor:
-        """Returns (B, C) logits for the given examples."""
+        """Returns the logits of the given examples: (B, C)."""
         return self.logits_NC[self.row_of_example_N[example_ids_B]]
 
     def cls(self, example_ids_B: Tensor, layers: tuple[int, ...]) -> Tensor:
-        """Returns (B, K, H) [CLS] states for the given examples after the given layers, counted from 1."""
+        """Returns the [CLS] states of the given examples after the given layers, counted from 1: (B, K, H)."""
         rows_B = self.row_of_example_N[example_ids_B]
-        # Layer by layer: a tensor of layer numbers would have to come from the host, which a CUDA graph cannot hold.
+        # Layer by layer: a tensor of layer numbers would be a copy from the host, which a CUDA graph cannot contain.
         return torch.stack([self.cls_NLH[rows_B, layer - 1] for layer in layers], dim=1)
 
 
@@ -75,17 +74,17 @@ def teacher_outputs(
     *,
     verify: bool = True,
 ) -> TeacherOutputs:
-    """Opens the teacher's outputs for a split, computing them first where they are not there.
+    """Opens the teacher outputs of a split from the cache, memory-mapped; computes them first where they are missing.
 
-    Another process that needs the same file waits for the one that computes it. A file that is not whole, or is of
-    another split or teacher, is named in a warning and computed again.
+    Other processes that need the same file wait for the one that computes it. A file that is damaged, or of another
+    split or teacher, is reported in a warning and computed again.
 
     Args:
-        folder: Where the files of this task lie; made when missing.
-        split: Its key covers texts, tokenizer and maximum length.
-        teacher_key: From `weights_key()`.
-        load_teacher: Called only when the outputs must be computed; runs in fp32 on the device its model is on.
-        verify: Whether every byte of a file that is there is checked against its hash. A trial's process leaves it out,
+        folder: Cache folder; made when missing.
+        split: Its key covers token ids and their order.
+        teacher_key: `weights_key()` of the teacher.
+        load_teacher: Called only when the outputs must be computed, in fp32 on the device of the returned model.
+        verify: Whether the tensors of an existing file are checked against their hash. Trial processes skip this,
             because the search has done it.
     """
     origin = {"teacher": teacher_key, "split": split.key}
@@ -98,7 +97,7 @@ def teacher_outputs(
             if found is not None:
                 return found
             logger.warning("%s is damaged, or of another teacher or split; computing it again", path)
-        logger.info("computing what the teacher says of %s: %d examples, once", split.name, len(split))
+        logger.info("computing the teacher outputs of %s: %d examples", split.name, len(split))
         _build(path, split, load_teacher(), origin)
     built = _open(path, len(split), origin, verify=False)
     assert built is not None
@@ -106,11 +105,11 @@ def teacher_outputs(
 
 
 def _open(path: Path, examples: int, origin: dict[str, str], *, verify: bool) -> TeacherOutputs | None:
-    """Maps a file into memory; None unless it is whole, of this origin, and holds each example once."""
+    """Maps a file into memory; None unless it is undamaged, of this origin, and has each example once."""
     try:
         with safe_open(path, framework="pt") as file:
-            said = file.metadata() or {}
-            if said != {**origin, HASH: _data_hash(path) if verify else said.get(HASH)}:
+            metadata = file.metadata() or {}
+            if metadata != {**origin, HASH: _data_hash(path) if verify else metadata.get(HASH)}:
                 return None
             logits_NC, cls_NLH, ids_N = (file.get_tensor(name) for name in ("logits", "cls", "example_id"))
     except SafetensorError:
@@ -122,7 +121,7 @@ def _open(path: Path, examples: int, origin: dict[str, str], *, verify: bool) ->
 
 
 def _build(path: Path, split: Split, teacher: BertForSequenceClassification, origin: dict[str, str]) -> None:
-    """Writes the file batch by batch, so that memory does not grow with the split, then gives it its name."""
+    """Computes the outputs and writes the file batch by batch, so that memory does not grow with the split."""
     config = teacher.config
     n = len(split)
     tensors: dict[str, tuple[str, type, tuple[int, ...]]] = {
@@ -131,33 +130,22 @@ def _build(path: Path, split: Split, teacher: BertForSequenceClassification, ori
         "example_id": ("I64", np.int64, (n,)),
     }
     with atomic_path(path) as temporary:
-        _fill(temporary, split, teacher, tensors, origin)
-
-
-def _fill(
-    path: Path,
-    split: Split,
-    teacher: BertForSequenceClassification,
-    tensors: dict[str, tuple[str, type, tuple[int, ...]]],
-    origin: dict[str, str],
-) -> None:
-    """Computes the outputs batch by batch, and writes them to a new safetensors file."""
-    places = _create_safetensors(path, tensors, {**origin, HASH: _NO_HASH})
-    with path.open("r+b") as file:
-        for batch, output in outputs(teacher, split, precision="fp32"):
-            rows = {
-                "logits": output.logits_BC.cpu().numpy(),
-                "cls": output.cls_BLH.cpu().half().numpy(),
-                "example_id": batch.example_ids_B.numpy(),
-            }
-            for name, array in rows.items():
-                places[name] += os.pwrite(file.fileno(), array.tobytes(), places[name])
-        file.seek(file.read(_HEADER_PEEK).index(_NO_HASH.encode()))
-        file.write(_data_hash(path).encode())
+        offsets = _create_safetensors(temporary, tensors, {**origin, HASH: _NO_HASH})
+        with temporary.open("r+b") as file:
+            for batch, output in outputs(teacher, split, precision="fp32"):
+                rows = {
+                    "logits": output.logits_BC.cpu().numpy(),
+                    "cls": output.cls_BLH.cpu().half().numpy(),
+                    "example_id": batch.example_ids_B.numpy(),
+                }
+                for name, array in rows.items():
+                    offsets[name] += os.pwrite(file.fileno(), array.tobytes(), offsets[name])
+            file.seek(file.read(_HEADER_BYTES).index(_NO_HASH.encode()))
+            file.write(_data_hash(temporary).encode())
 
 
 def _data_hash(path: Path) -> str:
-    """Returns the hash of a safetensors file's tensors, all that follows its header."""
+    """Returns the hash of a safetensors file's tensors: all bytes after the header."""
     with path.open("rb") as file:
         (header,) = struct.unpack("<Q", file.read(8))
         file.seek(8 + header)
@@ -167,10 +155,10 @@ def _data_hash(path: Path) -> str:
 def _create_safetensors(
     path: Path, tensors: dict[str, tuple[str, type, tuple[int, ...]]], metadata: dict[str, str]
 ) -> dict[str, int]:
-    """Creates a safetensors file of the given (format name, dtype, shape) and returns at which byte each tensor begins.
+    """Creates a safetensors file of tensors given as (format name, dtype, shape); returns their offsets in bytes.
 
-    The library writes only tensors that are in memory as a whole; and what is written to a mapped file counts as memory
-    of this process. Layout: the header's length as 8 bytes, the header as JSON padded with spaces to a multiple of 8,
+    The library writes only tensors that are wholly in memory, and pages written through a mapping count as memory of
+    this process. Format: the length of the header as 8 bytes, the header as JSON padded with spaces to a multiple of 8,
     then the tensors (https://huggingface.co/docs/safetensors).
     """
     header: dict[str, object] = {"__metadata__": metadata}
@@ -183,5 +171,5 @@ def _create_safetensors(
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        os.posix_fallocate(file.fileno(), 0, 8 + len(text) + offset)  # a full disk says so here, not at a mapped page
+        os.posix_fallocate(file.fileno(), 0, 8 + len(text) + offset)  # so that a full disk is an error here
     return {name: 8 + len(text) + start for name, start in starts.items()}

@@ -1,7 +1,8 @@
-"""Dropout whose random numbers cost next to nothing on a CPU.
+"""Dropout with a fast random generator on a CPU.
 
-PyTorch draws one number at a time from a Mersenne twister there, which takes longer than the matrix products of a small
-BERT in bf16. Here each call takes a seed from PyTorch's generator and fills its mask from SFC64, 16 bits an element.
+PyTorch draws one number per element from a Mersenne Twister there, which takes longer than the matrix products of a
+small BERT in bf16. Here each call draws a seed from PyTorch's generator and fills its mask from NumPy's SFC64, 16 bits
+per element.
 """
 
 from typing import Any
@@ -14,14 +15,14 @@ _LEVELS = 1 << 16  # of a 16-bit random number
 
 
 def dropout(x: Tensor, module: torch.nn.Dropout) -> Tensor:
-    """Returns what `module(x)` means: each element is 0 with probability p, else divided by 1 - p.
+    """Applies a dropout module: in training each element is 0 with probability p, else divided by 1 - p.
 
-    Elements and calls are independent of each other, and follow from `torch.manual_seed()`. On a GPU it is the module's
-    own forward pass; on a CPU p is rounded to a multiple of 2^-16, an error below 1e-5.
+    Elements and calls are independent, and reproducible by `torch.manual_seed()`. On a GPU this is `module(x)`; on a
+    CPU p is rounded to a multiple of 2^-16, an error below 1e-5.
 
     Args:
         x: Of any shape and floating-point type.
-        module: Says p, and whether it is in training mode; in evaluation mode x is returned as it is.
+        module: Its p and mode are used; in evaluation mode x is returned unchanged.
     """
     if not module.training or module.p == 0:
         return x
@@ -46,7 +47,7 @@ class _Dropout(torch.autograd.Function):
 
 
 def _draw_kept(shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
-    """Returns 1 with probability 1 - p and else 0, in every element independently."""
+    """Returns a mask of the given shape: independently 1 with probability 1 - p, else 0."""
     seed = int(torch.randint(2**63 - 1, ()))
     words = np.random.SFC64(seed).random_raw(-(-shape.numel() // 4))
     bits = torch.from_numpy(words.view(np.int16))[: shape.numel()].view(shape)
@@ -55,5 +56,5 @@ def _draw_kept(shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
 
 
 def _scaled_product(x: Tensor, kept: Tensor, scale: float) -> Tensor:
-    """Returns x kept scale in one pass over memory, with the scale unrounded whatever the type of x."""
+    """Returns x * kept * scale in one pass over memory, with the scale not rounded to the type of x."""
     return torch.addcmul(x.new_zeros(()), x, kept, value=scale)

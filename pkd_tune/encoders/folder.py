@@ -1,7 +1,8 @@
-"""What can be said of a Hugging Face model folder from its small files alone, without loading a model or torch."""
+"""Hugging Face model folders, checked and described without loading the model or importing torch."""
 
 import hashlib
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ WEIGHTS = "model.safetensors"
 
 
 def model_name(folder: Path) -> str:
-    """Returns what a model is called in reports and folder names: `bert-base-uncased` for the hub's snapshot of it.
+    """Returns a model's name in reports and folder names: the folder's, or for a hub snapshot the repository's.
 
     The hub's cache keeps google-bert/bert-base-uncased in `models--google-bert--bert-base-uncased/snapshots/<commit>`.
     """
@@ -32,7 +33,20 @@ BERT_BASE = {
     "intermediate_size": 3072,
     "max_position_embeddings": 512,
 }
-"""What a config.json means that does not say otherwise."""
+"""Sizes that a config.json without them has."""
+
+ARCHITECTURE = {
+    **BERT_BASE,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "classifier_dropout": None,
+    "initializer_range": 0.02,
+}
+"""The fields of a config.json that decide, with the weights, a model's outputs and its training, and their defaults."""
 
 
 ACTIVATIONS = (
@@ -51,14 +65,14 @@ ACTIVATIONS = (
     ),
     *("relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh", "xielu"),
 )
-"""What transformers knows as hidden_act; a test compares. To ask it takes seconds."""
+"""Values of hidden_act in transformers, whose import takes seconds; a test compares."""
 
 TOKENIZER_JSON: dict[str, tuple[str, ...]] = {
     "tokenizer.json": ("model", "added_tokens"),
     "tokenizer_config.json": (),
     "special_tokens_map.json": (),
 }
-"""Files of a tokenizer that are JSON objects, and what each must have."""
+"""Tokenizer files that are JSON objects, and the keys that each must have."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -69,7 +83,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def encoder_problems(folder: Path, flag: str) -> list[str]:
-    """Returns why the folder a flag names cannot be used, one line each; empty when it can."""
+    """Returns the problems of the encoder in a folder, one line each, that begin with the flag that names it."""
     if not (folder / "config.json").is_file():
         return [f"{flag} {folder}: no config.json there; give a folder written by save_pretrained"]
     try:
@@ -99,7 +113,7 @@ def encoder_problems(folder: Path, flag: str) -> list[str]:
 
 
 def _tokenizer_problem(path: Path) -> str | None:
-    """Returns why one of the tokenizer's JSON files cannot be used; None when it can."""
+    """Returns the problem of one of the tokenizer's JSON files, if it has one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -111,7 +125,7 @@ def _tokenizer_problem(path: Path) -> str | None:
 
 
 def _config_problems(config: dict[str, Any]) -> list[str]:
-    """Returns what a config.json says that no BERT can be, at most one."""
+    """Returns the first impossible value in a config.json, if any."""
     size = {**BERT_BASE, **config}
     for name in BERT_BASE:
         if not isinstance(size[name], int) or size[name] < 1:
@@ -127,14 +141,14 @@ def _config_problems(config: dict[str, Any]) -> list[str]:
 
 
 def _numbered(id2label: Any) -> bool:
-    """Tells whether class names are an object with the keys "0", "1" and so on, or left out."""
+    """Tells whether `id2label` is missing or has the keys "0", "1" and so on."""
     return id2label is None or (
         isinstance(id2label, dict) and id2label.keys() == {str(i) for i in range(len(id2label))}
     )
 
 
 def _weights_problem(folder: Path, config: dict[str, Any]) -> str | None:
-    """Returns why the weight file does not fit its config.json, from its header alone; None when it does."""
+    """Returns how the weight file's header contradicts config.json, if it does."""
     try:
         shapes = _weight_shapes(folder)
     except SafetensorError as error:
@@ -148,27 +162,27 @@ def _weights_problem(folder: Path, config: dict[str, Any]) -> str | None:
     }
     for name, shape in expected.items():
         if name not in shapes:
-            return f"{WEIGHTS} has no {name}, which config.json promises"
+            return f"{WEIGHTS} has no {name}, although config.json implies it"
         if shapes[name] != shape:
             return f"{name} in {WEIGHTS} has shape {shapes[name]}, but config.json says {shape}"
     return None
 
 
 def _weight_shapes(folder: Path) -> dict[str, list[int]]:
-    """Returns the shape of every tensor in the weight file by its name, without the `bert.` some names begin with."""
+    """Returns the shape of every tensor in the weight file by name, without a leading `bert.`."""
     with safe_open(folder / WEIGHTS, framework="np") as file:
         return {name.removeprefix("bert."): file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
 
 
 def classifier_problems(folder: Path, flag: str, task: Task) -> list[str]:
-    """Returns why the classifier in a folder cannot be used for a task, one line at most; empty where there is none.
+    """Returns the first problem of using the classifier in a folder for a task; empty where there is no classifier.
 
-    Class names that say nothing, such as LABEL_0, are taken to be in the task's order.
+    Generic class names such as LABEL_0 are assumed to be in the task's order.
 
     Args:
-        folder: In which `encoder_problems()` finds nothing wrong.
-        flag: Names the folder.
-        task: What is to be classified.
+        folder: One in which `encoder_problems()` finds none.
+        flag: The flag that names the folder.
+        task: The task to classify.
     """
     if not has_classifier(folder):
         return []
@@ -187,7 +201,7 @@ def classifier_problems(folder: Path, flag: str, task: Task) -> list[str]:
     }
     for name, shape in expected.items():
         if name not in shapes:
-            return [f"{flag} {folder}: {WEIGHTS} has no {name}, without which nothing is classified; {remedy}"]
+            return [f"{flag} {folder}: {WEIGHTS} has no {name}, which the classifier needs; {remedy}"]
         if shapes[name] != shape:
             return [f"{flag} {folder}: {name} has shape {shapes[name]}, but config.json says {shape}; {remedy}"]
     for i, (name, label) in enumerate(zip(names, task.labels, strict=False)):
@@ -204,7 +218,7 @@ def _plain(name: str) -> str:
 
 
 def length_limit(folder: Path) -> int:
-    """Returns how many word pieces the model in a folder can read."""
+    """Returns the longest input of the model in a folder, in tokens."""
     return int({**BERT_BASE, **read_config(folder)}["max_position_embeddings"])
 
 
@@ -219,13 +233,28 @@ def has_classifier(folder: Path) -> bool:
 
 
 def class_names(folder: Path) -> list[str]:
-    """Returns what the outputs of the folder's classifier are called: one per class, or one number."""
+    """Returns the names of the classifier's outputs, in order; a regression model has one output."""
     id2label = read_config(folder).get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     return [str(id2label[str(i)]) for i in range(len(id2label))]
 
 
 def weights_key(folder: Path) -> str:
-    """Returns the hash of a folder's weights and configuration, by which the model is known."""
+    """Returns a hash of a model: its tensors, and the fields of its config.json in `ARCHITECTURE`.
+
+    The same model saved again has the same key, whatever else is in its configuration, the header of its weight file
+    or beside them.
+    """
+    config = {**ARCHITECTURE, **read_config(folder)}
+    digest = hashlib.sha256(json.dumps([config[name] for name in ARCHITECTURE]).encode())
     with (folder / WEIGHTS).open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(f"{weights} {json.dumps(read_config(folder), sort_keys=True)}".encode()).hexdigest()[:16]
+        # Format: length of the header as 8 bytes, the header as JSON, then the tensors at its offsets
+        # (https://huggingface.co/docs/safetensors). The library has no bfloat16 for NumPy, so the bytes are read here.
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        for name in sorted(header.keys() - {"__metadata__"}):
+            tensor = header[name]
+            start, end = tensor["data_offsets"]
+            digest.update(json.dumps([name, tensor["dtype"], tensor["shape"]]).encode())
+            file.seek(8 + length + start)
+            digest.update(file.read(end - start))
+    return digest.hexdigest()[:16]

@@ -1,11 +1,11 @@
-"""Load a BERT classifier, cut it to a depth, and run it for [CLS] alone.
+"""Load, cut, run and save BERT classifiers.
 
 Shape suffixes: B examples, T tokens, S any number of tokens, H hidden size, A attention heads, D head size, X = B A,
 L layers, C classes.
 
-The models are Hugging Face's own classes, so that what is saved is standard. Only the forward pass is ours: it keeps
-the [CLS] state of every layer, and computes the top layer for [CLS] alone, since no other token of it reaches the
-logits.
+The models are Hugging Face's own classes, so that saved folders are standard. The forward pass is our own: it returns
+the [CLS] state of every layer, and computes the top layer for [CLS] alone, because the logits depend on no other token
+of that layer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pkd_tune.data.batches import Batch
 from pkd_tune.encoders.dropout import dropout
 from pkd_tune.files import TRAINING, atomic_folder, write_json
 
-if TYPE_CHECKING:  # importing it takes seconds, which a search that only continues need not wait for
+if TYPE_CHECKING:  # the import takes seconds
     from transformers import BertForSequenceClassification
 
 _LAYER = "bert.encoder.layer."
@@ -32,9 +32,10 @@ _MAY_BE_NEW = ("classifier.", "bert.pooler.")
 
 
 class Output(NamedTuple):
-    """What a classifier says of a batch."""
+    """Outputs of a classifier for a batch."""
 
     logits_BC: Tensor
+    """fp32, or bf16 under autocast; (B, 1) for regression."""
     cls_BLH: Tensor
     """[CLS] states after layers 1 .. L; the embedding output is not among them."""
 
@@ -46,10 +47,10 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> Bert
     from `seed`: the same folder and seed give the same weights whatever ran before.
 
     Args:
-        model_dir: A folder with config.json and safetensors weights; `model_folder` says whether it is one.
-        labels: Class names in the order of class ids; they become the model's `id2label`. None of them:
-            a regression model with one output.
-        seed: Seeds the missing weights.
+        model_dir: A folder in which `encoder_problems()` finds none.
+        labels: Class names in the order of class ids, which become the model's `id2label`; empty for a regression
+            model with one output.
+        seed: For the missing weights.
 
     Raises:
         UserError: When weights of the encoder itself are missing.
@@ -63,7 +64,7 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> Bert
         head = {"problem_type": "regression"}
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
-    # A pretrained folder never holds the classifier; the load report would call that a problem.
+    # A pretrained folder never has the classifier, about which from_pretrained() would warn.
     transformers_logging.set_verbosity_error()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -88,17 +89,17 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> Bert
 
 
 def cut_to_layers(model: BertForSequenceClassification, layers: Sequence[int]) -> BertForSequenceClassification:
-    """Returns a copy of the model that has its embeddings, the given layers, its pooler and its classifier.
+    """Returns a copy of the model with its embeddings, the given layers, its pooler and its classifier.
 
     Args:
         model: Not changed.
-        layers: Numbers of the model's layers counted from 1, in the order in which the copy has them.
+        layers: Numbers of the model's layers, counted from 1, in the order of the copy's layers.
     """
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig.from_dict({**model.config.to_dict(), "num_hidden_layers": len(layers)})
     config._attn_implementation = "sdpa"
-    with torch.random.fork_rng(devices=[]):  # building a model draws weights; the caller's generator must not feel it
+    with torch.random.fork_rng(devices=[]):  # building a model draws random weights
         student = BertForSequenceClassification(config)
     student.to(model.device)
     copy_layers(model, layers, student)
@@ -108,7 +109,7 @@ def cut_to_layers(model: BertForSequenceClassification, layers: Sequence[int]) -
 def copy_layers(
     model: BertForSequenceClassification, layers: Sequence[int], student: BertForSequenceClassification
 ) -> None:
-    """Gives a student from `cut_to_layers()`, in place, the weights that it had from there."""
+    """Copies embeddings, the given layers, pooler and classifier to a student of that depth, in place."""
     weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_LAYER)}
     for to, layer in enumerate(layers):
         source = model.bert.encoder.layer[layer - 1].state_dict()
@@ -124,17 +125,17 @@ def save_classifier(
     *,
     replace: bool = False,
 ) -> None:
-    """Writes a standard Hugging Face folder with weights, configuration and tokenizer; atomically.
+    """Writes a standard Hugging Face folder with weights, configuration and tokenizer, atomically.
 
     Args:
-        model: What is saved.
-        tokenizer_dir: The folder that has its tokenizer.
+        model: The model to save.
+        tokenizer_dir: A folder with its tokenizer.
         target: The folder to write.
-        training: What its training.json holds; None: it has none.
-        replace: Whether a folder that is there goes, with all that is in it.
+        training: Content of its training.json; None: there is no such file.
+        replace: Whether an existing folder is replaced, with all that is in it.
 
     Raises:
-        OSError: When the target cannot be written, or is there and not empty; it stays as it is then.
+        OSError: When the target cannot be written, or exists and is not empty; it is left unchanged.
     """
     from transformers import AutoTokenizer
 
@@ -146,9 +147,9 @@ def save_classifier(
 
 
 def run(model: BertForSequenceClassification, batch: Batch) -> Output:
-    """Runs the classifier, with dropout where the model is in training mode.
+    """Runs the classifier, with dropout if the model is in training mode.
 
-    The logits and [CLS] states equal those of the model's own forward pass; tests hold them together.
+    Logits and [CLS] states equal those of the model's own forward pass up to rounding, which tests check.
     """
     bert = model.bert
     hidden_BTH = _embed(bert.embeddings, batch)
@@ -174,7 +175,7 @@ def _embed(embeddings: Any, batch: Batch) -> Tensor:
 
 
 def _attend(attention: Any, hidden_BTH: Tensor, bias_B1T: Tensor) -> Tensor:
-    """Returns what every token gathers from all tokens: (B, T, H)."""
+    """Returns the self-attention context of every token: (B, T, H)."""
     projections = (attention.query, attention.key, attention.value)
     weight_3HH = torch.cat([projection.weight for projection in projections])
     bias_3H = torch.cat([projection.bias for projection in projections])
@@ -182,7 +183,7 @@ def _attend(attention: Any, hidden_BTH: Tensor, bias_B1T: Tensor) -> Tensor:
     projected_3BATD = F.linear(hidden_BTH, weight_3HH, bias_3H).view(split_shape).permute(2, 0, 3, 1, 4)
     query_BATD, key_BATD, value_BATD = projected_3BATD.unbind()
     dropping = attention.training and attention.dropout.p > 0
-    if dropping and hidden_BTH.device.type == "cpu":  # PyTorch's fused kernel has no dropout there
+    if dropping and hidden_BTH.device.type == "cpu":  # where PyTorch's fused kernel has no dropout
         context_BATD = _attend_and_drop(query_BATD, key_BATD, value_BATD, bias_B1T, attention.dropout)
     else:
         context_BATD = F.scaled_dot_product_attention(
@@ -207,10 +208,10 @@ def _attend_and_drop(
 
 
 def _attend_from_cls(attention: Any, hidden_BTH: Tensor, bias_B1T: Tensor) -> Tensor:
-    """Returns what [CLS] gathers from all tokens: (B, H).
+    """Returns the self-attention context of [CLS]: (B, H).
 
-    With a single query, the key and value matrices are applied to it and to what it gathers instead of to every token:
-    q . (K h + k) = (K' q) . h + q . k, and the sum of p (V h + v) over tokens is V (sum of p h) + v (sum of p).
+    With a single query, the key and value matrices are applied to the query and to the weighted sum instead of to every
+    token: q . (K h + k) = (K' q) . h + q . k, and the sum of p (V h + v) over tokens is V (sum of p h) + v (sum of p).
     """
     heads = (attention.num_attention_heads, attention.attention_head_size)
     query_BAD = attention.query(hidden_BTH[:, 0]).unflatten(-1, heads) * heads[1] ** -0.5
@@ -227,13 +228,13 @@ def _attend_from_cls(attention: Any, hidden_BTH: Tensor, bias_B1T: Tensor) -> Te
 
 
 def _finish_layer(layer: Any, context_BSH: Tensor, hidden_BSH: Tensor) -> Tensor:
-    """Returns the layer's output for tokens, given what they gathered and what they were before; any S, or none."""
+    """Returns the layer's output from the attention context and the layer's input; S may be any shape, or absent."""
     hidden_BSH = _add_and_normalize(layer.attention.output, context_BSH, hidden_BSH)
     return _add_and_normalize(layer.output, layer.intermediate(hidden_BSH), hidden_BSH)
 
 
 def _add_and_normalize(output: Any, x: Tensor, residual_BSH: Tensor) -> Tensor:
     change_BSH = dropout(output.dense(x), output.dropout)
-    # Adding bf16 to fp32 on a CPU takes twenty times as long as converting first.
+    # On a CPU, adding bf16 to fp32 takes twenty times as long as converting first.
     normalized_BSH: Tensor = output.LayerNorm(residual_BSH + change_BSH.to(residual_BSH.dtype))
     return normalized_BSH

@@ -1,6 +1,6 @@
-"""In which number format matrices are multiplied.
+"""Precision of matrix products: fp32, or bf16 autocast where the device supports it.
 
-Commands import this module to check a flag: torch, which takes seconds, is loaded only where it is asked something.
+torch is imported inside the functions, because commands import this module to check a flag, and torch takes seconds.
 """
 
 from contextlib import nullcontext
@@ -13,39 +13,39 @@ if TYPE_CHECKING:
 
 
 def has_bf16(device: str) -> bool:
-    """Tells whether this machine's `cpu` or `cuda` multiplies bf16 matrices in hardware."""
+    """Tells whether this machine's `cpu` or `cuda` supports bf16, not counting emulation."""
     import torch
 
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # The public torch.cpu.get_capabilities() is not in every release that we allow.
+    # The public torch.cpu.get_capabilities() is missing from older supported releases.
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def check_precision(precision: Precision, device: str) -> None:
-    """Refuses bf16 where this machine's `cpu` or `cuda` does not have it in hardware.
+    """Checks that this machine's `cpu` or `cuda` supports a precision.
 
     Raises:
-        UserError: With the remedy.
+        UserError: When bf16 is requested and not supported.
     """
     if precision == "bf16" and not has_bf16(device):
         raise UserError(
-            f"--precision bf16: the {device.upper()} here does not multiply bf16 in hardware; give --precision fp32, "
-            "or auto, which takes bf16 where it is there"
+            f"--precision bf16: the {device.upper()} of this machine does not support bf16; give --precision fp32, or "
+            "auto, which uses bf16 where it is supported"
         )
 
 
 def mixed_precision(device: "torch.device", precision: Precision) -> "torch.autocast | nullcontext[None]":
     """Returns bf16 autocast, or a context that does nothing.
 
-    Master weights, losses and optimiser state stay fp32 either way.
+    Master weights, losses and optimiser state are fp32 in any case.
 
     Args:
         device: Where the model runs.
-        precision: `auto` is bf16 where the device has it in hardware.
+        precision: `auto` is bf16 where the device supports it, else fp32.
 
     Raises:
-        UserError: When bf16 is asked for and the device has it not.
+        UserError: When bf16 is requested and not supported.
     """
     import torch
 

@@ -17,7 +17,7 @@ import torch
 from ray import tune
 
 from pkd_tune.config import DataConfig, SearchConfig
-from pkd_tune.distillation.checkpoint import StateFile, write_tensors
+from pkd_tune.distillation.checkpoint import Checkpoint, write_tensors
 from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError
 from pkd_tune.distillation.student import ModelPool, StudentData, distill, open_student_data
@@ -104,7 +104,7 @@ def _distil(
             student_config,
             training,
             _report,
-            StateFile(artifacts.fetch(state), lambda: artifacts.publish(state)),
+            Checkpoint(artifacts.fetch(state), lambda: artifacts.publish(state)),
             model_pool,
         )
     finally:  # Ray stops a trial by an exception, and one that diverges ends with one
@@ -129,7 +129,7 @@ def _report(evaluation: Evaluation) -> None:
         "loss": evaluation.losses,
         "gradient_norm": evaluation.gradient_norm,
         "learning_rate": evaluation.learning_rate,
-        "watched": evaluation.watched,
+        "watched": evaluation.similarity,
         "degenerate": evaluation.degenerate,
         "micro_batches": evaluation.micro_batches,
     }
@@ -144,7 +144,7 @@ def _report(evaluation: Evaluation) -> None:
             "loss": evaluation.losses,
             "gradient_norm": evaluation.gradient_norm,
             "learning_rate": evaluation.learning_rate,
-            "teacher": evaluation.watched,
+            "teacher": evaluation.similarity,
             "details": json.dumps(details),
         }
     )

@@ -14,7 +14,7 @@ import psutil
 import torch
 from filelock import FileLock, Timeout
 
-from pkd_tune.distillation.memory import give_back_freed_memory
+from pkd_tune.distillation.memory import release_memory
 from pkd_tune.tuning.process import prepare_process
 
 GROWTH = 1.5
@@ -48,7 +48,7 @@ def begin_trial(threads: int | None) -> str | None:
     """
     global _baseline, _trials
     prepare_process()
-    give_back_freed_memory()
+    release_memory()
     torch.set_grad_enabled(True)
     torch.set_default_dtype(torch.float32)
     torch.clear_autocast_cache()

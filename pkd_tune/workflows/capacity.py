@@ -16,7 +16,7 @@ from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.data.tokens import Split, take
 from pkd_tune.distillation.batch_source import may_be_resident, resident_bytes
-from pkd_tune.distillation.memory import give_back_freed_memory
+from pkd_tune.distillation.memory import release_memory
 from pkd_tune.distillation.student import ModelPool
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
 from pkd_tune.distillation.train_step import CPU_TOKENS
@@ -139,11 +139,11 @@ def measured_per_gpu(config: SearchConfig, splits: Mapping[str, Split], cores: i
         cores: CPU cores for each GPU; a trial needs one.
     """
     device = torch.device("cuda")
-    give_back_freed_memory()
+    release_memory()
     torch.cuda.reset_peak_memory_stats(device)
     train_as_a_trial(config, splits, device, ModelPool())
     peak = torch.cuda.max_memory_reserved(device)
-    give_back_freed_memory()
+    release_memory()
     free, _ = torch.cuda.mem_get_info(device)  # without what other programs use, and this one's own context
     data = resident_bytes(splits["train"], outputs_to_come(config, len(splits["train"])))
     return per_gpu(free, peak, data, cores)

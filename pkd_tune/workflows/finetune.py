@@ -59,19 +59,19 @@ def finetune(request: FinetuneRequest) -> TrainedModel:
         model_dir = teachers.finetune(
             task, splits, data.teacher_dir, request.layers, folder, request.trainings, device, show
         )
-    metrics = teachers.dev_metrics(task, model_dir, splits, device)
+    key, metrics = weights_key(model_dir), teachers.dev_metrics(task, model_dir, splits, device)
     if not (model_dir / RESULT).exists():  # it says when the weights were made
         record = {
             "data": asdict(data),
             "layers": request.layers,
             "trainings": [asdict(training) for training in request.trainings],
             "metrics": metrics,
-            "content": {"weights": weights_key(model_dir), "train": splits["train"].key, "dev": splits["dev"].key},
+            "content": {"weights": key, "train": splits["train"].key, "dev": splits["dev"].key},
             "provenance": provenance(request.command, gpu_names()),
         }
         write_json(model_dir / RESULT, record)
     if request.layers == layer_count(data.teacher_dir):
-        compute_teacher_outputs(data, model_dir, device)
+        compute_teacher_outputs(data, model_dir, key, device)
     return TrainedModel(task.name, model_dir, metrics)
 
 

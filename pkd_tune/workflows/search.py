@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from pkd_tune.config import UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
-from pkd_tune.distillation.memory import give_back_freed_memory
+from pkd_tune.distillation.memory import release_memory
 from pkd_tune.distillation.published import PUBLISHED
 from pkd_tune.distillation.student import checked_teacher_outputs
 from pkd_tune.distillation.teacher import Teacher, prepare_teacher
@@ -215,7 +215,7 @@ def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record:
         record |= continued(before, record)
     write_json(run_dir / RUN, record)
     checked_teacher_outputs(data, teacher, device)
-    give_back_freed_memory()  # the trials need it
+    release_memory()  # the trials need it
     return teacher
 
 

@@ -11,16 +11,17 @@ import numpy as np
 import torch
 
 from pkd_tune.config import DistillConfig, SearchConfig, TrainingConfig
-from pkd_tune.data.batches import Batch
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.tokens import Split, take
+from pkd_tune.distillation.batch_source import open_source
 from pkd_tune.distillation.inference import evaluate, predict
 from pkd_tune.distillation.loop import Evaluation, fit
-from pkd_tune.distillation.losses import LossParts, finetune_loss
+from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.student import ModelPool, StudentData, distill
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
+from pkd_tune.distillation.train_step import TrainStep, graph_capture
 from pkd_tune.encoders.folder import has_classifier, layer_count
-from pkd_tune.encoders.modeling import load_classifier, run
+from pkd_tune.encoders.modeling import load_classifier
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
@@ -108,12 +109,10 @@ def time_teacher(config: SearchConfig, splits: Mapping[str, Split], device: torc
     whole = len(splits["train"]) / len(part)
     dev = {name: some(splits[name], task.outputs) for name in task.dev_splits}
 
-    def step(batch: Batch) -> LossParts:
-        return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
-
     twice = TrainingConfig(epochs=2, evaluations_per_epoch=1, precision=config.student_training.precision)
     ends: list[float] = []
-    fit(model, step, part, dev, task, twice, noting(ends))
+    train_step = TrainStep(model, capture=graph_capture(device))
+    fit(train_step, Loss(), open_source(part, model), dev, task, twice, noting(ends))
     outputs, _ = timed(lambda: predict(model, part, precision="fp32"), device)
     epochs = 0 if has_classifier(data.teacher_dir) else sum(each.epochs for each in config.teacher_trainings)
     return whole * (epochs * (ends[1] - ends[0]) + outputs)

@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 from pkd_tune.distillation.checkpoint import write_tensors
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_its_name_is(
+def test_a_file_is_synchronised_to_disk_before_and_after_it_is_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The journal says next that the trial is complete; a power cut in between must not leave an empty file."""
+    """The journal records the trial as complete right after; a power cut in between must not leave an empty file."""
     done: list[str] = []
     fsync, replace = os.fsync, os.replace
 
@@ -26,5 +26,5 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_its_name_is(
     monkeypatch.setattr(os, "fsync", seen_fsync)
     monkeypatch.setattr(os, "replace", seen_replace)
     write_tensors(tmp_path / "run" / "weights", {"a": torch.ones(3)})
-    assert done == ["flush weights.partial", "rename to weights", "flush run"]
+    assert done == [f"flush .weights.{os.getpid()}.partial", "rename to weights", "flush run"]
     assert load_file(tmp_path / "run" / "weights")["a"].tolist() == [1, 1, 1]

@@ -1,4 +1,5 @@
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -10,17 +11,18 @@ import torch
 from tiny import write_bert, write_task
 from transformers import BertForSequenceClassification
 
-from pkd_tune.config import TrainingConfig, UserError
-from pkd_tune.data.batches import Batch
+from pkd_tune.config import TrainingConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
+from pkd_tune.data.task import Task
 from pkd_tune.data.tokens import Split
-from pkd_tune.distillation.checkpoint import StateFile
+from pkd_tune.distillation.batch_source import open_source
+from pkd_tune.distillation.checkpoint import Checkpoint
 from pkd_tune.distillation.inference import evaluate, predict
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, fit, schedule
-from pkd_tune.distillation.losses import LossParts, finetune_loss
+from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.train_step import TrainStep
-from pkd_tune.encoders.modeling import load_classifier, run
+from pkd_tune.encoders.modeling import load_classifier
 
 TASK = TASKS["MRPC"]
 CONFIG = TrainingConfig(epochs=3, batch_size=16, learning_rate=2e-3, evaluations_per_epoch=2, seed=7)
@@ -40,14 +42,20 @@ def train(
     model: BertForSequenceClassification,
     splits: dict[str, Split],
     config: TrainingConfig = CONFIG,
-    watch: Callable[[Batch], None] = lambda batch: None,
+    *,
+    task: Task = TASK,
+    report: Callable[[Evaluation], None] = lambda evaluation: None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Evaluation]:
-    def step(batch: Batch) -> LossParts:
-        watch(batch)
-        return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
-
+    """Fine-tunes the model; returns its evaluations."""
     evaluations: list[Evaluation] = []
-    fit(model, step, splits["train"], {"dev": splits["dev"]}, TASK, config, evaluations.append)
+
+    def note(evaluation: Evaluation) -> None:
+        evaluations.append(evaluation)
+        report(evaluation)
+
+    source, dev = open_source(splits["train"], model), {"dev": splits["dev"]}
+    fit(TrainStep(model), Loss(), source, dev, task, config, note, checkpoint=checkpoint)
     return evaluations
 
 
@@ -80,16 +88,19 @@ def test_the_learning_rate_follows_the_schedule_over_all_epochs(
 def test_every_epoch_sees_every_example_in_a_new_order_with_dropout_on(
     model: BertForSequenceClassification, splits: dict[str, Split]
 ) -> None:
-    seen: list[int] = []
+    seen: list[tuple[int, ...]] = []
 
-    def watch(batch: Batch) -> None:
-        assert model.training
-        seen.extend(batch.example_ids_B.tolist())
+    def note_examples(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if torch.is_grad_enabled():  # evaluations have none
+            assert model.training
+            seen.extend(tuple(row[row != 0].tolist()) for row in inputs[0])
 
-    train(model, splits, watch=watch)
-    size = len(splits["train"])
-    epochs = [seen[i * size : (i + 1) * size] for i in range(3)]
-    assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+    model.bert.embeddings.word_embeddings.register_forward_pre_hook(note_examples)
+    train(model, splits)
+    split = splits["train"]
+    examples = sorted(tuple(ids.tolist()) for ids in np.split(split.input_ids, split.offsets[1:-1]))
+    epochs = [seen[i * len(split) : (i + 1) * len(split)] for i in range(3)]
+    assert all(sorted(epoch) == examples for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
 
@@ -107,12 +118,9 @@ def test_a_seed_repeats_a_training_exactly(tiny_data: Path, splits: dict[str, Sp
 def test_a_loss_that_is_not_finite_ends_the_training(
     model: BertForSequenceClassification, splits: dict[str, Split]
 ) -> None:
-    def step(batch: Batch) -> LossParts:
-        parts = finetune_loss(run(model, batch).logits_BC, batch.labels_B)
-        return parts._replace(total=parts.total * math.nan)
-
+    model.classifier.bias.data.fill_(math.nan)
     with pytest.raises(TrainingDivergedError, match="not finite at step 1 of 18"):
-        fit(model, step, splits["train"], {"dev": splits["dev"]}, TASK, CONFIG, lambda evaluation: None)
+        train(model, splits)
 
 
 def test_one_class_only_is_called_degenerate(model: BertForSequenceClassification, splits: dict[str, Split]) -> None:
@@ -123,60 +131,21 @@ def test_one_class_only_is_called_degenerate(model: BertForSequenceClassificatio
     assert train(model, splits, replace(CONFIG, learning_rate=1e-9))[0].degenerate
 
 
-def test_a_split_without_labels_cannot_be_evaluated(
-    model: BertForSequenceClassification, splits: dict[str, Split]
-) -> None:
-    with pytest.raises(UserError, match="MRPC test has no labels"):
-        evaluate(model, {"test": splits["test"]}, TASK)
-
-
 def test_a_regression_learns_values_and_one_value_only_is_degenerate(tiny_data: Path, tmp_path: Path) -> None:
     task = TASKS["STS-B"]
     write_task(task, tmp_path)
     tiny = tiny_data / "models/pretrained/tiny"
     splits = load_features(task, tmp_path, tiny, 32)
-    dev = {"dev": splits["dev"]}
-
-    def fitted(model: BertForSequenceClassification, config: TrainingConfig) -> list[Evaluation]:
-        def step(batch: Batch) -> LossParts:
-            assert batch.labels_B.dtype == torch.float32
-            return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
-
-        evaluations: list[Evaluation] = []
-        fit(model, step, splits["train"], dev, task, config, evaluations.append)
-        return evaluations
-
     model = load_classifier(tiny, task.labels, seed=0)
-    best = fitted(model, replace(CONFIG, epochs=8, learning_rate=4e-3, evaluations_per_epoch=1))[-1].best_score
-    metrics, predicted = evaluate(model, dev, task)
+    config = replace(CONFIG, epochs=8, learning_rate=4e-3, evaluations_per_epoch=1)
+    best = train(model, splits, config, task=task)[-1].best_score
+    metrics, predicted = evaluate(model, {"dev": splits["dev"]}, task)
     assert metrics["score"] == best > 70
     assert predicted["dev"].shape == (40,)
     model.classifier.weight.data.zero_()
-    (degenerate, *_) = fitted(model, replace(CONFIG, learning_rate=1e-9))
+    (degenerate, *_) = train(model, splits, replace(CONFIG, learning_rate=1e-9), task=task)
     assert degenerate.degenerate
     assert degenerate.metrics["score"] == pytest.approx(0, abs=100)
-
-
-def test_a_task_with_two_dev_splits_is_scored_on_both(tiny_data: Path, tmp_path: Path) -> None:
-    task = TASKS["MNLI"]
-    write_task(task, tmp_path)
-    splits = load_features(task, tmp_path, tiny_data / "models/pretrained/tiny", 32)
-    model = load_classifier(tiny_data / "models/pretrained/tiny", task.labels, seed=0)
-    metrics, predicted = evaluate(model, {name: splits[name] for name in task.dev_splits}, task)
-    assert list(metrics) == ["accuracy", "accuracy_mm", "score"]
-    assert list(predicted) == ["dev", "dev_mm"]
-    labels = splits["dev_mm"].labels
-    assert metrics["accuracy_mm"] == pytest.approx(100 * (predicted["dev_mm"] == labels).mean())
-
-
-def test_the_optimizer_spares_biases_and_layer_norms(model: BertForSequenceClassification) -> None:
-    train_step = TrainStep(model)
-    train_step.begin(CONFIG)
-    decayed, plain = train_step.optimizer.param_groups
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
-    assert all(parameter.ndim == 2 for parameter in decayed["params"])
-    assert all(parameter.ndim == 1 for parameter in plain["params"])
-    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
 
 
 def test_the_schedule_rises_for_a_tenth_then_falls_and_is_never_0() -> None:
@@ -198,13 +167,6 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     def fresh() -> BertForSequenceClassification:
         return load_classifier(tiny_data / "models/pretrained/tiny", TASK.labels, seed=0)
 
-    def go_on(model: BertForSequenceClassification, report: Callable[[Evaluation], None]) -> None:
-        def step(batch: Batch) -> LossParts:
-            return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
-
-        state = StateFile(tmp_path / "state")
-        fit(model, step, splits["train"], {"dev": splits["dev"]}, TASK, CONFIG, report, state=state)
-
     def interrupt(evaluation: Evaluation) -> None:
         before.append(evaluation)
         if evaluation.number == stop_at:
@@ -214,33 +176,30 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     expected = train(undisturbed, splits)
     before: list[Evaluation] = []
     with pytest.raises(Interrupted):
-        go_on(fresh(), interrupt)
+        train(fresh(), splits, report=interrupt, checkpoint=Checkpoint(tmp_path / "checkpoint"))
     torch.rand(7)
-    after: list[Evaluation] = []
-    go_on(resumed, after.append)
+    after = train(resumed, splits, checkpoint=Checkpoint(tmp_path / "checkpoint"))
     assert before == expected[:stop_at]
     assert after == expected[2:]  # the second epoch, from the end of the first
     weights = undisturbed.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in resumed.state_dict().items())
 
 
-def test_a_state_that_is_not_whole_or_cannot_be_written_costs_only_time(
+def test_a_checkpoint_that_is_damaged_or_cannot_be_written_costs_only_time(
     model: BertForSequenceClassification,
     splits: dict[str, Split],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def step(batch: Batch) -> LossParts:
-        return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
+    def refuse(before: Path, after: Path) -> None:
+        raise OSError("disk full")
 
-    path = tmp_path / "state"
+    path = tmp_path / "checkpoint"
     path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")  # cut off inside its header
-    (tmp_path / "state.partial").mkdir()  # what writes the next one fails
-    evaluations: list[Evaluation] = []
-    state = StateFile(path)
-    fit(model, step, splits["train"], {"dev": splits["dev"]}, TASK, CONFIG, evaluations.append, state=state)
-    assert len(evaluations) == 6
-    assert "an interruption would now repeat more than an epoch" in caplog.text
+    monkeypatch.setattr(os, "replace", refuse)
+    assert len(train(model, splits, checkpoint=Checkpoint(path))) == 6
+    assert "no checkpoint was written, so an interruption would repeat more than an epoch: disk full" in caplog.text
 
 
 def test_running_out_of_memory_halves_the_batch_and_keeps_the_training(
@@ -252,21 +211,18 @@ def test_running_out_of_memory_halves_the_batch_and_keeps_the_training(
     def trained(most: int) -> list[Evaluation]:
         model = load_classifier(tiny_data.parent / "no-dropout", TASK.labels, seed=0)
 
-        def step(batch: Batch) -> LossParts:
-            if len(batch.labels_B) > most:
+        def limit(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+            if model.training and len(inputs[0]) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-            return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
 
-        evaluations: list[Evaluation] = []
-        config = replace(CONFIG, batch_size=15)  # halves of 8 and 7
-        fit(model, step, splits["train"], {"dev": splits["dev"]}, TASK, config, evaluations.append)
-        return evaluations
+        model.bert.embeddings.word_embeddings.register_forward_pre_hook(limit)
+        return train(model, splits, replace(CONFIG, batch_size=15))  # halves of 8 and 7
 
     whole, halves = trained(15), trained(8)
     assert [e.micro_batches for e in halves] == [2] * 6
     for one, other in zip(whole, halves, strict=True):
         assert other.losses == pytest.approx(one.losses, rel=1e-2)
         assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=2e-2)
-    assert "two halves" in caplog.text
+    assert "batches are now split in two" in caplog.text
     with pytest.raises(MemoryError, match="lower batch_size"):
         trained(7)

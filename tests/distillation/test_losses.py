@@ -4,13 +4,14 @@ The logits are those of a tiny random BERT, its first 6 and its first 3 layers; 
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pkd_tune.distillation.losses import finetune_loss, pkd_loss
+from pkd_tune.distillation.losses import Loss, LossParts, pkd_loss
 
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2])
 TEACHER = torch.tensor(
@@ -52,6 +53,10 @@ TERMS = [
     (3, 0.7, 20.0, 1.3501652479171753, 0.08404850959777832, 0.46388354897499084),
     (3, 0.2, 5.0, 1.3501652479171753, 0.08870044350624084, 1.0978723764419556),
 ]
+
+
+def finetune_loss(logits_BC: torch.Tensor, labels_B: torch.Tensor) -> LossParts:
+    return pkd_loss(logits_BC, None, labels_B, None, None, alpha=0.0, beta=0.0, temperature=1.0, normalize=False)
 
 
 @pytest.mark.parametrize(("depth", "alpha", "temperature", "ce", "kd", "total"), TERMS)
@@ -161,3 +166,26 @@ def test_losses_are_fp32_whatever_the_student_computes_in() -> None:
     states, teacher_states = STATES.repeat(3, 1, 1).bfloat16(), TEACHER_STATES.repeat(3, 1, 1).half()
     parts = pkd_loss(STUDENTS[3].bfloat16(), TEACHER, LABELS, states, teacher_states, **weights)
     assert all(part.dtype == torch.float32 for part in parts)
+
+
+def test_a_loss_needs_the_teacher_outputs_of_its_terms_alone() -> None:
+    weights = {"temperature": 5.0, "normalize": True, "imitated": (2, 4)}
+    needs = {
+        (0.0, 0.0): (False, ()),
+        (0.5, 0.0): (True, ()),
+        (0.0, 9.0): (False, (2, 4)),
+        (0.5, 9.0): (True, (2, 4)),
+    }
+    for (alpha, beta), (logits, layers) in needs.items():
+        loss = Loss(alpha=alpha, beta=beta, **weights)
+        assert (loss.needs_logits, loss.needs_layers) == (logits, layers)
+    assert (Loss().needs_logits, Loss().needs_layers) == (False, ())
+    with pytest.raises(ValueError, match="beta must be 0 where no layer is imitated, but got 9"):
+        Loss(beta=9.0)
+
+
+def test_losses_with_other_weights_consist_of_the_same_operations() -> None:
+    loss = Loss(alpha=0.5, beta=9.0, temperature=5.0, normalize=True, imitated=(2, 4))
+    assert replace(loss, alpha=1.0, beta=0.1, temperature=2.0).structure == loss.structure
+    for change in ({"alpha": 0.0}, {"beta": 0.0}, {"normalize": False}, {"imitated": (3, 4)}):
+        assert replace(loss, **change).structure != loss.structure

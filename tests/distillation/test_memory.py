@@ -1,4 +1,4 @@
-"""What processes hold with many examples, each measured by itself."""
+"""Memory of processes with many examples, each measured separately."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 
 def measured(what: str, examples: int, folder: Path) -> dict[str, int]:
-    """Returns what a process of its own held, in bytes."""
+    """Returns the memory of a process that does this, in bytes."""
     script = Path(__file__).parents[1] / "many_examples.py"
     done = subprocess.run([sys.executable, script, what, str(examples), folder], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -18,23 +18,23 @@ def measured(what: str, examples: int, folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux says what a process holds beyond mapped files")
-def test_a_training_holds_no_more_of_a_large_task_than_of_a_small_one(tmp_path: Path) -> None:
-    """Some bytes an example (its length, its place in the epoch) are there; tokens and teacher outputs are not."""
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_memory_of_a_training_does_not_grow_with_tokens_and_teacher_outputs(tmp_path: Path) -> None:
+    """Only with some bytes per example: its length and its place in the epoch."""
     small, large = (measured("train", examples, tmp_path)["own"] for examples in (2_000, 400_000))
-    said = f"{large / 1e6:.0f} MB with 400,000 examples, {small / 1e6:.0f} MB with 2,000"
-    assert large - small < 400_000 * 150, said
+    measured_text = f"{large / 1e6:.0f} MB with 400,000 examples, {small / 1e6:.0f} MB with 2,000"
+    assert large - small < 400_000 * 150, measured_text
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux says what a process holds beyond mapped files")
-def test_a_student_of_22_million_parameters_holds_less_than_one_and_a_half_gigabytes(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_student_of_22_million_parameters_trains_in_less_than_one_and_a_half_gigabytes(tmp_path: Path) -> None:
     held = measured("train-real", 400_000, tmp_path)["own"]
     assert held < 1.5e9, f"{held / 1e6:.0f} MB"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux says what a process holds beyond mapped files")
-def test_the_teachers_outputs_are_built_in_a_stream(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_teacher_outputs_are_written_batch_by_batch(tmp_path: Path) -> None:
     peak = measured("build", 400_000, tmp_path)["peak"]
     assert peak < 2e9, f"{peak / 1e6:.0f} MB"

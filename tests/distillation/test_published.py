@@ -24,8 +24,8 @@ def test_every_winner_is_a_possible_setting() -> None:
         assert winner.learning_rate in (1e-5, 2e-5, 5e-5)  # the paper's grid
 
 
-def test_what_was_not_published_says_what_was() -> None:
+def test_unpublished_settings_are_an_error_that_lists_published_ones() -> None:
     with pytest.raises(
-        UserError, match=r"nothing was published for kd on RTE with 3 layers, only for .*RTE with 6 layers"
+        UserError, match=r"no settings were published for kd on RTE with 3 layers, only for .*RTE with 6 layers"
     ):
         published("kd", 3, "RTE")

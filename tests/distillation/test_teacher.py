@@ -1,20 +1,92 @@
-"""What is written of a fine-tuned classifier, and what is refused."""
+"""Fine-tuned teachers: what is cached, scored and refused."""
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from pkd_tune.encoders.modeling import load_classifier, save_classifier
+from pkd_tune.config import DataConfig, TrainingConfig, UserError
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import load_features
+from pkd_tune.data.tokens import Split
+from pkd_tune.distillation.teacher import GATE_MARGIN, Teacher, prepare_teacher
+
+TASK = TASKS["MRPC"]
+TEACHING = TrainingConfig(epochs=6, batch_size=16, learning_rate=3e-3, seed=0)
+LAZY = replace(TEACHING, epochs=1, learning_rate=1e-9)
+CPU = torch.device("cpu")
+Prepare = Callable[[list[TrainingConfig], Path], Teacher]
 
 
-def test_a_folder_is_replaced_only_where_that_was_said(tiny_data: Path, tmp_path: Path) -> None:
-    tiny, target = tiny_data / "models/pretrained/tiny", tmp_path / "there"
-    target.mkdir()
-    model = load_classifier(tiny, ("no", "yes"), seed=0)
-    save_classifier(model, tiny, target)  # onto an empty one
-    (target / "notes.txt").write_text("mine")
-    with pytest.raises(OSError, match="not empty"):
-        save_classifier(model, tiny, target)
-    assert (target / "notes.txt").read_text() == "mine"
-    save_classifier(model, tiny, target, replace=True)
-    assert not (target / "notes.txt").exists()
+def test_a_teacher_above_the_majority_baseline_is_cached(data: DataConfig, teacher: Teacher, prepare: Prepare) -> None:
+    assert teacher.metrics["score"] > 95 > teacher.majority["score"]
+    assert teacher.layers == 4
+    weights = teacher.folder / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    assert prepare([TEACHING], data.student_dir) == teacher
+    assert weights.stat().st_mtime_ns == written
+
+
+def test_a_finetuned_folder_is_used_unchanged(teacher: Teacher, prepare: Prepare) -> None:
+    given = prepare([TEACHING], teacher.folder)
+    assert given.folder == teacher.folder
+    assert not given.finetuned_here
+    assert given.metrics == teacher.metrics
+
+
+def test_a_teacher_at_the_majority_baseline_is_refused(data: DataConfig, prepare: Prepare) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"most frequent class, which scores .* by pkd_tune\.finetune, and give its folder as --teacher$",
+    ):
+        prepare([LAZY], data.student_dir)
+
+
+def test_a_teacher_whose_loss_is_not_finite_is_one_line_that_names_the_rate(data: DataConfig, prepare: Prepare) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"^tiny: fine-tuning with learning rate 1e\+20 diverged: .* not finite .* a lower learning rate$",
+    ):
+        prepare([replace(TEACHING, learning_rate=1e20)], data.student_dir)
+
+
+def test_the_best_of_several_trainings_is_kept(data: DataConfig, prepare: Prepare) -> None:
+    for configs in ([LAZY, TEACHING], [TEACHING, LAZY]):
+        teacher = prepare(configs, data.student_dir)
+        assert teacher.metrics["score"] > 95
+        record = json.loads((teacher.folder / "training.json").read_text())
+        assert [each["learning_rate"] for each in record["trainings"]] == [each.learning_rate for each in configs]
+        assert record["kept"]["learning_rate"] == TEACHING.learning_rate
+        assert record["kept"]["dev_score"] > 95
+
+
+def test_dev_scores_are_computed_once_decide_about_the_teacher_and_survive_damage(
+    data: DataConfig, teacher: Teacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    splits = load_features(TASK, data.data_dir, data.student_dir, data.max_length)
+
+    def scores(splits: dict[str, Split]) -> dict[str, float]:
+        return prepare_teacher(TASK, splits, teacher.folder, tmp_path, [TEACHING], CPU, lambda evaluation: None).metrics
+
+    assert scores(splits) == teacher.metrics
+    assert GATE_MARGIN == 2
+    (record,) = tmp_path.iterdir()
+    whole = record.read_text()
+    record.write_text(json.dumps({**teacher.metrics, "f1": 12.5}))
+    assert scores(splits)["f1"] == 12.5
+    assert scores({**splits, "dev": splits["train"]})["f1"] != 12.5  # other examples, another record
+    least = teacher.majority["score"] + GATE_MARGIN
+    record.write_text(json.dumps({**teacher.metrics, "score": least + 0.01}))
+    assert scores(splits)["score"] == least + 0.01
+    record.write_text(json.dumps({**teacher.metrics, "score": least - 0.01}))
+    with pytest.raises(UserError, match="but must exceed always predicting the most frequent class"):
+        scores(splits)
+    for damaged in (whole[: len(whole) // 2].encode(), b"\xff", b"{}"):
+        caplog.clear()
+        record.write_bytes(damaged)
+        assert scores(splits) == teacher.metrics
+        assert f"{record} is damaged" in caplog.text
+        assert record.read_text() == whole

@@ -32,8 +32,8 @@ def teacher(tiny_data: Path) -> BertForSequenceClassification:
 
 
 @pytest.fixture(scope="module")
-def said_alone(split: Split, teacher: BertForSequenceClassification) -> Output:
-    """Returns what the teacher says of every example by itself, in the order of their ids."""
+def alone(split: Split, teacher: BertForSequenceClassification) -> Output:
+    """Returns the teacher's outputs for every example in a batch of its own, in the order of example ids."""
     with torch.no_grad():
         each = [run(teacher.eval(), collate(split, np.array([i]), torch.device("cpu"), 0)) for i in range(len(split))]
     return Output(torch.cat([one.logits_BC for one in each]), torch.cat([one.cls_BLH for one in each]))
@@ -55,13 +55,13 @@ def test_rows_are_found_by_example_id(tmp_path: Path, split: Split, teacher: Ber
 @given(order=st.permutations(range(40)))
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_order_of_examples_gets_its_own_rows(
-    tmp_path: Path, split: Split, teacher: BertForSequenceClassification, said_alone: Output, order: list[int]
+    tmp_path: Path, split: Split, teacher: BertForSequenceClassification, alone: Output, order: list[int]
 ) -> None:
-    """Not only the same rows in every order: those that the teacher itself gives for the examples, one by one."""
+    """Compared with the teacher's outputs for each example alone."""
     cache = teacher_outputs(tmp_path, split, "t", lambda: teacher)
     ids_N = torch.tensor(order)
-    torch.testing.assert_close(cache.logits(ids_N), said_alone.logits_BC[ids_N], rtol=1e-4, atol=1e-5)
-    expected_NH = said_alone.cls_BLH[ids_N, 1]
+    torch.testing.assert_close(cache.logits(ids_N), alone.logits_BC[ids_N], rtol=1e-4, atol=1e-5)
+    expected_NH = alone.cls_BLH[ids_N, 1]
     torch.testing.assert_close(cache.cls(ids_N, (2,))[:, 0].float(), expected_NH, rtol=1e-3, atol=1e-3)
 
 

@@ -1,6 +1,7 @@
-"""Steps on tensors that stay where they are, as a CUDA graph does them, against eager ones.
+"""Captured steps against eager ones.
 
-On a CPU "capturing" keeps the work itself: replaying does what a graph would do, reading and writing the same tensors.
+On a CPU capture is emulated: replaying calls the captured function, which like a CUDA graph uses the tensors it was
+captured with.
 """
 
 import gc
@@ -11,24 +12,34 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_up_trainings import CPU, PKD, TRAINING, assert_same, capturing_workshop, make_classroom, repeat, train
+from made_up_trainings import (
+    CPU,
+    PKD,
+    TRAINING,
+    assert_same,
+    capturing_pool,
+    made_up_source,
+    made_up_split,
+    made_up_student_data,
+    repeat,
+    train,
+)
 
 from pkd_tune.data.batches import Batch, in_parts
-from pkd_tune.distillation import train_step as stepping
+from pkd_tune.distillation import train_step as train_step_module
 from pkd_tune.distillation.batch_source import Inputs, make_resident, open_source
-from pkd_tune.distillation.checkpoint import StateFile
+from pkd_tune.distillation.checkpoint import Checkpoint
 from pkd_tune.distillation.loop import Evaluation
-from pkd_tune.distillation.losses import LossParts, finetune_loss
-from pkd_tune.distillation.memory import give_back_freed_memory
+from pkd_tune.distillation.losses import Loss
+from pkd_tune.distillation.memory import release_memory
 from pkd_tune.distillation.student import ModelPool, distill
-from pkd_tune.distillation.train_step import Capture, TrainStep, graph_capture, own_stream
-from pkd_tune.encoders.modeling import run
+from pkd_tune.distillation.train_step import Capture, TrainStep, graph_capture, side_stream
 
 
 def test_a_batch_of_many_tokens_goes_through_in_parts_on_a_cpu_and_counts_as_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole, weights = train(make_classroom(), PKD, TRAINING)
+    whole, weights = train(made_up_student_data(), PKD, TRAINING)
     sizes: list[int] = []
 
     def seen(batch: Batch, parts: int) -> list[Batch]:
@@ -36,9 +47,9 @@ def test_a_batch_of_many_tokens_goes_through_in_parts_on_a_cpu_and_counts_as_one
         sizes.extend(len(part.labels_B) for part in cut)
         return cut
 
-    monkeypatch.setattr(stepping, "CPU_TOKENS", 50)  # of four examples with up to 29 tokens each
-    monkeypatch.setattr(stepping, "in_parts", seen)
-    cut, same_weights = train(make_classroom(), PKD, TRAINING)
+    monkeypatch.setattr(train_step_module, "CPU_TOKENS", 50)  # of four examples with up to 29 tokens each
+    monkeypatch.setattr(train_step_module, "in_parts", seen)
+    cut, same_weights = train(made_up_student_data(), PKD, TRAINING)
     assert set(sizes) >= {1, 2}
     for one, other in zip(whole, cut, strict=True):
         assert other.losses == pytest.approx(one.losses, rel=1e-5)
@@ -56,8 +67,8 @@ def test_a_batch_of_many_tokens_goes_through_in_parts_on_a_cpu_and_counts_as_one
 )
 def test_steps_in_place_are_the_eager_ones(change: dict[str, object], resident: bool) -> None:
     """Losses of every half epoch over several lengths, and every weight after them; padding to 8 is among it."""
-    student_data, config = make_classroom(), replace(PKD, **change)
-    model_pool = capturing_workshop(student_data, 2, repeat, resident=resident)
+    student_data, config = made_up_student_data(), replace(PKD, **change)
+    model_pool = capturing_pool(student_data, 2, repeat, resident=resident)
     assert_same(train(student_data, config, TRAINING), train(student_data, config, TRAINING, model_pool))
     (train_step,) = model_pool.train_steps.values()
     lengths = {inputs["input_ids_BT"].shape[1] for inputs in train_step.graph_inputs() if not resident}
@@ -66,16 +77,17 @@ def test_steps_in_place_are_the_eager_ones(change: dict[str, object], resident: 
 
 
 @pytest.mark.parametrize("teacher_width", [16, 24])
-def test_a_kept_bench_trains_as_a_new_one_does(teacher_width: int) -> None:
-    """Other weights of the loss, another rate and seed, another structure: each replays or captures what is its own."""
-    student_data = make_classroom(teacher_width=teacher_width)
-    model_pool = capturing_workshop(student_data, 2, repeat, resident=True)
+def test_a_kept_train_step_trains_as_a_new_one_does(teacher_width: int) -> None:
+    """With other weights of the loss, another learning rate and seed, another structure of the loss."""
+    student_data = made_up_student_data(teacher_width=teacher_width)
+    model_pool = capturing_pool(student_data, 2, repeat, resident=True)
     train_step = model_pool.train_steps[2, teacher_width != 16]
     other = replace(TRAINING, learning_rate=5e-3, seed=1, weight_decay=0.3, max_grad_norm=0.5)
     others = [
         (replace(PKD, alpha=0.9, beta=3.0, temperature=2.0), TRAINING),
         (replace(PKD, strategy="last"), TRAINING),
         (PKD, other),
+        (PKD, replace(TRAINING, max_grad_norm=0.5)),
         (PKD, TRAINING),
     ]
     for config, training in [*others, *others[:2]]:
@@ -83,9 +95,20 @@ def test_a_kept_bench_trains_as_a_new_one_does(teacher_width: int) -> None:
     assert model_pool.train_steps == {(2, teacher_width != 16): train_step}
 
 
-def test_an_eager_workshop_changes_nothing_at_all() -> None:
-    """To the last bit, with dropout, on a CPU; and memory is kept for one depth only."""
-    student_data, model_pool = make_classroom(dropout=0.1), ModelPool()
+def test_a_kept_train_step_trains_on_other_examples_of_the_same_lengths() -> None:
+    student_data = made_up_student_data()
+    model_pool = capturing_pool(student_data, 2, repeat, resident=True)
+    train(student_data, PKD, TRAINING, model_pool)
+    labels = student_data.train.labels
+    assert labels is not None
+    other = replace(student_data, train=replace(student_data.train, key="other labels", labels=1 - labels))
+    model_pool.sources["other labels"] = made_up_source(other, resident=True)
+    assert_same(train(other, PKD, TRAINING), train(other, PKD, TRAINING, model_pool))
+
+
+def test_a_kept_model_pool_gives_bit_identical_results() -> None:
+    """With eager steps and dropout on a CPU, where one depth at a time is kept."""
+    student_data, model_pool = made_up_student_data(dropout=0.1), ModelPool()
     fresh = {depth: train(student_data, replace(PKD, student_layers=depth), TRAINING) for depth in (2, 3)}
     for depth in (2, 3, 3, 2):
         seen, weights = train(student_data, replace(PKD, student_layers=depth), TRAINING, model_pool)
@@ -99,16 +122,16 @@ def moment_places(model_pool: ModelPool) -> list[int]:
     return [moment.data_ptr() for moments in train_step.optimizer.state.values() for moment in moments.values()]
 
 
-def test_a_bench_that_nobody_needs_is_given_back_with_its_graphs() -> None:
-    """Its graphs hold it as it holds them."""
+def test_a_train_step_out_of_use_is_collected_with_its_graphs() -> None:
+    """They refer to each other."""
     gc.disable()
     try:
-        student_data = make_classroom()
-        model_pool = capturing_workshop(student_data, 2, repeat, resident=True)
+        student_data = made_up_student_data()
+        model_pool = capturing_pool(student_data, 2, repeat, resident=True)
         train(student_data, PKD, TRAINING, model_pool)
         train_step = weakref.ref(model_pool.train_steps[2, False])
         del model_pool
-        give_back_freed_memory()
+        release_memory()
         assert train_step() is None
     finally:
         gc.enable()
@@ -118,10 +141,10 @@ class Interrupted(Exception):
     pass
 
 
-def test_a_kept_bench_goes_on_from_a_state_in_place(tmp_path: Path) -> None:
-    """Its graphs read the moments where they are, so that these are written over and not replaced."""
-    student_data = make_classroom()
-    model_pool = capturing_workshop(student_data, 2, repeat, resident=True)
+def test_a_kept_train_step_resumes_from_a_checkpoint_in_place(tmp_path: Path) -> None:
+    """Its graphs read the optimiser's moments at fixed addresses, so that these are overwritten and not replaced."""
+    student_data = made_up_student_data()
+    model_pool = capturing_pool(student_data, 2, repeat, resident=True)
     expected, weights = train(student_data, PKD, TRAINING, model_pool)
     places = moment_places(model_pool)
 
@@ -130,57 +153,55 @@ def test_a_kept_bench_goes_on_from_a_state_in_place(tmp_path: Path) -> None:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        distill(student_data, PKD, TRAINING, interrupt, StateFile(tmp_path / "state"), model_pool)
+        distill(student_data, PKD, TRAINING, interrupt, Checkpoint(tmp_path / "checkpoint"), model_pool)
     train(student_data, replace(PKD, alpha=0.1), TRAINING, model_pool)
     seen: list[Evaluation] = []
-    student, _ = distill(student_data, PKD, TRAINING, seen.append, StateFile(tmp_path / "state"), model_pool)
+    student, _ = distill(student_data, PKD, TRAINING, seen.append, Checkpoint(tmp_path / "checkpoint"), model_pool)
     assert seen == expected[2:]
     assert moment_places(model_pool) == places
     assert all(torch.equal(tensor, weights[name]) for name, tensor in student.state_dict().items())
 
 
 def short_of_memory(device: torch.device, capture: Capture) -> list[int]:
-    """Lets a bench run out of memory beside another, both with graphs; returns bytes reserved before and in the retry.
+    """Runs out of memory in one of two train steps with graphs; returns bytes reserved before that and in the retry.
 
-    It is held to going on in halves without a graph of either, which it then captures again.
+    Checks that both lose their graphs, that the step is repeated as micro-batches, and that graphs are captured again.
     """
-    student_data = make_classroom(device)
-    model, config = student_data.start.train(), TRAINING
+    student_data = made_up_student_data(device)
+    model = student_data.start.train()
     train_steps: dict[int, TrainStep] = {}
+    source = replace(open_source(student_data.train, model), resident=make_resident(student_data.train, None, device))
     for i in range(2):
         train_steps[i] = TrainStep(model, capture=capture, beside=train_steps.values())
-        train_steps[i].begin(config)
+        train_steps[i].begin(TRAINING, Loss(), source)
     one, other = train_steps.values()
-    source = open_source(
-        student_data.train, device, 0, resident=make_resident(student_data.train, None, device), multiple=8
-    )
     reserved: list[int] = []
+    limited = False
 
     def held() -> list[int]:
         reserved.append(torch.cuda.memory_reserved())
         return [len(train_step.graph_inputs()) for train_step in train_steps.values()]
 
-    def loss(batch: Batch) -> LossParts:
-        return finetune_loss(run(model, batch).logits_BC, batch.labels_B)
+    def limit(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if limited:
+            if len(inputs[0]) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            assert held() == [0, 0]
 
-    def short(batch: Batch) -> LossParts:
-        if len(batch.labels_B) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        assert held() == [0, 0]
-        return loss(batch)
+    def inputs(length: int) -> Inputs:
+        return Inputs({"example_ids_B": torch.arange(4, device=device)}, 4, length)
 
-    def step(train_step: TrainStep, loss: Callable[[Batch], LossParts], length: int) -> None:
-        inputs = Inputs({"example_ids_B": torch.arange(4, device=device)}, 4, length)
-        train_step.step(loss, source, inputs, config, ())
-
-    with own_stream(device):
+    model.bert.embeddings.word_embeddings.register_forward_pre_hook(limit)
+    with side_stream(device):
         for train_step in (one, other, one, other):
-            step(train_step, loss, 32)
+            train_step(inputs(32))
         assert held() == [1, 1]
-        step(one, short, 40)
+        limited = True
+        one(inputs(40))
+        limited = False
         assert (one.parts, other.parts) == (2, 1)
         for train_step in (one, other, one, other):
-            step(train_step, loss, 32)
+            train_step(inputs(32))
         assert held() == [1, 1]
     return reserved
 
@@ -194,9 +215,9 @@ def test_what_cannot_be_captured_is_an_error() -> None:
     def refuse(work: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    student_data = make_classroom()
+    student_data = made_up_student_data()
     with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
-        train(student_data, PKD, TRAINING, capturing_workshop(student_data, 2, refuse, resident=True))
+        train(student_data, PKD, TRAINING, capturing_pool(student_data, 2, refuse, resident=True))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +231,7 @@ def test_what_cannot_be_captured_is_an_error() -> None:
 def test_where_a_graph_does_not_fit_training_goes_on_in_halves(
     error: RuntimeError, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The batch itself is not lost, and gradients that the capture leaves half done do not count."""
+    """The batch itself is not lost, and gradients left by the failed capture do not count."""
     captured: list[Callable[[], None]] = []
 
     def fit_only_later(work: Callable[[], None]) -> Callable[[], None]:
@@ -221,8 +242,8 @@ def test_where_a_graph_does_not_fit_training_goes_on_in_halves(
             raise error
         return work
 
-    student_data = make_classroom()
-    model_pool = capturing_workshop(student_data, 2, fit_only_later, resident=True)
+    student_data = made_up_student_data()
+    model_pool = capturing_pool(student_data, 2, fit_only_later, resident=True)
     whole, in_halves = train(student_data, PKD, TRAINING), train(student_data, PKD, TRAINING, model_pool)
     assert_same(whole, in_halves)
     assert in_halves[0][-1].micro_batches == 2
@@ -245,12 +266,30 @@ def test_the_memory_that_graphs_share_is_given_back_when_it_runs_out() -> None:
 @pytest.mark.parametrize("resident", [True, False], ids=["resident", "from-the-host"])
 def test_captured_steps_are_the_eager_ones_on_a_gpu(resident: bool) -> None:
     device = torch.device("cuda")
-    student_data = make_classroom(device)
+    student_data = made_up_student_data(device)
     capture = graph_capture(device)
     assert capture is not None
-    captured = capturing_workshop(student_data, 2, capture, resident=resident)
-    eager = capturing_workshop(student_data, 2, capture, resident=resident)
+    captured = capturing_pool(student_data, 2, capture, resident=resident)
+    eager = capturing_pool(student_data, 2, capture, resident=resident)
     eager.train_steps[2, False].capture = None
     for config in (PKD, replace(PKD, alpha=0.9, beta=3.0), PKD):
         assert_same(train(student_data, config, TRAINING, eager), train(student_data, config, TRAINING, captured))
     assert len(captured.train_steps[2, False].graph_inputs()) >= 3
+
+
+def test_weight_decay_leaves_out_biases_and_layer_norms() -> None:
+    model = made_up_student_data().start
+    train_step = TrainStep(model)
+    train_step.begin(replace(TRAINING, weight_decay=0.02), Loss(), open_source(made_up_split(), model))
+    decayed, plain = train_step.optimizer.param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.02, 0.0)
+    assert all(parameter.ndim == 2 for parameter in decayed["params"])
+    assert all(parameter.ndim == 1 for parameter in plain["params"])
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
+
+
+def test_a_loss_with_teacher_terms_needs_teacher_outputs() -> None:
+    model = made_up_student_data().start
+    source = open_source(made_up_split(), model)
+    with pytest.raises(ValueError, match=r"alpha 0\.5 and beta 0\.0 needs teacher outputs"):
+        TrainStep(model).begin(TRAINING, Loss(alpha=0.5), source)

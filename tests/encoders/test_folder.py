@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig
 from transformers.activations import ACT2FN
 
 from pkd_tune.data.glue import TASKS
 from pkd_tune.encoders.folder import (
     ACTIVATIONS,
+    ARCHITECTURE,
     classifier_problems,
     encoder_problems,
     length_limit,
@@ -135,11 +137,42 @@ def test_a_classifier_that_is_not_the_tasks_is_one_line(
     assert "give a model fine-tuned for RTE" in problem
 
 
-def test_a_model_is_known_by_weights_and_configuration(folder: Path, tmp_path: Path) -> None:
-    key = weights_key(folder)
-    assert weights_key(Path(shutil.copytree(folder, tmp_path / "copy"))) == key
-    change(folder, hidden_act="relu")
-    assert weights_key(folder) != key
+def test_the_fields_of_the_architecture_have_the_defaults_of_transformers() -> None:
+    defaults = BertConfig().to_dict()
+    assert {name: defaults[name] for name in ARCHITECTURE} == ARCHITECTURE
+
+
+def test_a_model_saved_again_has_the_same_key(classifier: Path, tmp_path: Path) -> None:
+    """With other incidental fields, another header, and the tensors in another order; without its tokenizer."""
+    key = weights_key(classifier)
+    copy = Path(shutil.copytree(classifier, tmp_path / "copy"))
+    change(copy, transformers_version="9.9", _name_or_path="elsewhere", id2label={0: "LABEL_0", 1: "LABEL_1"})
+    weights = load_file(copy / "model.safetensors")
+    save_file(dict(reversed(weights.items())), copy / "model.safetensors", {"format": "pt", "written": "again"})
+    for path in copy.glob("*token*"):
+        path.unlink()
+    assert (copy / "model.safetensors").read_bytes() != (classifier / "model.safetensors").read_bytes()
+    assert weights_key(copy) == key
+    without_default = json.loads((copy / "config.json").read_text())
+    assert without_default.pop("hidden_act") == "gelu"
+    (copy / "config.json").write_text(json.dumps(without_default))
+    assert weights_key(copy) == key
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: change(folder, hidden_act="relu"),
+        lambda folder: change(folder, num_attention_heads=4),
+        lambda folder: rewrite(folder, classifier__bias=torch.tensor([0.0, 1e-7])),
+        lambda folder: rewrite(folder, classifier__bias=torch.zeros(1, 2)),
+    ],
+    ids=["activation", "heads", "one value", "shape"],
+)
+def test_another_model_has_another_key(classifier: Path, damage: Callable[[Path], object]) -> None:
+    key = weights_key(classifier)
+    damage(classifier)
+    assert weights_key(classifier) != key
 
 
 def test_a_snapshot_of_the_hub_has_the_models_name() -> None:

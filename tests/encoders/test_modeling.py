@@ -10,7 +10,7 @@ from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.encoders.dropout import dropout
 from pkd_tune.encoders.folder import class_names
-from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, run
+from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, run, save_classifier
 
 LABELS = ("no", "yes")
 
@@ -121,7 +121,7 @@ def test_training_equals_the_models_own_with_the_same_masks(
 
 
 def test_training_runs_in_bf16(model: BertForSequenceClassification, batch: Batch) -> None:
-    """On a CPU too, whether or not it multiplies bf16 quickly."""
+    """On a CPU too, whether or not it supports bf16."""
     student = cut_to_layers(model, (1, 2)).train()
     torch.manual_seed(1)
     exact = run(student, batch)
@@ -169,3 +169,16 @@ def test_a_student_is_the_first_layers(model: BertForSequenceClassification) -> 
     for to, layer in ((0, 1), (1, 3)):
         expected = model.bert.encoder.layer[layer].state_dict()
         assert all(torch.equal(t, expected[name]) for name, t in spread.bert.encoder.layer[to].state_dict().items())
+
+
+def test_a_saved_folder_replaces_another_only_on_request(tiny_data: Path, tmp_path: Path) -> None:
+    tiny, target = tiny_data / "models/pretrained/tiny", tmp_path / "there"
+    target.mkdir()
+    model = load_classifier(tiny, ("no", "yes"), seed=0)
+    save_classifier(model, tiny, target)  # onto an empty one
+    (target / "notes.txt").write_text("mine")
+    with pytest.raises(OSError, match="not empty"):
+        save_classifier(model, tiny, target)
+    assert (target / "notes.txt").read_text() == "mine"
+    save_classifier(model, tiny, target, replace=True)
+    assert not (target / "notes.txt").exists()

@@ -10,7 +10,7 @@ from pkd_tune.config import SearchConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.distillation.batch_source import resident_bytes
-from pkd_tune.distillation.memory import give_back_freed_memory
+from pkd_tune.distillation.memory import release_memory
 from pkd_tune.distillation.student import ModelPool, compute_teacher_outputs
 from pkd_tune.distillation.train_step import TrainStep
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier
@@ -133,7 +133,7 @@ def test_what_the_teacher_will_say_is_known_in_advance(request_: SearchRequest) 
     data = config.data
     split = load_features(TASKS["MRPC"], data.data_dir, data.student_dir, data.max_length)["train"]
     teacher = prepare(request_, EIGHT, request_.out, {})
-    said = compute_teacher_outputs(data, teacher.folder, torch.device("cpu"))["train"]
+    said = compute_teacher_outputs(data, teacher.folder, teacher.key, torch.device("cpu"))["train"]
     to_come = outputs_to_come(config, len(split))
     for name in ("logits_NC", "cls_NLH", "row_of_example_N"):
         one, other = getattr(said, name), getattr(to_come, name)
@@ -176,7 +176,7 @@ def test_what_teachers_took_is_given_back_before_trials_begin(
 def test_measuring_leaves_a_gpu_to_the_trials(request_: SearchRequest) -> None:
     data = request_.config.data
     splits = load_features(TASKS["MRPC"], data.data_dir, data.student_dir, data.max_length)
-    give_back_freed_memory()
+    release_memory()
     held = torch.cuda.memory_reserved()
     assert measured_per_gpu(request_.config, splits, cores=3) == 3
     assert torch.cuda.memory_reserved() - held < 50_000_000  # workspaces of its libraries

@@ -30,7 +30,7 @@ def task(tiny_data: Path, tiny_space: Path) -> tuple[SearchConfig, Mapping[str, 
 
 @pytest.fixture
 def loading_takes_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sets the clock an hour forward whenever a model is loaded, or a student is put on its workbench."""
+    """Sets the clock an hour forward whenever a model is loaded, or a train step is made ready."""
     from pkd_tune.distillation import student
 
     hours = 0
@@ -44,7 +44,7 @@ def loading_takes_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
         return wrapped
 
     monkeypatch.setattr(timing, "load_classifier", slow(timing.load_classifier))
-    monkeypatch.setattr(student, "_workbench", slow(student._train_step))
+    monkeypatch.setattr(student, "_train_step", slow(student._train_step))
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: time.perf_counter() + 3600 * hours))
 
 
