@@ -147,7 +147,7 @@ METRICS: dict[str, Callable[[npt.NDArray[np.generic], npt.NDArray[np.generic], A
     "pearson": _pearson,
     "spearman": _spearman,
 }
-"""The metrics of `data.metrics` as functions of predictions (M, N), labels (N,) and counts (R, N); they return (M, R)."""
+"""The metrics of `data.metrics` for all trainings and resamples at once: (M, N), (N,) and (R, N) arrays to (M, R)."""
 
 
 def _sums(of_examples: npt.NDArray[np.bool_], counts_RN: Array) -> Array:

@@ -67,8 +67,9 @@ def test_a_folder_of_files_is_never_replaced_by_the_hub(tmp_path: Path, dataset_
         load_raw(MRPC, tmp_path / "data", str(hub))
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
-def test_folder_and_hub_give_the_same_examples(task: Task, tmp_path: Path, dataset_cache: Path) -> None:
+@pytest.mark.parametrize("name", ["CoLA", "MRPC", "STS-B", "MNLI", "AX"])
+def test_folder_and_hub_give_the_same_examples(name: str, tmp_path: Path, dataset_cache: Path) -> None:
+    task = TASKS[name]
     write_tsv(task, tmp_path / "data")
     hub = write_hub(task, tmp_path / "hub")
     from_folder = load_raw(task, tmp_path / "data")
@@ -93,7 +94,9 @@ def test_a_hub_dataset_with_placeholder_labels_in_dev_is_refused(
     column = table.column_names.index("label")
     kind = table.schema.field("label").type
     pq.write_table(table.set_column(column, "label", pa.array([1, -1], kind)), path)
-    with pytest.raises(UserError, match=rf"row 1 of '{task.split('dev').hub}' has the label -1(\.0)?, expected 0 to"):
+    with pytest.raises(
+        UserError, match=rf"row 1 of '{task.split('dev').hub}' has the label -1(\.0)?, but must be in 0 to"
+    ):
         load_raw(task, tmp_path, str(hub))
 
 
@@ -102,7 +105,7 @@ def test_a_hub_dataset_with_other_classes_is_refused(tmp_path: Path, dataset_cac
     readme = (hub / "README.md").read_text()
     (hub / "README.md").write_text(readme.replace("'0': entailment", "'0': entailed"))
     with pytest.raises(
-        UserError, match=r"classes \['entailed', 'not_entailment'\] in 'train', expected \['entailment'"
+        UserError, match=r"classes \['entailed', 'not_entailment'\] in 'train', but needs \['entailment'"
     ):
         load_raw(RTE, tmp_path, str(hub))
 
@@ -111,7 +114,7 @@ def test_a_hub_dataset_without_the_task_or_a_split_is_one_line(tmp_path: Path, d
     hub = write_hub(RTE, tmp_path / "hub", {split: PAIRS[split] for split in ("train", "test")})
     with pytest.raises(UserError, match="has no split 'validation', only train, test"):
         load_raw(RTE, tmp_path, str(hub))
-    with pytest.raises(UserError, match="'mrpc' cannot be loaded") as caught:
+    with pytest.raises(UserError, match="cannot load 'mrpc'") as caught:
         load_raw(MRPC, tmp_path, str(hub))
     assert "\n" not in str(caught.value)
 
