@@ -4,6 +4,7 @@ Labels follow from the text alone. Each task mixes differences that models learn
 steps of composition (word order, voice, negation), so that scores depend on depth.
 """
 
+import functools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -251,6 +252,7 @@ CORPORA = {
 }
 
 
+@functools.lru_cache(maxsize=1)  # MNLI and AX are written one after the other
 def make_examples(task: str, *, seed: int = 0) -> dict[str, list[Example]]:
     """Draws every split of a task; no sentence or pair, in either order, occurs twice in all of them."""
     corpus = CORPORA[task]
