@@ -90,7 +90,7 @@ def test_one_tasks_glue_file(run: Run, home: Path) -> None:
     code, output, notes = run("--task", "WNLI", "--model", "./WNLI", "--glue-zip", "one.zip")
     assert code == 0
     assert output.splitlines()[-1] == "one.zip"
-    assert "takes it only with all" in notes
+    assert "accepts only zip files with all tasks" in notes
     with zipfile.ZipFile(home / "one.zip") as archive:
         assert archive.namelist() == ["WNLI.tsv"]
         lines = archive.read("WNLI.tsv").decode().splitlines()

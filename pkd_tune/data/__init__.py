@@ -1,1 +1,1 @@
-"""What the data is: the GLUE tasks, their files and their tokenised form."""
+"""Data: the GLUE tasks, reading their examples, tokenised splits, metrics, significance and GLUE submissions."""

@@ -1,30 +1,17 @@
-"""The GLUE tasks as one table: their files, columns, labels, metrics and sizes.
+"""The table of GLUE tasks: files, columns, labels, metrics and sizes.
 
-A task that reads and scores like these is one more row: nothing else in the package knows a task by its name. Splits
-are called train, dev, dev_mm, test and test_mm everywhere.
+The rest of the package is driven by this table and refers to no task by name; a task of the same kind is one more
+entry. Splits are named train, dev, dev_mm, test and test_mm.
 """
 
 import difflib
 
 from pkd_tune.config import UserError
-from pkd_tune.data.metrics import majority_score, predictions, score
 from pkd_tune.data.task import Layout, Task, TaskSplit
 
-__all__ = [
-    "TASKS",
-    "Layout",
-    "Task",
-    "TaskSplit",
-    "find_task",
-    "find_trainable",
-    "majority_score",
-    "predictions",
-    "score",
-]
 
-
-def _usual_splits(name: str, rows: tuple[int, int, int], labelled: Layout, test: Layout) -> tuple[TaskSplit, ...]:
-    """The splits of a task with one of each part, called as most tasks call them."""
+def _train_dev_test(name: str, rows: tuple[int, int, int], labelled: Layout, test: Layout) -> tuple[TaskSplit, ...]:
+    """Returns train, dev and test splits with the usual file names."""
     return (
         TaskSplit(part="train", file="train", hub="train", layout=labelled, rows=rows[0]),
         TaskSplit(part="dev", file="dev", hub="validation", layout=labelled, rows=rows[1]),
@@ -54,7 +41,7 @@ _TABLE = (
         hub_sentences=("sentence",),
         labels=("unacceptable", "acceptable"),
         raw_labels=_BINARY,
-        splits=_usual_splits(
+        splits=_train_dev_test(
             "CoLA",
             rows=(8_551, 1_043, 1_063),
             labelled=Layout(header=None, sentence1=3, label=1),  # train and dev: source, label, star, sentence
@@ -69,7 +56,7 @@ _TABLE = (
         hub_sentences=("sentence",),
         labels=("negative", "positive"),
         raw_labels=_BINARY,
-        splits=_usual_splits(
+        splits=_train_dev_test(
             "SST-2",
             rows=(67_349, 872, 1_821),
             labelled=Layout(header=("sentence", "label"), sentence1=0, label=1),
@@ -84,7 +71,7 @@ _TABLE = (
         hub_sentences=("sentence1", "sentence2"),
         labels=("not_equivalent", "equivalent"),
         raw_labels=_BINARY,
-        splits=_usual_splits(
+        splits=_train_dev_test(
             "MRPC",
             rows=(3_668, 408, 1_725),
             labelled=Layout(
@@ -100,7 +87,7 @@ _TABLE = (
         hub_name="stsb",
         hub_sentences=("sentence1", "sentence2"),
         value_range=(0.0, 5.0),
-        splits=_usual_splits(
+        splits=_train_dev_test(
             "STS-B",
             rows=(5_749, 1_500, 1_379),
             labelled=Layout(header=(*_STSB_HEADER, "score"), sentence1=7, sentence2=8, label=9),
@@ -115,7 +102,7 @@ _TABLE = (
         hub_sentences=("question1", "question2"),
         labels=("not_duplicate", "duplicate"),
         raw_labels=_BINARY,
-        splits=_usual_splits(
+        splits=_train_dev_test(
             "QQP",
             rows=(363_846, 40_430, 390_965),
             labelled=Layout(
@@ -173,7 +160,7 @@ _TABLE = (
         hub_sentences=("question", "sentence"),
         labels=_ENTAILMENT,
         raw_labels=_ENTAILMENT,
-        splits=_usual_splits(
+        splits=_train_dev_test(
             "QNLI",
             rows=(104_743, 5_463, 5_463),
             labelled=Layout(header=("index", "question", "sentence", "label"), sentence1=1, sentence2=2, label=3),
@@ -188,7 +175,7 @@ _TABLE = (
         hub_sentences=("sentence1", "sentence2"),
         labels=_ENTAILMENT,
         raw_labels=_ENTAILMENT,
-        splits=_usual_splits(
+        splits=_train_dev_test(
             "RTE",
             rows=(2_490, 277, 3_000),
             labelled=Layout(header=_PAIR_HEADER, sentence1=1, sentence2=2, label=3),
@@ -203,7 +190,7 @@ _TABLE = (
         hub_sentences=("sentence1", "sentence2"),
         labels=("not_entailment", "entailment"),
         raw_labels=_BINARY,
-        splits=_usual_splits(
+        splits=_train_dev_test(
             "WNLI",
             rows=(635, 71, 146),
             labelled=Layout(header=_PAIR_HEADER, sentence1=1, sentence2=2, label=3),
@@ -235,7 +222,7 @@ _TABLE = (
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in _TABLE}
-"""Every task by its GLUE name."""
+"""All tasks by their GLUE names."""
 
 
 def _plain(name: str) -> str:
@@ -243,10 +230,10 @@ def _plain(name: str) -> str:
 
 
 def find_task(name: str) -> Task:
-    """The task of this name, whatever its case, hyphens, underscores and spaces: MRPC, sst2, SST-2, cola.
+    """Returns the task of this name, ignoring case, hyphens, underscores and spaces: MRPC, sst2, SST-2, cola.
 
     Raises:
-        UserError: No task has this name; the message lists those that exist and suggests the closest.
+        UserError: There is no such task; the message lists the tasks and suggests the closest name.
     """
     by_plain_name = {_plain(task.name): task for task in TASKS.values()}
     if _plain(name) in by_plain_name:
@@ -257,15 +244,16 @@ def find_task(name: str) -> Task:
 
 
 def find_trainable(name: str) -> Task:
-    """The task of this name, if a model can be trained on it.
+    """Returns the task of this name, which must have a train split.
 
     Raises:
-        UserError: No task has this name, or it has test examples only; the message says which task's models it takes.
+        UserError: There is no such task, or it has only a test split; the message names the task whose models predict
+            it.
     """
     task = find_task(name)
     if not task.trainable:
         raise UserError(
-            f"--task {name}: {task.name} has test examples only, which a model of {task.model_task} predicts; "
+            f"--task {name}: {task.name} has only a test split, which is predicted by models of {task.model_task}; "
             f"give --task {task.model_task}"
         )
     return task

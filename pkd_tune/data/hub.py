@@ -1,6 +1,6 @@
-"""Whether the Hugging Face hub can be reached, and pretrained models from a folder, the hub, or its local cache.
+"""The Hugging Face hub and its local cache: whether it is reachable, datasets, and pretrained models.
 
-Nothing here waits for retries: where the hub is out of reach the process goes offline before any library tries it.
+If the hub is out of reach the process goes offline before a library tries to connect, so nothing waits for retries.
 """
 
 import functools
@@ -11,12 +11,18 @@ import urllib.error
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import constants
 
 from pkd_tune.config import UserError
+from pkd_tune.data.task import Task
+from pkd_tune.data.tsv import RawSplit
 
-# Never *.bin: PyTorch's pickles run code when they are loaded.
+if TYPE_CHECKING:
+    import datasets
+
+# Not *.bin: loading a pickle can run code.
 _MODEL_FILES = (
     "config.json",
     "tokenizer.json",
@@ -29,12 +35,12 @@ _MODEL_FILES = (
 
 
 def hub_reachable(timeout_s: float = 3.0) -> bool:
-    """Whether something answers at the hub's address, asked once per process and address.
+    """Returns whether the hub responds; one request per process and address.
 
-    False without asking where HF_HUB_OFFLINE is set. HF_ENDPOINT and the usual proxy variables are honoured.
+    False without a request if HF_HUB_OFFLINE is set. HF_ENDPOINT and the usual proxy variables are honoured.
 
     Args:
-        timeout_s: Longest wait, in seconds, name lookup included.
+        timeout_s: Timeout in seconds, including name resolution.
     """
     if constants.is_offline_mode():
         return False
@@ -47,62 +53,119 @@ def _answers(address: str, timeout_s: float) -> bool:
     done = threading.Event()
 
     def ask() -> None:
-        # Only whether anyone answers matters: nothing that is received is used, and the library that downloads
-        # later checks certificates with its own list, which may be another one than this machine's.
+        # Nothing that is received is used, so certificates need no check here; the library that downloads later checks
+        # them against its own list, which may differ from the system's.
         context = ssl._create_unverified_context()
         try:
             urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=timeout_s, context=context)
             answered.set()
         except urllib.error.HTTPError:
-            answered.set()  # An error page is an answer.
+            answered.set()  # an error status is a response, too
         except (OSError, HTTPException):
-            pass  # Nobody there: `answered` stays unset, and that is the result.
+            pass  # no response: `answered` stays unset
         finally:
             done.set()
 
-    # A thread, because the time limit of a connection does not cover the name lookup, which can take half a minute.
+    # A thread, because the timeout of a connection does not cover name resolution, which can take half a minute.
     threading.Thread(target=ask, daemon=True).start()
     done.wait(timeout_s)
     return answered.is_set()
 
 
 def go_offline() -> None:
-    """Makes every Hugging Face library in this process and its children use its local cache, without one request.
+    """Makes the Hugging Face libraries in this process and its children use their local caches only.
 
-    The environment variable reaches libraries that are not imported yet and child processes; huggingface_hub, which
-    all of them ask at each request, read it when it was imported and so is told as well.
+    The environment variable is read by libraries that are not imported yet and by child processes. huggingface_hub,
+    which all of them use for requests, has read it at import, so its constant is set as well.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     constants.HF_HUB_OFFLINE = True
 
 
 def dataset_cached(repository: str, name: str) -> bool:
-    """Whether the `datasets` library has this configuration of a hub dataset ready in its cache."""
+    """Returns whether a configuration of a hub dataset is in the cache of the `datasets` library."""
     cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
-    # <owner>___<dataset>/<configuration>/<version>/<hash>/ is how the library lays its cache out.
+    # The layout of the cache: <owner>___<dataset>/<configuration>/<version>/<hash>/.
     return any((cache / repository.replace("/", "___") / name).glob("*/*/dataset_info.json"))
 
 
-def find_pretrained(name: str, data_dir: Path) -> Path:
-    """The local folder of a pretrained model: config, tokenizer and safetensors weights.
+@functools.cache
+def open_dataset(task: Task, repository: str) -> "datasets.DatasetDict":
+    """Returns the task's configuration of a hub dataset, from the local cache if the hub is out of reach.
 
-    Looks for the folder `name`, then <data_dir>/models/pretrained/<name>, then on the hub (or, where that is out of
-    reach, in the hub's local cache).
+    Loaded once per process: the library asks the hub for the latest revision each time.
 
     Args:
-        name: A folder, or a model's name on the hub ('bert-base-uncased', 'owner/model').
+        task: The task.
+        repository: A dataset on the hub, or a local folder with the same layout.
+
+    Raises:
+        UserError: The dataset cannot be loaded, or its splits, columns or classes are not those of the task.
+    """
+    if not Path(repository).is_dir() and not hub_reachable():
+        go_offline()
+    import datasets
+
+    try:
+        dataset = datasets.load_dataset(repository, task.hub_name)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{repository}: cannot load {task.hub_name!r} of this dataset: {reason}") from error
+    config = f"{repository}: {task.hub_name!r}"
+    for hub_split in (split.hub for split in task.splits):
+        if hub_split not in dataset:
+            raise UserError(f"{config} has no split {hub_split!r}, only {', '.join(dataset)}")
+        columns = dataset[hub_split].column_names
+        for column in (*task.hub_sentences, "label"):
+            if column not in columns:
+                raise UserError(f"{config} has no column {column!r} in {hub_split!r}, only {', '.join(columns)}")
+        # With another order of classes, training and scoring would work and silently mean something else.
+        names = getattr(dataset[hub_split].features["label"], "names", [])
+        if names != list(task.labels):
+            raise UserError(f"{config} has the classes {names} in {hub_split!r}, but needs {list(task.labels)}")
+    return dataset
+
+
+def read_dataset(task: Task, dataset: "datasets.DatasetDict") -> dict[str, RawSplit]:
+    """Returns all splits of a dataset from `open_dataset` by their names in the task; test splits have no labels.
+
+    Raises:
+        UserError: A label is out of range.
+    """
+    raw = {}
+    for split in task.splits:
+        columns = [dataset[split.hub][column][:] for column in task.hub_sentences]
+        # The test labels of the hub are dropped: they are placeholders of -1, except for MRPC.
+        labels = None if split.layout.label is None else dataset[split.hub]["label"][:]
+        low, high = task.value_range or (0, task.outputs - 1)
+        for row, label in enumerate(labels or ()):
+            if not low <= label <= high:
+                where = f"{task.hub_name!r} from the hub: row {row} of {split.hub!r}"
+                raise UserError(f"{where} has the label {label}, but must be in {low:g} to {high:g}")
+        raw[split.name] = RawSplit(columns[0], columns[1] if len(columns) == 2 else None, labels)
+    return raw
+
+
+def find_pretrained(name: str, data_dir: Path) -> Path:
+    """Returns the local folder of a pretrained model: config, tokenizer and safetensors weights.
+
+    Looks for the folder `name`, then <data_dir>/models/pretrained/<name>, then on the hub or, if that is out of reach,
+    in its local cache.
+
+    Args:
+        name: A folder, or the name of a model on the hub ('bert-base-uncased', 'owner/model').
         data_dir: The folder given as --data-dir.
 
     Raises:
-        UserError: It is nowhere to be found, or what is there is not a model.
+        UserError: The model is not found, or the folder does not contain a model.
     """
     for folder in (Path(name), data_dir / "models" / "pretrained" / name):
         if folder.is_dir():
             if not (folder / "config.json").is_file():
-                raise UserError(f"{folder} has no config.json, so it is not a pretrained model's folder")
+                raise UserError(f"{folder} has no config.json, so it is not a model folder")
             return folder
     if _looks_like_path(name):
-        raise UserError(f"{name}: this folder does not exist, so no pretrained model can be read from it")
+        raise UserError(f"{name}: this folder does not exist; give the folder or the hub name of a pretrained model")
     return _download(name, data_dir)
 
 
@@ -126,19 +189,21 @@ def _download(name: str, data_dir: Path) -> Path:
     try:
         folder = Path(snapshot_download(name, allow_patterns=list(_MODEL_FILES)))
     except HFValidationError as error:
-        raise UserError(f"pretrained model {name!r} is neither a folder nor a name the hub could have") from error
+        raise UserError(f"pretrained model {name!r} is neither a folder nor a valid model name on the hub") from error
     except GatedRepoError as error:
-        raise UserError(f"pretrained model {name!r} needs a login on the Hugging Face hub; {elsewhere}") from error
+        raise UserError(
+            f"pretrained model {name!r} needs a login on the Hugging Face hub (hf auth login); {elsewhere}"
+        ) from error
     except RepositoryNotFoundError as error:
         raise UserError(f"the Hugging Face hub has no model {name!r}; {elsewhere}") from error
     except LocalEntryNotFoundError as error:
         raise UserError(f"{_out_of_reach(name)}; {elsewhere}") from error
     if not any(folder.glob("*.safetensors")):
-        if not online:  # What is in the cache was fetched for its tokenizer or config alone.
+        if not online:  # the cache has only its config or tokenizer
             raise UserError(f"{_out_of_reach(name)}; {elsewhere}")
-        raise UserError(f"pretrained model {name!r} has no *.safetensors weights, and pickled ones are not loaded")
+        raise UserError(f"pretrained model {name!r} has no *.safetensors weights, and pickled weights are not loaded")
     return folder
 
 
 def _out_of_reach(name: str) -> str:
-    return f"pretrained model {name!r} is not on this machine and the Hugging Face hub is out of reach"
+    return f"pretrained model {name!r} is not on this machine, and the Hugging Face hub is out of reach"

@@ -1,6 +1,7 @@
-"""A task's examples, from its TSV folder or the hub, as text and as tokens; tokenised once and kept.
+"""Loads the examples of a task, as text or as tokens, and selects the splits of a search.
 
-The TSV files of a task lie in <data_dir>/data_raw/<TASK>/, tokenised splits in <data_dir>/data_feat/<TASK>/<key>/.
+Examples come from TSV files in <data_dir>/data_raw/<TASK>/ or else from the hub. Tokenised splits are cached in
+<data_dir>/data_feat/<TASK>/<key>/.
 """
 
 import hashlib
@@ -14,11 +15,12 @@ import numpy as np
 from filelock import FileLock
 
 from pkd_tune.config import SelectOn, UserError
-from pkd_tune.data.hub import dataset_cached, go_offline, hub_reachable
+from pkd_tune.data.hub import dataset_cached, hub_reachable, open_dataset, read_dataset
 from pkd_tune.data.task import Task, TaskSplit
 from pkd_tune.data.tokens import (
     DamagedFileError,
     Split,
+    file_hash,
     load_tokenizer,
     open_split,
     take,
@@ -31,38 +33,27 @@ from pkd_tune.data.tsv import RawSplit, read_tsv, tsv_problems
 if TYPE_CHECKING:
     import datasets
 
-__all__ = [
-    "RawSplit",
-    "Split",
-    "check_source",
-    "load_features",
-    "load_raw",
-    "read_tsv",
-    "row_count_notes",
-    "selection_splits",
-]
-
 logger = logging.getLogger(__name__)
 
 HOLDOUT_SHARE = 0.1
-"""Share of the training split that is held out for every dev split it stands in for."""
+"""Share of the train split that is held out in place of each dev split."""
 
-_FORMAT = "1"  # Of the files of tokenised examples; another number makes every one be built again.
+_FORMAT = "2"  # of the tokenised files; increment to invalidate the cache
 
 
 def check_source(
     task: Task, data_dir: Path, hub_repository: str = "nyu-mll/glue", *, needed: Sequence[str] = ()
 ) -> list[str]:
-    """Everything that would keep the task's data from being read, one line per problem; empty when all is well.
+    """Returns the problems for which loading the task's examples would fail, one line each; empty if there are none.
 
-    Reads the TSV files where they are there, at most 5 problems of each; otherwise only asks whether the hub, or its
-    local cache, has the data.
+    If there is a TSV folder its files are read, and at most 5 problems of each are returned; otherwise this only checks
+    whether the hub or its local cache has the data.
 
     Args:
         task: The task.
         data_dir: The folder given as --data-dir.
-        hub_repository: A dataset on the hub, or a local folder laid out like one.
-        needed: Test splits whose files must be there; those of train and dev must in any case.
+        hub_repository: A dataset on the hub, or a local folder with the same layout.
+        needed: Test splits that must exist; train and dev splits always must.
     """
     folder = _tsv_folder(task, data_dir)
     if folder.is_dir():
@@ -72,40 +63,38 @@ def check_source(
             if split.name in needed or _is_used(folder, split)
             for problem in tsv_problems(task, _tsv_path(folder, split), split.name)
         ]
-    if Path(hub_repository).is_dir() or dataset_cached(hub_repository, task.hub_name) or hub_reachable():
-        return []
-    return [_no_data(task, data_dir)]
+    return [] if _hub_has(task, hub_repository) else [_no_data(task, data_dir)]
 
 
 def load_raw(task: Task, data_dir: Path, hub_repository: str = "nyu-mll/glue") -> dict[str, RawSplit]:
-    """Reads all splits of a task from the TSV folder where it exists, otherwise from the hub.
+    """Reads the splits of a task from its TSV folder if that exists, otherwise from the hub.
 
-    A folder may lack test splits: there is none then. Both sources give the same examples in the same order with the
-    same labels; test splits have none.
+    Test splits whose files are missing from the folder are omitted. Both sources give the same examples and labels in
+    the same order; test splits have no labels.
 
     Args:
-        task: The task to read.
+        task: The task.
         data_dir: The folder given as --data-dir.
-        hub_repository: A dataset on the hub, or a local folder laid out like one.
+        hub_repository: A dataset on the hub, or a local folder with the same layout.
 
     Raises:
-        UserError: A file is missing or malformed, or the hub is needed and cannot give the data.
+        UserError: A file is missing or malformed, or the hub dataset is unavailable or does not fit the task.
     """
     folder = _tsv_folder(task, data_dir)
     if folder.is_dir():
         return _raw_from_folder(task, folder)
-    return _raw_from_hub(task, _open_hub(task, data_dir, hub_repository))
+    return read_dataset(task, _open_hub(task, data_dir, hub_repository))
 
 
 def selection_splits(task: Task, splits: dict[str, Split], select_on: SelectOn) -> dict[str, Split]:
-    """The splits a search works with: `train`, and those its choices are made on, under the names of the dev splits.
+    """Returns the train split and, under the names of the dev splits, those that select epochs, trials and teachers.
 
     Args:
         task: The task.
         splits: From `load_features()`.
-        select_on: `dev`: the official dev splits, as the paper does. `holdout`: for each of them `HOLDOUT_SHARE` of the
-            training split, with its proportion of classes; training then has the rest, and the official dev splits
-            see nothing before all choices are made.
+        select_on: `dev` selects on the official dev splits, as the paper does. `holdout` selects, in place of each dev
+            split, on `HOLDOUT_SHARE` of the train split, stratified by class; the rest of it is for training, and the
+            official dev splits are not used for any choice.
     """
     if select_on == "dev":
         return {name: splits[name] for name in ("train", *task.dev_splits)}
@@ -122,7 +111,7 @@ def selection_splits(task: Task, splits: dict[str, Split], select_on: SelectOn) 
 
 
 def row_count_notes(task: Task, raw: dict[str, RawSplit]) -> list[str]:
-    """One line for each split whose number of rows is not the official one, which is unusual but no error."""
+    """Returns one line for each split whose number of rows is not the official one, which is not an error."""
     return [
         f"{task.name} {split} has {len(raw[split]):,} rows; the official split has {official:,}"
         for split, official in task.row_counts.items()
@@ -131,22 +120,31 @@ def row_count_notes(task: Task, raw: dict[str, RawSplit]) -> list[str]:
 
 
 def load_features(
-    task: Task, data_dir: Path, model_dir: Path, max_length: int, hub_repository: str = "nyu-mll/glue"
+    task: Task,
+    data_dir: Path,
+    model_dir: Path,
+    max_length: int,
+    hub_repository: str = "nyu-mll/glue",
+    *,
+    verify: bool = True,
 ) -> dict[str, Split]:
-    """The tokenised splits of a task, memory-mapped from files that are built once.
+    """Returns the tokenised splits of a task by name, memory-mapped from cached files.
 
-    Built again only when the source's content, the tokenizer's files, `max_length` or the version of transformers
-    is another, or a file is damaged (which is logged). Of several processes one builds and the others wait.
+    The cache depends on the source's content, the tokenizer's files, `max_length` and the version of transformers.
+    Missing files are built, by one of several processes while the others wait; damaged ones are rebuilt with a warning.
 
     Args:
-        task: The task to read.
+        task: The task.
         data_dir: The folder given as --data-dir.
         model_dir: A local model folder, of which only the tokenizer is read.
-        max_length: Longest example in tokens, special tokens included; longer ones are cut, longest sentence first.
-        hub_repository: A dataset on the hub, or a local folder laid out like one.
+        max_length: Maximum length of an example in tokens, including special tokens; longer ones are truncated, the
+            longer sentence first.
+        hub_repository: A dataset on the hub, or a local folder with the same layout.
+        verify: Whether cached files are checked against their hashes. Processes of trials skip this, as the driver of
+            the search has done it.
 
     Raises:
-        UserError: The data or the tokenizer cannot be read, or --data-dir cannot be written.
+        UserError: The data or the tokenizer cannot be read, or --data-dir is not writable.
     """
     tsv_folder = _tsv_folder(task, data_dir)
     dataset = None if tsv_folder.is_dir() else _open_hub(task, data_dir, hub_repository)
@@ -159,9 +157,9 @@ def load_features(
     used = [split for split in task.splits if dataset is not None or _is_used(tsv_folder, split)]
     paths = {split.name: folder / f"{split.name}.arrow" for split in used}
     try:
-        return {split: open_split(path) for split, path in paths.items()}
+        return {split: open_split(path, verify=verify) for split, path in paths.items()}
     except (FileNotFoundError, DamagedFileError):
-        pass  # Built below, where no other process builds at the same time.
+        pass  # built below, under the lock
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "build.lock").touch()
@@ -170,21 +168,21 @@ def load_features(
     with FileLock(folder / "build.lock"):
         to_build = [split for split, path in paths.items() if not _intact(path)]
         if to_build:
-            raw = _raw_from_folder(task, tsv_folder) if dataset is None else _raw_from_hub(task, dataset)
+            raw = _raw_from_folder(task, tsv_folder) if dataset is None else read_dataset(task, dataset)
             fast_tokenizer = load_tokenizer(model_dir, max_length)
             for split in to_build:
-                write_split(paths[split], tokenise(raw[split], fast_tokenizer, max_length), tokenizer)
+                write_split(paths[split], tokenise(raw[split], fast_tokenizer, max_length))
     return {split: open_split(path) for split, path in paths.items()}
 
 
 def _intact(path: Path) -> bool:
-    """Whether there is a whole file of tokenised examples; says so in the log when there is a damaged one."""
+    """Returns whether a file exists and is undamaged; logs a warning if it is damaged."""
     try:
         open_split(path)
     except FileNotFoundError:
         return False
     except DamagedFileError as error:
-        logger.warning("%s; tokenising this split again", error)
+        logger.warning("%s; tokenising the split again", error)
         return False
     return True
 
@@ -198,7 +196,7 @@ def _tsv_path(folder: Path, split: TaskSplit) -> Path:
 
 
 def _is_used(folder: Path, split: TaskSplit) -> bool:
-    """Whether a split is read from a folder: test splits, which only predictions need, are left out where missing."""
+    """Returns whether a split is read from a folder: test splits, which only predictions need, may be missing."""
     return split.part != "test" or _tsv_path(folder, split).exists()
 
 
@@ -216,69 +214,38 @@ def _raw_from_folder(task: Task, folder: Path) -> dict[str, RawSplit]:
 
 
 def _tsv_key(task: Task, folder: Path) -> str:
-    """Hash of the files' bytes."""
-    digest = hashlib.sha256()
-    for path in (_tsv_path(folder, split) for split in task.splits if _is_used(folder, split)):
-        if not path.is_file():
-            raise UserError(f"{path} is missing")
-        content = path.read_bytes()
-        digest.update(f"{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()
+    """Returns the hashes of the files that are read from a folder."""
+    paths = [_tsv_path(folder, split) for split in task.splits if _is_used(folder, split)]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise UserError(*(f"{path} is missing" for path in missing))
+    return " ".join(file_hash(path) for path in paths)
 
 
 def _no_data(task: Task, data_dir: Path) -> str:
     *others, last = [f"{split.file}.tsv" for split in task.splits]
     files = f"{', '.join(others)} and {last}" if others else last
     return (
-        f"{task.name}: there is no {_tsv_folder(task, data_dir)} and the Hugging Face hub is out of reach; put "
+        f"{task.name}: {_tsv_folder(task, data_dir)} does not exist and the Hugging Face hub is out of reach; put "
         f"{files} there, choose another --data-dir, or try --demo"
     )
 
 
 def _open_hub(task: Task, data_dir: Path, repository: str) -> "datasets.DatasetDict":
-    """The task's configuration of the hub's dataset, without one request where the hub is out of reach."""
-    if not Path(repository).is_dir() and not hub_reachable():
-        if not dataset_cached(repository, task.hub_name):
-            raise UserError(_no_data(task, data_dir))
-        go_offline()
-    import datasets
+    """Returns the hub dataset.
 
-    try:
-        dataset = datasets.load_dataset(repository, task.hub_name)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{repository}: {task.hub_name!r} cannot be loaded from this dataset: {reason}") from error
-    config = f"{repository}: {task.hub_name!r}"
-    for hub_split in (split.hub for split in task.splits):
-        if hub_split not in dataset:
-            raise UserError(f"{config} has no split {hub_split!r}, only {', '.join(dataset)}")
-        columns = dataset[hub_split].column_names
-        for column in (*task.hub_sentences, "label"):
-            if column not in columns:
-                raise UserError(f"{config} has no column {column!r} in {hub_split!r}, only {', '.join(columns)}")
-        # Class ids in another order would train and score without any sign that they mean something else.
-        names = getattr(dataset[hub_split].features["label"], "names", [])
-        if names != list(task.labels):
-            raise UserError(f"{config} has the classes {names} in {hub_split!r}, expected {list(task.labels)}")
-    return dataset
+    Raises:
+        UserError: It is neither reachable nor in the local cache, or does not fit the task.
+    """
+    if not _hub_has(task, repository):
+        raise UserError(_no_data(task, data_dir))
+    return open_dataset(task, repository)
+
+
+def _hub_has(task: Task, repository: str) -> bool:
+    """Returns whether the hub dataset is a local folder, in the local cache, or on a reachable hub."""
+    return Path(repository).is_dir() or dataset_cached(repository, task.hub_name) or hub_reachable()
 
 
 def _hub_key(task: Task, dataset: "datasets.DatasetDict") -> str:
-    """The fingerprints by which the `datasets` library tells contents apart."""
+    """Returns the fingerprints by which the `datasets` library identifies the content of the splits."""
     return " ".join(dataset[split.hub]._fingerprint for split in task.splits)
-
-
-def _raw_from_hub(task: Task, dataset: "datasets.DatasetDict") -> dict[str, RawSplit]:
-    raw = {}
-    for split in task.splits:
-        columns = [dataset[split.hub][column][:] for column in task.hub_sentences]
-        # The hub fills test labels with -1, or with the real ones for MRPC; a test split has none here either way.
-        labels = None if split.layout.label is None else dataset[split.hub]["label"][:]
-        low, high = task.value_range or (0, task.outputs - 1)
-        for row, label in enumerate(labels or ()):
-            if not low <= label <= high:
-                where = f"{task.hub_name!r} from the hub: row {row} of {split.hub!r}"
-                raise UserError(f"{where} has the label {label}, expected {low:g} to {high:g}")
-        raw[split.name] = RawSplit(columns[0], columns[1] if len(columns) == 2 else None, labels)
-    return raw

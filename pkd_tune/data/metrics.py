@@ -1,4 +1,4 @@
-"""How predictions are made of a model's outputs and scored, as GLUE does it.
+"""Predictions from a model's outputs, and the metrics by which GLUE scores them.
 
 Shape suffixes: N examples of a split, C outputs of a model.
 """
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 
 def predictions(task: Task, logits_NC: "npt.NDArray[np.floating[Any]]") -> "Array":
-    """What a model's outputs predict: class ids, shape (N,), or the values themselves for regression.
+    """Returns predicted class ids, shape (N,), or the outputs themselves for regression.
 
-    Values are not clipped to the task's range: no metric needs it, and a submission does it itself.
+    Values of a regression are not clipped to the task's range; a GLUE submission clips them.
+
+    Raises:
+        ValueError: The shape of the outputs does not fit the task.
     """
     if logits_NC.ndim != 2 or logits_NC.shape[1] != task.outputs:
         raise ValueError(f"{task.name} needs outputs of shape (N, {task.outputs}), but got {logits_NC.shape}")
@@ -30,25 +33,24 @@ def predictions(task: Task, logits_NC: "npt.NDArray[np.floating[Any]]") -> "Arra
 
 
 def score(task: Task, predictions: Mapping[str, "Values"], labels: Mapping[str, "Values | None"]) -> dict[str, float]:
-    """Scores the predictions for a task's dev splits as GLUE does, times 100.
+    """Returns the metrics of a task on its dev splits as GLUE defines them, times 100.
 
     F1 is that of class 1, and 0 when class 1 is neither predicted nor present. Matthews is 0 when only one class is
     predicted or present; Pearson and Spearman, when all predictions or all labels are the same.
 
     Args:
-        task: Decides which metrics count.
-        predictions: Class ids or values of each dev split by its name; neither a split less nor one more.
-        labels: The true ones; other splits may be there too.
+        task: Determines the metrics.
+        predictions: Class ids or values by split; exactly the task's dev splits.
+        labels: The true labels by split, of the dev splits at least.
 
     Returns:
-        Each metric of the task by name, with the split's suffix ('accuracy', 'accuracy_mm'), then 'score': the mean
-        over the splits of the mean of their metrics.
+        Each metric by name, with the split's suffix ('accuracy', 'accuracy_mm'), then 'score': the mean over the splits
+        of the mean of their metrics.
 
     Raises:
-        UserError: A split has no labels: GLUE keeps those of its test splits to itself.
-        ValueError: Splits are missing, or predictions and labels differ in length or are empty.
+        UserError: A split has no labels; GLUE does not publish those of its test splits.
+        ValueError: Dev splits are missing, or predictions and labels differ in length or are empty.
     """
-
     if not task.dev_splits:
         raise UserError(f"{task.name} has no split with labels; only the GLUE server can score it")
     for name in predictions:
@@ -67,19 +69,19 @@ def score(task: Task, predictions: Mapping[str, "Values"], labels: Mapping[str, 
 
 
 def split_metrics(task: Task, split: str, predictions: "Values", labels: "Values | None") -> dict[str, float]:
-    """The task's metrics on one split by name, times 100; those of a second dev split carry its suffix.
+    """Returns the task's metrics on one split by name, times 100; names have the split's suffix.
 
     Raises:
         UserError: The split has no labels.
     """
     if labels is None or split in task.test_splits:
-        raise UserError(f"{task.name} {split} has no labels; give one of its other splits to score")
+        raise UserError(f"{task.name} {split} has no labels; score one of the other splits")
     import numpy as np
 
     predictions_N, labels_N = np.asarray(predictions), np.asarray(labels)
     if predictions_N.shape != labels_N.shape or predictions_N.ndim != 1 or not len(labels_N):
         raise ValueError(
-            f"predictions and labels must be two non-empty rows of one length, "
+            f"predictions and labels must be non-empty, one-dimensional and of the same length, "
             f"but got shapes {predictions_N.shape} and {labels_N.shape}"
         )
     suffix = task.split(split).suffix
@@ -87,16 +89,17 @@ def split_metrics(task: Task, split: str, predictions: "Values", labels: "Values
 
 
 def majority_score(task: Task, labels: Mapping[str, "Values | None"]) -> dict[str, float]:
-    """The score of a model that always says the same, as `score` returns it.
+    """Returns the metrics of a constant prediction, as `score` does.
 
-    It says the most frequent class of all dev splits together (the lower class id in a tie), or the mean label.
+    The prediction is the most frequent class of all dev splits together (the lowest class id in a tie), or the mean
+    label for regression.
 
     Raises:
         UserError: A dev split has no labels.
     """
     known = {name: values for name in task.dev_splits if (values := labels.get(name)) is not None}
     everything = [label for values in known.values() for label in values]
-    constant: float = 0  # Without any labels `score` refuses below.
+    constant: float = 0  # without labels `score` raises below
     if everything and task.regression:
         constant = sum(everything) / len(everything)
     elif everything:
@@ -117,7 +120,7 @@ def _f1(predictions_N: "Array", labels_N: "Array") -> float:
 def _matthews(predictions_N: "Array", labels_N: "Array") -> float:
     from sklearn.metrics import matthews_corrcoef
 
-    # 0 by definition; scikit-learn agrees, but warns where neither side has a second class.
+    # 0 by convention, as in scikit-learn, which warns when there is only one class.
     if _constant(predictions_N) or _constant(labels_N):
         return 0.0
     return float(matthews_corrcoef(labels_N, predictions_N))
@@ -127,7 +130,7 @@ def _pearson(predictions_N: "Array", labels_N: "Array") -> float:
     from scipy.stats import pearsonr
 
     if _constant(predictions_N) or _constant(labels_N):
-        return 0.0  # Not defined; SciPy says NaN and warns.
+        return 0.0  # undefined; SciPy returns NaN with a warning
     return float(pearsonr(predictions_N.astype(float), labels_N.astype(float)).statistic)
 
 

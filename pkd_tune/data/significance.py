@@ -1,9 +1,9 @@
-"""Whether two models score differently on the same examples, beyond what chance explains.
+"""Paired bootstrap test: whether two models score differently on the same examples, beyond what chance explains.
 
-Shape suffixes: N examples of a split.
+Shape suffixes: N examples of a split, M trainings, R resamples, K classes, U distinct values.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,22 +14,27 @@ from pkd_tune.data.task import Task
 
 RESAMPLES = 1000
 
+_CHUNK = 2**22
+"""Resamples are counted in chunks of about this many (resample, example) pairs: 32 MB per matrix of them."""
+
 Predicted = Mapping[str, npt.NDArray[np.generic]]
-"""What one training predicts: for each dev split by name, (N,) class ids or values."""
+"""The predictions of one training: for each dev split by name, (N,) class ids or values."""
+
+Array = npt.NDArray[np.float64]
 
 
 class Difference(NamedTuple):
-    """How much better one model scores than another, times 100."""
+    """By how many points (scores times 100) one model's mean score exceeds another's."""
 
     mean: float
     low: float
-    """Lower end of the 95 % interval."""
+    """Lower end of the 95 % confidence interval."""
     high: float
-    """Upper end of the 95 % interval."""
+    """Upper end of the 95 % confidence interval."""
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
@@ -43,32 +48,163 @@ def paired_bootstrap(
 ) -> Difference:
     """Compares the mean scores of two models, each trained on one or several seeds.
 
-    Every resample draws examples, the same for all trainings of both models (Koehn, EMNLP 2004), and trainings of each
-    model with replacement, so that the interval covers both what dev examples happen to be there and what seeds
-    happened to be used.
+    Every resample draws examples with replacement, the same for all trainings of both models (Koehn, "Statistical
+    Significance Tests for Machine Translation Evaluation", EMNLP 2004), and trainings of each model with replacement,
+    so that the interval covers both the choice of dev examples and the choice of seeds.
+
+    A resample is represented by how often it has each example, and each metric is computed from sums weighted by these
+    counts, for many resamples at once.
 
     Args:
-        task: Says how to score.
+        task: Determines the metrics.
         ours: Predictions of each training of the first model.
-        theirs: Of the second.
-        labels: The true ones, of every dev split.
-        resamples: Draws for the interval.
-        seed: Of the draws.
+        theirs: Predictions of each training of the second model.
+        labels: The true labels of every dev split.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
     """
     rng = np.random.default_rng(seed)
-
-    def mean_score(models: Sequence[Predicted], rows: Mapping[str, npt.NDArray[np.int64]] | None) -> float:
-        scores = []
-        for model in models:
-            predicted = model if rows is None else {name: model[name][rows[name]] for name in labels}
-            truth = labels if rows is None else {name: labels[name][rows[name]] for name in labels}
-            scores.append(score(task, predicted, truth)["score"])
-        return sum(scores) / len(scores)
-
-    differences = []
-    for _ in range(resamples):
-        rows = {name: rng.integers(len(values), size=len(values)) for name, values in labels.items()}
-        drawn = [[models[i] for i in rng.integers(len(models), size=len(models))] for models in (ours, theirs)]
-        differences.append(mean_score(drawn[0], rows) - mean_score(drawn[1], rows))
+    trainings = [*ours, *theirs]
+    predicted = {name: np.stack([training[name] for training in trainings]) for name in labels}
+    chunk = max(1, _CHUNK // max(map(len, labels.values())))
+    differences: list[float] = []
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        counts = {name: np.empty((size, len(values))) for name, values in labels.items()}
+        drawn = []
+        for resample in range(size):
+            for name, values in labels.items():
+                rows = rng.integers(len(values), size=len(values))
+                counts[name][resample] = np.bincount(rows, minlength=len(values))
+            drawn.append([rng.integers(len(models), size=len(models)) for models in (ours, theirs)])
+        scores_MR = np.mean([_scores(task, predicted[name], labels[name], counts[name]) for name in labels], axis=0)
+        scores_RM = scores_MR.T
+        differences += [
+            scores_M[of_ours].mean() - scores_M[len(ours) + of_theirs].mean()
+            for scores_M, (of_ours, of_theirs) in zip(scores_RM, drawn, strict=True)
+        ]
     low, high = np.percentile(differences, [2.5, 97.5]).tolist()
-    return Difference(mean_score(ours, None) - mean_score(theirs, None), low, high)
+    means = [float(np.mean([score(task, model, labels)["score"] for model in models])) for models in (ours, theirs)]
+    return Difference(means[0] - means[1], low, high)
+
+
+def _scores(
+    task: Task, predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.generic], counts_RN: Array
+) -> Array:
+    """Returns the score of every training on every resample of one split, times 100, (M, R)."""
+    metrics = [METRICS[name](predicted_MN, labels_N, counts_RN) for name in task.metrics]
+    mean_MR: Array = 100 * np.mean(metrics, axis=0)
+    return mean_MR
+
+
+def _accuracy(predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.generic], counts_RN: Array) -> Array:
+    accuracy_MR: Array = _sums(predicted_MN == labels_N, counts_RN) / len(labels_N)
+    return accuracy_MR
+
+
+def _f1(predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.generic], counts_RN: Array) -> Array:
+    """F1 of class 1, 2 TP / (2 TP + FP + FN)."""
+    found_MR = _sums((predicted_MN == 1) & (labels_N == 1), counts_RN)
+    predicted_MR = _sums(predicted_MN == 1, counts_RN)
+    present_R = _sums(labels_N == 1, counts_RN)
+    return _ratio(2 * found_MR, predicted_MR + present_R)
+
+
+def _matthews(predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.generic], counts_RN: Array) -> Array:
+    """Matthews correlation of any number of classes (Gorodkin, "Comparing two K-category assignments by a K-category
+    correlation coefficient", 2004).
+    """
+    n = len(labels_N)
+    classes_K = np.unique(np.concatenate([predicted_MN.ravel(), labels_N]))
+    right_MR = _sums(predicted_MN == labels_N, counts_RN)
+    predicted_KMR = np.stack([_sums(predicted_MN == k, counts_RN) for k in classes_K])
+    present_KR = np.stack([_sums(labels_N == k, counts_RN) for k in classes_K])[:, None]
+    covariance_MR = n * right_MR - (predicted_KMR * present_KR).sum(0)
+    return _ratio(covariance_MR, np.sqrt((n**2 - (predicted_KMR**2).sum(0)) * (n**2 - (present_KR**2).sum(0))))
+
+
+def _pearson(predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.generic], counts_RN: Array) -> Array:
+    y_N, constant_y_R = labels_N.astype(float), _constant(labels_N, counts_RN)
+
+    def of_training(predicted_N: npt.NDArray[np.generic]) -> Array:
+        correlation_R = _correlation(predicted_N.astype(float), y_N, counts_RN)
+        return np.where(constant_y_R | _constant(predicted_N, counts_RN), 0, correlation_R)
+
+    return np.stack([of_training(predicted_N) for predicted_N in predicted_MN])
+
+
+def _spearman(predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.generic], counts_RN: Array) -> Array:
+    ranks_y_RN = _ranks(labels_N, counts_RN)
+    return np.stack(
+        [_correlation(_ranks(predicted_N, counts_RN), ranks_y_RN, counts_RN) for predicted_N in predicted_MN]
+    )
+
+
+METRICS: dict[str, Callable[[npt.NDArray[np.generic], npt.NDArray[np.generic], Array], Array]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "matthews": _matthews,
+    "pearson": _pearson,
+    "spearman": _spearman,
+}
+"""The metrics of `data.metrics` for all trainings and resamples at once: (M, N), (N,) and (R, N) arrays to (M, R)."""
+
+
+def _sums(of_examples: npt.NDArray[np.bool_], counts_RN: Array) -> Array:
+    """Returns how many examples of each resample have a property, given for each example, (N,) or (M, N)."""
+    sums: Array = of_examples.astype(float) @ counts_RN.T
+    return sums
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """Returns the quotient, 0 where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
+
+
+def _correlation(x: Array, y: Array, counts_RN: Array) -> Array:
+    """Returns the Pearson correlation in each resample, (R,); 0 where x or y has no variance.
+
+    x and y are the values of the examples: (N,), or (R, N) where they differ between resamples.
+    """
+    deviation_x_RN, deviation_y_RN = _deviations(x, counts_RN), _deviations(y, counts_RN)
+    weighted_x_RN = counts_RN * deviation_x_RN
+    covariance_R = np.einsum("rn,rn->r", weighted_x_RN, deviation_y_RN)
+    variance_x_R = np.einsum("rn,rn->r", weighted_x_RN, deviation_x_RN)
+    variance_y_R = np.einsum("rn,rn,rn->r", counts_RN, deviation_y_RN, deviation_y_RN)
+    return np.clip(_ratio(covariance_R, np.sqrt(variance_x_R) * np.sqrt(variance_y_R)), -1, 1)
+
+
+def _deviations(values: Array, counts_RN: Array) -> Array:
+    """Returns values (N,) or (R, N) less their mean in each resample, (R, N)."""
+    sums_R = counts_RN @ values if values.ndim == 1 else np.einsum("rn,rn->r", counts_RN, values)
+    deviations_RN: Array = values - sums_R[:, None] / counts_RN.shape[1]
+    return deviations_RN
+
+
+def _counts_of_values(values_N: npt.NDArray[np.generic], counts_RN: Array) -> tuple[Array, npt.NDArray[np.intp]]:
+    """Returns how often each distinct value occurs in each resample, (R, U) in ascending order, and the index of each
+    example's value among them, (N,).
+    """
+    distinct_U, index_N = np.unique(values_N, return_inverse=True)
+    order_N = np.argsort(index_N, kind="stable")
+    starts_U = np.searchsorted(index_N[order_N], np.arange(len(distinct_U)))
+    return np.add.reduceat(counts_RN[:, order_N], starts_U, axis=1), index_N
+
+
+def _constant(values_N: npt.NDArray[np.generic], counts_RN: Array) -> npt.NDArray[np.bool_]:
+    """Returns whether all examples of a resample have the same value, (R,)."""
+    counts_RU, _ = _counts_of_values(values_N, counts_RN)
+    constant_R: npt.NDArray[np.bool_] = counts_RU.max(1) == len(values_N)
+    return constant_R
+
+
+def _ranks(values_N: npt.NDArray[np.generic], counts_RN: Array) -> Array:
+    """Returns the rank of every example's value within each resample, (R, N).
+
+    Equal values share the mean of their ranks, as in scipy.stats.rankdata: of a value that occurs c times after b
+    smaller ones, the ranks b + 1 .. b + c, so b + (c + 1) / 2.
+    """
+    counts_RU, index_N = _counts_of_values(values_N, counts_RN)
+    ranks_RU = np.cumsum(counts_RU, axis=1) - counts_RU + (counts_RU + 1) / 2
+    ranks_RN: Array = ranks_RU[:, index_N]
+    return ranks_RN

@@ -1,4 +1,4 @@
-"""Predictions for test splits as the zip of eleven TSV files that the GLUE server takes.
+"""GLUE submissions: a zip file with predictions for the eleven test splits as TSV files.
 
 Each file has the header `index<TAB>prediction` and a row per test example in the order of the split, counted from 0.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Values = Sequence[float] | npt.NDArray[Any]
 
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # The same predictions make the same bytes.
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # equal predictions give equal bytes
 
 
 def write_submission(
@@ -29,21 +29,21 @@ def write_submission(
     wanted: Sequence[str] = tuple(TASKS),
     fill_missing: bool = False,
 ) -> list[str]:
-    """Writes a submission zip, atomically, after checking everything in it.
+    """Validates predictions and writes them as a submission zip, atomically.
 
     Args:
-        path: The zip file; its folder is made when missing.
-        predictions: Class ids or values by task name and test split. AX takes its own, made by a model of MNLI.
-        wanted: The tasks whose files are to be in the zip. GLUE takes a zip only when it holds all of them.
-        fill_missing: Whether a wanted task without predictions gets one constant prediction throughout: the most
-            frequent class of its train split, or a middling value.
+        path: The zip file; its folder is created if missing.
+        predictions: Class ids or values by task name and test split. Those of AX come from a model of MNLI.
+        wanted: Tasks to include. The GLUE server accepts only zip files with all tasks.
+        fill_missing: Whether wanted tasks without predictions get a constant prediction: the most frequent class of the
+            train split, or a middle value.
 
     Returns:
-        Notes for the user, one line each: what was filled in, and what keeps GLUE from taking the zip.
+        Notes for the user, one line each: tasks filled with a constant, and tasks left out.
 
     Raises:
-        UserError: Wanted tasks have no predictions, a file would not have the official number of rows, or a prediction
-            is nothing the task knows, all such problems at once; or the zip cannot be written.
+        UserError: Wanted tasks have no predictions, a split does not have the official number of rows, or a prediction
+            is invalid, with all such problems; or the zip cannot be written.
     """
     if unknown := {*wanted, *predictions} - TASKS.keys():
         raise ValueError(f"no such tasks: {unknown}")
@@ -52,7 +52,9 @@ def write_submission(
     notes, problems = [], []
     if missing and not fill_missing:
         names = ", ".join(task.name for task in missing)
-        problems.append(f"{path}: no predictions for {names}; predict them, or have them filled with a constant")
+        problems.append(
+            f"{path}: no predictions for {names}; predict them, or fill them with a constant (--fill-missing)"
+        )
     elif missing:
         notes = [f"{task.name}: no predictions; filled with {_texts(task, [task.filler])[0]!r}" for task in missing]
     files: dict[str, str] = {}
@@ -60,9 +62,7 @@ def write_submission(
         filled = {name: [task.filler] * task.row_counts[name] for name in task.test_splits}
         chosen = predictions.get(task.name, filled)
         lacking = [name for name in task.test_splits if name not in chosen]
-        problems += [
-            f"{path}: no predictions for {task.name} {name}, which belongs to its submission" for name in lacking
-        ]
+        problems += [f"{path}: no predictions for {task.name} {name}, which a submission needs" for name in lacking]
         for name in (name for name in task.test_splits if name in chosen):
             problems += _problems(task, name, chosen[name])
             if not problems:
@@ -71,20 +71,24 @@ def write_submission(
         raise UserError(*problems)
     left_out = [name for name in TASKS if name not in wanted]
     if left_out:
-        notes.append(f"{path} has no files for {', '.join(left_out)}: the GLUE server takes it only with all of them")
+        notes.append(
+            f"{path} has no files for {', '.join(left_out)}: the GLUE server accepts only zip files with all tasks"
+        )
 
     _write_zip(path, files)
     return notes
 
 
 def _problems(task: Task, split: str, predictions: "Values") -> list[str]:
-    """All that keeps predictions from becoming a file, one line each; of wrong values only the first."""
+    """Returns what is wrong with the predictions of a split, one line each; of invalid values only the first."""
     problems = row_problems(task, split, len(predictions))
     for row, value in enumerate(predictions):
         if task.regression and not math.isfinite(value):
-            problems.append(f"{task.name} {split}: row {row} is {value}, which is no number to submit")
+            problems.append(f"{task.name} {split}: row {row} is {value}, but must be finite")
         elif not task.regression and value not in range(task.outputs):
-            problems.append(f"{task.name} {split}: row {row} is {value}, no class id from 0 to {task.outputs - 1}")
+            problems.append(
+                f"{task.name} {split}: row {row} is {value}, but must be a class id from 0 to {task.outputs - 1}"
+            )
         else:
             continue
         break
@@ -92,22 +96,22 @@ def _problems(task: Task, split: str, predictions: "Values") -> list[str]:
 
 
 def row_problems(task: Task, split: str, found: int) -> list[str]:
-    """Returns a line that says that the number of rows is not the official one, where that is so."""
+    """Returns one line if the number of rows is not the official one, otherwise none."""
     official = task.row_counts[split]
     if found == official:
         return []
     return [
         f"{task.name} {split}: {found:,} predictions, but the official split has {official:,} rows; "
-        f"the GLUE server takes only those of the official {task.split(split).file}.tsv"
+        f"the GLUE server accepts only predictions for the official {task.split(split).file}.tsv"
     ]
 
 
 def _texts(task: Task, predictions: "Values") -> list[str]:
-    """How a submission spells predictions: class names as in the TSV files, values in their range with 3 decimals."""
+    """Returns predictions as text: labels as in the TSV files, or values clipped to the range with 3 decimals."""
     if task.value_range is None:
         return [task.raw_labels[int(class_id)] for class_id in predictions]
     low, high = task.value_range
-    return [f"{min(max(float(value), low), high) + 0.0:.3f}" for value in predictions]  # + 0.0: no '-0.000'.
+    return [f"{min(max(float(value), low), high) + 0.0:.3f}" for value in predictions]  # + 0.0 avoids -0.000
 
 
 def _table(texts: list[str]) -> str:
@@ -127,4 +131,4 @@ def _write_zip(path: Path, files: Mapping[str, str]) -> None:
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, text)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}; choose another place") from error
+        raise UserError(f"{path} cannot be written: {error.strerror}; choose another path") from error

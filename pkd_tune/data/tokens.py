@@ -1,8 +1,9 @@
-"""Tokenised splits, and the Arrow files they are kept in.
+"""Tokenised splits and the Arrow files that store them.
 
-Shapes: N examples, T tokens of all examples together.
+Shapes: N examples of a split, T tokens of all its examples together.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,58 +30,58 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "vocab.txt",
 )
-"""What a tokenizer may be saved in."""
+"""Files that a tokenizer may consist of."""
 
 TOKENIZER_MAIN_FILES = ("tokenizer.json", "vocab.txt")
-"""One of these is enough to build the tokenizer."""
+"""Either of these is sufficient to load the tokenizer."""
 
 SHORTEST = 8
-"""Word pieces that examples are cut to at least: of two sentences, something is left."""
+"""Minimum for the maximum length in tokens, so that truncation leaves something of two sentences."""
 
-_CHUNK = 10_000  # Examples tokenised at a time: Python's lists of numbers are some ten times larger than the arrays.
+_CHUNK = 10_000  # examples tokenised at a time: as Python lists, tokens take ten times the memory of arrays
 
-# large_list has 64-bit offsets, as `Split` does: a plain list's 32-bit ones would have to be copied.
+# large_list has 64-bit offsets, as `Split` does; the 32-bit offsets of a list would have to be copied.
 _FIELDS = (
     pa.field("example_id", pa.int64(), nullable=False),
     pa.field("input_ids", pa.large_list(pa.field("item", pa.int32(), nullable=False)), nullable=False),
     pa.field("first_length", pa.int32(), nullable=False),
     pa.field("label", pa.int64()),
 )
-_VALUE_FIELDS = (*_FIELDS[:3], pa.field("label", pa.float32()))  # Of a regression task.
+_VALUE_FIELDS = (*_FIELDS[:3], pa.field("label", pa.float32()))  # regression
 
 
 class DamagedFileError(Exception):
-    """A file of tokenised examples was cut short or changed after it was written."""
+    """A file of tokenised examples was truncated or changed after it was written."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """One tokenised split. The arrays are read-only views of a memory-mapped file; example i is row i."""
+    """One tokenised split; example i is row i. The arrays of a split on disk are read-only views of the mapped file."""
 
     name: str
-    """Its name in the task's table: train, dev, dev_mm, test or test_mm."""
+    """Name of the split: train, dev, dev_mm, test or test_mm."""
     key: str
-    """Changes with the tokens, their order, the labels and the tokenizer; hexadecimal."""
+    """Hash of the content: token ids, example and sentence boundaries, labels, and their order; hexadecimal."""
     input_ids: npt.NDArray[np.int32]
-    """Token ids of all examples one after another, special tokens included, without padding; shape (T,)."""
+    """Token ids of all examples concatenated, with special tokens and without padding; shape (T,)."""
     offsets: npt.NDArray[np.int64]
     """Example i is input_ids[offsets[i]:offsets[i + 1]]; shape (N + 1,)."""
     first_lengths: npt.NDArray[np.int32]
-    """How many of an example's tokens have token type 0, namely [CLS] sentence1 [SEP]; shape (N,)."""
+    """Number of tokens of type 0 of each example, namely [CLS] sentence1 [SEP]; shape (N,)."""
     labels: npt.NDArray[np.int64] | npt.NDArray[np.float32] | None
-    """Class ids, or the labels of a regression task, shape (N,); None in a split without labels."""
+    """Class ids, or fp32 values of a regression task, shape (N,); None for a split without labels."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each example, shape (N,)."""
+        """Number of tokens of each example, shape (N,)."""
         return np.diff(self.offsets)
 
 
 def take(split: Split, name: str, example_ids_M: npt.NDArray[np.int64]) -> Split:
-    """A split of its own made of some examples of another, which become its examples 0 .. M-1."""
+    """Returns a new split of the given M examples of another, in that order, as examples 0 .. M-1."""
     lengths_M = split.lengths[example_ids_M]
     offsets = np.concatenate([[0], np.cumsum(lengths_M)])
     position_T = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths_M)
@@ -97,27 +98,22 @@ def take(split: Split, name: str, example_ids_M: npt.NDArray[np.int64]) -> Split
 
 
 def tokenizer_key(model_dir: Path) -> str:
-    """Hash of the tokenizer's files in a model's folder.
+    """Returns a hash of the tokenizer's files in a model folder.
 
     Raises:
         UserError: The folder has neither tokenizer.json nor vocab.txt.
     """
     if not any((model_dir / name).is_file() for name in TOKENIZER_MAIN_FILES):
         raise UserError(f"{model_dir} has no tokenizer: neither tokenizer.json nor vocab.txt is in it")
-    digest = hashlib.sha256()
-    for name in TOKENIZER_FILES:
-        if (model_dir / name).is_file():
-            content = (model_dir / name).read_bytes()
-            digest.update(f"{name}\0{len(content)}\0".encode())
-            digest.update(content)
-    return digest.hexdigest()[:16]
+    parts = [f"{name} {file_hash(model_dir / name)}" for name in TOKENIZER_FILES if (model_dir / name).is_file()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def load_tokenizer(model_dir: Path, max_length: int) -> "PreTrainedTokenizerBase":
-    """The fast tokenizer of a model's folder.
+    """Returns the fast tokenizer of a model folder.
 
     Raises:
-        UserError: It has no fast tokenizer, or the model cannot take `max_length` tokens.
+        UserError: There is no fast tokenizer, or `max_length` is too small or exceeds the model's limit.
     """
     from transformers import AutoTokenizer
 
@@ -126,17 +122,17 @@ def load_tokenizer(model_dir: Path, max_length: int) -> "PreTrainedTokenizerBase
         raise UserError(f"{model_dir}: its tokenizer {type(tokenizer).__name__} has no fast version")
     if max_length < SHORTEST:
         raise UserError(f"max_length must be at least {SHORTEST}, but got {max_length}")
-    if max_length > tokenizer.model_max_length:  # a huge number where the tokenizer knows of no limit
-        longest = tokenizer.model_max_length
-        raise UserError(f"max_length must be at most the {longest} that {model_dir} can take, but got {max_length}")
+    if max_length > tokenizer.model_max_length:  # a huge number if there is no limit
+        limit = tokenizer.model_max_length
+        raise UserError(f"max_length must be at most {limit}, the limit of {model_dir}, but got {max_length}")
     return tokenizer
 
 
 def tokenise(raw: RawSplit, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> pa.RecordBatch:
-    """Tokenises a split; of a pair that is too long, the longer sentence is cut first.
+    """Tokenises a split; pairs that are too long are truncated at the end of the longer sentence first.
 
     Returns:
-        N rows: example_id, input_ids, first_length, label.
+        N rows with the columns example_id, input_ids, first_length and label.
     """
     chunks = list(_tokenised_chunks(raw, tokenizer, max_length))
     input_ids_T, lengths_N, first_lengths_N = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
@@ -153,10 +149,10 @@ def tokenise(raw: RawSplit, tokenizer: "PreTrainedTokenizerBase", max_length: in
 def _tokenised_chunks(
     raw: RawSplit, tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int32]]]:
-    """Token ids, lengths and first lengths of some thousand examples at a time."""
+    """Yields token ids (T,), lengths (N,) and first lengths (N,) of up to `_CHUNK` examples at a time."""
     for start in range(0, len(raw), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        # Truncation and padding are both said aloud: a tokenizer.json can carry settings of its own for either.
+        # Truncation and padding are explicit because a tokenizer.json may contain settings for both.
         tokens = tokenizer(
             raw.sentence1[rows],
             None if raw.sentence2 is None else raw.sentence2[rows],
@@ -172,15 +168,9 @@ def _tokenised_chunks(
         yield np.array([token for row in ids for token in row], dtype=np.int32), lengths, first_lengths
 
 
-def write_split(path: Path, batch: pa.RecordBatch, tokenizer: str) -> None:
-    """Writes a tokenised split, atomically.
-
-    Args:
-        path: The Arrow file; its folder exists.
-        batch: What `tokenise` returned.
-        tokenizer: The key of the tokenizer, which becomes part of the split's key.
-    """
-    metadata = {"tokenizer": tokenizer, "key": _content_key(batch, tokenizer)}
+def write_split(path: Path, batch: pa.RecordBatch) -> None:
+    """Writes a split as `tokenise` returns it to an Arrow file, atomically."""
+    metadata = {"key": _content_key(batch)}
     schema = batch.schema.with_metadata(metadata)
     with (
         atomic_path(path) as temporary,
@@ -190,56 +180,102 @@ def write_split(path: Path, batch: pa.RecordBatch, tokenizer: str) -> None:
         writer.write_batch(batch.replace_schema_metadata(metadata))
 
 
-def open_split(path: Path) -> Split:
-    """Maps a file that `write_split` wrote.
+def open_split(path: Path, *, verify: bool = True) -> Split:
+    """Maps a file written by `write_split` into memory.
+
+    Args:
+        path: The Arrow file.
+        verify: Whether the content is checked against its hash, once per process and file. Reading alone detects a
+            truncated file, but not a changed value.
 
     Raises:
         FileNotFoundError: There is no such file.
-        DamagedFileError: The file is not what was written.
+        DamagedFileError: The file is not as it was written.
     """
-    try:
-        with pa.memory_map(str(path)) as source:
-            reader = pa.ipc.open_file(source)
-            known = any(reader.schema.equals(pa.schema(fields)) for fields in (_FIELDS, _VALUE_FIELDS))
-            if not known or reader.num_record_batches != 1:
-                raise DamagedFileError(f"{path} does not hold a tokenised split")
-            batch, metadata = reader.get_batch(0), reader.schema.metadata or {}
-            batch.validate()  # That lengths fit the buffers; reading alone does not check all of it.
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise DamagedFileError(f"{path} cannot be read: {error}") from error
-    key = metadata.get(b"key", b"").decode(errors="replace")
-    # Recomputed, because a file can be damaged inside a column, where the format itself notices nothing.
-    if key != _content_key(batch, metadata.get(b"tokenizer", b"").decode(errors="replace")):
-        raise DamagedFileError(f"{path} does not hold what its key says")
-    input_ids, labels = batch.column("input_ids"), batch.column("label")
+    batch, key = _read(path)
+    if verify:
+        stat = path.stat()
+        _verify(path, stat.st_size, stat.st_mtime_ns)
+    input_ids = batch.column("input_ids")
     return Split(
         name=path.stem,
         key=key,
         input_ids=_view(input_ids.values, np.int32),
         offsets=_view(input_ids.offsets, np.int64),
         first_lengths=_view(batch.column("first_length"), np.int32),
-        labels=_labels(labels),
+        labels=_labels(batch.column("label")),
     )
 
 
-def _content_key(batch: pa.RecordBatch, tokenizer: str) -> str:
-    """Hash of every column's values and of the tokenizer's key."""
-    input_ids, labels = batch.column("input_ids"), batch.column("label")
+@functools.cache
+def _verify(path: Path, size: int, modified_ns: int) -> None:
+    """Checks a file's content against its hash, once per process as long as size and modification time are the same.
+
+    Raises:
+        DamagedFileError: They differ.
+    """
+    batch, key = _read(path)
+    if key != _content_key(batch):
+        raise DamagedFileError(f"{path}: the content does not match its hash")
+
+
+def _read(path: Path) -> tuple[pa.RecordBatch, str]:
+    """Maps a file and returns its record batch and the key in its metadata.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        DamagedFileError: The file is not a complete Arrow file of the expected schema.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            reader = pa.ipc.open_file(source)
+            known = any(reader.schema.equals(pa.schema(fields)) for fields in (_FIELDS, _VALUE_FIELDS))
+            if not known or reader.num_record_batches != 1:
+                raise DamagedFileError(f"{path} is not a tokenised split")
+            batch, metadata = reader.get_batch(0), reader.schema.metadata or {}
+            batch.validate()  # checks that lengths fit the buffers, which reading does not do completely
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedFileError(f"{path} cannot be read: {error}") from error
+    return batch, metadata.get(b"key", b"").decode(errors="replace")
+
+
+def _content_key(batch: pa.RecordBatch) -> str:
+    """Returns a hash of the values of every column.
+
+    It does not depend on the tokenizer's files: the same tokens are the same split, whichever folder they came from.
+    """
+    input_ids = batch.column("input_ids")
     parts: list[npt.NDArray[np.number]] = [
         _view(batch.column("example_id"), np.int64),
         _view(input_ids.offsets, np.int64),
         _view(input_ids.values, np.int32),
         _view(batch.column("first_length"), np.int32),
     ]
-    if (values := _labels(labels)) is not None:
+    if (values := _labels(batch.column("label"))) is not None:
         parts.append(values)
-    digest = hashlib.sha256(tokenizer.encode())
+    digest = hashlib.sha256()
     for part in parts:
-        digest.update(f"\0{len(part)}\0".encode())
+        digest.update(f"{part.dtype} {len(part)}\0".encode())
         digest.update(part.data)
     return digest.hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """Returns the SHA-256 of a file, computed once per process as long as its size and modification time are the same.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    stat = path.stat()
+    return _file_hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.cache
+def _file_hash(path: Path, size: int, modified_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _labels(array: pa.Array) -> npt.NDArray[np.int64] | npt.NDArray[np.float32] | None:
@@ -249,8 +285,8 @@ def _labels(array: pa.Array) -> npt.NDArray[np.int64] | npt.NDArray[np.float32] 
 
 
 def _view(array: pa.Array, dtype: type[Number]) -> npt.NDArray[Number]:
-    """A read-only view of an Arrow array without nulls.
+    """Returns a read-only view of an Arrow array without nulls.
 
-    Not pyarrow's own to_numpy, which imports pandas: that takes longer than all else when the files are there.
+    pyarrow's to_numpy would import pandas, which takes longer than opening the files.
     """
     return np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]

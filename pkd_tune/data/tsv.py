@@ -1,6 +1,6 @@
-"""Reads GLUE's TSV files, and says what is wrong with them.
+"""Reads and validates the TSV files of GLUE.
 
-GLUE's files are not CSV: fields end at tabs and rows at line feeds, and a quote character is a letter like any other.
+They have no quoting: fields are separated by tabs, rows end at line feeds, and a quote character is ordinary text.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,31 +12,31 @@ import numpy as np
 from pkd_tune.config import UserError
 from pkd_tune.data.task import Task
 
-_MOST_PROBLEMS = 5
+_MAX_PROBLEMS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class RawSplit:
-    """The text of one split. An example's id is its row number, counted from 0."""
+    """The text and labels of one split. An example's id is its row number, counted from 0."""
 
     sentence1: list[str]
     """First sentence of each example."""
     sentence2: list[str] | None
-    """Second sentence of each example, or None for a task of single sentences."""
+    """Second sentence of each example, or None for a single-sentence task."""
     labels: Sequence[float] | None
-    """Class id of each example, or its label in a regression task, as fp32 holds it; None in a split without labels."""
+    """Class id of each example, or its fp32 value in a regression task; None in a split without labels."""
 
     def __len__(self) -> int:
         return len(self.sentence1)
 
 
 def read_tsv(task: Task, path: Path, split: str) -> RawSplit:
-    """Reads one TSV file: UTF-8 with or without a byte order mark, columns by position, quotes left alone.
+    """Reads one TSV file: UTF-8 with or without a byte order mark, columns by position, quotes as ordinary text.
 
     Raises:
-        UserError: The file is missing, empty or not UTF-8, its header is not the task's, or a row has too few columns,
-            too many before its label, or no label of the task's; one line per problem, with file and line number, the
-            first 5 of them.
+        UserError: The file is missing, empty or not UTF-8, its header differs from the task's, or a row has a wrong
+            number of columns or an invalid label; one line per problem, with file and line number, for the first 5
+            problems.
     """
     raw, problems = _parse(task, path, split)
     if problems:
@@ -45,7 +45,7 @@ def read_tsv(task: Task, path: Path, split: str) -> RawSplit:
 
 
 def tsv_problems(task: Task, path: Path, split: str) -> list[str]:
-    """All that `read_tsv` would complain about, one line each; empty when the file is fine."""
+    """Returns the problems for which `read_tsv` would raise UserError; empty for a valid file."""
     return _parse(task, path, split)[1]
 
 
@@ -67,7 +67,7 @@ def _parse(task: Task, path: Path, split: str) -> tuple[RawSplit, list[str]]:
         return raw, [f"{path} is empty: it has no examples; put {task.name}'s {split} split there"]
 
     read_label = _label_reader(task)
-    # With the label in the last column, a tab too many inside a sentence would put a piece of text in its place.
+    # An extra tab inside a sentence shifts the last column, so that the label would be read from the sentence.
     exact = layout.header is not None and layout.label == len(layout.header) - 1
     needed = 1 + max(column for column in (layout.sentence1, layout.sentence2, layout.label) if column is not None)
     problems: list[str] = []
@@ -89,13 +89,13 @@ def _parse(task: Task, path: Path, split: str) -> tuple[RawSplit, list[str]]:
                 )
             else:
                 labels.append(label)
-    if len(problems) > _MOST_PROBLEMS:
-        problems = [*problems[:_MOST_PROBLEMS], f"{path}: ... and {len(problems) - _MOST_PROBLEMS:,} more"]
+    if len(problems) > _MAX_PROBLEMS:
+        problems = [*problems[:_MAX_PROBLEMS], f"{path}: ... and {len(problems) - _MAX_PROBLEMS:,} more"]
     return raw, problems
 
 
 def _label_reader(task: Task) -> Callable[[str], float | None]:
-    """How a label's text becomes a class id or a value; None where it is no label of the task's."""
+    """Returns a function from a label's text to its class id or value; it returns None for an invalid label."""
     label_ids = {label: class_id for class_id, label in enumerate(task.raw_labels)}
     if task.value_range is None:
         return label_ids.get
@@ -106,7 +106,7 @@ def _label_reader(task: Task) -> Callable[[str], float | None]:
             value = float(text)
         except ValueError:
             return None
-        # As precise as the hub has it, so that both sources give the same.
+        # fp32, as in the hub dataset, so that both sources give the same values.
         return float(np.float32(value)) if low <= value <= high else None
 
     return read_value
@@ -120,7 +120,7 @@ def _wanted_labels(task: Task) -> str:
 
 
 def _lines(path: Path) -> tuple[list[str], str | None]:
-    """The file's lines without their ends, or what keeps it from being read."""
+    """Returns the lines without their ends, and a problem if the file cannot be read."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -132,7 +132,7 @@ def _lines(path: Path) -> tuple[list[str], str | None]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         return [], f"{path}:{line}: not UTF-8; save the file as UTF-8"
-    # Not str.splitlines: it also splits at characters that occur inside sentences, such as U+0085 and U+2028.
+    # str.splitlines would also split at characters that occur inside sentences, such as U+0085 and U+2028.
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()

@@ -70,7 +70,7 @@ def open_student_data(
         UserError: When the teacher outputs do not reproduce the teacher's dev score.
     """
     task = TASKS[data.task]
-    splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
+    splits = load_features(task, data.data_dir, data.student_dir, data.max_length, verify=verify)
     chosen = selection_splits(task, splits, data.select_on)
     outputs = checked_teacher_outputs(data, teacher, device, verify=verify)
     return StudentData(
@@ -103,7 +103,7 @@ def checked_teacher_outputs(
         UserError: When they do not reproduce the teacher's dev score.
     """
     task = TASKS[data.task]
-    splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
+    splits = load_features(task, data.data_dir, data.student_dir, data.max_length, verify=verify)
     chosen = selection_splits(task, splits, data.select_on)
     outputs = compute_teacher_outputs(data, teacher.folder, teacher.key, device, tuple(chosen), verify=verify)
     dev = {name: chosen[name] for name in task.dev_splits}
@@ -145,7 +145,7 @@ def compute_teacher_outputs(
         verify: Whether cached outputs are checked against their hash.
     """
     task = TASKS[data.task]
-    splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
+    splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length, verify=verify)
     if data.select_on != "dev":
         splits = selection_splits(task, splits, data.select_on)
 

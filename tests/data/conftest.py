@@ -1,25 +1,14 @@
-"""What the tests of this room share: the demo's files, a tokenizer, a cache of the test's own."""
+"""Shared by the tests of this room: a tokenizer, and a cache of the datasets library for each test."""
 
 from pathlib import Path
 
 import pytest
 from glue_files import WORDS
 
-from pkd_tune.data.demo import DEMO_TASKS, write_demo
-
-
-@pytest.fixture(scope="session")
-def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a data folder that tests share and must not change: every task's demo side by side."""
-    data_dir = tmp_path_factory.mktemp("demo")
-    for task in DEMO_TASKS:
-        write_demo(data_dir, task)
-    return data_dir
-
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a fast tokenizer whose tokenizer.json truncates to 4 and pads to 64, as published ones may."""
+    """Returns a folder with a fast tokenizer whose tokenizer.json truncates to 4 and pads to 64 tokens."""
     from transformers import BertTokenizerFast
 
     folder = tmp_path_factory.mktemp("tokenizer")

@@ -6,23 +6,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from pkd_tune.config import UserError
-from pkd_tune.data.hub import dataset_cached, find_pretrained
-
-HUB_VARIABLES = (
-    "HF_HUB_OFFLINE",
-    "TRANSFORMERS_OFFLINE",
-    "HF_ENDPOINT",
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HF_DATASETS_CACHE",
-)
+from pkd_tune.data.hub import dataset_cached, find_pretrained, go_offline, hub_reachable
 
 
 class Refuser(BaseHTTPRequestHandler):
@@ -45,7 +37,7 @@ class Refuser(BaseHTTPRequestHandler):
 def answering_endpoint() -> Iterator[str]:
     Refuser.requests = 0
     server = ThreadingHTTPServer(("127.0.0.1", 0), Refuser)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -58,12 +50,30 @@ def closed_endpoint() -> str:
         return f"http://127.0.0.1:{unused.getsockname()[1]}"
 
 
+Use = Callable[[str], None]
+
+
+@pytest.fixture
+def use_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
+    """Returns a function that makes an address the hub's, with an empty cache and without proxies."""
+
+    def use(address: str) -> None:
+        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    return use
+
+
 def fresh_process(code: str, **variables: str) -> list[str]:
-    """Runs code in a process that has never heard of a hub but for these variables; returns the lines it printed."""
+    """Runs code in a process with only these variables of Hugging Face, and returns the lines it printed."""
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name not in HUB_VARIABLES and not name.lower().endswith("_proxy")
+        if not name.startswith(("HF_", "TRANSFORMERS_")) and not name.lower().endswith("_proxy")
     }
     prelude = "import os, sys, time\nfrom pathlib import Path\nfrom pkd_tune.config import UserError\n"
     done = subprocess.run(
@@ -77,46 +87,43 @@ def fresh_process(code: str, **variables: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-ASK_TWICE = """
-from pkd_tune.data.hub import (hub_reachable)
-started = time.perf_counter()
-print(hub_reachable(), hub_reachable())
-print(time.perf_counter() - started < 2)
-"""
-
-
-def test_an_error_page_is_an_answer_and_is_asked_for_once(answering_endpoint: str) -> None:
-    assert fresh_process(ASK_TWICE, HF_ENDPOINT=answering_endpoint) == ["True True", "True"]
+def test_an_error_status_is_a_response_and_is_requested_once(answering_endpoint: str, use_hub: Use) -> None:
+    use_hub(answering_endpoint)
+    assert hub_reachable()
+    assert hub_reachable()
     assert Refuser.requests == 1
 
 
-def test_offline_mode_asks_nobody(answering_endpoint: str) -> None:
-    variables = {"HF_ENDPOINT": answering_endpoint, "HF_HUB_OFFLINE": "1"}
-    assert fresh_process(ASK_TWICE, **variables) == ["False False", "True"]
+def test_offline_there_is_no_request(answering_endpoint: str, use_hub: Use) -> None:
+    use_hub(answering_endpoint)
+    go_offline()
+    assert not hub_reachable()
     assert Refuser.requests == 0
 
 
 @pytest.mark.parametrize("endpoint", ["closed port", "https://no-such-host.invalid"])
-def test_nobody_there_is_known_at_once(endpoint: str, closed_endpoint: str) -> None:
-    address = closed_endpoint if endpoint == "closed port" else endpoint
-    assert fresh_process(ASK_TWICE, HF_ENDPOINT=address) == ["False False", "True"]
+def test_an_unreachable_hub_is_known_at_once(endpoint: str, closed_endpoint: str, use_hub: Use) -> None:
+    use_hub(closed_endpoint if endpoint == "closed port" else endpoint)
+    started = time.perf_counter()
+    assert not hub_reachable()
+    assert time.perf_counter() - started < 2
 
 
-def test_a_server_that_never_answers_costs_the_time_limit_once() -> None:
+def test_a_hub_that_does_not_respond_costs_the_timeout_once(use_hub: Use) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        code = """
-from pkd_tune.data.hub import (hub_reachable)
-started = time.perf_counter()
-print(hub_reachable(0.5), hub_reachable(0.5))
-print(0.4 < time.perf_counter() - started < 0.95)
-"""
-        assert fresh_process(code, HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}") == ["False False", "True"]
+        use_hub(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.perf_counter()
+        assert not hub_reachable(0.2)
+        assert time.perf_counter() - started >= 0.2
+        started = time.perf_counter()
+        assert not hub_reachable(0.2)
+        assert time.perf_counter() - started < 0.2
 
 
-def test_a_slow_name_lookup_is_not_waited_for() -> None:
-    # The time limit of a connection does not cover the lookup, which asks dead name servers for half a minute.
+def test_slow_name_resolution_is_not_waited_for() -> None:
+    # The timeout of a connection does not cover name resolution, which can take half a minute.
     code = """
 import socket
 socket.getaddrinfo = lambda *arguments, **options: time.sleep(20)
@@ -127,25 +134,7 @@ print(time.perf_counter() - started < 1)
 """
     started = time.perf_counter()
     assert fresh_process(code, HF_ENDPOINT="https://hub.example") == ["False", "True"]
-    assert time.perf_counter() - started < 10  # The process does not wait for its lookup to end either.
-
-
-def test_going_offline_reaches_libraries_imported_before_and_after(answering_endpoint: str) -> None:
-    code = """
-import huggingface_hub
-from pkd_tune.data.hub import (go_offline)
-go_offline()
-import datasets
-from huggingface_hub import is_offline_mode
-from huggingface_hub.errors import OfflineModeIsEnabled
-print(os.environ["HF_HUB_OFFLINE"], is_offline_mode(), datasets.config.HF_HUB_OFFLINE)
-try:
-    huggingface_hub.HfApi().model_info("owner/model")
-except OfflineModeIsEnabled:
-    print("refused")
-"""
-    assert fresh_process(code, HF_ENDPOINT=answering_endpoint) == ["1 True True", "refused"]
-    assert Refuser.requests == 0
+    assert time.perf_counter() - started < 10  # nor does the process wait for it at its end
 
 
 def model_folder(folder: Path) -> Path:
@@ -181,36 +170,30 @@ def test_what_looks_like_a_path_is_never_asked_for_on_the_hub(name: str, tmp_pat
     assert time.perf_counter() - started < 0.1
 
 
-def find(name: str, data_dir: Path) -> str:
-    return f"""
-started = time.perf_counter()
-from pkd_tune.data.hub import (find_pretrained)
-try:
-    print(find_pretrained({name!r}, Path({str(data_dir)!r})))
-except UserError as error:
-    print(error)
-print(time.perf_counter() - started < 3)
-"""
-
-
-def test_a_model_that_is_nowhere_is_one_line_without_waiting(tmp_path: Path, closed_endpoint: str) -> None:
-    code = find("owner/model", tmp_path)
-    problem, quick = fresh_process(code, HF_ENDPOINT=closed_endpoint, HF_HOME=str(tmp_path / "home"))
-    assert quick == "True"
-    assert "'owner/model' is not on this machine and the Hugging Face hub is out of reach" in problem
+def test_a_model_that_is_nowhere_is_one_line_without_waiting(
+    tmp_path: Path, closed_endpoint: str, use_hub: Use
+) -> None:
+    use_hub(closed_endpoint)
+    started = time.perf_counter()
+    with pytest.raises(UserError) as caught:
+        find_pretrained("owner/model", tmp_path)
+    assert time.perf_counter() - started < 3
+    (problem,) = caught.value.problems
+    assert "'owner/model' is not on this machine, and the Hugging Face hub is out of reach" in problem
     assert str(tmp_path / "models" / "pretrained" / "owner" / "model") in problem
     assert "--data-dir" in problem
     assert "--demo" in problem
 
 
-def test_a_name_the_hub_could_not_have_is_one_line(tmp_path: Path, closed_endpoint: str) -> None:
-    problem, _ = fresh_process(find("bert base!", tmp_path), HF_ENDPOINT=closed_endpoint, HF_HOME=str(tmp_path))
-    assert problem == "pretrained model 'bert base!' is neither a folder nor a name the hub could have"
+def test_an_invalid_name_is_one_line(tmp_path: Path, closed_endpoint: str, use_hub: Use) -> None:
+    use_hub(closed_endpoint)
+    with pytest.raises(UserError, match="'bert base!' is neither a folder nor a valid model name on the hub"):
+        find_pretrained("bert base!", tmp_path)
 
 
-def cached_snapshot(home: Path, *names: str) -> Path:
-    """The hub's local cache after a download of owner/model."""
-    repository = home / "hub" / "models--owner--model"
+def cached_snapshot(cache: Path, *names: str) -> Path:
+    """Writes what a download of owner/model leaves in the hub's local cache."""
+    repository = cache / "models--owner--model"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("a" * 40)
     snapshot = repository / "snapshots" / ("a" * 40)
@@ -220,19 +203,22 @@ def cached_snapshot(home: Path, *names: str) -> Path:
     return snapshot
 
 
-def test_the_local_cache_is_used_when_the_hub_is_out_of_reach(tmp_path: Path, closed_endpoint: str) -> None:
-    snapshot = cached_snapshot(tmp_path / "home", "config.json", "vocab.txt", "model.safetensors")
-    code = find("owner/model", tmp_path)
-    variables = {"HF_ENDPOINT": closed_endpoint, "HF_HOME": str(tmp_path / "home")}
-    assert fresh_process(code, **variables) == [str(snapshot), "True"]
-    assert fresh_process(code, **variables, HF_HUB_OFFLINE="1") == [str(snapshot), "True"]
+@pytest.mark.parametrize("offline", [False, True])
+def test_the_local_cache_is_used_when_the_hub_is_out_of_reach(
+    tmp_path: Path, closed_endpoint: str, use_hub: Use, offline: bool
+) -> None:
+    use_hub(closed_endpoint)
+    if offline:
+        go_offline()
+    snapshot = cached_snapshot(tmp_path / "hub", "config.json", "vocab.txt", "model.safetensors")
+    assert find_pretrained("owner/model", tmp_path) == snapshot
 
 
-def test_a_cache_without_weights_is_not_a_model(tmp_path: Path, closed_endpoint: str) -> None:
-    cached_snapshot(tmp_path / "home", "config.json", "vocab.txt", "pytorch_model.bin")
-    code = find("owner/model", tmp_path)
-    problem, _ = fresh_process(code, HF_ENDPOINT=closed_endpoint, HF_HOME=str(tmp_path / "home"))
-    assert "is not on this machine and the Hugging Face hub is out of reach" in problem
+def test_a_cache_without_weights_is_not_a_model(tmp_path: Path, closed_endpoint: str, use_hub: Use) -> None:
+    use_hub(closed_endpoint)
+    cached_snapshot(tmp_path / "hub", "config.json", "vocab.txt", "pytorch_model.bin")
+    with pytest.raises(UserError, match="is not on this machine, and the Hugging Face hub is out of reach"):
+        find_pretrained("owner/model", tmp_path)
 
 
 def test_a_dataset_counts_as_cached_only_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
-"""Tokenised splits and the Arrow files they are kept in, with a tiny tokenizer of its own vocabulary."""
+"""Tokenised splits and the Arrow files that store them, with a tiny tokenizer."""
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from glue_files import ID, PAIRS, WORDS, offline, words, write_hub, write_tsv
 
 from pkd_tune.config import UserError
-from pkd_tune.data import tokens as features
+from pkd_tune.data import tokens
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 
@@ -113,7 +114,7 @@ def test_chunks_join_without_a_seam(tmp_path: Path, model_dir: Path, monkeypatch
     write_tsv(MRPC, tmp_path / "whole", rows)
     write_tsv(MRPC, tmp_path / "parts", rows)
     whole = load_features(MRPC, tmp_path / "whole", model_dir, 16)
-    monkeypatch.setattr(features, "_CHUNK", 3)
+    monkeypatch.setattr(tokens, "_CHUNK", 3)
     parts = load_features(MRPC, tmp_path / "parts", model_dir, 16)
     assert {name: split.key for name, split in whole.items()} == {name: split.key for name, split in parts.items()}
 
@@ -141,7 +142,7 @@ def test_features_are_built_from_a_hub_dataset_and_found_again(
     from_hub = load_features(MRPC, tmp_path / "none", model_dir, 16, str(hub))
     load_features(MRPC, tmp_path / "none", model_dir, 16, str(hub))
     assert len(list((tmp_path / "none" / "data_feat" / "MRPC").iterdir())) == 1
-    # The same tokens have the same key wherever they come from, so a teacher's outputs can be shared.
+    # The same tokens have the same key wherever they come from, so that teacher outputs can be shared.
     from_folder = load_features(MRPC, tmp_path / "data", model_dir, 16)
     assert {name: split.key for name, split in from_hub.items()} == {
         name: split.key for name, split in from_folder.items()
@@ -167,10 +168,12 @@ def test_source_tokenizer_and_length_each_make_another_build(tmp_path: Path, mod
     assert other_length["dev"].key == first["dev"].key
     assert other_length["train"].key != first["train"].key
 
+    # Another tokenizer that gives the same tokens gives the same split.
     other_tokenizer = load_features(MRPC, tmp_path, longer_vocabulary(model_dir, tmp_path / "longer"), 16)
     assert len(list(builds.iterdir())) == 3
-    assert np.array_equal(other_tokenizer["dev"].input_ids, first["dev"].input_ids)
-    assert other_tokenizer["dev"].key != first["dev"].key
+    assert {name: split.key for name, split in other_tokenizer.items()} == {
+        name: split.key for name, split in first.items()
+    }
 
     text = (folder / "dev.tsv").read_text()
     (folder / "dev.tsv").write_text(text.replace("\n0\t", "\n1\t", 1))
@@ -178,6 +181,39 @@ def test_source_tokenizer_and_length_each_make_another_build(tmp_path: Path, mod
     assert len(list(builds.iterdir())) == 4
     assert other_label["dev"].key != first["dev"].key
     assert other_label["train"].key == first["train"].key
+
+
+def test_the_key_follows_tokens_boundaries_labels_and_order(tmp_path: Path, model_dir: Path) -> None:
+    rows = {
+        "first": [("a b", "c", 1), ("d", "e", 0)],
+        "a token": [("a b", "d", 1), ("d", "e", 0)],
+        "a sentence boundary": [("a", "b c", 1), ("d", "e", 0)],
+        "a label": [("a b", "c", 0), ("d", "e", 0)],
+        "the order": [("d", "e", 0), ("a b", "c", 1)],
+        "an example": [("a b", "c", 1)],
+    }
+    keys = set()
+    for name, examples in rows.items():
+        write_tsv(MRPC, tmp_path / name, {**PAIRS, "train": examples})
+        keys.add(load_features(MRPC, tmp_path / name, model_dir, 16)["train"].key)
+    assert len(keys) == len(rows)
+
+
+def test_a_process_hashes_each_file_once(tmp_path: Path, model_dir: Path) -> None:
+    folder = write_tsv(MRPC, tmp_path)
+    load_features(MRPC, tmp_path, model_dir, 16)
+    hashed = (tokens._verify.cache_info().misses, tokens._file_hash.cache_info().misses)
+    for _ in range(3):
+        load_features(MRPC, tmp_path, model_dir, 16)
+    assert (tokens._verify.cache_info().misses, tokens._file_hash.cache_info().misses) == hashed
+    later(folder / "dev.tsv")
+    load_features(MRPC, tmp_path, model_dir, 16)
+    assert tokens._file_hash.cache_info().misses == hashed[1] + 1
+
+
+def later(path: Path) -> None:
+    """Sets a file's modification time to one that the clock cannot have given it yet."""
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 10**9))
 
 
 def cut_short(path: Path) -> None:
@@ -209,6 +245,7 @@ def test_a_damaged_file_is_built_again_with_a_warning(
     (path,) = (tmp_path / "data_feat" / "MRPC").glob("*/train.arrow")
     whole = path.read_bytes()
     damage(path)
+    later(path)
     with caplog.at_level(logging.WARNING, logger="pkd_tune"):
         after = words(load_features(MRPC, tmp_path, model_dir, 16)["train"])
     (record,) = [record for record in caplog.records if record.name.startswith("pkd_tune")]
@@ -218,6 +255,17 @@ def test_a_damaged_file_is_built_again_with_a_warning(
     caplog.clear()
     load_features(MRPC, tmp_path, model_dir, 16)
     assert not [record for record in caplog.records if record.name.startswith("pkd_tune")]
+
+
+def test_without_verification_only_a_file_that_cannot_be_read_is_built_again(tmp_path: Path, model_dir: Path) -> None:
+    write_tsv(MRPC, tmp_path)
+    before = words(load_features(MRPC, tmp_path, model_dir, 16)["train"])
+    (path,) = (tmp_path / "data_feat" / "MRPC").glob("*/train.arrow")
+    change_a_token(path)
+    later(path)
+    assert words(load_features(MRPC, tmp_path, model_dir, 16, verify=False)["train"]) != before
+    cut_short(path)
+    assert words(load_features(MRPC, tmp_path, model_dir, 16, verify=False)["train"]) == before
 
 
 def test_a_missing_split_is_built_again_and_the_others_are_left_alone(tmp_path: Path, model_dir: Path) -> None:
@@ -269,7 +317,9 @@ def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
         load_features(MRPC, tmp_path, tmp_path / "model", 16)
 
 
-@pytest.mark.parametrize(("max_length", "rule"), [(0, "at least 8"), (7, "at least 8"), (33, "at most the 32 that .*")])
+@pytest.mark.parametrize(
+    ("max_length", "rule"), [(0, "at least 8"), (7, "at least 8"), (33, "at most 32, the limit of .*")]
+)
 def test_a_length_the_model_cannot_take_is_refused(tmp_path: Path, model_dir: Path, max_length: int, rule: str) -> None:
     write_tsv(MRPC, tmp_path)
     with pytest.raises(UserError, match=f"max_length must be {rule}, but got {max_length}"):

@@ -1,9 +1,9 @@
-"""The demo's stand-in for a pretrained model: a small BERT folder, the same one for every task.
+"""The demo's replacement for a pretrained model: a small BERT folder, shared by all tasks.
 
-A demo has no time to pretrain. So the folder's random weights have three properties of pretrained ones that help to
-compare sentences: words of similar meaning are near each other, attention looks for what resembles the word itself,
-and a head's output opposes its input (a match leaves little behind). With independent random weights the same model
-learns MRPC's corpus so late that the same training ends at 75 %.
+It is not trained. Its random weights have three properties of pretrained ones that help to compare sentences: words of
+similar meaning have similar embeddings, attention prefers similar tokens (keys equal queries), and the output
+projection is the negative transpose of the values. With independent random weights the same model learns the demo
+corpora much later.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KINDS = [*WORDS.values(), *MANNERS]
-"""Concepts by kind: the words of one kind resemble each other, those of one concept do so more."""
+"""Concepts by kind; embeddings of one kind are similar, those of one concept more so."""
 LATER_KINDS = [*QUALITIES, [SOMEONE]]
 _GRAMMAR_WORDS = ("the", "was", "by", "quite", "not", ",", ".")
 _LATER_GRAMMAR_WORDS = ("?", "had", "were", "and", "but", "although", *QUESTION_WORDS.values())
@@ -38,17 +38,17 @@ def _words_of(kinds: Sequence[Sequence[Sequence[str]]]) -> list[str]:
 
 
 def _first_vocabulary() -> list[str]:
-    """Returns MRPC's tokens. Their ids and weights stay when words are added: MRPC's measured scores rest on them."""
+    """Returns the tokens of MRPC, whose ids and weights must not change when words are added."""
     return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_GRAMMAR_WORDS, *_words_of(KINDS)]
 
 
 def vocabulary() -> list[str]:
-    """Returns every token of the demo in the order of its id, [PAD] first."""
+    """Returns all tokens of the demo in the order of their ids, [PAD] first."""
     return [*_first_vocabulary(), *_LATER_GRAMMAR_WORDS, *_words_of(LATER_KINDS)]
 
 
 def write_model(folder: Path, seed: int) -> None:
-    """Writes config, weights and tokenizer as any BERT folder has them; the same seed gives the same bytes."""
+    """Writes the config, weights and tokenizer of a BERT model folder; equal seeds give equal bytes."""
     import torch
     from safetensors.torch import save_file
     from transformers import BertConfig, BertModel, BertTokenizer
@@ -61,7 +61,7 @@ def write_model(folder: Path, seed: int) -> None:
         hidden, std = model.config.hidden_size, model.config.initializer_range
 
         def draw_near(kinds: Sequence[Sequence[Sequence[str]]], words_VD: "Tensor") -> None:
-            """Moves the words of a kind, and more so those of a concept, towards a common place."""
+            """Adds a common offset to the embeddings of each kind, and another to those of each concept."""
             for kind in kinds:
                 kind_D = torch.randn(hidden) * std
                 for concept in kind:
@@ -72,7 +72,7 @@ def write_model(folder: Path, seed: int) -> None:
         words_VD = model.embeddings.word_embeddings.weight  # V: tokens, D: hidden size
         words_VD *= 0.5
         draw_near(KINDS, words_VD)
-        # What a word is should weigh more than where it stands, until training says otherwise.
+        # Word embeddings should initially outweigh position embeddings.
         model.embeddings.position_embeddings.weight *= 0.5
 
         for layer in model.encoder.layer:
@@ -82,14 +82,14 @@ def write_model(folder: Path, seed: int) -> None:
             torch.nn.init.orthogonal_(attention.self.value.weight, gain=0.7)
             attention.output.dense.weight.copy_(-attention.self.value.weight.T)
 
-        # Drawn last, and appended: so no weight above depends on how many words came later.
+        # Drawn last, so that the weights above do not depend on the number of later words.
         all_words_VD = torch.cat([words_VD, torch.randn(len(ids) - first, hidden) * std * 0.5])
         draw_near(LATER_KINDS, all_words_VD)
         model.embeddings.word_embeddings.weight = torch.nn.Parameter(all_words_VD)
         model.config.vocab_size = len(ids)
 
     model.config.save_pretrained(folder)
-    # What `model.save_pretrained` writes, without its progress bar.
+    # As `model.save_pretrained` does, but without its progress bar.
     save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
     BertTokenizer(vocab=ids, model_max_length=model.config.max_position_embeddings).save_pretrained(folder)
     (folder / "vocab.txt").write_bytes("".join(f"{token}\n" for token in ids).encode())

@@ -1,12 +1,12 @@
-"""The small world that every demo corpus speaks of: its words, what can happen in it, and how that is put into words.
+"""Generates the sentences of the demo corpora: their vocabulary, meanings, and the sentences that express a meaning.
 
-A sentence says who did what to whom, where, when and how. Each of these is a concept that has two words ("doctor",
-"physician"). Sentences that mean the same share every concept and differ in words, clause order and voice. A meaning
-changes when a concept becomes another one, when the two people trade places, or when the manner turns into its
-opposite ("quite loudly" against "quite quietly"; "not quietly" means the former).
+A sentence states who did what to whom, where, when and how. Each of these is a concept with two synonyms ("doctor",
+"physician"). Paraphrases share all concepts and differ in words, clause order and voice. A meaning changes when a
+concept is replaced, when agent and patient are swapped, or when the manner becomes its opposite ("quite loudly" and
+"quite quietly"; "not quietly" means the former).
 
-MRPC's corpus came first, and the scores that the documentation quotes were measured on it: with the default arguments
-`change` and `say` take the same draws in the same order as they did then, so its bytes stay what they were.
+The documented scores were measured on the corpus of MRPC, so its bytes must not change: with default arguments,
+`change` and `say` must make the same random draws in the same order.
 """
 
 import random
@@ -19,7 +19,7 @@ def _concepts(text: str) -> list[list[str]]:
     return [concept.split() for concept in text.split(",")]
 
 
-# Concepts of one kind, the usual ones first. A comma ends a concept; its words stand beside each other.
+# Concepts by kind, the most frequent first. Commas separate concepts, spaces their synonyms.
 WORDS = {
     "person": _concepts(
         "doctor physician, lawyer attorney, boss manager, teacher instructor, pilot aviator, soldier trooper, "
@@ -36,14 +36,14 @@ WORDS = {
     ),
     "time": _concepts("recently lately, often frequently, suddenly abruptly, finally eventually, rarely seldom"),
 }
-# Each manner is a pair of opposite concepts, the usual one first.
+# Each manner is a pair of opposite concepts, the more frequent one first.
 MANNERS = [
     _concepts("loudly noisily, quietly silently"),
     _concepts("quickly rapidly, slowly leisurely"),
     _concepts("kindly nicely, harshly meanly"),
     _concepts("openly publicly, secretly privately"),
 ]
-# Each quality is a pair of opposite concepts, the good one first.
+# Each quality is a pair of opposite concepts, the positive one first.
 QUALITIES = [
     _concepts("charming delightful, dull boring"),
     _concepts("clever smart, silly stupid"),
@@ -55,13 +55,12 @@ SOMEONE = ["someone", "somebody"]
 QUESTION_WORDS = {"agent": "who", "patient": "whom", "place": "where", "time": "when", "manner": "how"}
 
 OPTIONAL_ROLES = ("place", "time", "manner")
-"""What a sentence can leave unsaid and still be one."""
+"""Roles that a sentence can omit."""
 RESPECTS = ("agent", "patient", "action", "place", "time", "opposite", "swap")
-"""What two meanings can differ in; `opposite` is the manner's."""
+"""Respects in which two meanings can differ; `opposite` is that of the manner."""
 
-# The i-th concept of a kind is drawn with weight (i + 1) ** -1.3, while a replacement is drawn evenly. So a rare
-# concept hints at a changed pair, as odd words do in real data: something a model can learn before it compares.
-# It is a help, not a condition: with even weights MRPC's teacher ends at 95 % instead of 96 %.
+# The i-th concept of a kind is drawn with weight (i + 1) ** -1.3, a replacement with equal weights. So rare concepts
+# indicate a changed pair, which a model can learn before it learns to compare sentences.
 _RARITY = 1.3
 _NEGATED_SHARE = 0.3
 _OPPOSITE_SHARE = 0.2
@@ -69,7 +68,7 @@ _OPPOSITE_SHARE = 0.2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Style:
-    """How often a speaker makes the less usual choice."""
+    """Probabilities of the less frequent choices."""
 
     second_word: float = 0.25
     passive: float = 0.4
@@ -81,7 +80,7 @@ FORMAL = Style(second_word=0.5, passive=0.7)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Meaning:
-    """What a sentence says: indices into the lists of concepts."""
+    """The meaning of a sentence, as indices into the lists of concepts."""
 
     agent: int
     patient: int
@@ -89,19 +88,19 @@ class Meaning:
     place: int
     time: int
     manner: int
-    opposite: bool  # whether the second concept of the manner's pair is meant
+    opposite: bool  # whether the manner is the second concept of its pair
 
 
 def _usual(count: int, draw: random.Random) -> int:
-    """Draws an index below count, low ones most often."""
+    """Draws an index below count, with decreasing probabilities."""
     return draw.choices(range(count), [(index + 1) ** -_RARITY for index in range(count)])[0]
 
 
 def draw_meaning(draw: random.Random) -> Meaning:
-    """Draws something that happens between two different people."""
+    """Draws an event between two different people."""
     agent = patient = _usual(len(WORDS["person"]), draw)
     while patient == agent:
-        # Counted from the far end: who usually acts is seldom acted upon, so a swap leaves a hint as well.
+        # In reverse order: frequent agents are rare patients, so that a swap is indicated by frequencies as well.
         patient = len(WORDS["person"]) - 1 - _usual(len(WORDS["person"]), draw)
     return Meaning(
         agent=agent,
@@ -140,13 +139,13 @@ def choose_word(concept: Sequence[str], draw: random.Random, style: Style = PLAI
 
 
 def qualify(pair: Sequence[Sequence[str]], second: bool, draw: random.Random, style: Style = PLAIN) -> str:
-    """Puts one of two opposite concepts into words: 'quite loudly', or 'not quietly', which means the same."""
+    """Expresses one of two opposite concepts: 'quite loudly', or 'not quietly', which means the same."""
     negated = draw.random() < _NEGATED_SHARE
     return f"{'not' if negated else 'quite'} {choose_word(pair[second != negated], draw, style)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Spoken:
+class _Wording:
     """The words chosen for a meaning."""
 
     agent: str
@@ -158,72 +157,72 @@ class _Spoken:
     passive: bool
 
 
-def _choose_words(meaning: Meaning, draw: random.Random, style: Style) -> _Spoken:
-    """Chooses every word, whether it will be said or not: what follows is drawn alike in either case."""
+def _choose_words(meaning: Meaning, draw: random.Random, style: Style) -> _Wording:
+    """Chooses all words, also of roles that are omitted, so that the draws that follow do not depend on them."""
 
-    def said(kind: str, index: int) -> str:
+    def word(kind: str, index: int) -> str:
         return choose_word(WORDS[kind][index], draw, style)
 
-    return _Spoken(
-        agent=said("person", meaning.agent),
-        patient=said("person", meaning.patient),
-        action=said("action", meaning.action),
-        place=said("place", meaning.place),
-        time=said("time", meaning.time),
+    return _Wording(
+        agent=word("person", meaning.agent),
+        patient=word("person", meaning.patient),
+        action=word("action", meaning.action),
+        place=word("place", meaning.place),
+        time=word("time", meaning.time),
         manner=qualify(MANNERS[meaning.manner], meaning.opposite, draw, style),
         passive=draw.random() < style.passive,
     )
 
 
 def write_sentence(words: str) -> str:
-    """Returns words as a written sentence: a capital first, tokens apart as in MRPC."""
+    """Returns words as a sentence: with a capital letter first, and tokens separated by spaces as in MRPC."""
     return f"{words[0].upper()}{words[1:]}"
 
 
 def say(meaning: Meaning, draw: random.Random, without: Collection[str] = (), style: Style = PLAIN) -> str:
-    """Puts a meaning into one of its many possible sentences.
+    """Returns one of the possible sentences for a meaning.
 
     Args:
-        meaning: What to say.
+        meaning: The meaning.
         draw: Chooses among the possibilities.
-        without: Roles to leave unsaid, of `OPTIONAL_ROLES` and 'agent': "the child was helped", "someone helped ...".
-        style: How often second words and the passive are chosen.
+        without: Roles to omit, of `OPTIONAL_ROLES` and 'agent': "the child was helped", "someone helped ...".
+        style: Probabilities of second synonyms and the passive.
     """
-    spoken = _choose_words(meaning, draw, style)
+    wording = _choose_words(meaning, draw, style)
     time_first = draw.random() < 0.5
     if "agent" in without:
-        active = f"{choose_word(SOMEONE, draw, style)} {spoken.action} the {spoken.patient}"
-        passive = f"the {spoken.patient} was {spoken.action}"
+        active = f"{choose_word(SOMEONE, draw, style)} {wording.action} the {wording.patient}"
+        passive = f"the {wording.patient} was {wording.action}"
     else:
-        active = f"the {spoken.agent} {spoken.action} the {spoken.patient}"
-        passive = f"the {spoken.patient} was {spoken.action} by the {spoken.agent}"
-    place = [] if "place" in without else [spoken.place]
-    time = [] if "time" in without else [spoken.time]
-    event = [passive if spoken.passive else active]
-    manner = [] if "manner" in without else [",", spoken.manner]
+        active = f"the {wording.agent} {wording.action} the {wording.patient}"
+        passive = f"the {wording.patient} was {wording.action} by the {wording.agent}"
+    place = [] if "place" in without else [wording.place]
+    time = [] if "time" in without else [wording.time]
+    event = [passive if wording.passive else active]
+    manner = [] if "manner" in without else [",", wording.manner]
     ordered = [*time, *event, *place] if time_first else [*event, *place, *time]
     return write_sentence(" ".join([*ordered, *manner, "."]))
 
 
 def ask(meaning: Meaning, draw: random.Random, asked: str | None, without: Collection[str] = ()) -> str:
-    """Asks for one role of a meaning, or with `asked` None whether it happened at all.
+    """Returns a question about one role of a meaning, or about the event as a whole.
 
     Args:
-        meaning: What the question takes for granted, except the asked role.
-        draw: Chooses among the possible wordings.
-        asked: A key of `QUESTION_WORDS`, or None.
-        without: Roles of `OPTIONAL_ROLES` to leave unsaid.
+        meaning: The event, of which the question omits the role it asks for.
+        draw: Chooses among the possibilities.
+        asked: A key of `QUESTION_WORDS`, or None for a yes-no question.
+        without: Roles of `OPTIONAL_ROLES` to omit.
     """
-    spoken = _choose_words(meaning, draw, PLAIN)
-    agent, patient, action = f"the {spoken.agent}", f"the {spoken.patient}", spoken.action
+    wording = _choose_words(meaning, draw, PLAIN)
+    agent, patient, action = f"the {wording.agent}", f"the {wording.patient}", wording.action
     if asked == "agent":
-        event = f"by whom was {patient} {action}" if spoken.passive else f"who had {action} {patient}"
+        event = f"by whom was {patient} {action}" if wording.passive else f"who had {action} {patient}"
     elif asked == "patient":
-        event = f"who was {action} by {agent}" if spoken.passive else f"whom had {agent} {action}"
+        event = f"who was {action} by {agent}" if wording.passive else f"whom had {agent} {action}"
     else:
-        event = f"was {patient} {action} by {agent}" if spoken.passive else f"had {agent} {action} {patient}"
+        event = f"was {patient} {action} by {agent}" if wording.passive else f"had {agent} {action} {patient}"
         event = event if asked is None else f"{QUESTION_WORDS[asked]} {event}"
-    unsaid = {*without, asked}
-    place_and_time = [word for role in ("place", "time") if role not in unsaid for word in [getattr(spoken, role)]]
-    manner = [] if "manner" in unsaid else [",", spoken.manner]
+    omitted = {*without, asked}
+    place_and_time = [word for role in ("place", "time") if role not in omitted for word in [getattr(wording, role)]]
+    manner = [] if "manner" in omitted else [",", wording.manner]
     return write_sentence(" ".join([event, *place_and_time, *manner, "?"]))

@@ -1,4 +1,4 @@
-"""The demo's folder: that it repeats, holds several tasks, spares foreign files, and is a fair miniature of GLUE."""
+"""The demo's folder: reproducible, shared by tasks, sparing other files, and with scores that depend on depth."""
 
 import json
 import tomllib
@@ -10,21 +10,17 @@ import torch
 from transformers import AutoTokenizer, BertModel
 
 from pkd_tune.config import UserError
-from pkd_tune.data.demo import DEMO_TASKS, write_demo
-from pkd_tune.data.demo.corpora import CORPORA
+from pkd_tune.data.demo import write_demo
 from pkd_tune.data.demo.model import KINDS, LATER_KINDS, vocabulary
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import load_raw
 
+MODEL = "models/pretrained/demo"
 SPACE = tomllib.loads((files("pkd_tune.search_spaces") / "demo.toml").read_text(encoding="utf-8"))
-TRAIN_SIZE = CORPORA["MRPC"].sizes["train"]
-
-
-def rows(data_dir: Path, split: str) -> list[list[str]]:
-    text = (data_dir / "data_raw" / "MRPC" / f"{split}.tsv").read_text(encoding="utf-8-sig")
-    return [line.split("\t") for line in text.splitlines()[1:]]
 
 
 def contents(data_dir: Path) -> dict[str, bytes]:
-    """Returns every file but locks, which hold nothing."""
+    """Returns all files but locks, which are empty."""
     paths = [path for path in data_dir.rglob("*") if path.is_file() and path.suffix != ".lock"]
     return {str(path.relative_to(data_dir)): path.read_bytes() for path in paths}
 
@@ -40,117 +36,116 @@ def test_no_word_has_two_meanings() -> None:
     assert len(vocabulary()) == len(set(vocabulary()))
 
 
-def test_the_folder_loads_like_any_bert(demo_data: Path) -> None:
-    model, report = BertModel.from_pretrained(demo_data / "models" / "pretrained" / "demo", output_loading_info=True)
+def test_the_model_folder_is_an_ordinary_bert_that_knows_every_word(tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    folder = write_demo(tmp_path, "WNLI")
+    assert torch.equal(torch.get_rng_state(), state)
+    model, report = BertModel.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values())
     assert model.pooler is not None
     assert model.config.model_type == "bert"
     assert model.config.num_hidden_layers == 4
     assert model.config.vocab_size == len(vocabulary())
     assert all(torch.isfinite(weight).all() for weight in model.parameters())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    words = [word for word in vocabulary() if word[0] != "["]
+    ids = tokenizer(" ".join(words).upper(), add_special_tokens=False)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == words
+    assert tokenizer.model_max_length == 64
 
 
-def test_one_seed_gives_one_result(demo_data: Path, tmp_path: Path) -> None:
-    state = torch.get_rng_state()
-    # In another order than before: what one task's files are depends on no other.
-    for task in reversed(DEMO_TASKS):
-        write_demo(tmp_path / "again", task)
-    assert torch.equal(torch.get_rng_state(), state)
-    again, before = contents(tmp_path / "again"), contents(demo_data)
-    assert json.loads(again.pop("demo.json")) == json.loads(before.pop("demo.json"))
-    assert again == before
-
-    write_demo(tmp_path / "other", "RTE", seed=1)
-    for name in ("data_raw/RTE/train.tsv", "models/pretrained/demo/model.safetensors"):
-        assert contents(tmp_path / "other")[name] != before[name]
-
-
-@pytest.mark.parametrize(("task", "folders"), [("WNLI", {"WNLI"}), ("AX", {"AX", "MNLI"})])
-def test_only_what_a_task_needs_is_written(demo_data: Path, tmp_path: Path, task: str, folders: set[str]) -> None:
-    write_demo(tmp_path, task)
-    made, before = contents(tmp_path), contents(demo_data)
-    assert {Path(name).parts[1] for name in made if name.startswith("data_raw")} == folders
-    assert all(content == before[name] for name, content in made.items() if name != "demo.json")
+def test_a_seed_determines_every_file(tmp_path: Path) -> None:
+    for folder, tasks in (("one", ("WNLI", "RTE")), ("two", ("RTE", "WNLI"))):
+        for task in tasks:
+            write_demo(tmp_path / folder, task)
+    one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
+    record = json.loads(one.pop("demo.json"))
+    assert record == json.loads(two.pop("demo.json"))
+    assert one == two
+    assert record["made"].keys() == {MODEL, "data_raw/WNLI", "data_raw/RTE"}
+    assert record["files"].keys() == one.keys()
+    write_demo(tmp_path / "two", "WNLI", seed=1)
+    for name in ("data_raw/WNLI/train.tsv", f"{MODEL}/model.safetensors"):
+        assert contents(tmp_path / "two")[name] != one[name]
 
 
-def test_a_second_call_writes_nothing_and_repairs_what_is_broken(tmp_path: Path) -> None:
-    model_dir = write_demo(tmp_path, "AX")
+def test_ax_comes_with_the_task_whose_models_predict_it(tmp_path: Path) -> None:
+    write_demo(tmp_path, "AX")
+    assert {path.name for path in (tmp_path / "data_raw").iterdir()} == {"AX", "MNLI"}
+
+
+def test_a_second_call_writes_nothing_and_repairs_damage(tmp_path: Path) -> None:
+    model_dir = write_demo(tmp_path, "WNLI")
     before, written_at = contents(tmp_path), times(tmp_path)
-    assert write_demo(tmp_path, "AX") == write_demo(tmp_path, "MNLI") == model_dir
+    assert write_demo(tmp_path, "WNLI") == model_dir
     assert times(tmp_path) == written_at
 
     (model_dir / "model.safetensors").write_bytes(b"cut short")
-    (tmp_path / "data_raw" / "MNLI" / "dev_matched.tsv").unlink()
-    write_demo(tmp_path, "AX")
+    (tmp_path / "data_raw" / "WNLI" / "dev.tsv").unlink()
+    write_demo(tmp_path, "WNLI")
     assert contents(tmp_path) == before
 
 
 def test_a_task_leaves_the_files_of_another_alone(tmp_path: Path) -> None:
-    write_demo(tmp_path, "MRPC")
-    mine = tmp_path / "data_raw" / "MRPC" / "notes.txt"
+    write_demo(tmp_path, "WNLI")
+    mine = tmp_path / "data_raw" / "WNLI" / "notes.txt"
     mine.write_text("mine\n", encoding="utf-8")
-    broken = tmp_path / "data_raw" / "MRPC" / "dev.tsv"
+    broken = tmp_path / "data_raw" / "WNLI" / "dev.tsv"
     broken.write_text("changed by hand\n", encoding="utf-8")
     before = times(tmp_path)
-    write_demo(tmp_path, "CoLA")
+    write_demo(tmp_path, "RTE")
     changed = {path.name for path, time in before.items() if times(tmp_path)[path] != time}
     assert changed <= {"demo.json", ".demo.lock"}
     written_at = times(tmp_path)
-    write_demo(tmp_path, "CoLA")
+    write_demo(tmp_path, "RTE")
     assert times(tmp_path) == written_at
 
 
 def test_files_of_another_origin_are_left_alone(tmp_path: Path) -> None:
-    write_demo(tmp_path, "MRPC")
+    write_demo(tmp_path, "WNLI")
     real = tmp_path / "data_raw" / "RTE" / "train.tsv"
     real.parent.mkdir(parents=True)
     real.write_text("the real one\n", encoding="utf-8")
     before = contents(tmp_path)
-    with pytest.raises(UserError, match=r"RTE.train\.tsv is not the demo's"):
+    with pytest.raises(UserError, match=r"RTE.train\.tsv is not a file of the demo"):
         write_demo(tmp_path, "RTE")
     assert contents(tmp_path) == before
     # The others still work.
-    write_demo(tmp_path, "MRPC")
+    write_demo(tmp_path, "WNLI")
 
 
-def test_the_record_names_every_file(demo_data: Path) -> None:
-    record = json.loads((demo_data / "demo.json").read_text(encoding="utf-8"))
-    assert set(record["made"]) == {"models/pretrained/demo", *(f"data_raw/{task}" for task in DEMO_TASKS)}
-    assert set(record["files"]) == set(contents(demo_data)) - {"demo.json"}
-
-
-def test_what_an_older_version_wrote_is_replaced(demo_data: Path, tmp_path: Path) -> None:
-    # The first version's record knew one task.
-    write_demo(tmp_path, "MRPC")
-    record = json.loads((tmp_path / "demo.json").read_text(encoding="utf-8"))
-    older = {"seed": 0, "generator": "another", "files": record["files"]}
+def test_the_files_of_another_generator_are_replaced(tmp_path: Path) -> None:
+    write_demo(tmp_path, "WNLI")
+    before = contents(tmp_path)
+    record = json.loads(before["demo.json"])
+    older = {**record, "made": {folder: {"seed": 0, "generator": "another"} for folder in record["made"]}}
     (tmp_path / "demo.json").write_text(json.dumps(older), encoding="utf-8")
-    (tmp_path / "data_raw" / "MRPC" / "train.tsv").write_text("as it was then\n", encoding="utf-8")
-    write_demo(tmp_path, "MRPC")
-    assert json.loads((tmp_path / "demo.json").read_text(encoding="utf-8")) == record
-    assert rows(tmp_path, "train") == rows(demo_data, "train")
+    (tmp_path / "data_raw" / "WNLI" / "train.tsv").write_text("as it was then\n", encoding="utf-8")
+    write_demo(tmp_path, "WNLI")
+    assert contents(tmp_path) == before
 
 
 Batch = dict[str, torch.Tensor]
 
 
 def encoded(data_dir: Path, split: str) -> Batch:
-    tokenizer = AutoTokenizer.from_pretrained(data_dir / "models" / "pretrained" / "demo")
-    table = rows(data_dir, split)
-    batch = tokenizer([row[3] for row in table], [row[4] for row in table], padding=True, return_tensors="pt")
-    return {**batch, "labels": torch.tensor([int(row[0]) for row in table])}
+    tokenizer = AutoTokenizer.from_pretrained(data_dir / MODEL)
+    raw = load_raw(TASKS["MRPC"], data_dir)[split]
+    batch = tokenizer(raw.sentence1, raw.sentence2, padding=True, return_tensors="pt")
+    return {**batch, "labels": torch.tensor(raw.labels)}
 
 
 def dev_accuracy(data_dir: Path, train: Batch, dev: Batch, *, layers: int, epochs: int) -> float:
-    """Trains a model of so many layers with a plain loop of its own, so that no other part can hide a bad corpus."""
+    """Trains the lowest layers in a loop that uses nothing else of the package."""
     torch.manual_seed(0)
-    bert = BertModel.from_pretrained(data_dir / "models" / "pretrained" / "demo")
+    bert = BertModel.from_pretrained(data_dir / MODEL)
     bert.encoder.layer = bert.encoder.layer[:layers]
     head = torch.nn.Linear(bert.config.hidden_size, 2)
     parameters = [*bert.parameters(), *head.parameters()]
     rate = SPACE["teacher"]["learning_rates"][0]
     optimizer = torch.optim.AdamW(parameters, lr=rate, eps=1e-6, weight_decay=0.01)
-    steps = epochs * (TRAIN_SIZE // 32)
+    size = len(train["labels"])
+    steps = epochs * (size // 32)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=rate, total_steps=steps, pct_start=0.1, anneal_strategy="linear", cycle_momentum=False
     )
@@ -161,7 +156,7 @@ def dev_accuracy(data_dir: Path, train: Batch, dev: Batch, *, layers: int, epoch
         return scores
 
     for _ in range(epochs):
-        for chosen in torch.randperm(TRAIN_SIZE).view(-1, 32):
+        for chosen in torch.randperm(size).view(-1, 32):
             batch = {name: values[chosen] for name, values in train.items()}
             loss = torch.nn.functional.cross_entropy(logits(batch), batch["labels"])
             optimizer.zero_grad()
@@ -176,12 +171,13 @@ def dev_accuracy(data_dir: Path, train: Batch, dev: Batch, *, layers: int, epoch
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_depth_matters_as_it_does_in_glue(demo_data: Path) -> None:
-    train, dev = encoded(demo_data, "train"), encoded(demo_data, "dev")
-    teacher = dev_accuracy(demo_data, train, dev, layers=4, epochs=SPACE["teacher"]["epochs"])
-    two, one = (dev_accuracy(demo_data, train, dev, layers=k, epochs=SPACE["training"]["epochs"]) for k in (2, 1))
+def test_scores_depend_on_depth(tmp_path: Path) -> None:
+    write_demo(tmp_path, "MRPC")
+    train, dev = encoded(tmp_path, "train"), encoded(tmp_path, "dev")
+    teacher = dev_accuracy(tmp_path, train, dev, layers=4, epochs=SPACE["teacher"]["epochs"])
+    two, one = (dev_accuracy(tmp_path, train, dev, layers=k, epochs=SPACE["training"]["epochs"]) for k in (2, 1))
     majority = max((dev["labels"] == label).float().mean().item() for label in (0, 1))
-    # Each step is at least two standard errors of a 500-pair score.
+    # Each difference is at least about two standard errors of the accuracy on 500 pairs.
     assert teacher >= 0.90
     assert teacher - two >= 0.03
     assert two - one >= 0.02
