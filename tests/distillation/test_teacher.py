@@ -12,7 +12,9 @@ from pkd_tune.config import DataConfig, TrainingConfig, UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.data.tokens import Split
+from pkd_tune.distillation.student import compute_teacher_outputs, teacher_cache_folder
 from pkd_tune.distillation.teacher import GATE_MARGIN, Teacher, prepare_teacher
+from pkd_tune.encoders.folder import weights_key
 
 TASK = TASKS["MRPC"]
 TEACHING = TrainingConfig(epochs=6, batch_size=16, learning_rate=3e-3, seed=0)
@@ -90,3 +92,14 @@ def test_dev_scores_are_computed_once_decide_about_the_teacher_and_survive_damag
         assert scores(splits) == teacher.metrics
         assert f"{record} is damaged" in caplog.text
         assert record.read_text() == whole
+
+
+def test_a_teacher_given_as_its_finetuned_folder_finds_its_outputs(data: DataConfig, teacher: Teacher) -> None:
+    """Whose tokenizer and configuration files differ from those of the model that was fine-tuned."""
+    cache = teacher_cache_folder(data)
+    compute_teacher_outputs(data, teacher.folder, teacher.key, CPU)
+    computed = sorted(cache.glob("*.safetensors"))
+    given = replace(data, teacher_dir=teacher.folder)
+    compute_teacher_outputs(given, teacher.folder, weights_key(teacher.folder), CPU)
+    assert sorted(cache.glob("*.safetensors")) == computed
+    assert len(computed) == 3
