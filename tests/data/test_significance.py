@@ -124,14 +124,16 @@ def test_the_interval_is_that_of_scoring_every_resample(name: str, chunk: int, m
 def test_each_metric_of_each_resample_is_that_of_its_examples(name: str, kind: str) -> None:
     task = TASKS["STS-B"] if name in ("pearson", "spearman") else TASKS["MNLI" if name == "matthews" else "MRPC"]
     task = replace(task, metrics=(name,))
-    dtype = np.float32 if task.regression else np.int64
+    dtype = np.float64 if task.regression else np.int64
     rng = np.random.default_rng(2)
     labels_N = rng.integers(max(task.outputs, 2), size=1 if kind == "one example" else 6).astype(dtype)
-    labels_N = np.zeros_like(labels_N) if kind == "one label" else labels_N
+    if kind == "one label":
+        labels_N = np.full_like(labels_N, 0.7)
     each_N = np.arange(len(labels_N))
     predicted = [labels_N, labels_N[::-1], np.ones_like(labels_N), (each_N == 2).astype(dtype)]
     if task.regression:
-        predicted.append(np.float32(2.5) + each_N.astype(dtype) % 3 * np.float32(2**-20))  # nearly constant
+        predicted.append(2.5 + each_N.astype(dtype) % 3 * 2**-20)  # nearly constant
+        predicted += [np.full_like(labels_N, value / 7) for value in range(1, 20)]  # whose means are not exact
     rows_RN = rng.integers(len(labels_N), size=(12, len(labels_N)))
     counts_RN = np.stack([np.bincount(rows_N, minlength=len(labels_N)) for rows_N in rows_RN]).astype(float)
     with warnings.catch_warnings():

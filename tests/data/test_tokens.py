@@ -184,13 +184,15 @@ def test_source_tokenizer_and_length_each_make_another_build(tmp_path: Path, mod
 
 
 def test_the_key_follows_tokens_boundaries_labels_and_order(tmp_path: Path, model_dir: Path) -> None:
+    # Special tokens inside the text let two splits differ in nothing but a boundary.
     rows = {
-        "first": [("a b", "c", 1), ("d", "e", 0)],
-        "a token": [("a b", "d", 1), ("d", "e", 0)],
-        "a sentence boundary": [("a", "b c", 1), ("d", "e", 0)],
-        "a label": [("a b", "c", 0), ("d", "e", 0)],
-        "the order": [("d", "e", 0), ("a b", "c", 1)],
-        "an example": [("a b", "c", 1)],
+        "first": [("a [SEP] b", "c", 1), ("d", "e", 0)],
+        "a token": [("a [SEP] b", "d", 1), ("d", "e", 0)],
+        "a sentence boundary": [("a", "b [SEP] c", 1), ("d", "e", 0)],
+        "a label": [("a [SEP] b", "c", 0), ("d", "e", 0)],
+        "the order": [("d", "e", 0), ("a [SEP] b", "c", 1)],
+        "long first": [("a", "b [SEP] [CLS] a [SEP] b", 1), ("a", "b", 1)],
+        "an example boundary": [("a", "b", 1), ("a", "b [SEP] [CLS] a [SEP] b", 1)],
     }
     keys = set()
     for name, examples in rows.items():

@@ -42,6 +42,12 @@ def test_the_model_folder_is_an_ordinary_bert_that_knows_every_word(tmp_path: Pa
     assert torch.equal(torch.get_rng_state(), state)
     model, report = BertModel.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values())
+    # The scores in the documentation were measured with these weights; words added since come last.
+    embeddings = model.embeddings.word_embeddings.weight[5, :3].tolist()
+    query = model.encoder.layer[3].attention.self.query.weight[0, :3].tolist()
+    assert [*embeddings, *query] == pytest.approx(
+        [0.003365, 0.00713, -0.010777, -0.068169, 0.00358, -0.050022], abs=1e-6
+    )
     assert model.pooler is not None
     assert model.config.model_type == "bert"
     assert model.config.num_hidden_layers == 4
