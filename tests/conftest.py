@@ -20,7 +20,7 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.sched_setaffinity(0, {sorted(ALL_CORES)[int(worker.removeprefix("gw")) % len(ALL_CORES)]})
 
 
-LONGEST = ("test_interruptions", "test_methods", "test_export", "test_search", "test_engine", "test_finetune")
+LONGEST = ("test_runner", "test_interruptions", "test_methods", "test_search", "test_export", "test_finetune")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

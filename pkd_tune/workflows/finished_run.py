@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from pkd_tune.config import Method, UserError
-from pkd_tune.files import SUMMARY, read_json
+from pkd_tune.files import RUN, SUMMARY, read_json
 from pkd_tune.reporting.run import read_run
 
 Status = Literal["finished", "interrupted", "no student"]
@@ -107,7 +107,7 @@ def load_run(folder: Path | str) -> SearchRun:
         UserError: When the folder holds no run, or a damaged one.
     """
     path = Path(folder).expanduser().resolve()
+    if not (path / RUN).is_file():
+        raise UserError(f"{path}: no {RUN} there; give the folder of a run, for example results/MRPC/demo")
     run = read_run(path)
-    if run.record is None:
-        raise UserError(f"{path}: no run.json there; give the folder of a run, for example results/MRPC/demo")
     return SearchRun(path, "finished" if run.teacher is not None else "interrupted")

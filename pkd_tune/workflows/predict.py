@@ -16,7 +16,7 @@ from pkd_tune.data.hub import find_pretrained
 from pkd_tune.data.loading import check_source, load_features
 from pkd_tune.data.metrics import predictions, split_metrics
 from pkd_tune.data.submission import row_problems, write_submission
-from pkd_tune.data.task import Task
+from pkd_tune.data.task import Task, find_split
 from pkd_tune.data.tokens import Split
 from pkd_tune.encoders.folder import (
     classifier_problems,
@@ -154,9 +154,7 @@ def wanted_splits(task: Task, options: PredictOptions) -> list[str]:
         UserError: When the task has no split of that name.
     """
     known = [split.name for split in task.splits]
-    given = [name.replace("validation", "dev") for name in options.splits or ()]
-    if wrong := [name for name in given if name not in known]:
-        raise UserError(f"--splits {wrong[0]}: {task.name} has {', '.join(known)}")
+    given = [find_split(task, name).name for name in options.splits or ()]
     submits = options.glue_zip is not None
     asked = set(given or (() if submits else task.dev_splits or task.test_splits))
     return [name for name in known if name in asked or (submits and name in task.test_splits)]
