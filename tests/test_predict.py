@@ -111,7 +111,10 @@ def test_a_whole_submission_is_filled_only_when_asked(run: Run, home: Path) -> N
     [
         (("--task", "MRPC", "--model", "tiny"), "is pretrained only"),
         (("--task", "MRPC", "--model", "./MNLI"), "has 3 outputs, but MRPC needs 2"),
-        (("--task", "MRPC", "--model", "./MRPC", "--splits", "dev_mm"), "MRPC has no split dev_mm, only train, dev, test"),
+        (
+            ("--task", "MRPC", "--model", "./MRPC", "--splits", "dev_mm"),
+            "MRPC has no split dev_mm, only train, dev, test",
+        ),
         (("--task", "MRPC", "--model", "./WNLI"), "its classes are not_entailment, entailment, but MRPC has"),
         (("--task", "MRPC", "--model", "./headless"), "model.safetensors has no classifier.weight"),
         (("--task", "MRPC", "MNLI", "--model", "./MRPC"), "1 given for 2 tasks"),

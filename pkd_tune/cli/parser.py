@@ -104,5 +104,6 @@ def add_precision_flag(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--precision",
         choices=get_args(Precision),
-        help="of matrix products: bf16, fp32, or auto: bf16 where the hardware supports it (default: %(default)s)",
+        help="of matrix products: bf16, fp32, or auto: bf16 where the device supports it (default: the space's, usually "
+        "auto)",
     )

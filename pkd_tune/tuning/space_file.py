@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from pkd_tune.config import Init, Method, Sampler, SearchStage, Strategy, TrainingConfig, UserError
+from pkd_tune.config import Init, Method, Precision, Sampler, SearchStage, Strategy, TrainingConfig, UserError
 from pkd_tune.tuning.space import Choice, Condition, Float, Int, Parameter, Parameters
 
 DEFAULT = "default"
@@ -136,6 +136,7 @@ def _space(file: "_File") -> Space:
         epochs=file.training.epochs,
         batch_size=file.training.batch_size,
         evaluations_per_epoch=file.training.evaluations_per_epoch,
+        precision=file.training.precision,
     )
     return Space(
         parameters={
@@ -197,6 +198,7 @@ Flag = Annotated[bool, _must_be("true or false")]
 True_ = Annotated[Literal[True], _must_be("true")]
 TrialCount = Annotated[Count | Literal["all"], _must_be('a whole number from 1 to 1000000, or "all"')]
 SamplerName = Annotated[Sampler, _must_be('"tpe", "random" or "grid"')]
+PrecisionName = Annotated[Precision, _must_be('"auto", "bf16" or "fp32"')]
 InitName = Annotated[Init, _must_be('"pretrained", "teacher" or "teacher-skip"')]
 StrategyName = Annotated[Strategy, _must_be('"skip" or "last"')]
 MethodName = Annotated[Method, _must_be(f"one of {', '.join(get_args(Method))}")]
@@ -314,6 +316,7 @@ class _TrainingTable(_Table):
     max_length: Length
     evaluations_per_epoch: Count
     init: InitName
+    precision: PrecisionName
 
 
 class _File(_Table):

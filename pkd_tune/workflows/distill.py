@@ -148,7 +148,8 @@ def resolve_distill(options: DistillOptions, command: str) -> DistillRequest:
     space = default_space(options)
     check_positive(options, problems, "--epochs", "--batch-size", "--max-length", "--learning-rate", "--layers")
     check_seed(options.seed, problems)
-    resources = find_device(options.gpus, options.precision, problems)
+    precision = options.precision or space.training.precision
+    resources = find_device(options.gpus, precision, problems)
     if options.to is not None:
         check_student_folder(options.to.resolve(), problems)
     task, data_dir = find_data(options, problems)
@@ -181,7 +182,7 @@ def resolve_distill(options: DistillOptions, command: str) -> DistillRequest:
         epochs=options.epochs or space.training.epochs,
         batch_size=options.batch_size or space.training.batch_size,
         seed=options.seed,
-        precision=options.precision,
+        precision=precision,
     )
     settings = Settings(
         data=DataConfig(
@@ -192,7 +193,7 @@ def resolve_distill(options: DistillOptions, command: str) -> DistillRequest:
             max_length=max_length,
             init=student_init(options.init, student_dir),
         ),
-        teacher_trainings=tuple(replace(training, precision=options.precision) for training in space.teacher),
+        teacher_trainings=tuple(replace(training, precision=precision) for training in space.teacher),
         distillation=config,
         training=training,
     )

@@ -85,7 +85,8 @@ def resolve_finetune(options: FinetuneOptions, command: str) -> FinetuneRequest:
     space = default_space(options)
     check_positive(options, problems, "--epochs", "--batch-size", "--max-length", "--learning-rate")
     check_seed(options.seed, problems)
-    resources = find_device(options.gpus, options.precision, problems)
+    precision = options.precision or space.training.precision
+    resources = find_device(options.gpus, precision, problems)
     task, data_dir = find_data(options, problems)
     folder = find_encoder(options.model, "--model", options, task, data_dir, problems)
     max_length = options.max_length or space.max_length
@@ -101,7 +102,7 @@ def resolve_finetune(options: FinetuneOptions, command: str) -> FinetuneRequest:
         epochs=options.epochs or space.teacher[0].epochs,
         batch_size=options.batch_size or space.teacher[0].batch_size,
         seed=options.seed,
-        precision=options.precision,
+        precision=precision,
     )
     data = DataConfig(task=task.name, data_dir=data_dir, teacher_dir=folder, student_dir=folder, max_length=max_length)
     return FinetuneRequest(

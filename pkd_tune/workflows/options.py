@@ -34,7 +34,7 @@ class TrainingOptions(DataOptions):
     max_length: int | None = None
     seed: int = 42
     gpus: int | None = None
-    precision: Precision = "auto"
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

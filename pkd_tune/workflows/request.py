@@ -63,9 +63,9 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
     resources = None
     if options.address is None:
         resources = problems.attempt(lambda: choose_resources(options.gpus, options.trials_per_gpu))
-    if resources is not None:
-        device = resources.device
-        problems.attempt(lambda: check_precision(options.precision, device))
+    if resources is not None and space is not None:
+        device, precision = resources.device, options.precision or space.training.precision
+        problems.attempt(lambda: check_precision(precision, device))
     if options.address is not None and options.ray_dashboard:
         problems.add("--ray-dashboard: a cluster that is joined by --address has its own, or none; leave it out")
     check_writable(options.out.resolve(), "--out", problems)
@@ -109,7 +109,7 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
     trials = options.trials or (None if whole_grid else space.trials)
     control_trials = space.control_trials if options.control_trials is None else options.control_trials
     check_shares(stages, depths, trials, control_trials)
-    of_all: dict[str, Any] = {"seed": options.seed, "precision": options.precision}
+    of_all: dict[str, Any] = {"seed": options.seed, "precision": options.precision or space.training.precision}
     config = SearchConfig(
         data=data,
         teacher_trainings=tuple(replace(training, **of_all) for training in space.teacher),
