@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from ray import cloudpickle, tune
 
@@ -96,19 +97,15 @@ def short_of_memory(config: dict[str, Any], *, context: TrialContext) -> None:
     import torch
 
     from pkd_tune.distillation import train_step
-
-    whole = train_step.run
+    from pkd_tune.encoders import modeling
 
     def run(model: Any, batch: Any) -> Any:
         if model.training and len(batch.labels_B) > (8 if config["trial"] == 0 else 7):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return whole(model, batch)
+        return modeling.run(model, batch)
 
-    train_step.run = run
-    try:
+    with mock.patch.object(train_step, "run", run):
         run_trial(config, context=context)
-    finally:
-        train_step.run = whole
 
 
 def patient(config: dict[str, Any], *, context: TrialContext) -> None:

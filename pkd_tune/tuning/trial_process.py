@@ -94,7 +94,7 @@ def deadline(seconds: float | None, trace: Path) -> Iterator[None]:
 
 
 def _uses_gpu() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    return bool(torch.cuda.is_initialized())
 
 
 def exit_process() -> None:

@@ -1,11 +1,11 @@
 """A teacher, a student and its exported folder for tasks that are not like MRPC, without Ray."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import save_file
 from tiny import write_task
 from transformers import AutoModelForSequenceClassification
@@ -18,8 +18,8 @@ from pkd_tune.deployment.conversion import export_student
 from pkd_tune.deployment.measurement import measure
 from pkd_tune.deployment.model_card import METRIC_TYPES, write_card
 from pkd_tune.distillation.student import distill, open_student_data
-from pkd_tune.distillation.teacher import prepare_teacher, save_classifier
-from pkd_tune.encoders.modeling import load_classifier
+from pkd_tune.distillation.teacher import prepare_teacher
+from pkd_tune.encoders.modeling import load_classifier, save_classifier
 
 CPU = torch.device("cpu")
 TEACHING = TrainingConfig(epochs=8, batch_size=16, learning_rate=4e-3, evaluations_per_epoch=1, seed=0)
@@ -73,7 +73,8 @@ def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path:
     whole = {"layers": 4, "name": "tiny", "latency_ms": 2.0, **measured}
     write_card(facts, whole, task, "a command", target, seed=0, demo=False)
     card = (target / "README.md").read_text()
-    found = {(each.dataset_split, each.metric_type): each.metric_value for each in ModelCard(card).data.eval_results}
+    metadata = cast(ModelCardData, ModelCard(card).data)
+    found = {(each.dataset_split, each.metric_type): each.metric_value for each in metadata.eval_results or []}
     assert found == {
         (task.split(split).hub, METRIC_TYPES[name]): round(measured["metrics"][name + task.split(split).suffix], 2)
         for split in dev
