@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -52,8 +53,8 @@ def together(config: dict[str, Any], *, context: TrialContext) -> None:
     instant(config, context=context)
 
 
-def killed_once(config: dict[str, Any], *, context: TrialContext) -> None:
-    """The real thing, but the process is killed after the first epoch of the first trial."""
+def killed_then_hasty(config: dict[str, Any], *, context: TrialContext) -> None:
+    """The real thing, but the process is killed after the first epoch of the first trial; the third has no time."""
     marker = context.artifacts.folder.parent / f"{trial_id_of(config).name}.killed"
     if config["trial"] == 0 and not marker.exists():
         import threading
@@ -65,7 +66,7 @@ def killed_once(config: dict[str, Any], *, context: TrialContext) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
         threading.Thread(target=kill_later, daemon=True).start()
-    run_trial(config, context=context)
+    run_trial(config, context=replace(context, timeout=0.05) if config["trial"] == 2 else context)
 
 
 _left_behind: list[bytearray] = []
@@ -84,16 +85,11 @@ def careless(config: dict[str, Any], *, context: TrialContext) -> None:
     filler.unlink(missing_ok=True)
 
 
-def counting_threads(config: dict[str, Any], *, context: TrialContext) -> None:
-    """The real thing, which notes how many threads a model had."""
-    import torch
-
-    run_trial(config, context=context)
-    (context.artifacts.folder.parent / "threads").write_text(str(torch.get_num_threads()))
-
-
 def short_of_memory(config: dict[str, Any], *, context: TrialContext) -> None:
-    """The real thing on a device that holds 8 examples of a batch of 16 in trial 0, and fewer in trial 1."""
+    """The real thing on a device that holds 8 examples of a batch of 16 in trial 0, and fewer in trial 1.
+
+    It notes how many threads a model had.
+    """
     import torch
 
     from pkd_tune.distillation import train_step
@@ -106,6 +102,7 @@ def short_of_memory(config: dict[str, Any], *, context: TrialContext) -> None:
 
     with mock.patch.object(train_step, "run", run):
         run_trial(config, context=context)
+    (context.artifacts.folder.parent / "threads").write_text(str(torch.get_num_threads()))
 
 
 def patient(config: dict[str, Any], *, context: TrialContext) -> None:
