@@ -10,7 +10,6 @@ import torch
 
 from pkd_tune.distillation.loop import Evaluation
 from pkd_tune.distillation.student import distill, open_student_data
-from pkd_tune.tuning import cluster
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.runner import run_search
@@ -53,10 +52,9 @@ def search(
     trainable: Callable[..., None] = run_trial,
     run_dir: Path | None = None,
 ) -> list[dict[str, Any]]:
-    run_dir = run_dir or context.artifacts.folder.parent
+    """Runs the trials of the studies on the Ray that is running, and returns a row for each."""
     at_ctrl_c = signal.getsignal(signal.SIGINT)
-    with cluster.own_cluster(context.resources, run_dir / "ray-start.log"):
-        run_search(context, studies, run_dir, trainable=trainable)
+    run_search(context, studies, run_dir or context.artifacts.folder.parent, trainable=trainable)
     assert signal.getsignal(signal.SIGINT) is at_ctrl_c
     return trial_rows(studies)
 

@@ -8,14 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pkd_tune.cli.main import run_command
@@ -118,9 +118,9 @@ def test_the_card_says_what_each_form_scores_weighs_and_takes(shipped: tuple[Pat
     run = json.loads((home / RUN / "run.json").read_text())
     assert f"Made with `{run['provenance']['command']}`." in text
     assert "(seed 42" in text
-    card = ModelCard(text).data
+    card = cast(ModelCardData, ModelCard(text).data)
     assert card.pipeline_tag == "text-classification"
-    assert "onnx" in card.tags
+    assert "onnx" in (card.tags or [])
     assert {(each.metric_type, each.metric_value) for each in card.eval_results or []} == {
         ("f1", round(f1, 2)),
         ("accuracy", round(accuracy, 2)),

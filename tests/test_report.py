@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from recorded_run import write_run
@@ -13,7 +14,7 @@ from pkd_tune.report import report as report_command
 from pkd_tune.reporting.run import read_run
 from pkd_tune.workflows.report import choose
 
-SMALL = {"trials": 4, "control_trials": 2, "depths": (2,), "seeds": 2}
+SMALL: dict[str, Any] = {"trials": 4, "control_trials": 2, "depths": (2,), "seeds": 2}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *flags: str) -> int:

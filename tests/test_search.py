@@ -125,8 +125,8 @@ def test_runs_that_differ_only_in_their_folder_share_a_storage(home: Path, monke
     ids = [json.loads((home / out / "MRPC" / "tiny" / "run.json").read_text())["id"] for out in "ab"]
     places = [home / "far" / "MRPC" / f"tiny-{run_id}" for run_id in ids]
     assert sorted((home / "far" / "MRPC").iterdir()) == sorted(places)
-    for place, trials in zip(places, (2, 1), strict=True):
-        assert len(list((place / "checkpoints").glob("*.safetensors"))) == trials
+    for place, checkpoints in zip(places, (2, 1), strict=True):
+        assert len(list((place / "checkpoints").glob("*.safetensors"))) == checkpoints
         assert (place / "ray").is_dir()
     assert list(Path(temporary).iterdir()) == []
     Path(temporary).rmdir()

@@ -9,8 +9,10 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from ray import cloudpickle, tune
 
@@ -51,8 +53,8 @@ def together(config: dict[str, Any], *, context: TrialContext) -> None:
     instant(config, context=context)
 
 
-def killed_once(config: dict[str, Any], *, context: TrialContext) -> None:
-    """The real thing, but the process is killed after the first epoch of the first trial."""
+def killed_then_hasty(config: dict[str, Any], *, context: TrialContext) -> None:
+    """The real thing, but the process is killed after the first epoch of the first trial; the third has no time."""
     marker = context.artifacts.folder.parent / f"{trial_id_of(config).name}.killed"
     if config["trial"] == 0 and not marker.exists():
         import threading
@@ -64,7 +66,7 @@ def killed_once(config: dict[str, Any], *, context: TrialContext) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
         threading.Thread(target=kill_later, daemon=True).start()
-    run_trial(config, context=context)
+    run_trial(config, context=replace(context, timeout=0.05) if config["trial"] == 2 else context)
 
 
 _left_behind: list[bytearray] = []
@@ -83,32 +85,24 @@ def careless(config: dict[str, Any], *, context: TrialContext) -> None:
     filler.unlink(missing_ok=True)
 
 
-def counting_threads(config: dict[str, Any], *, context: TrialContext) -> None:
-    """The real thing, which notes how many threads a model had."""
-    import torch
-
-    run_trial(config, context=context)
-    (context.artifacts.folder.parent / "threads").write_text(str(torch.get_num_threads()))
-
-
 def short_of_memory(config: dict[str, Any], *, context: TrialContext) -> None:
-    """The real thing on a device that holds 8 examples of a batch of 16 in trial 0, and fewer in trial 1."""
+    """The real thing on a device that holds 8 examples of a batch of 16 in trial 0, and fewer in trial 1.
+
+    It notes how many threads a model had.
+    """
     import torch
 
     from pkd_tune.distillation import train_step
-
-    whole = train_step.run
+    from pkd_tune.encoders import modeling
 
     def run(model: Any, batch: Any) -> Any:
         if model.training and len(batch.labels_B) > (8 if config["trial"] == 0 else 7):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return whole(model, batch)
+        return modeling.run(model, batch)
 
-    train_step.run = run
-    try:
+    with mock.patch.object(train_step, "run", run):
         run_trial(config, context=context)
-    finally:
-        train_step.run = whole
+    (context.artifacts.folder.parent / "threads").write_text(str(torch.get_num_threads()))
 
 
 def patient(config: dict[str, Any], *, context: TrialContext) -> None:

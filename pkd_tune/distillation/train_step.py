@@ -284,7 +284,7 @@ class TrainStep:
             with mixed_precision(device, config.precision):
                 losses = self._losses(loss, part)
             share = len(part.labels_B) / len(batch.labels_B)
-            (losses.total * share).backward()  # type: ignore[no-untyped-call]
+            (losses.total * share).backward()
             sums_4 += share * torch.stack([*losses]).detach()
         return sums_4
 
@@ -349,7 +349,7 @@ def side_stream(device: torch.device) -> Iterator[None]:
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
     """Returns the one side stream of a device: the allocator reuses memory only on the stream it was freed on."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return torch.cuda.Stream(device)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

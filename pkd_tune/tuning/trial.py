@@ -26,6 +26,7 @@ from pkd_tune.files import REASON_LENGTH
 from pkd_tune.tuning import trial_process
 from pkd_tune.tuning.artifacts import ArtifactStore
 from pkd_tune.tuning.cluster import node_folder
+from pkd_tune.tuning.cores import bind_to_cores
 from pkd_tune.tuning.plan import TrialId
 from pkd_tune.tuning.ray_bridge import trial_id_of
 from pkd_tune.tuning.resources import Resources
@@ -64,7 +65,7 @@ def run_trial(config: dict[str, Any], *, context: TrialContext) -> None:
     scratch = context.scratch or node_folder()
     artifacts = context.artifacts.with_copies_in(scratch / "artifacts")
     if resources.device == "cpu":
-        trial_process.bind_to_cores(scratch / "cores", resources.threads)
+        bind_to_cores(scratch / "cores", resources.threads)
     unusable = trial_process.begin_trial(threads=resources.threads if resources.device == "cpu" else None)
     if unusable is not None:
         tune.report({"replaced": f"started in a new process: {unusable}"})

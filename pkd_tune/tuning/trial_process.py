@@ -1,4 +1,4 @@
-"""The process in which trials run one after another: resetting its state, replacing it, and binding it to cores.
+"""The process in which trials run one after another: resetting its state, and replacing it.
 
 Ray keeps a trial's process for the next one. A process that should not be kept exits as the next trial begins; Ray then
 starts that trial in a new one.
@@ -7,12 +7,11 @@ starts that trial in a new one.
 import faulthandler
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import torch
-from filelock import FileLock, Timeout
 
 from pkd_tune.distillation.memory import release_memory
 from pkd_tune.tuning.process import prepare_process
@@ -94,37 +93,9 @@ def deadline(seconds: float | None, trace: Path) -> Iterator[None]:
 
 
 def _uses_gpu() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    return bool(torch.cuda.is_initialized())
 
 
 def exit_process() -> None:
     """Exits this process at once, without clean-up."""
     os._exit(0)
-
-
-_taken: dict[int, object] = {}  # core -> lock, which the operating system releases when the process ends
-
-
-def bind_to_cores(folder: Path, count: int) -> set[int]:
-    """Binds the calling thread, and those it starts, to cores that no other process with the same folder has taken.
-
-    Args:
-        folder: Holds a lock file for each core of this machine.
-        count: Cores to take; a process that has taken them keeps them until it ends.
-
-    Returns:
-        The cores; an empty set where too few are free, or the platform has no CPU affinity: the thread stays unbound.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        return set()
-    folder.mkdir(parents=True, exist_ok=True)
-    for core in sorted(os.sched_getaffinity(0)) if not _taken else ():
-        if len(_taken) == count:
-            break
-        with suppress(Timeout):
-            _taken[core] = FileLock(folder / f"{core}.lock", timeout=0, thread_local=False).acquire()
-    if len(_taken) < count:
-        _taken.clear()  # and with it the locks
-        return set()
-    os.sched_setaffinity(0, _taken)
-    return set(_taken)

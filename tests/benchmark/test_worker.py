@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import BertForSequenceClassification
 
 from pkd_tune.benchmark import worker
 from pkd_tune.benchmark.interleaving import Workload
@@ -63,13 +64,13 @@ def test_the_plain_loop_pads_every_batch_to_the_maximum_length(
     workload: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes = []
-    forward = worker.BertForSequenceClassification.forward
+    forward = BertForSequenceClassification.forward
 
     def watching(self: Any, **inputs: Any) -> Any:
         shapes.append((tuple(inputs["input_ids"].shape), int(inputs["attention_mask"].sum()), self.training))
         return forward(self, **inputs)
 
-    monkeypatch.setattr(worker.BertForSequenceClassification, "forward", watching)
+    monkeypatch.setattr(BertForSequenceClassification, "forward", watching)
     answers(worker.plain, replace(workload, kind="plain"), 1)
     assert [shape for shape, _, _ in shapes] == [(4, 32), (4, 32)]
     assert sum(tokens for _, tokens, _ in shapes) == sum(workload.lengths)

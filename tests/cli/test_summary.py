@@ -6,9 +6,10 @@ import pytest
 from recorded_run import write_run
 
 from pkd_tune.cli.summary import summary_lines
+from pkd_tune.config import Method
 from pkd_tune.files import read_json
 
-ALL = ("pkd", "pkd-skip", "pkd-last", "kd", "finetuned")
+ALL: tuple[Method, ...] = ("pkd", "pkd-skip", "pkd-last", "kd", "finetuned")
 
 
 def lines(run: Path) -> list[str]:
@@ -36,7 +37,7 @@ def test_teacher_students_costs_and_places(tmp_path: Path) -> None:
     ("depths", "methods"), [((1, 2, 3), ALL), ((1, 2, 3, 4, 5), ("pkd", "kd")), (tuple(range(1, 10)), ("pkd",))]
 )
 def test_they_are_few_and_short_whatever_was_searched(
-    tmp_path: Path, depths: tuple[int, ...], methods: tuple[str, ...]
+    tmp_path: Path, depths: tuple[int, ...], methods: tuple[Method, ...]
 ) -> None:
     run = write_run(tmp_path / "run", teacher_layers=12, depths=depths, methods=methods, trials=18, control_trials=18)
     found = lines(run)

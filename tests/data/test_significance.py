@@ -92,7 +92,7 @@ def scored_one_by_one(
 def examples(task: Task, trainings: int) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
     """Labels, and predictions of which a part is wrong; of a regression with ties in both."""
     rng = np.random.default_rng(1)
-    labels = {}
+    labels: dict[str, np.ndarray] = {}
     predicted: list[dict[str, np.ndarray]] = [{} for _ in range(trainings)]
     for size, name in zip((37, 23), task.dev_splits, strict=False):
         noise = rng.random((trainings, size))

@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_a_part_of_the_benchmark_can_be_asked_for(tmp_path: Path) -> None:
 def test_all_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
     path = tmp_path / "s.zip"
     path.write_text("an older one")
-    wrong = {
+    wrong: dict[str, dict[str, Any]] = {
         "MNLI": {"test": np.full(9_796, 3)},
         "RTE": {"test": [0, 1]},
         "STS-B": {"test": [1.0] * 5 + [float("nan")] * 1_374},

@@ -1,7 +1,10 @@
+from typing import Any, cast, get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pkd_tune.config import Init, Strategy
 from pkd_tune.distillation.layer_map import start_layers, teacher_layers
 
 
@@ -19,12 +22,12 @@ from pkd_tune.distillation.layer_map import start_layers, teacher_layers
         ("last", 1, 12, ()),
     ],
 )
-def test_known_maps(strategy: str, student: int, teacher: int, expected: tuple[int, ...]) -> None:
+def test_known_maps(strategy: Strategy, student: int, teacher: int, expected: tuple[int, ...]) -> None:
     assert teacher_layers(strategy, student, teacher) == expected
 
 
-@given(st.data(), st.sampled_from(["skip", "last"]))
-def test_every_map_rises_strictly_and_stays_under_the_top(data: st.DataObject, strategy: str) -> None:
+@given(st.data(), st.sampled_from(get_args(Strategy)))
+def test_every_map_rises_strictly_and_stays_under_the_top(data: st.DataObject, strategy: Strategy) -> None:
     teacher = data.draw(st.integers(2, 48))
     student = data.draw(st.integers(1, teacher - 1))
     layers = teacher_layers(strategy, student, teacher)
@@ -41,7 +44,7 @@ def test_impossible_depths_are_refused(student: int, teacher: int) -> None:
 
 def test_unknown_strategy_is_refused() -> None:
     with pytest.raises(ValueError, match="'first'"):
-        teacher_layers("first", 3, 12)
+        teacher_layers(cast(Any, "first"), 3, 12)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +57,7 @@ def test_unknown_strategy_is_refused() -> None:
         ("teacher-skip", 1, 12, (12,)),
     ],
 )
-def test_layers_a_student_starts_from(init: str, student: int, model: int, expected: tuple[int, ...]) -> None:
+def test_layers_a_student_starts_from(init: Init, student: int, model: int, expected: tuple[int, ...]) -> None:
     assert start_layers(init, student, model) == expected
 
 

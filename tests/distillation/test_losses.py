@@ -5,6 +5,7 @@ The logits are those of a tiny random BERT, its first 6 and its first 3 layers; 
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_kd_equals_the_original(
 
 @pytest.mark.parametrize(("depth", "kd"), [(6, 0.07683087885379791), (3, 0.08571528643369675)])
 def test_kd_at_temperature_10_equals_the_original(depth: int, kd: float) -> None:
-    weights = {"alpha": 0.7, "beta": 0.0, "temperature": 10.0, "normalize": True}
+    weights: dict[str, Any] = {"alpha": 0.7, "beta": 0.0, "temperature": 10.0, "normalize": True}
     parts = pkd_loss(STUDENTS[depth], TEACHER, LABELS, None, None, **weights)
     assert parts.kd.item() == pytest.approx(kd, rel=1e-5)
 
@@ -139,7 +140,7 @@ def test_a_regression_has_squared_errors_by_hand() -> None:
 @given(st.floats(0, 1), st.floats(0, 1000), st.floats(1, 30), st.booleans())
 def test_total_is_the_weighted_sum(alpha: float, beta: float, temperature: float, normalize: bool) -> None:
     states, teacher_states = STATES.repeat(3, 1, 1), TEACHER_STATES.repeat(3, 1, 1)
-    weights = {"alpha": alpha, "beta": beta, "temperature": temperature, "normalize": normalize}
+    weights: dict[str, Any] = {"alpha": alpha, "beta": beta, "temperature": temperature, "normalize": normalize}
     parts = pkd_loss(STUDENTS[3], TEACHER, LABELS, states, teacher_states, **weights)
     expected = (1 - alpha) * parts.ce + alpha * parts.kd + beta * parts.pt
     assert parts.total.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -148,13 +149,13 @@ def test_total_is_the_weighted_sum(alpha: float, beta: float, temperature: float
 
 
 def test_alpha_1_ignores_the_labels() -> None:
-    weights = {"alpha": 1.0, "beta": 0.0, "temperature": 5.0, "normalize": False}
+    weights: dict[str, Any] = {"alpha": 1.0, "beta": 0.0, "temperature": 5.0, "normalize": False}
     one, other = (pkd_loss(STUDENTS[3], TEACHER, labels, None, None, **weights) for labels in (LABELS, 2 - LABELS))
     assert one.total.item() == other.total.item()
 
 
 def test_a_term_with_weight_needs_its_teacher() -> None:
-    weights = {"temperature": 5.0, "normalize": False}
+    weights: dict[str, Any] = {"temperature": 5.0, "normalize": False}
     with pytest.raises(ValueError, match=r"alpha must be 0 without .* got 0\.5"):
         pkd_loss(STUDENTS[3], None, LABELS, None, None, alpha=0.5, beta=0.0, **weights)
     with pytest.raises(ValueError, match=r"beta must be 0 without .* got 10"):
@@ -162,14 +163,14 @@ def test_a_term_with_weight_needs_its_teacher() -> None:
 
 
 def test_losses_are_fp32_whatever_the_student_computes_in() -> None:
-    weights = {"alpha": 0.5, "beta": 1.0, "temperature": 5.0, "normalize": True}
+    weights: dict[str, Any] = {"alpha": 0.5, "beta": 1.0, "temperature": 5.0, "normalize": True}
     states, teacher_states = STATES.repeat(3, 1, 1).bfloat16(), TEACHER_STATES.repeat(3, 1, 1).half()
     parts = pkd_loss(STUDENTS[3].bfloat16(), TEACHER, LABELS, states, teacher_states, **weights)
     assert all(part.dtype == torch.float32 for part in parts)
 
 
 def test_a_loss_needs_the_teacher_outputs_of_its_terms_alone() -> None:
-    weights = {"temperature": 5.0, "normalize": True, "imitated": (2, 4)}
+    weights: dict[str, Any] = {"temperature": 5.0, "normalize": True, "imitated": (2, 4)}
     needs = {
         (0.0, 0.0): (False, ()),
         (0.5, 0.0): (True, ()),

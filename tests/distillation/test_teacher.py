@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import write_task
 
 from pkd_tune.config import DataConfig, TrainingConfig, UserError
 from pkd_tune.data.glue import TASKS
@@ -15,6 +16,7 @@ from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.student import compute_teacher_outputs, teacher_cache_folder
 from pkd_tune.distillation.teacher import GATE_MARGIN, Teacher, prepare_teacher
 from pkd_tune.encoders.folder import weights_key
+from pkd_tune.encoders.modeling import load_classifier, save_classifier
 
 TASK = TASKS["MRPC"]
 TEACHING = TrainingConfig(epochs=6, batch_size=16, learning_rate=3e-3, seed=0)
@@ -103,3 +105,23 @@ def test_a_teacher_given_as_its_finetuned_folder_finds_its_outputs(data: DataCon
     compute_teacher_outputs(given, teacher.folder, weights_key(teacher.folder), CPU)
     assert sorted(cache.glob("*.safetensors")) == computed
     assert len(computed) == 3
+
+
+def test_a_classifier_is_no_teacher_for_a_regression(tiny_data: Path, tmp_path: Path) -> None:
+    task, tiny = TASKS["STS-B"], tiny_data / "models/pretrained/tiny"
+    write_task(task, tmp_path)
+    splits = load_features(task, tmp_path, tiny, 32)
+    save_classifier(load_classifier(tiny, ("a", "b", "c"), seed=0), tiny, tmp_path / "nli")
+    with pytest.raises(UserError, match="its classifier has 3 outputs, but STS-B needs 1"):
+        prepare_teacher(task, splits, tmp_path / "nli", tmp_path, [TEACHING], CPU, print)
+
+
+def test_a_regression_teacher_must_beat_the_mean(tiny_data: Path, tmp_path: Path) -> None:
+    task, tiny = TASKS["STS-B"], tiny_data / "models/pretrained/tiny"
+    write_task(task, tmp_path)
+    splits = load_features(task, tmp_path, tiny, 32)
+    flat = load_classifier(tiny, (), seed=0)
+    flat.classifier.weight.data.zero_()
+    save_classifier(flat, tiny, tmp_path / "flat")
+    with pytest.raises(UserError, match=r"scores 0\.0 on STS-B dev, .* mean label, which scores 0\.0, by 2"):
+        prepare_teacher(task, splits, tmp_path / "flat", tmp_path, [TEACHING], CPU, print)

@@ -118,7 +118,8 @@ def test_a_file_of_another_origin_is_named_and_built_again(
     (path,) = tmp_path.glob("*.safetensors")
     whole = path.read_bytes()
     if other == "nobody":
-        hashed = safe_open(path, "pt").metadata()[HASH]
+        with safe_open(path, "pt") as file:
+            hashed = file.metadata()[HASH]
         save_file(load_file(path), path, {HASH: hashed})
     else:
         key, texts = ("u", split) if other == "teacher" else ("t", replace(split, key="other texts"))

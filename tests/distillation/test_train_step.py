@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_a_batch_of_many_tokens_goes_through_in_parts_on_a_cpu_and_counts_as_one
     [{}, {"strategy": "last", "normalize": False}, {"beta": 0.0}, {"alpha": 0.0, "beta": 0.0}],
     ids=["skip", "last", "kd", "finetuned"],
 )
-def test_steps_in_place_are_the_eager_ones(change: dict[str, object], resident: bool) -> None:
+def test_steps_in_place_are_the_eager_ones(change: dict[str, Any], resident: bool) -> None:
     """Losses of every half epoch over several lengths, and every weight after them; padding to 8 is among it."""
     student_data, config = made_up_student_data(), replace(PKD, **change)
     model_pool = capturing_pool(student_data, 2, repeat, resident=resident)

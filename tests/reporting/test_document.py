@@ -2,9 +2,9 @@
 
 import pytest
 
-from pkd_tune.reporting.document import Bullets, Heading, Table, Text, code, literal, markdown, spans
+from pkd_tune.reporting.document import Bullets, Element, Heading, Table, Text, code, literal, markdown, spans
 
-ELEMENTS = [
+ELEMENTS: list[Element] = [
     Heading("A & B", 1),
     Text("**x** is *y*: `a*b*c <i>` & <script>"),
     Bullets(["one", "two"]),

@@ -24,9 +24,10 @@ def search_of(run: Run, trials: int) -> Run:
     draws = random.Random(0)
     rows = []
     for number in range(trials):
-        settings = {"alpha": draws.random(), "beta": draws.random(), "strategy": draws.choice(["skip", "last"])}
+        alpha, beta = draws.random(), draws.random()
+        settings = {"alpha": alpha, "beta": beta, "strategy": draws.choice(["skip", "last"])}
         fixed = {"depth": 3, "method": "pkd", "stage": "search", "state": "complete", "temperature": 10.0}
-        score = 70 + 5 * settings["beta"]
+        score = 70 + 5 * beta
         rows.append({**fixed, "trial": number, "score": score, **settings, "learning_rate": 1e-5, "normalize": True})
     return replace(run, trials=pd.DataFrame(rows))
 

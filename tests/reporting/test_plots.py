@@ -3,6 +3,7 @@
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import numpy as np
 from matplotlib.colors import to_hex
 
 from pkd_tune.reporting.figures import SCORE_COLOURS, Axis, Figure, Panel, Parallel, Series
@@ -45,8 +46,9 @@ def test_parallel_coordinates_are_drawn_from_axis_to_axis(tmp_path: Path) -> Non
     parallel = Parallel(title="PKD, 3 layers", axes=[beta, alpha, score])
     ax, second = draw_parallels([parallel, parallel]).axes
     assert ax.get_position().y0 > second.get_position().y1
-    trials = [line for line in ax.lines if len(line.get_xdata()) == 3]
-    assert [list(line.get_ydata()) for line in trials] == [[1, 0.5, 0], [0.5, 0.5, 0.5], [0, 0.5, 1]]  # best on top
+    trials = [line for line in ax.lines if np.size(line.get_xdata()) == 3]
+    heights = [np.asarray(line.get_ydata()).tolist() for line in trials]
+    assert heights == [[1, 0.5, 0], [0.5, 0.5, 0.5], [0, 0.5, 1]]  # best on top
     assert [to_hex(line.get_color()).upper() for line in (trials[0], trials[2])] == [SCORE_COLOURS[0], SCORE_COLOURS[2]]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["beta", "alpha", "score"]
     assert [text.get_text() for text in ax.texts] == ["1", "1000", "0.2", "70", "72", "74", "76", "78", "80"]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from recorded_run import write_run
 
-from pkd_tune.config import UserError
+from pkd_tune.config import SelectOn, UserError
 from pkd_tune.files import read_json, write_json
 from pkd_tune.reporting.background import background
 from pkd_tune.reporting.document import markdown
@@ -46,7 +46,13 @@ def test_the_report_of_a_recorded_run(tmp_path: Path) -> None:
 
 
 def test_published_figures_stand_beside_students_of_bert_base(tmp_path: Path) -> None:
-    bert = {"task": "RTE", "teacher": "bert-base-uncased", "teacher_layers": 12, "depths": (3, 6), "trials": 4}
+    bert: dict[str, Any] = {
+        "task": "RTE",
+        "teacher": "bert-base-uncased",
+        "teacher_layers": 12,
+        "depths": (3, 6),
+        "trials": 4,
+    }
     text = text_of(write_run(tmp_path / "RTE" / "bert", **bert))
     assert "| published, dev | hyperparameters |" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| PKD, 6 layers |") and "lr" in line]
@@ -79,7 +85,7 @@ SAYS: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize(("select_on", "other"), [("dev", "holdout"), ("holdout", "dev")])
-def test_every_score_names_the_examples_that_selected(tmp_path: Path, select_on: str, other: str) -> None:
+def test_every_score_names_the_examples_that_selected(tmp_path: Path, select_on: SelectOn, other: str) -> None:
     text = text_of(write_run(tmp_path / "MRPC" / "minilm", select_on=select_on))
     assert [words for words in SAYS[select_on] if words not in text] == []
     assert [words for words in SAYS[other] if words in text] == []

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -96,7 +97,7 @@ def test_axes_span_what_was_searched(tmp_path: Path) -> None:
 
 
 def test_a_fixed_setting_has_no_axis_and_few_trials_no_plot(tmp_path: Path) -> None:
-    few = {"depths": (3,), "methods": ("pkd-skip",)}
+    few: dict[str, Any] = {"depths": (3,), "methods": ("pkd-skip",)}
     (plot,) = parallel_coordinates(read_run(write_run(tmp_path / "a" / "b", trials=10, **few)))
     assert "strategy" not in [axis.name for axis in plot.axes]
     assert parallel_coordinates(read_run(write_run(tmp_path / "a" / "c", trials=2, **few))) == []

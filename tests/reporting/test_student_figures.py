@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from recorded_run import write_run
 
+from pkd_tune.config import SelectOn
 from pkd_tune.reporting.run import Run, read_run
 from pkd_tune.reporting.search_figures import best_by_epochs, best_by_trials, rungs
 from pkd_tune.reporting.student_figures import agreement, cosines, front, losses, score_by_cost, student_figures
@@ -54,7 +55,7 @@ def test_cosines_are_those_of_the_best_evaluation(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("select_on", "chosen_on"), [("dev", "dev"), ("holdout", "held-out slice")])
-def test_axes_say_which_examples_were_scored(tmp_path: Path, select_on: str, chosen_on: str) -> None:
+def test_axes_say_which_examples_were_scored(tmp_path: Path, select_on: SelectOn, chosen_on: str) -> None:
     """Costs are set against dev scores either way; what is seen during trainings is of the examples that choose."""
     run = read_run(write_run(tmp_path / "MRPC" / "minilm", trials=4, select_on=select_on))
     assert {panel.y for panel in score_by_cost(run).panels} == {"score on dev, × 100"}

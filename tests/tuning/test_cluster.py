@@ -27,11 +27,24 @@ from pkd_tune.tuning.trial import TrialContext
 from pkd_tune.tuning.trial_tables import trial_rows
 
 
-def test_ray_starts_without_taking_sigterm_and_says_when_it_cannot(tmp_path: Path) -> None:
+def test_our_ray_listens_on_loopback_only_and_leaves_sigterm_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the temporary folder is: this one's path leaves no room for a socket below it."""
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(long))
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with cluster.own_cluster(Resources(), tmp_path / "log"):
             assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+            worker = ray.get(ray.remote(lambda: os.getpid()).remote())
+            processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+            assert worker in [process.pid for process in processes]
+            sockets = [socket for process in processes for socket in process.net_connections("inet")]
+            listening = {ip_address(socket.laddr.ip) for socket in sockets if socket.status == psutil.CONN_LISTEN}
+            assert listening
+            assert all((getattr(each, "ipv4_mapped", None) or each).is_loopback for each in listening), listening
             with (
                 pytest.raises(UserError, match=r"Ray did not start \(.*twice.*/log says more"),
                 cluster.own_cluster(Resources(), tmp_path / "log"),
@@ -70,25 +83,6 @@ def test_the_session_is_private_and_gone_at_the_end_and_so_are_rays_variables(
     assert not cluster.RAY_ENVIRONMENT.keys() & os.environ.keys()
 
 
-def test_a_temporary_folder_with_a_long_path_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = tmp_path / ("long" * 25)
-    long.mkdir()
-    monkeypatch.setenv("RAY_TMPDIR", str(long))
-    with cluster.own_cluster(Resources(), tmp_path / "log"):
-        assert ray.is_initialized()
-
-
-def test_nothing_listens_beyond_loopback(tmp_path: Path) -> None:
-    with cluster.own_cluster(Resources(), tmp_path / "log"):
-        where = ray.get(ray.remote(lambda: os.getpid()).remote())  # starts a worker
-        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        assert where in [process.pid for process in processes]
-        sockets = [socket for process in processes for socket in process.net_connections("inet")]
-        listening = {ip_address(socket.laddr.ip) for socket in sockets if socket.status == psutil.CONN_LISTEN}
-    assert listening
-    assert all((getattr(address, "ipv4_mapped", None) or address).is_loopback for address in listening), listening
-
-
 def test_what_ray_refuses_of_ours_is_a_bug_and_not_the_users_mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +107,8 @@ def test_no_cluster_at_an_address_is_one_clear_line(tmp_path: Path) -> None:
 def test_sixteen_trials_share_eight_gpus_and_each_sees_one(context: TrialContext, tmp_path: Path) -> None:
     studies = Studies(tmp_path / "study.log", [StudyPlan(study_key=StudyKey(1, "pkd"), quota=16, parameters=ALPHA)])
     resources = Resources(gpus=8, trials_per_gpu=2)
-    rows = search(replace(context, resources=resources), studies, trainables.together)
+    with cluster.own_cluster(resources, tmp_path / "log"):
+        rows = search(replace(context, resources=resources), studies, trainables.together)
     assert [row["state"] for row in rows].count("failed") == 0
     seen = [path.read_text() for path in context.artifacts.folder.glob("*.here")]
     assert sorted(seen) == sorted([str(gpu) for gpu in range(8)] * 2)

@@ -63,7 +63,7 @@ def test_ray_is_told_to_wait_while_a_running_trial_may_bring_more(tmp_path: Path
     assert isinstance(config, dict)
     assert (config["stage"], config["seed"]) == ("search", None)
     assert searcher.suggest("b") is None
-    scheduler.on_trial_result(None, SimpleNamespace(config=config), result(1, 70.0, of=1))  # type: ignore[arg-type]
+    scheduler.on_trial_result(None, SimpleNamespace(config=config), result(1, 70.0, of=1))
     searcher.on_trial_complete("a", {**result(1, 70.0, of=1), "finished": "null"})
     confirmation = searcher.suggest("b")
     assert isinstance(confirmation, dict)

@@ -16,6 +16,7 @@ import trainables
 from runner_runs import ALPHA, ONE, TWO, directly, plans, search
 
 from pkd_tune.config import Method
+from pkd_tune.tuning import cluster
 from pkd_tune.tuning.artifacts import ArtifactStore
 from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
 from pkd_tune.tuning.ray_bridge import StudySearcher
@@ -23,6 +24,19 @@ from pkd_tune.tuning.runner import KEPT_WEIGHTS, TrialCleanup, remove_leftovers
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.trial import TrialContext
 from pkd_tune.tuning.trial_tables import trial_rows
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ray on two cores, for all searches of this module."""
+    with cluster.own_cluster(TWO, tmp_path_factory.mktemp("ray") / "log"):
+        yield
+
+
+@pytest.fixture
+def context(context: TrialContext, ray_cluster: None, tmp_path: Path) -> TrialContext:
+    """Returns what the trials of a test share, while Ray runs; nodes keep a test's files apart from another's."""
+    return replace(context, scratch=tmp_path / "scratch")
 
 
 def test_trials_in_one_process_score_what_each_scores_alone(
@@ -55,23 +69,26 @@ def test_trials_in_one_process_score_what_each_scores_alone(
 
 
 @pytest.mark.parametrize("uri", [None, pytest.param("file://{}/far", marks=pytest.mark.slow)], ids=["folder", "uri"])
-def test_a_killed_process_costs_its_trial_an_epoch_at_most(
+def test_a_killed_process_costs_its_trial_an_epoch_at_most_and_a_hung_one_is_given_up(
     context: TrialContext, tiny_space: Path, tmp_path: Path, uri: str | None
 ) -> None:
     """And where files lie at a URI, nothing of them stays on the machine that ran the trials."""
     artifacts = ArtifactStore(tmp_path / "checkpoints", uri and uri.format(tmp_path))
-    studies = Studies(tmp_path / "study.log", plans(tiny_space, (2, 2)), early_stopping=False)
-    rows = search(replace(context, artifacts=artifacts), studies, trainables.killed_once)
+    studies = Studies(tmp_path / "study.log", plans(tiny_space, (2, 3)), early_stopping=False)
+    rows = search(replace(context, artifacts=artifacts), studies, trainables.killed_then_hasty)
     weights = {f"2-layer-pkd-trial-000{number}.safetensors" for number in (0, 1)}
     assert {path.name for path in artifacts.folder.iterdir()} == (weights if uri is None else set())
     assert artifacts.names() == weights
     assert (tmp_path / "2-layer-pkd-trial-0000.killed").exists()
-    assert [row["state"] for row in rows] == ["complete", "complete"]
+    assert [row["state"] for row in rows] == ["complete", "complete", "failed"]
     study_key = StudyKey(2, "pkd")
-    for trial in studies.trials(study_key):
+    for trial in studies.trials(study_key)[:2]:
         seen = directly(context, 2, studies.settings(study_key, trial))
         assert trial.intermediate_values == {e.number: e.metrics["score"] for e in seen}
-    assert "it is restarted" in (tmp_path / "run.log").read_text()
+    assert rows[2]["error"] == "took longer than 0.05 seconds"
+    log = (tmp_path / "run.log").read_text()
+    assert "it is restarted" in log
+    assert "File" in log  # where the last one hung
 
 
 @pytest.fixture
@@ -106,24 +123,13 @@ def test_a_process_that_failed_or_has_grown_is_replaced_and_the_log_says_so(
     assert "1-layer-pkd-trial-0003: started in a new process: its process holds" in log
 
 
-def test_a_trial_that_takes_too_long_is_given_up(context: TrialContext, tiny_space: Path, tmp_path: Path) -> None:
-    hasty = replace(context, timeout=0.05)
-    studies = Studies(tmp_path / "study.log", plans(tiny_space, (1, 1)))
-    (row,) = search(hasty, studies)
-    assert (row["state"], row["error"]) == ("failed", "took longer than 0.05 seconds")
-    assert "File" in (tmp_path / "run.log").read_text()  # where it hung
-
-
-def test_a_trial_uses_the_cores_it_was_given(context: TrialContext, tiny_space: Path, tmp_path: Path) -> None:
-    studies = Studies(tmp_path / "study.log", plans(tiny_space, (1, 1)))
-    (row,) = search(replace(context, resources=replace(ONE, threads=2)), studies, trainables.counting_threads)
-    assert row["state"] == "complete"
-    assert (tmp_path / "threads").read_text() == "2"
-
-
-def test_a_batch_that_does_not_fit_is_halved_once(context: TrialContext, tiny_space: Path, tmp_path: Path) -> None:
+def test_a_trial_uses_the_cores_it_was_given_and_halves_a_batch_that_does_not_fit_once(
+    context: TrialContext, tiny_space: Path, tmp_path: Path
+) -> None:
     studies = Studies(tmp_path / "study.log", plans(tiny_space, (1, 2)), early_stopping=False)
-    rows = search(context, studies, trainables.short_of_memory)
+    two_cores = replace(context, resources=replace(ONE, threads=2))
+    rows = search(two_cores, studies, trainables.short_of_memory)
+    assert (tmp_path / "threads").read_text() == "2"
     assert [row["state"] for row in rows] == ["complete", "failed"]
     assert "out of memory with batches of 16 in halves" in rows[1]["error"]
     last = studies.trials(StudyKey(1, "pkd"))[0].user_attrs["evaluation 4"]

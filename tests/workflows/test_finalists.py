@@ -38,7 +38,7 @@ def context(tmp_path: Path) -> TrialContext:
 
 
 def searched(context: TrialContext, errors: dict[StudyKey, int], seeds: tuple[int, ...]) -> Studies:
-    """Returns studies in which each study's confirmations err on that many examples, and one more for each later seed."""
+    """Returns studies whose confirmations err on that many examples, and on one more for each later seed."""
     plans = [StudyPlan(study_key=study_key, quota=1, parameters={"alpha": Choice((0.5,))}) for study_key in errors]
     studies = Studies(context.artifacts.path("study.log"), plans, seeds=seeds)
     while (asked := studies.ask()) is not None:

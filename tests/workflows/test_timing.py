@@ -15,6 +15,7 @@ from pkd_tune.config import SearchConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.data.tokens import Split
+from pkd_tune.encoders.modeling import load_classifier
 from pkd_tune.workflows import timing
 
 CPU = torch.device("cpu")
@@ -43,7 +44,7 @@ def loading_takes_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return wrapped
 
-    monkeypatch.setattr(timing, "load_classifier", slow(timing.load_classifier))
+    monkeypatch.setattr(timing, "load_classifier", slow(load_classifier))
     monkeypatch.setattr(student, "_train_step", slow(student._train_step))
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: time.perf_counter() + 3600 * hours))
 
