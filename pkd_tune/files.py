@@ -37,7 +37,7 @@ RUN_LOCK = "run.lock"
 RUN_LOG = "run.log"
 RAY_LOG = "ray-start.log"
 DASHBOARD = "dashboard.json"
-"""Address of Ray's dashboard while the search runs."""
+"""Address of Ray's dashboard, and the token it asks for, while the search runs; readable by its user only."""
 
 # A model folder.
 RESULT = "result.json"
@@ -51,7 +51,7 @@ REASON_LENGTH = 200
 
 
 @contextmanager
-def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = False, private: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what is written there takes the place of `path` at the end.
 
     Where the block raises, `path` stays as it was and nothing is left of the attempt. The folder is made when missing.
@@ -59,10 +59,13 @@ def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Args:
         path: The file to write.
         durable: Whether the file and its folder are flushed to the disk before this returns.
+        private: Whether only this user may read the file; otherwise the umask decides.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        if private:
+            temporary.touch(mode=0o600)
         yield temporary
         if durable:
             _flush(temporary)
@@ -80,15 +83,15 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file atomically."""
-    with atomic_path(path) as temporary:
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
+    """Writes a UTF-8 text file atomically; a private one is readable by this user only."""
+    with atomic_path(path, private=private) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, record: Any) -> None:
+def write_json(path: Path, record: Any, *, private: bool = False) -> None:
     """Writes a record as indented JSON, atomically; dataclasses become objects and paths strings."""
-    write_text(path, json.dumps(record, indent=2, ensure_ascii=False, default=json_value) + "\n")
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False, default=json_value) + "\n", private=private)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -271,10 +272,10 @@ def check_loggers(names: tuple[str, ...]) -> None:
 
 @contextmanager
 def dashboard_address(run_dir: Path, address: str | None) -> Iterator[None]:
-    """Leaves the address of Ray's dashboard in the run's folder for as long as the dashboard runs."""
+    """Leaves the address of Ray's dashboard, and its token, in the run's folder for as long as the dashboard runs."""
     path = run_dir / DASHBOARD
     if address is not None:
-        write_json(path, {"ray": address})
+        write_json(path, {"ray": address, "token": os.environ[cluster.AUTH_TOKEN]}, private=True)
     try:
         yield
     finally:
