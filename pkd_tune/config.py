@@ -1,4 +1,4 @@
-"""Every setting of the project, as frozen dataclasses, and the one error type for a user's mistake.
+"""Every setting of the project, as frozen dataclasses, and the types of errors that are no bugs.
 
 Standard library only: every room may import this module.
 """
@@ -33,6 +33,14 @@ class UserError(ValueError):
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class MachineError(RuntimeError):
+    """The machine stopped the work: no space, no permission, no memory, an ended Ray.
+
+    Commands print it as one line and exit with code 1; nothing is lost, and the same command continues once the cause
+    is gone. The message has the cause and the remedy.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

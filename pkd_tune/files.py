@@ -3,10 +3,12 @@
 Standard library only: every room may import this module.
 """
 
+import errno
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -37,7 +39,7 @@ RUN_LOCK = "run.lock"
 RUN_LOG = "run.log"
 RAY_LOG = "ray-start.log"
 DASHBOARD = "dashboard.json"
-"""Address of Ray's dashboard while the search runs."""
+"""Address of Ray's dashboard, and the token it asks for, while the search runs; readable by its user only."""
 
 # A model folder.
 RESULT = "result.json"
@@ -46,12 +48,31 @@ TRAINING = "training.json"
 """How a fine-tuned model was trained, with the dev score of every setting that was tried."""
 MODEL_CARD = "README.md"
 
+REMEDIES = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some space there, or have the quota raised",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.EROFS: "give another folder, or have it made writable",
+    errno.EACCES: "give another folder, or have its permissions changed",
+    errno.EPERM: "give another folder, or have its permissions changed",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the machine's limit of open files",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the shared file system",
+    errno.ENOTCONN: "check the shared file system",
+    errno.ENOMEM: "run fewer trials at once, or free some memory",
+}
+"""What helps against each error of the operating system that is the machine's failure and not a bug."""
+
+LOCK_MODE = 0o664
+"""Permissions of lock files: users of one group share a data folder."""
+
 REASON_LENGTH = 200
 """Characters of a failure's reason that are kept: a dead process fills a page with Ray's advice."""
 
 
 @contextmanager
-def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = False, private: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what is written there takes the place of `path` at the end.
 
     Where the block raises, `path` stays as it was and nothing is left of the attempt. The folder is made when missing.
@@ -59,19 +80,22 @@ def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Args:
         path: The file to write.
         durable: Whether the file and its folder are flushed to the disk before this returns.
+        private: Whether only this user may read the file; otherwise the umask decides.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield temporary
-        if durable:
-            _flush(temporary)
-        os.replace(temporary, path)
-        if durable:
-            _flush(path.parent)
-    finally:
-        if temporary.is_file():  # there is none any more where all went well
-            temporary.unlink()
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if private:
+                temporary.touch(mode=0o600)
+            yield temporary
+            if durable:
+                _flush(temporary)
+            os.replace(temporary, path)
+            if durable:
+                _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)  # there is none any more where all went well
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -80,23 +104,27 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file atomically."""
-    with atomic_path(path) as temporary:
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
+    """Writes a UTF-8 text file atomically; a private one is readable by this user only."""
+    with atomic_path(path, private=private) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, record: Any) -> None:
+def write_json(path: Path, record: Any, *, private: bool = False) -> None:
     """Writes a record as indented JSON, atomically; dataclasses become objects and paths strings."""
-    write_text(path, json.dumps(record, indent=2, ensure_ascii=False, default=json_value) + "\n")
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False, default=json_value) + "\n", private=private)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, required: Sequence[str] = ()) -> dict[str, Any]:
     """Reads a JSON object.
+
+    Args:
+        path: The file.
+        required: Names that the object must have.
 
     Raises:
         FileNotFoundError: There is no such file.
-        UserError: When the file is not a JSON object, as after somebody edited or cut it.
+        UserError: When the file is not such an object, as after somebody edited or cut it.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -104,6 +132,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error}); restore it, or start another run with --new") from error
     if not isinstance(record, dict):
         raise UserError(f"{path} is damaged (not a JSON object); restore it, or start another run with --new")
+    if missing := [name for name in required if name not in record]:
+        raise UserError(f"{path} is damaged (without {missing[0]!r}); restore it, or start another run with --new")
     return record
 
 
@@ -135,23 +165,63 @@ def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         OSError: When the folder cannot be written, or is there and not empty.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        if replace and folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)  # onto an empty folder at most
-    finally:
+    with _named(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            if replace and folder.exists():
+                shutil.rmtree(folder)
+            os.replace(temporary, folder)  # onto an empty folder at most
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def machine_failure(error: BaseException) -> str | None:
+    """Returns in one line what the machine refused, and the remedy; None where an error is of another kind.
+
+    Args:
+        error: An error, perhaps raised from the operating system's.
+    """
+    while error.__cause__ is not None and not isinstance(error, OSError | MemoryError):
+        error = error.__cause__
+    number = errno.ENOMEM if isinstance(error, MemoryError) else _error_number(error)
+    if number not in REMEDIES:
+        return None
+    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    return f"{where}{os.strerror(number)}; {REMEDIES[number]}"
+
+
+def _error_number(error: BaseException) -> int | None:
+    """Returns the operating system's number of an error; libraries in Rust have it in the text alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Names a file or folder in the errors of the machine that writing to it ends with."""
+    try:
+        yield
+    except Exception as error:
+        number = _error_number(error)
+        if number not in REMEDIES:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def _flush(path: Path) -> None:
-    """Waits until what was written to a file, or renamed in a folder, is on the disk."""
+    """Waits until what was written to a file, or renamed in a folder, is on the disk; some file systems cannot do the
+    latter, and need not."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+            raise
     finally:
         os.close(descriptor)

@@ -44,7 +44,7 @@ def ray() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def run(tiny_run: Path, ray: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = shutil.copytree(tiny_run, tmp_path_factory.mktemp("dashboard") / "tiny")
-    (folder / "dashboard.json").write_text(json.dumps({"ray": ray}))
+    (folder / "dashboard.json").write_text(json.dumps({"ray": ray, "token": "a-token"}))
     return folder
 
 
@@ -54,7 +54,7 @@ def shown(run: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
     process = start(run)
     try:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(5)]
+        lines = [process.stdout.readline() for _ in range(6)]
         yield process, dict(line.strip().split(maxsplit=1) for line in lines)
     finally:
         process.terminate()
@@ -66,8 +66,9 @@ Shown = tuple[subprocess.Popen[str], dict[str, str]]
 
 def test_both_addresses_answer_on_loopback(shown: Shown, run: Path, ray: str) -> None:
     _, addresses = shown
-    assert list(addresses) == ["run:", "trials:", "TensorBoard:", "stop:", "Ray:"]
-    assert (addresses["run:"], addresses["Ray:"]) == (str(run), ray)
+    assert list(addresses) == ["run:", "trials:", "TensorBoard:", "note:", "stop:", "Ray:"]
+    assert (addresses["run:"], addresses["Ray:"]) == (str(run), f"{ray} (its token: a-token)")
+    assert "no login" in addresses["note:"]
     for name in ("trials:", "TensorBoard:"):
         assert addresses[name].startswith("http://127.0.0.1:")
         status, page = get(addresses[name])
@@ -196,7 +197,7 @@ def test_a_free_port_is_taken_as_it_is() -> None:
 
 def test_rays_address_is_shown_only_while_it_answers(tmp_path: Path, ray: str) -> None:
     assert ray_address(tmp_path) is None
-    (tmp_path / "dashboard.json").write_text(json.dumps({"ray": ray}))
+    (tmp_path / "dashboard.json").write_text(json.dumps({"ray": ray, "token": "a-token"}))
     assert ray_address(tmp_path) == ray
     (tmp_path / "dashboard.json").write_text(json.dumps({"ray": f"http://{HOST}:{free_port(0)}"}))
     assert ray_address(tmp_path) is None

@@ -43,7 +43,7 @@ def _look_at(run: Path) -> None:
     process = start(run)
     try:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(4)]
+        lines = [process.stdout.readline() for _ in range(5)]
         addresses = dict(line.strip().split(maxsplit=1) for line in lines)
         with launched() as browser:
             page = browser.new_page()

@@ -1,11 +1,13 @@
 """Files are written atomically and read with their name in every error."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from pkd_tune.config import UserError
-from pkd_tune.files import read_json, write_file, write_json
+from pkd_tune.files import machine_failure, read_json, write_file, write_json
 
 
 def test_a_record_is_read_as_written(tmp_path: Path) -> None:
@@ -22,6 +24,35 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         write_file(tmp_path / "run.json", half)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "full", "/a/b"), "/a/b: No space left on device; free some space there"),
+        (Exception("No space left on device (os error 28)"), "No space left on device; free some space there"),
+        (MemoryError(), "Cannot allocate memory; run fewer trials at once"),
+        (FileNotFoundError(errno.ENOENT, "none", "/a"), None),
+        (KeyError("a"), None),
+    ],
+)
+def test_what_the_machine_refuses_is_told_from_bugs(error: Exception, words: str | None) -> None:
+    found = machine_failure(error)
+    assert found is None if words is None else found is not None and found.startswith(words)
+    outer = RuntimeError("wrapped")
+    outer.__cause__ = error
+    assert machine_failure(outer) == found
+
+
+def test_a_write_that_the_machine_refuses_names_the_file(tmp_path: Path) -> None:
+    def full(unfinished: Path) -> None:
+        raise OSError(errno.ENOSPC, "as write() has it, without a name")
+
+    with pytest.raises(OSError) as raised:
+        write_file(tmp_path / "run.json", full)
+    assert (
+        machine_failure(raised.value) == f"{tmp_path / 'run.json'}: {os.strerror(errno.ENOSPC)}; free some space there"
+    )
 
 
 @pytest.mark.parametrize("content", [b'{"a": ', b"[]", b"\xff"])

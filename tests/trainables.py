@@ -72,17 +72,20 @@ def killed_then_hasty(config: dict[str, Any], *, context: TrialContext) -> None:
 _left_behind: list[bytearray] = []
 
 
-def careless(config: dict[str, Any], *, context: TrialContext) -> None:
-    """The real thing, but the first trial finds the disk full, and the fourth finds memory that was not freed."""
-    filler = context.artifacts.folder / "filler"
-    if config["trial"] == 0:
-        with filler.open("wb", buffering=0) as file, suppress(OSError):
-            while True:
-                file.write(bytes(4096))
+def growing(config: dict[str, Any], *, context: TrialContext) -> None:
+    """The real thing, but the fourth trial finds memory that was not freed."""
     if config["trial"] == 3:
         _left_behind.append(bytearray(b"x") * 900_000_000)
     run_trial(config, context=context)
-    filler.unlink(missing_ok=True)
+
+
+def filling_the_disk(config: dict[str, Any], *, context: TrialContext) -> None:
+    """The real thing, but the second trial finds the disk full."""
+    if config["trial"] == 1:
+        with (context.artifacts.folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+    run_trial(config, context=context)
 
 
 def short_of_memory(config: dict[str, Any], *, context: TrialContext) -> None:

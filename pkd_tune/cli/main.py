@@ -11,7 +11,8 @@ from types import FrameType
 from tqdm import tqdm
 
 from pkd_tune.cli.parser import Parser
-from pkd_tune.config import UserError
+from pkd_tune.config import MachineError, UserError
+from pkd_tune.files import machine_failure
 from pkd_tune.tuning.process import prepare_process
 
 
@@ -23,7 +24,8 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, str], int
         command: Takes the parsed arguments and the command line; returns the exit code.
 
     Returns:
-        The exit code; 2 after a `UserError`, whose problems are printed one line each; 130 after Ctrl-C.
+        The exit code; 2 after a `UserError`, whose problems are printed one line each; 1 after a failure of the
+        machine, such as a full disk, which is one line; 130 after Ctrl-C.
     """
     prepare_process()
     prepare_terminal()
@@ -34,6 +36,12 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, str], int
         for problem in error.problems:
             print(f"{parser.prog}: error: {problem}", file=sys.stderr)
         return 2
+    except Exception as error:
+        reason = str(error) if isinstance(error, MachineError) else machine_failure(error)
+        if reason is None:
+            raise
+        print(f"{parser.prog}: stopped: {reason}; {parser.after_ctrl_c}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; {parser.after_ctrl_c}", file=sys.stderr)
         return 130

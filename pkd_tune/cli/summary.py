@@ -39,7 +39,7 @@ def summary_lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
         *lines[:MOST_STUDENTS],
         f"report:      {run_dir / 'report.md'}",
         f"checkpoints: {run_dir / BEST}",
-        f"TensorBoard: tensorboard --logdir {run_dir / RAY}",
+        f"TensorBoard: tensorboard --logdir {run_dir / RAY}  # has no login",
     ]
 
 

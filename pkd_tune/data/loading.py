@@ -29,6 +29,7 @@ from pkd_tune.data.tokens import (
     write_split,
 )
 from pkd_tune.data.tsv import RawSplit, read_tsv, tsv_problems
+from pkd_tune.files import LOCK_MODE
 
 if TYPE_CHECKING:
     import datasets
@@ -165,7 +166,7 @@ def load_features(
         (folder / "build.lock").touch()
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); --data-dir must be writable") from error
-    with FileLock(folder / "build.lock"):
+    with FileLock(folder / "build.lock", mode=LOCK_MODE):
         to_build = [split for split, path in paths.items() if not _intact(path)]
         if to_build:
             raw = _raw_from_folder(task, tsv_folder) if dataset is None else read_dataset(task, dataset)

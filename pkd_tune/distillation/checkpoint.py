@@ -87,11 +87,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str] 
     Raises:
         OSError: When the file cannot be written; an earlier one stays.
     """
-    try:
-        with atomic_path(path, durable=True) as temporary:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, facts)
-    except SafetensorError as error:  # wraps the system's error as text
-        raise OSError(f"{error}: {path}") from error  # the reason first: reports cut long messages
+    with atomic_path(path, durable=True) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, facts)
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:

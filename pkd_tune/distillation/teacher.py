@@ -23,9 +23,16 @@ from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, fit
 from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.train_step import TrainStep, graph_capture
-from pkd_tune.encoders.folder import classifier_problems, has_classifier, layer_count, model_name, weights_key
+from pkd_tune.encoders.folder import (
+    changed_files,
+    classifier_problems,
+    has_classifier,
+    layer_count,
+    model_name,
+    weights_key,
+)
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, save_classifier
-from pkd_tune.files import write_json
+from pkd_tune.files import LOCK_MODE, write_json
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
@@ -148,10 +155,14 @@ def finetune(
     }
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     finished = folder / f"{model_name(pretrained_dir)}-{layers}-layer-{key}"
+    if finished.is_dir() and not changed_files(finished):
+        return finished  # without a lock, which only those who may write there can take
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{finished}.lock"):
+    with FileLock(f"{finished}.lock", mode=LOCK_MODE):
         if finished.is_dir():
-            return finished
+            if not (changed := changed_files(finished)):
+                return finished
+            logger.warning("%s: %s changed or gone; fine-tuning again", finished, ", ".join(changed))
         dev = {name: splits[name] for name in task.dev_splits}
         checkpoints = [Checkpoint(finished.with_name(f".{finished.name}.{i}.training")) for i in range(len(configs))]
         best: tuple[float, BertForSequenceClassification] | None = None
@@ -181,7 +192,7 @@ def finetune(
                 best = dev_score, model
         assert best is not None
         kept = next(training for training in tried if training["dev_score"] == best[0])
-        save_classifier(best[1], pretrained_dir, finished, {**content, "trainings": tried, "kept": kept})
+        save_classifier(best[1], pretrained_dir, finished, {**content, "trainings": tried, "kept": kept}, replace=True)
         for checkpoint in checkpoints:
             checkpoint.delete()
         return finished

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.inference import outputs
-from pkd_tune.files import atomic_path
+from pkd_tune.files import LOCK_MODE, atomic_path
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
@@ -90,8 +90,10 @@ def teacher_outputs(
     origin = {"teacher": teacher_key, "split": split.key}
     key = hashlib.sha256(f"{FORMAT} {teacher_key} {split.key}".encode()).hexdigest()[:16]
     path = folder / f"{split.name}-{key}.safetensors"
+    if path.exists() and (found := _open(path, len(split), origin, verify=verify)) is not None:
+        return found  # without a lock, which only those who may write there can take
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    with FileLock(f"{path}.lock", mode=LOCK_MODE):
         if path.exists():
             found = _open(path, len(split), origin, verify=verify)
             if found is not None:

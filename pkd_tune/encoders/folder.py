@@ -8,8 +8,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from pkd_tune.config import UserError
 from pkd_tune.data.task import Task
-from pkd_tune.data.tokens import TOKENIZER_MAIN_FILES
+from pkd_tune.data.tokens import TOKENIZER_MAIN_FILES, file_hash
+from pkd_tune.files import TRAINING, read_json
 
 WEIGHTS = "model.safetensors"
 """Name of the weight file."""
@@ -236,6 +238,17 @@ def class_names(folder: Path) -> list[str]:
     """Returns the names of the classifier's outputs, in order; a regression model has one output."""
     id2label = read_config(folder).get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     return [str(id2label[str(i)]) for i in range(len(id2label))]
+
+
+def changed_files(folder: Path) -> list[str]:
+    """Returns the files of a fine-tuned model that are gone, or are not what its training.json says."""
+    try:
+        files: dict[str, str] = read_json(folder / TRAINING, ("files",))["files"]
+    except (FileNotFoundError, UserError):
+        return [TRAINING]
+    return [
+        name for name, digest in files.items() if not (folder / name).is_file() or file_hash(folder / name) != digest
+    ]
 
 
 def weights_key(folder: Path) -> str:

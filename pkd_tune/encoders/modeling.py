@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pkd_tune.config import UserError
 from pkd_tune.data.batches import Batch
+from pkd_tune.data.tokens import file_hash
 from pkd_tune.encoders.dropout import dropout
 from pkd_tune.files import TRAINING, atomic_folder, write_json
 
@@ -131,7 +132,8 @@ def save_classifier(
         model: The model to save.
         tokenizer_dir: A folder with its tokenizer.
         target: The folder to write.
-        training: Content of its training.json; None: there is no such file.
+        training: Content of its training.json, to which the SHA-256 of every other file is added; None: there is no
+            such file.
         replace: Whether an existing folder is replaced, with all that is in it.
 
     Raises:
@@ -143,7 +145,8 @@ def save_classifier(
         model.save_pretrained(temporary)
         AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True).save_pretrained(temporary)
         if training is not None:
-            write_json(temporary / TRAINING, training)
+            files = {path.name: file_hash(path) for path in sorted(temporary.iterdir())}
+            write_json(temporary / TRAINING, {**training, "files": files})
 
 
 def run(model: BertForSequenceClassification, batch: Batch) -> Output:

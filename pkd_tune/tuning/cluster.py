@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -17,12 +18,15 @@ import pyarrow
 import ray
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pkd_tune.config import UserError
 from pkd_tune.tuning.artifacts import REMEDY, ArtifactStore
 from pkd_tune.tuning.process import environment
 from pkd_tune.tuning.resources import Resources, resources_among
+
+log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Size of Ray's object store, which holds nothing large: trials read the shared files themselves."""
@@ -37,6 +41,9 @@ RAY_ENVIRONMENT = {
 """Variables that Ray reads as it starts and as it runs trials: no progress tables, usage reports, changes of the
 working directory, or loggers of its own; the journal and `tensorboard` record every result."""
 
+AUTH_MODE, AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+"""Variables that say whether Ray requires a token, and which."""
+
 _SOCKET = "/pkd-xxxxxxxx/r/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 """Path of a socket of Ray's below the temporary folder, at its longest."""
 _LONGEST_SOCKET_PATH = 103
@@ -44,14 +51,15 @@ _LONGEST_SOCKET_PATH = 103
 
 
 @contextmanager
-def own_cluster(resources: Resources, log: Path, *, dashboard: bool = False) -> Iterator[str | None]:
+def own_cluster(resources: Resources, log_file: Path, *, dashboard: bool = False) -> Iterator[str | None]:
     """Starts Ray on this machine, listening on loopback only, and stops it at the end; yields its dashboard's address.
 
-    Its session folder is readable by this user only, and removed at the end.
+    Its session folder is readable by this user only, and removed at the end. Whoever connects to it needs a random
+    token, which is in the environment of its processes and in no file.
 
     Args:
         resources: CPU cores and GPUs that it may use.
-        log: Receives what Ray's core writes to standard error as it starts.
+        log_file: Receives what Ray's core writes to standard error as it starts.
         dashboard: Whether to start Ray's own dashboard too.
 
     Raises:
@@ -61,8 +69,9 @@ def own_cluster(resources: Resources, log: Path, *, dashboard: bool = False) -> 
         try:
             stack.enter_context(_variables(RAY_ENVIRONMENT))
             session = stack.enter_context(_session_folder())
+            stack.enter_context(_random_token())
             stack.callback(ray.shutdown)
-            with _stderr_to(log), _own_sigterm(), _on_loopback():
+            with _stderr_to(log_file), _own_sigterm(), _on_loopback():
                 context = ray.init(
                     address="local",
                     num_cpus=resources.count * resources.threads,
@@ -81,7 +90,7 @@ def own_cluster(resources: Resources, log: Path, *, dashboard: bool = False) -> 
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"Ray did not start ({reason}); where this machine is only busy, the same command again may do; "
-                f"{log} says more"
+                f"{log_file} says more"
             ) from error
         yield f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None
 
@@ -123,6 +132,33 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
+def _random_token() -> Iterator[None]:
+    """Makes the Ray that is started in the block, and what it starts, require a new random token.
+
+    Ray would otherwise make one that stays the same and write it to ~/.ray/auth_token, readable by everybody.
+    """
+    mode = os.environ.get(AUTH_MODE, "token")
+    if mode.lower() != "token":
+        log.warning(
+            "%s=%s is set: every user of this machine can run code as you while a search runs; unset it",
+            AUTH_MODE,
+            mode,
+        )
+    before = {name: os.environ.get(name) for name in (AUTH_MODE, AUTH_TOKEN)}
+    os.environ[AUTH_TOKEN] = secrets.token_hex(32)
+    AuthenticationTokenLoader.instance().reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():  # Ray sets the mode
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        AuthenticationTokenLoader.instance().reset_cache()
+        Config.initialize("")  # reads the mode again
+
+
+@contextmanager
 def _on_loopback() -> Iterator[None]:
     """Makes Ray, and the processes it starts, use 127.0.0.1 as this machine's address and listen on it only.
 
@@ -141,12 +177,12 @@ def _on_loopback() -> Iterator[None]:
 
 
 @contextmanager
-def joined_cluster(address: str, log: Path) -> Iterator[None]:
+def joined_cluster(address: str, log_file: Path) -> Iterator[None]:
     """Connects to a running Ray cluster, and disconnects at the end.
 
     Args:
         address: HOST:PORT of its head node, or `auto`.
-        log: Receives what Ray's core writes to standard error as it connects.
+        log_file: Receives what Ray's core writes to standard error as it connects.
 
     Raises:
         UserError: When none answers there.
@@ -155,7 +191,7 @@ def joined_cluster(address: str, log: Path) -> Iterator[None]:
         stack.enter_context(_variables(RAY_ENVIRONMENT))
         stack.callback(ray.shutdown)
         try:
-            with _stderr_to(log), _own_sigterm():
+            with _stderr_to(log_file), _own_sigterm():
                 _check_reachable(address)
                 ray.init(
                     address=address,

@@ -1,6 +1,7 @@
 """The journal file of a run, study.log: how it is opened, what it holds of a trial besides settings and scores, and
 trials of other runs that it may inform a search with."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
 from pkd_tune.config import UserError
@@ -16,6 +18,8 @@ from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.space import contains, distribution, settings_of
 
 # User attributes of trials.
+FILE = "file"
+"""SHA-256 of the file a complete trial left: its best weights, or a confirmation's predictions."""
 FROM = "from"
 """Of a trial that another run made: which run. It informs the sampler, and is nothing else to this run."""
 REPEATS = "repeats"
@@ -26,16 +30,68 @@ ENDED = "ended"
 """Of a trial that did not reach its end: the state it is told, and why. Written before it is told."""
 
 
+class NoLock(BaseJournalFileLock):
+    """A journal has one writer, which holds the lock of the run's folder; some file systems lack links to lock by."""
+
+    def acquire(self) -> bool:
+        """Does nothing."""
+        return True
+
+    def release(self) -> None:
+        """Does nothing."""
+
+
+class NumberedLines(JournalFileBackend):
+    """A journal in which every line has its number, so that a line that is gone is noticed; readers ignore it."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens a journal for the one process that writes to it.
+
+        Args:
+            path: The file, which ends with a whole line; made where it is missing.
+        """
+        super().__init__(str(path), lock_obj=NoLock())
+        self._lines = path.read_bytes().count(b"\n")
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends lines."""
+        super().append_logs([{**entry, "line": self._lines + i} for i, entry in enumerate(logs, start=1)])
+        self._lines += len(logs)
+
+
 def open_journal(path: Path) -> JournalStorage:
     """Opens a run's journal, or begins it, for the one process that writes to it.
 
-    Half a line and a lock, which a process leaves behind that is killed while it writes, are removed.
+    Half a line, which a process leaves behind that is killed while it writes, is removed.
+
+    Raises:
+        UserError: When the journal is damaged.
     """
-    Path(f"{path}.lock").unlink(missing_ok=True)
     if path.exists():
+        check_journal(path)
         with path.open("r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
-    return JournalStorage(JournalFileBackend(str(path)))
+    return JournalStorage(NumberedLines(path))
+
+
+def check_journal(path: Path) -> None:
+    """Checks that no line of a journal was changed or removed; the last may be half of one.
+
+    Optuna numbers trials by the lines that create them, and ignores what belongs to a trial that it does not know: a
+    line that is gone would silently change what follows.
+
+    Raises:
+        UserError: With the first line that does not fit.
+    """
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            entry = json.loads(line)
+            if "op_code" not in entry or entry.get("line", number) != number:
+                raise ValueError("a line is missing before it")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(
+                f"{path} is damaged (line {number}: {error}); restore it, or start another run with --new"
+            ) from error
 
 
 def was_started(trial: FrozenTrial) -> bool:
@@ -86,6 +142,7 @@ def finished_trials(run_dir: Path, task: str, plans: Sequence[StudyPlan]) -> dic
         raise UserError(f"--warm-start {run_dir}: is a run of {recorded}; give one of {task}")
     if not (run_dir / JOURNAL).exists():
         raise UserError(f"--warm-start {run_dir}: has no {JOURNAL}, which holds a run's trials")
+    check_journal(run_dir / JOURNAL)
     storage = JournalStorage(JournalFileBackend(str(run_dir / JOURNAL)))
     there = {summary.study_name for summary in optuna.get_all_study_summaries(storage)}
     found: dict[StudyKey, list[FrozenTrial]] = {}

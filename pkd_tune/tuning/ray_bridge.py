@@ -56,10 +56,12 @@ class StudySearcher(Searcher):
         if error:
             return
         result = result or {}
+        if "machine" in result:
+            return  # it has not ended: the search stops, and continues with it
         if "failure" in result:
             self.studies.fail(ours, result["failure"])
         elif "finished" in result:
-            self.studies.complete(ours, json.loads(result["finished"]))
+            self.studies.complete(ours, json.loads(result["finished"]), result.get("file"))
         elif "evaluation" in result:
             self.studies.stop(ours)
         else:
@@ -86,7 +88,7 @@ class StudyScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Reports an evaluation; returns whether Ray should continue or stop the trial."""
         trial_id = trial_id_of(trial.config)
-        for kind in ("replaced", "failure"):
+        for kind in ("replaced", "failure", "machine"):
             if kind in result and not result.get("done"):  # Ray sends the last result twice
                 log.info("%s: %s%s", trial_id.name, result[kind], "\n" + result.get("traceback", ""))
         if "details" not in result:

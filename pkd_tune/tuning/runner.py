@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.error import TuneError
 from tqdm import tqdm
 
-from pkd_tune.files import RAY, REASON_LENGTH, RUN_LOG
+from pkd_tune.config import MachineError
+from pkd_tune.files import RAY, REASON_LENGTH, RUN_LOG, machine_failure
 from pkd_tune.tuning.artifacts import ArtifactStore
 from pkd_tune.tuning.plan import TrialId
 from pkd_tune.tuning.progress import SearchProgress
@@ -21,6 +23,8 @@ from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.tensorboard import TensorBoardLogger
 from pkd_tune.tuning.trial import TrialContext, predictions_name, run_trial, state_name, weights_name
+
+log = logging.getLogger(__name__)
 
 KEPT_WEIGHTS = 3
 """Best trials of each depth and method whose weights stay on disk."""
@@ -40,7 +44,7 @@ def run_search(
     verbose: bool = False,
     trainable: Callable[..., None] = run_trial,
 ) -> None:
-    """Runs trials until the studies have no more, or until Ctrl-C. Ray must have been started.
+    """Runs trials until the studies have no more, until Ctrl-C, or until the machine fails. Ray must have been started.
 
     Settings, scores and states of all trials are recorded in the studies; TensorBoard's events go to `ray/` in the run
     folder, the files of trials to the context's artifacts, and messages about processes to `run.log`.
@@ -54,6 +58,10 @@ def run_search(
         quiet: Whether to show no progress bar.
         verbose: Whether to show the messages of `run.log` as well.
         trainable: The function that runs a trial.
+
+    Raises:
+        MachineError: When files or memory were refused, or a trial's process died too often. No trial is recorded as
+            failed for it; those that were running continue when the search does.
     """
     remove_leftovers(studies, context.artifacts)
     bar = SearchProgress(studies, context.search.student_training.epochs)
@@ -89,6 +97,14 @@ def run_search(
                     verbose=0,
                 ),
             ).fit()
+    except TuneError as error:
+        # Ray wraps what its callbacks raise, as when the journal or TensorBoard's events cannot be written.
+        inner: BaseException | None = error
+        while inner is not None:
+            if reason := machine_failure(inner):
+                raise MachineError(reason) from error
+            inner = inner.__cause__ or inner.__context__
+        raise
     finally:
         signal.signal(signal.SIGINT, at_ctrl_c)  # Ray leaves a handler of its own, which ignores the next Ctrl-C
         bar.close()
@@ -126,31 +142,47 @@ def remove_leftovers(studies: Studies, artifacts: ArtifactStore) -> None:
 
 
 class TrialCleanup(tune.Callback):
-    """Fails trials that Ray restarts no more, and deletes the files of ended trials but for the best few weights."""
+    """Stops the search where the machine failed, and deletes the files of ended trials but for the best few weights."""
 
     def __init__(self, studies: Studies, artifacts: ArtifactStore) -> None:
         self.studies = studies
         self.artifacts = artifacts
+        self.failure: str | None = None
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Deletes the training state of an ended trial, and the weights of trials that are no longer among the best."""
+        if "machine" in trial.last_result:
+            self.failure = trial.last_result["machine"]
+            return
         trial_id = trial_id_of(trial.config)
         self.artifacts.delete(state_name(trial_id))
         for outdone in self.studies.ranking(trial_id.study_key)[KEPT_WEIGHTS:]:
             self.artifacts.delete(weights_name(TrialId(trial_id.study_key, "search", outdone.number)))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Fails a trial whose process died too often; the reason is the last line of its error."""
+        """Notes why a trial's process died too often: the last line of its error."""
         trial_id = trial_id_of(trial.config)
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
-        lines = text.strip().splitlines() or ["the trial's process died"]
-        logging.getLogger(__name__).error("%s: failed\n%s", trial_id.name, text)
-        self.studies.fail(trial_id, textwrap.shorten(lines[-1], REASON_LENGTH))
-        self.artifacts.delete(state_name(trial_id))
+        lines = text.strip().splitlines() or ["killed, perhaps for memory"]
+        log.error("%s: its process died too often\n%s", trial_id.name, text)
+        last_line = textwrap.shorten(lines[-1], REASON_LENGTH)
+        self.failure = (
+            f"{trial_id.name}: its process died {RESTARTS + 1} times ({last_line}); free some memory, or run fewer "
+            f"trials at once; {RUN_LOG} says more"
+        )
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Ends the search after a failure of the machine.
+
+        Raises:
+            MachineError: With the reason.
+        """
+        if self.failure is not None:
+            raise MachineError(self.failure)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Logs that a trial is restarted."""
-        logging.getLogger(__name__).info("%s: its process ended; it is restarted", trial_id_of(trial.config).name)
+        log.info("%s: its process ended; it is restarted", trial_id_of(trial.config).name)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns no state: Ray pickles callbacks, but the journal is the only state."""

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pkd_tune.config import Sampler, Stage
 from pkd_tune.tuning.journal import (
     ENDED,
+    FILE,
     FROM,
     KEPT,
     REPEATS,
@@ -146,14 +147,19 @@ class Studies:
         trial.set_user_attr(ENDED, {"state": TrialState.PRUNED.name, "reason": reason})
         return True
 
-    def complete(self, trial_id: TrialId, official: dict[str, float] | None = None) -> None:
+    def complete(
+        self, trial_id: TrialId, official: dict[str, float] | None = None, file_hash: str | None = None
+    ) -> None:
         """Ends a trial that used its whole budget; its value is its best score.
 
         Args:
             trial_id: The trial.
             official: Metrics of a confirmation's best weights on the official dev splits.
+            file_hash: SHA-256 of the file it left.
         """
         trial = self._running.pop(trial_id)
+        if file_hash is not None:
+            trial.set_user_attr(FILE, file_hash)
         if official is not None:
             trial.set_user_attr("official", official)
         best = max(self._frozen(trial_id).intermediate_values.values())

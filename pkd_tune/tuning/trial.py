@@ -8,21 +8,25 @@ random generator it uses are reset in place.
 import json
 import textwrap
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import torch
 from ray import tune
+from safetensors import SafetensorError
 
-from pkd_tune.config import DataConfig, SearchConfig
+from pkd_tune.config import DataConfig, SearchConfig, UserError
+from pkd_tune.data.tokens import file_hash
 from pkd_tune.distillation.checkpoint import Checkpoint, write_tensors
 from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError
 from pkd_tune.distillation.student import ModelPool, StudentData, distill, open_student_data
 from pkd_tune.distillation.teacher import Teacher
-from pkd_tune.files import REASON_LENGTH
+from pkd_tune.files import REASON_LENGTH, machine_failure
 from pkd_tune.tuning import trial_process
 from pkd_tune.tuning.artifacts import ArtifactStore
 from pkd_tune.tuning.cluster import node_folder
@@ -30,7 +34,10 @@ from pkd_tune.tuning.cores import bind_to_cores
 from pkd_tune.tuning.plan import TrialId
 from pkd_tune.tuning.ray_bridge import trial_id_of
 from pkd_tune.tuning.resources import Resources
-from pkd_tune.tuning.space import trial_configs
+from pkd_tune.tuning.space import Settings, trial_configs
+
+SURROUNDINGS = (OSError, MemoryError, UserError, SafetensorError, pyarrow.ArrowException)
+"""Errors that no setting of a trial causes: files or memory that the machine refuses, files that somebody changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,8 +59,9 @@ class TrialContext:
 def run_trial(config: dict[str, Any], *, context: TrialContext) -> None:
     """Distils one student, reports every evaluation to Ray, and saves its best weights when it completes.
 
-    A trial that raises has failed, and reports that as its last result; one whose process dies is restarted by Ray and
-    continues from its last epoch.
+    A trial that raises has failed, and reports that as its last result; where an error is one of `SURROUNDINGS`, the
+    trial has not failed and the search is to stop. A trial whose process dies is restarted by Ray and continues from
+    its last epoch.
 
     Args:
         config: `depth`, `method`, `stage` and `trial` identify the trial; `seed` is that of a confirmation, or None;
@@ -78,10 +86,14 @@ def run_trial(config: dict[str, Any], *, context: TrialContext) -> None:
         return
     try:
         with trial_process.deadline(context.timeout, trace):
-            official = _distil(config, trial_id, context, artifacts)
-        tune.report({"finished": json.dumps(official)})
+            official, file = _distil(config, trial_id, context, artifacts, _report)
+        tune.report({"finished": json.dumps(official), "file": file})
     except TrainingDivergedError as error:
         tune.report({"failure": str(error)})  # a matter of the settings; the process stays usable
+    except SURROUNDINGS as error:
+        trial_process.retire_process(f"the trial before ended with {type(error).__name__}")
+        reason = machine_failure(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        tune.report({"machine": f"{trial_id.name}: {reason}", "traceback": traceback.format_exc()})
     except Exception as error:
         trial_process.retire_process(f"the trial before ended with {type(error).__name__}")
         reason = traceback.format_exception_only(error)[-1].strip()
@@ -89,10 +101,30 @@ def run_trial(config: dict[str, Any], *, context: TrialContext) -> None:
         tune.report({"failure": last_line, "traceback": traceback.format_exc()})
 
 
+def repeat_trial(trial_id: TrialId, settings: Settings, seed: int | None, context: TrialContext) -> None:
+    """Trains a complete trial once more in this process, for the file it left: its weights, or its predictions.
+
+    Args:
+        trial_id: The trial.
+        settings: That it tried.
+        seed: Of a confirmation; None for other trials.
+        context: What all trials share.
+    """
+    _distil({"settings": settings, "seed": seed}, trial_id, context, context.artifacts, lambda evaluation: None)
+
+
 def _distil(
-    config: dict[str, Any], trial_id: TrialId, context: TrialContext, artifacts: ArtifactStore
-) -> dict[str, float] | None:
-    """Trains the student; returns the metrics of a confirmation on the official dev splits, None for other trials."""
+    config: dict[str, Any],
+    trial_id: TrialId,
+    context: TrialContext,
+    artifacts: ArtifactStore,
+    report: Callable[[Evaluation], None],
+) -> tuple[dict[str, float] | None, str]:
+    """Trains the student and leaves a file.
+
+    Returns:
+        The metrics of a confirmation on the official dev splits, None for other trials; the SHA-256 of the file.
+    """
     search, state = context.search, state_name(trial_id)
     student_data, model_pool = _open_data(search.data, context.teacher, context.resources, search.student_training.seed)
     seed = search.student_training.seed if config["seed"] is None else config["seed"]
@@ -104,7 +136,7 @@ def _distil(
             student_data,
             student_config,
             training,
-            _report,
+            report,
             Checkpoint(artifacts.fetch(state), lambda: artifacts.publish(state)),
             model_pool,
         )
@@ -112,14 +144,18 @@ def _distil(
         artifacts.forget(state)
         trial_process.set_expected_gpu_bytes(model_pool.gpu_bytes())
     if trial_id.stage == "search":
-        write_tensors(artifacts.path(weights_name(trial_id)), student.state_dict())
-        artifacts.publish(weights_name(trial_id))
-        return None
+        return None, _leave(artifacts, weights_name(trial_id), student.state_dict())
     metrics, predicted = evaluate(student, student_data.official_dev, student_data.task, precision=training.precision)
     tensors = {name: torch.from_numpy(values) for name, values in predicted.items()}
-    write_tensors(artifacts.path(predictions_name(trial_id)), tensors)
-    artifacts.publish(predictions_name(trial_id))
-    return metrics
+    return metrics, _leave(artifacts, predictions_name(trial_id), tensors)
+
+
+def _leave(artifacts: ArtifactStore, name: str, tensors: dict[str, torch.Tensor]) -> str:
+    """Writes a trial's file where all nodes see it; returns its SHA-256."""
+    write_tensors(artifacts.path(name), tensors)
+    digest = file_hash(artifacts.path(name))
+    artifacts.publish(name)
+    return digest
 
 
 def _report(evaluation: Evaluation) -> None:

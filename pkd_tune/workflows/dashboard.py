@@ -66,12 +66,14 @@ def serve(run_dir: Path) -> NoReturn:
                 check_alive(servers)
                 time.sleep(POLL_SECONDS)
             show(server.name, f"http://{HOST}:{server.port}/")
+        show("note", f"no login: every user of this machine can read these pages while they listen on {HOST}")
         show("stop", "Ctrl-C")
         shown = None
         while True:
             check_alive(servers)
             if (address := ray_address(run_dir)) not in (None, shown):
-                show("Ray", str(address))
+                token = read_json(run_dir / DASHBOARD).get("token")
+                show("Ray", f"{address}" + (f" (its token: {token})" if token else ""))
                 shown = address
             time.sleep(POLL_SECONDS)
 

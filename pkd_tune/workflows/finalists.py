@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors.numpy import load_file
 
 from pkd_tune.config import CONTROLS, Precision, UserError
@@ -15,18 +16,20 @@ from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_raw
 from pkd_tune.data.metrics import majority_score
 from pkd_tune.data.significance import Predicted, paired_bootstrap
+from pkd_tune.data.tokens import file_hash
 from pkd_tune.deployment.conversion import export_student
 from pkd_tune.deployment.formats import PYTORCH
 from pkd_tune.deployment.measurement import latencies_ms, latency_machine, measure
 from pkd_tune.deployment.model_card import write_card
 from pkd_tune.distillation.layer_map import teacher_layers
+from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.encoders.folder import model_name
 from pkd_tune.encoders.precision import has_bf16
-from pkd_tune.tuning.journal import evaluations
+from pkd_tune.tuning.journal import FILE, evaluations
 from pkd_tune.tuning.plan import StudyKey, TrialId
 from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.studies import Studies
-from pkd_tune.tuning.trial import TrialContext, predictions_name, weights_name
+from pkd_tune.tuning.trial import TrialContext, predictions_name, repeat_trial, weights_name
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,9 @@ def export_finalists(
         "baseline": task.baseline,
         **measure(teacher.folder, dev, task, data.max_length),
     }
+    sizes = {name: len(split) for name, split in dev.items()}
+    if data.select_on == "dev":
+        check_teacher(teacher, teacher_record["metrics"]["score"], sizes)
     students: list[dict[str, Any]] = []
     for study_key in sorted(studies.plans, key=lambda study_key: study_key.depth):
         best = studies.best(study_key)
@@ -70,11 +76,7 @@ def export_finalists(
             / "best"
             / (f"{study_key.depth}-layer" + ("" if study_key.method == "pkd" else f"-{study_key.method}"))
         )
-        weights = context.artifacts.fetch(weights_name(TrialId(study_key, "search", best.number)))
-        if not weights.exists():
-            raise UserError(
-                f"{weights} is gone, and with it the best {study_key.name} student; start another run with --new"
-            )
+        weights = trial_file(context, studies, TrialId(study_key, "search", best.number))
         export_student(weights, study_key.depth, start, task, config.student_training.seed, target)
         scores = best.intermediate_values
         best_step = max(scores, key=lambda step: (scores[step], -step))
@@ -94,7 +96,6 @@ def export_finalists(
             **measure(target, dev, task, data.max_length),
         }
         if data.select_on == "dev":
-            sizes = {name: len(split) for name, split in dev.items()}
             check_reproduced(student, sizes, exactly=_only_fp32(config.student_training.precision, context.resources))
         students.append(student)
     folders = [teacher.folder, *(run_dir / student["folder"] for student in students)]
@@ -109,6 +110,52 @@ def export_finalists(
         write_card(student, teacher_record, task, command, folder, seed=seed, demo=demo, select_on=on)
     planned = sum(studies.quota(study_key) for study_key in studies.plans)
     return {"teacher": teacher_record, "students": students, "planned": planned, "latency_on": latency_machine()}
+
+
+def trial_file(context: TrialContext, studies: Studies, trial_id: TrialId) -> Path:
+    """Returns the file that a complete trial left: its weights, or the predictions of a confirmation.
+
+    A file that is gone, or is not what the journal says, is made again by training the trial once more.
+
+    Raises:
+        UserError: When it must be trained again on a GPU and there is none here.
+    """
+    trials = studies.trials(trial_id.study_key, trial_id.stage)
+    trial = next(trial for trial in trials if trial.number == trial_id.number)
+    name = weights_name(trial_id) if trial_id.stage == "search" else predictions_name(trial_id)
+    path = context.artifacts.fetch(name)
+    if path.exists() and trial.user_attrs.get(FILE) in (None, file_hash(path)):
+        return path
+    state = "damaged" if path.exists() else "gone"
+    if context.resources.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"{path} is {state}; run the same command where a GPU is, which trains {trial_id.name} again")
+    log.warning("%s is %s; training %s again, which takes as long as before", path, state, trial_id.name)
+    settings = studies.settings(trial_id.study_key, trial)
+    repeat_trial(trial_id, settings, trial.user_attrs.get("seed"), context)
+    return context.artifacts.fetch(name)
+
+
+def check_teacher(teacher: Teacher, score: float, sizes: Mapping[str, int]) -> None:
+    """Refuses to report on a teacher whose files no longer score what they scored when the search was run.
+
+    Args:
+        teacher: As the search has it.
+        score: Of its folder in plain transformers now.
+        sizes: Examples of each dev split.
+
+    Raises:
+        UserError: When the scores differ by more than rounding does.
+    """
+    if abs(score - teacher.metrics["score"]) > _rounding(sizes):
+        raise UserError(
+            f"the teacher in {teacher.folder} scores {score:.1f} now, but scored {teacher.metrics['score']:.1f} before "
+            "the trials: files of it have changed; restore them and run the same command again"
+        )
+
+
+def _rounding(sizes: Mapping[str, int]) -> float:
+    """Returns by how many points rounding on another machine may change a score: one, or three examples."""
+    return max(1.0, 300 / min(sizes.values()))
 
 
 def check_reproduced(student: dict[str, Any], sizes: Mapping[str, int], *, exactly: bool) -> None:
@@ -127,7 +174,7 @@ def check_reproduced(student: dict[str, Any], sizes: Mapping[str, int], *, exact
         RuntimeError: When two scores in fp32 are further apart: what was exported is not what was searched.
     """
     exported, searched = student["metrics"]["score"], student["search_score"]
-    if abs(exported - searched) <= max(1.0, 300 / min(sizes.values())):
+    if abs(exported - searched) <= _rounding(sizes):
         return
     if exactly:
         raise RuntimeError(f"{student['folder']} scores {exported:.2f}, but its trial scored {searched:.2f}")
@@ -197,9 +244,8 @@ def against_controls(
 
 
 def _predictions(context: TrialContext, studies: Studies, study_key: StudyKey) -> list[Predicted]:
-    paths = [
-        context.artifacts.fetch(predictions_name(TrialId(study_key, "confirm", trial.number)))
+    return [
+        load_file(trial_file(context, studies, TrialId(study_key, "confirm", trial.number)))
         for trial in studies.trials(study_key, "confirm")
         if "official" in trial.user_attrs
     ]
-    return [load_file(path) for path in paths if path.exists()]

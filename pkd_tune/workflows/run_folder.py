@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pkd_tune.config import UserError
-from pkd_tune.files import RUN, read_json
+from pkd_tune.files import JOURNAL, RUN, RUN_LOG, read_json
+from pkd_tune.tuning.journal import check_journal
 
 COMPARED = ("demo", "search", "space", "content")
 """Parts of run.json that make a search the same; machine, versions and date may change."""
@@ -56,18 +57,44 @@ def begin_run_folder(task_folder: Path, name: str, record: dict[str, Any], *, ne
         new: Whether to start another run although there is one.
 
     Raises:
-        UserError: When the run that would be continued has other settings.
+        UserError: When the run that would be continued has other settings, or its records are damaged.
     """
     task_folder.mkdir(parents=True, exist_ok=True)
     while True:
         run_dir = choose_run_folder(task_folder, name, new=new)
         if (run_dir / RUN).exists():
-            check_same_search(run_dir, read_json(run_dir / RUN), record)
+            check_same_search(run_dir, read_record(run_dir), record)
+            check_trials_are_recorded(run_dir)
         try:
             run_dir.mkdir(exist_ok=not new)
             return run_dir
         except FileExistsError:
             continue  # another search took this number just now
+
+
+def read_record(run_dir: Path) -> dict[str, Any]:
+    """Returns a run's run.json.
+
+    Raises:
+        UserError: When it is damaged.
+    """
+    return read_json(run_dir / RUN, (*COMPARED, "id", "provenance"))
+
+
+def check_trials_are_recorded(run_dir: Path) -> None:
+    """Refuses to continue a run whose journal is gone or damaged: its trials would be trained again.
+
+    Raises:
+        UserError: One line with the file and the remedy.
+    """
+    journal = run_dir / JOURNAL
+    if journal.exists() and journal.stat().st_size:
+        check_journal(journal)
+    elif (run_dir / RUN_LOG).exists():  # trials have begun
+        state = "empty" if journal.exists() else "gone"
+        raise UserError(
+            f"{journal} is {state}, which holds the run's trials; restore it, or start another run with --new"
+        )
 
 
 def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str, Any]) -> None:

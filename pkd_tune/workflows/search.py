@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,13 +27,13 @@ from pkd_tune.files import (
     DASHBOARD,
     EVALUATIONS,
     JOURNAL,
+    LOCK_MODE,
     RAY_LOG,
     RUN,
     RUN_LOCK,
     SUMMARY,
     TRIALS,
     json_value,
-    read_json,
     write_json,
 )
 from pkd_tune.reporting.formatting import plural
@@ -55,7 +56,7 @@ from pkd_tune.workflows.finished_run import SearchRun
 from pkd_tune.workflows.inputs import load_examples
 from pkd_tune.workflows.progress import training_progress
 from pkd_tune.workflows.request import SearchRequest
-from pkd_tune.workflows.run_folder import begin_run_folder, check_same_search, relative_path
+from pkd_tune.workflows.run_folder import begin_run_folder, check_same_search, read_record, relative_path
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def locked(run_dir: Path) -> Iterator[None]:
     Raises:
         UserError: When one is there.
     """
-    lock = FileLock(run_dir / RUN_LOCK, blocking=False)
+    lock = FileLock(run_dir / RUN_LOCK, blocking=False, mode=LOCK_MODE)
     try:
         lock.acquire()
     except Timeout as error:
@@ -210,7 +211,7 @@ def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record:
     )
     record["content"] = {"teacher": teacher.key, **{name: split.key for name, split in chosen.items()}}
     if (run_dir / RUN).exists():
-        before = read_json(run_dir / RUN)
+        before = read_record(run_dir)
         check_same_search(run_dir, before, record)
         record |= continued(before, record)
     write_json(run_dir / RUN, record)
@@ -271,10 +272,10 @@ def check_loggers(names: tuple[str, ...]) -> None:
 
 @contextmanager
 def dashboard_address(run_dir: Path, address: str | None) -> Iterator[None]:
-    """Leaves the address of Ray's dashboard in the run's folder for as long as the dashboard runs."""
+    """Leaves the address of Ray's dashboard, and its token, in the run's folder for as long as the dashboard runs."""
     path = run_dir / DASHBOARD
     if address is not None:
-        write_json(path, {"ray": address})
+        write_json(path, {"ray": address, "token": os.environ[cluster.AUTH_TOKEN]}, private=True)
     try:
         yield
     finally:

@@ -29,7 +29,7 @@ def test_teacher_students_costs_and_places(tmp_path: Path) -> None:
         "3 layers: 76% of the teacher's size, 1.9 times as fast",
         "report:      r/report.md",
         "checkpoints: r/best",
-        "TensorBoard: tensorboard --logdir r/ray",
+        "TensorBoard: tensorboard --logdir r/ray  # has no login",
     ]
 
 

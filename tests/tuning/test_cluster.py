@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import stat
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -65,7 +67,8 @@ def test_the_session_is_private_and_gone_at_the_end_and_so_are_rays_variables(
     short_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(short_folder))
-    for name in ("OMP_WAIT_POLICY", *cluster.RAY_ENVIRONMENT):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("OMP_WAIT_POLICY", cluster.AUTH_MODE, cluster.AUTH_TOKEN, *cluster.RAY_ENVIRONMENT):
         monkeypatch.delenv(name, raising=False)
 
     @ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
@@ -78,9 +81,58 @@ def test_the_session_is_private_and_gone_at_the_end_and_so_are_rays_variables(
         assert stat.S_IMODE(session.stat().st_mode) == 0o700
         assert folder.is_relative_to(session)
         assert policy == "PASSIVE"
+        assert re.fullmatch(r"[0-9a-f]{64}", os.environ[cluster.AUTH_TOKEN])
         assert cluster.RAY_ENVIRONMENT.items() <= os.environ.items()
     assert list(short_folder.iterdir()) == []
-    assert not cluster.RAY_ENVIRONMENT.keys() & os.environ.keys()
+    assert not {cluster.AUTH_MODE, cluster.AUTH_TOKEN, *cluster.RAY_ENVIRONMENT} & os.environ.keys()
+    assert not (tmp_path / ".ray" / "auth_token").exists()
+
+
+READ_CLUSTER = """
+import sys
+from ray._raylet import GcsClient
+client = GcsClient(address=sys.argv[1])
+print("NodeID", client.internal_kv_keys(b"", None, timeout=5), client.get_all_resource_usage(timeout=5))
+"""
+"""Reads Ray's key-value store, in which it keeps pickled functions, as anybody may try."""
+
+
+@pytest.mark.slow
+def test_every_start_has_a_token_of_its_own_that_no_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(cluster.AUTH_TOKEN, "the user's, for a cluster of theirs")
+    monkeypatch.delenv(cluster.AUTH_MODE, raising=False)
+    with cluster.own_cluster(Resources(), tmp_path / "log"):
+        token = os.environ[cluster.AUTH_TOKEN]
+        assert re.fullmatch(r"[0-9a-f]{64}", token)
+        assert ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).remote()) == token
+        address = ray.get_runtime_context().gcs_address
+        said = {
+            key: subprocess.run(
+                [sys.executable, "-c", READ_CLUSTER, address],
+                env={**os.environ, cluster.AUTH_TOKEN: key},
+                capture_output=True,
+                text=True,
+                timeout=100,
+            )
+            for key in (token, "0" * 64)
+        }
+    assert "NodeID" in said[token].stdout, said[token].stderr
+    assert "NodeID" not in said["0" * 64].stdout
+    assert "InvalidAuthToken" in said["0" * 64].stderr, said["0" * 64].stderr
+    assert os.environ[cluster.AUTH_TOKEN] == "the user's, for a cluster of theirs"
+    assert cluster.AUTH_MODE not in os.environ
+    assert not (tmp_path / ".ray" / "auth_token").exists()
+
+
+@pytest.mark.slow
+def test_a_session_without_a_token_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(cluster.AUTH_MODE, "disabled")
+    with cluster.own_cluster(Resources(), tmp_path / "log"):
+        pass
+    assert "RAY_AUTH_MODE=disabled is set: every user of this machine can run code as you" in caplog.text
 
 
 def test_what_ray_refuses_of_ours_is_a_bug_and_not_the_users_mistake(

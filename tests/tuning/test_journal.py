@@ -12,7 +12,7 @@ from pkd_tune.tuning.plan import StudyKey
 from pkd_tune.tuning.space import Choice, Float
 
 
-def test_half_a_line_and_a_lock_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+def test_half_a_line_of_a_killed_process_is_removed_and_no_lock_is_needed(tmp_path: Path) -> None:
     studies = opened(tmp_path, plan(1, 3))
     finish(studies, ask(studies)[0], 70.0)
     journal = tmp_path / "study.log"
@@ -23,7 +23,22 @@ def test_half_a_line_and_a_lock_of_a_killed_process_are_removed(tmp_path: Path) 
     assert best is not None
     assert best.value == 70.0
     assert journal.read_bytes().startswith(whole)
-    assert not (tmp_path / "study.log.lock").is_symlink()
+
+
+def test_a_line_that_is_gone_or_changed_is_named(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(1, 3))
+    for score in (70.0, 80.0):
+        finish(studies, ask(studies)[0], score)
+    journal = tmp_path / "study.log"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) > 8
+    for i in range(len(lines) - 1):
+        for damaged, at in ((lines[:i] + lines[i + 1 :], i + 1), ([*lines[:i], b"\xff{\n", *lines[i + 1 :]], i + 1)):
+            journal.write_bytes(b"".join(damaged))
+            with pytest.raises(
+                UserError, match=rf"study\.log is damaged \(line {at}: .*; restore it, or start another"
+            ):
+                opened(tmp_path, plan(1, 3))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pkd_tune.config import UserError
 from pkd_tune.export import make_parser
 from pkd_tune.workflows.export import resolve_export
 from pkd_tune.workflows.options import ExportOptions, make_options
-from pkd_tune.workflows.run_folder import check_same_search, choose_run_folder, relative_path
+from pkd_tune.workflows.run_folder import begin_run_folder, check_same_search, choose_run_folder, relative_path
 
 RUN = "results/MRPC/tiny"
 
@@ -24,6 +24,26 @@ def test_the_latest_run_is_continued_unless_a_new_one_is_asked_for(tmp_path: Pat
         (tmp_path / "MRPC" / name).mkdir(parents=True)
     assert choose(new=False) == "minilm-10"
     assert choose(new=True) == "minilm-11"
+
+
+@pytest.mark.parametrize("content", [b"{}", b"\xff", b'{"id": "x"}'])
+def test_a_damaged_record_is_named_before_anything_is_done(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "run.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"tiny/run\.json is damaged .*; restore it, or start another run with --new"):
+        begin_run_folder(tmp_path, "tiny", {}, new=False)
+
+
+def test_a_journal_that_is_gone_or_empty_is_named_once_trials_have_begun(tiny_run: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "tiny"
+    run_dir.mkdir()
+    shutil.copy(tiny_run / "run.json", run_dir)
+    assert begin_run_folder(tmp_path, "tiny", {}, new=False) == run_dir  # it was interrupted before its first trial
+    (run_dir / "run.log").touch()
+    for state in ("gone", "empty"):
+        with pytest.raises(UserError, match=rf"study\.log is {state}, which holds the run's trials; restore it"):
+            begin_run_folder(tmp_path, "tiny", {}, new=False)
+        (run_dir / "study.log").touch()
 
 
 def test_differing_settings_are_all_named(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ this module writes them to disk, atomically.
 """
 
 import hashlib
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from filelock import FileLock
 from pkd_tune.config import UserError
 from pkd_tune.data.demo.corpora import write_corpus
 from pkd_tune.data.demo.model import write_model
-from pkd_tune.files import write_json
+from pkd_tune.files import LOCK_MODE, read_json, write_json
 
 _MODEL = "models/pretrained/demo"
 _GENERATOR = ("__init__", "world", "corpora", "model")
@@ -31,11 +30,19 @@ def _digest(*paths: Path) -> str:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """Returns the content of demo.json: what each folder was `made` by, and the hashes of all `files`."""
+    """Returns the content of demo.json: what each folder was `made` by, and the hashes of all `files`.
+
+    Raises:
+        UserError: When it is damaged.
+    """
     if not path.exists():
         return {"made": {}, "files": {}}
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
+    try:
+        return read_json(path, ("made", "files"))
+    except UserError as error:
+        raise UserError(
+            f"{path} is damaged; delete {path.parent}, and the same command writes the demo again"
+        ) from error
 
 
 def _is_complete(data_dir: Path, folder: str, record: dict[str, Any], made_by: dict[str, Any]) -> bool:
@@ -90,7 +97,7 @@ def write_demo(data_dir: Path, task: str = "MRPC", *, seed: int = 0) -> Path:
     # Locked, because searches that start at the same time add their tasks to the same record. The temporary folder is
     # on the file system of the result, so that finished files can be moved there.
     with (
-        FileLock(data_dir / ".demo.lock"),
+        FileLock(data_dir / ".demo.lock", mode=LOCK_MODE),
         tempfile.TemporaryDirectory(dir=data_dir, prefix=".demo-") as temporary,
     ):
         record, staged = _read_record(record_path), Path(temporary)
