@@ -1,4 +1,4 @@
-"""Paired bootstrap test: whether two models score differently on the same examples, beyond what chance explains.
+"""Confidence intervals of the difference between two models' scores on the same examples, over examples and seeds.
 
 Shape suffixes: N examples of a split, M trainings, R resamples, K classes, U distinct values.
 """
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri, stdtrit
 
 from pkd_tune.data.metrics import score
 from pkd_tune.data.task import Task
@@ -28,9 +29,9 @@ class Difference(NamedTuple):
 
     mean: float
     low: float
-    """Lower end of the 95 % confidence interval."""
+    """Lower end of the confidence interval."""
     high: float
-    """Upper end of the 95 % confidence interval."""
+    """Upper end of the confidence interval."""
 
     @property
     def distinguishable(self) -> bool:
@@ -45,12 +46,14 @@ def paired_bootstrap(
     labels: Mapping[str, npt.NDArray[np.generic]],
     resamples: int = RESAMPLES,
     seed: int = 0,
+    level: float = 0.95,
 ) -> Difference:
     """Compares the mean scores of two models, each trained on one or several seeds.
 
-    Every resample draws examples with replacement, the same for all trainings of both models (Koehn, "Statistical
-    Significance Tests for Machine Translation Evaluation", EMNLP 2004), and trainings of each model with replacement,
-    so that the interval covers both the choice of dev examples and the choice of seeds.
+    The interval covers two sources of chance. The choice of dev examples: every resample draws examples with
+    replacement, the same for all trainings of both models (Koehn, "Statistical Significance Tests for Machine
+    Translation Evaluation", EMNLP 2004). The choice of seeds: see `half_width`. A model with a single training is taken
+    as it is, as a teacher is, so that its seed is not covered.
 
     A resample is represented by how often it has each example, and each metric is computed from sums weighted by these
     counts, for many resamples at once.
@@ -62,30 +65,71 @@ def paired_bootstrap(
         labels: The true labels of every dev split.
         resamples: Number of bootstrap resamples.
         seed: Seed of the resampling.
+        level: Confidence level of the interval.
     """
+    models = [*ours, *theirs]
+    scores_MR = resampled_scores(task, models, labels, resamples, seed)
+    means_R = scores_MR[: len(ours)].mean(0) - scores_MR[len(ours) :].mean(0)
+    found = np.array([score(task, model, labels)["score"] for model in models])
+    of_ours, of_theirs = found[: len(ours)], found[len(ours) :]
+    mean = float(of_ours.mean() - of_theirs.mean())
+    half = float(half_width(of_ours, of_theirs, means_R, level))
+    return Difference(mean, mean - half, mean + half)
+
+
+def resampled_scores(
+    task: Task,
+    models: Sequence[Predicted],
+    labels: Mapping[str, npt.NDArray[np.generic]],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Array:
+    """Returns the score of every training on every bootstrap resample of the dev examples, times 100, (M, R)."""
     rng = np.random.default_rng(seed)
-    trainings = [*ours, *theirs]
-    predicted = {name: np.stack([training[name] for training in trainings]) for name in labels}
+    predicted = {name: np.stack([training[name] for training in models]) for name in labels}
     chunk = max(1, _CHUNK // max(map(len, labels.values())))
-    differences: list[float] = []
+    parts = []
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
         counts = {name: np.empty((size, len(values))) for name, values in labels.items()}
-        drawn = []
         for resample in range(size):
             for name, values in labels.items():
                 rows = rng.integers(len(values), size=len(values))
                 counts[name][resample] = np.bincount(rows, minlength=len(values))
-            drawn.append([rng.integers(len(models), size=len(models)) for models in (ours, theirs)])
-        scores_MR = np.mean([_scores(task, predicted[name], labels[name], counts[name]) for name in labels], axis=0)
-        scores_RM = scores_MR.T
-        differences += [
-            scores_M[of_ours].mean() - scores_M[len(ours) + of_theirs].mean()
-            for scores_M, (of_ours, of_theirs) in zip(scores_RM, drawn, strict=True)
-        ]
-    low, high = np.percentile(differences, [2.5, 97.5]).tolist()
-    means = [float(np.mean([score(task, model, labels)["score"] for model in models])) for models in (ours, theirs)]
-    return Difference(means[0] - means[1], low, high)
+        parts.append(np.mean([_scores(task, predicted[name], labels[name], counts[name]) for name in labels], axis=0))
+    return np.concatenate(parts, axis=1)
+
+
+def half_width(of_ours: Array, of_theirs: Array, resampled: Array, level: float) -> Array:
+    """Returns half the width of the confidence interval of the difference of two mean scores.
+
+    The half-widths of the two sources of chance are combined as independent ones are, by the root of the sum of their
+    squares (the MOVER of Zou and Donner, "Construction of confidence intervals about effect measures", Statistics in
+    Medicine 2008). For the examples it is the normal quantile times the standard deviation over resamples. For the
+    seeds it is the t quantile times Welch's standard error, with his degrees of freedom (Welch, "The generalization of
+    'Student's' problem", Biometrika 1947): resampling two or three seeds instead would understate their variance.
+
+    Leading axes are those of independent comparisons.
+
+    Args:
+        of_ours: Score of each training of the first model, (..., M).
+        of_theirs: Score of each training of the second model, (..., M'). The seeds of a model with a single training
+            are not covered.
+        resampled: Difference of the mean scores on each resample of the examples, (..., R).
+        level: Confidence level.
+    """
+    tail = (1 + level) / 2
+    of_examples = ndtri(tail) ** 2 * resampled.var(-1, ddof=1)
+    variance: Array = np.zeros(of_examples.shape)
+    spread: Array = np.zeros(of_examples.shape)
+    for scores in (of_ours, of_theirs):
+        if (trainings := scores.shape[-1]) > 1:
+            own = scores.var(-1, ddof=1) / trainings
+            variance = variance + own
+            spread = spread + own**2 / (trainings - 1)
+    freedom = np.divide(variance**2, spread, out=np.ones(variance.shape), where=spread > 0)
+    half: Array = np.sqrt(of_examples + stdtrit(freedom, tail) ** 2 * variance)
+    return half
 
 
 def _scores(

@@ -1,4 +1,4 @@
-"""The paired bootstrap: what it concludes, and that its fast sums equal scoring every resample by itself."""
+"""Intervals of differences: what is concluded, how often wrongly, and that fast sums equal scoring each resample."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import pytest
 from pkd_tune.data import metrics, significance
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.metrics import score, split_metrics
-from pkd_tune.data.significance import METRICS, Difference, Predicted, paired_bootstrap
+from pkd_tune.data.significance import METRICS, Predicted, half_width, paired_bootstrap, resampled_scores
 from pkd_tune.data.task import Task
 
 RTE, MNLI = TASKS["RTE"], TASKS["MNLI"]
@@ -61,32 +61,17 @@ def test_both_dev_splits_of_a_task_are_resampled() -> None:
 
 
 def scored_one_by_one(
-    task: Task,
-    ours: Sequence[Predicted],
-    theirs: Sequence[Predicted],
-    labels: Mapping[str, np.ndarray],
-    resamples: int,
-    seed: int,
-) -> Difference:
-    """The definition: every drawn training is scored on the drawn examples."""
+    task: Task, models: Sequence[Predicted], labels: Mapping[str, np.ndarray], resamples: int, seed: int
+) -> np.ndarray:
+    """The definition: every training is scored on the drawn examples."""
     rng = np.random.default_rng(seed)
-
-    def mean_score(models: Sequence[Predicted], rows: Mapping[str, np.ndarray]) -> float:
-        truth = {name: labels[name][rows[name]] for name in labels}
-        return float(
-            np.mean(
-                [score(task, {name: model[name][rows[name]] for name in labels}, truth)["score"] for model in models]
-            )
-        )
-
-    differences = []
+    scores = []
     for _ in range(resamples):
         rows = {name: rng.integers(len(values), size=len(values)) for name, values in labels.items()}
-        drawn = [[models[i] for i in rng.integers(len(models), size=len(models))] for models in (ours, theirs)]
-        differences.append(mean_score(drawn[0], rows) - mean_score(drawn[1], rows))
-    every = {name: np.arange(len(values)) for name, values in labels.items()}
-    low, high = np.percentile(differences, [2.5, 97.5]).tolist()
-    return Difference(mean_score(ours, every) - mean_score(theirs, every), low, high)
+        truth = {name: labels[name][rows[name]] for name in labels}
+        drawn = [{name: model[name][rows[name]] for name in labels} for model in models]
+        scores.append([score(task, model, truth)["score"] for model in drawn])
+    return np.array(scores).T
 
 
 def examples(task: Task, trainings: int) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
@@ -111,12 +96,45 @@ def examples(task: Task, trainings: int) -> tuple[dict[str, np.ndarray], list[di
     ("name", "chunk"),
     [("MRPC", 37 * 5), ("CoLA", 1), ("STS-B", 37 * 5), ("MNLI", 37 * 5), ("MNLI", significance._CHUNK)],
 )
-def test_the_interval_is_that_of_scoring_every_resample(name: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scores_are_those_of_scoring_every_resample(name: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(significance, "_CHUNK", chunk)
     labels, predicted = examples(TASKS[name], 5)
-    expected = scored_one_by_one(TASKS[name], predicted[:3], predicted[3:], labels, 12, seed=3)
-    found = paired_bootstrap(TASKS[name], predicted[:3], predicted[3:], labels, resamples=12, seed=3)
+    expected = scored_one_by_one(TASKS[name], predicted, labels, 12, seed=3)
+    found = resampled_scores(TASKS[name], predicted, labels, resamples=12, seed=3)
     assert found == pytest.approx(expected, abs=1e-10)
+
+
+def test_the_interval_of_two_seeds_worked_out_by_hand() -> None:
+    """Scores 80 and 82 against one of 70 that does not vary: a standard error of 1 with one degree of freedom, whose
+    97.5 % quantile is 12.706; examples with a standard deviation of 2 add 1.96 · 2."""
+    resampled = np.array([-1.0, 1.0]) * np.sqrt(2)  # with n − 1 in the denominator: a standard deviation of 2
+    alone = half_width(np.array([80.0, 82.0]), np.array([70.0]), resampled, 0.95)
+    assert alone == pytest.approx(np.hypot(12.706, 1.96 * 2), abs=1e-3)
+    # Welch: 2² / (1² + 1²) = 2 degrees of freedom, whose quantile is 4.303, and a standard error of √2.
+    both = half_width(np.array([80.0, 82.0]), np.array([70.0, 72.0]), resampled * 0, 0.95)
+    assert both == pytest.approx(4.3027 * np.sqrt(2), abs=1e-3)
+    assert half_width(np.array([80.0]), np.array([70.0]), resampled, 0.95) == pytest.approx(1.96 * 2, abs=1e-3)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("between_seeds", [0.01, 0.1, 0.5])
+def test_two_equal_students_are_told_apart_in_at_most_5_percent_of_runs(seeds: int, between_seeds: float) -> None:
+    """In 1,000 simulated runs, whatever part of the variance is due to the seeds: two students whose trainings have the
+    same distribution of scores on the same examples."""
+    runs, size = 1000, 120
+    rng = np.random.default_rng(seeds)
+    shape = (runs, 2, seeds, size)
+    margin = rng.normal(0.8, 1, (runs, 1, 1, size)) + rng.normal(0, 0.4, (runs, 2, 1, size))  # of each example
+    margin = margin + rng.normal(0, between_seeds, (runs, 2, seeds, 1)) + rng.normal(0, 0.5, shape)
+    right = (margin > 0).reshape(runs * 2 * seeds, size).astype(int)
+    labels = {"dev": np.ones(size, int)}
+    # A resample of one run's examples is as good as one of another's: they are all exchangeable.
+    scores = resampled_scores(RTE, [{"dev": row} for row in right], labels, resamples=200)
+    resampled = scores.reshape(runs, 2, seeds, -1).mean(2)
+    found = 100 * right.reshape(shape).mean(-1)
+    half = half_width(found[:, 0], found[:, 1], resampled[:, 0] - resampled[:, 1], 0.95)
+    false = abs(found[:, 0].mean(-1) - found[:, 1].mean(-1)) > half
+    assert false.mean() <= 0.05
 
 
 @pytest.mark.parametrize("name", METRICS)
