@@ -12,7 +12,7 @@ from pkd_tune.config import Precision, UserError
 from pkd_tune.data.glue import find_trainable
 from pkd_tune.data.hub import find_pretrained
 from pkd_tune.data.loading import check_source, load_features
-from pkd_tune.encoders.folder import BERT_BASE, encoder_problems, read_config
+from pkd_tune.encoders.folder import BERT_BASE, encoder_problems, sizes
 from pkd_tune.encoders.precision import check_precision, has_bf16
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning.resources import Resources, choose_resources
@@ -120,8 +120,7 @@ def find_shape(config: BenchConfig) -> dict[str, int]:
         folder = find_pretrained(config.teacher, config.data_dir)
         if problems := encoder_problems(folder, "--teacher"):
             raise UserError(*problems)
-        fields = read_config(folder)
-        return {name: fields.get(name, default) for name, default in BERT_BASE.items()}
+        return sizes(folder)
     width = config.width or DEFAULT_WIDTH
     if width % 12 and width % 64:
         raise UserError(f"--width must be a multiple of 12 or of 64, but got {width}")

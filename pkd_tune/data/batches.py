@@ -27,7 +27,8 @@ class Batch:
     input_ids_BT: Tensor
     """int64."""
     token_types_BT: Tensor
-    """int64: 0 for the first sentence and padding, 1 for the second sentence."""
+    """int64: 0 for the first sentence and padding, 1 for the second sentence; all 0 where the tokenizer has no segment
+    ids. A model without segment embeddings ignores them."""
     mask_BT: Tensor
     """True for tokens, False for padding."""
     labels_B: Tensor

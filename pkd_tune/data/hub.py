@@ -30,7 +30,10 @@ _MODEL_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
     "*.safetensors",
+    "model.safetensors.index.json",
 )
 
 

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 HOLDOUT_SHARE = 0.1
 """Share of the train split that is held out in place of each dev split."""
 
-_FORMAT = "2"  # of the tokenised files; increment to invalidate the cache
+_FORMAT = "3"  # of the tokenised files; increment to invalidate the cache
 
 
 def check_source(

@@ -29,11 +29,13 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
 )
 """Files that a tokenizer may consist of."""
 
-TOKENIZER_MAIN_FILES = ("tokenizer.json", "vocab.txt")
-"""Either of these is sufficient to load the tokenizer."""
+TOKENIZER_MAIN_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+"""Any of these is sufficient to load the tokenizer, vocab.json with merges.txt beside it."""
 
 SHORTEST = 8
 """Minimum for the maximum length in tokens, so that truncation leaves something of two sentences."""
@@ -67,7 +69,8 @@ class Split:
     offsets: npt.NDArray[np.int64]
     """Example i is input_ids[offsets[i]:offsets[i + 1]]; shape (N + 1,)."""
     first_lengths: npt.NDArray[np.int32]
-    """Number of tokens of type 0 of each example, namely [CLS] sentence1 [SEP]; shape (N,)."""
+    """Number of tokens of type 0 of each example, namely [CLS] sentence1 [SEP], or all where the tokenizer has no
+    segment ids; shape (N,)."""
     labels: npt.NDArray[np.int64] | npt.NDArray[np.float32] | None
     """Class ids, or fp32 values of a regression task, shape (N,); None for a split without labels."""
 
@@ -101,25 +104,37 @@ def tokenizer_key(model_dir: Path) -> str:
     """Returns a hash of the tokenizer's files in a model folder.
 
     Raises:
-        UserError: The folder has neither tokenizer.json nor vocab.txt.
+        UserError: The folder has none of `TOKENIZER_MAIN_FILES`.
     """
     if not any((model_dir / name).is_file() for name in TOKENIZER_MAIN_FILES):
-        raise UserError(f"{model_dir} has no tokenizer: neither tokenizer.json nor vocab.txt is in it")
+        raise UserError(f"{model_dir} has no tokenizer: none of {', '.join(TOKENIZER_MAIN_FILES)} is in it")
     parts = [f"{name} {file_hash(model_dir / name)}" for name in TOKENIZER_FILES if (model_dir / name).is_file()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+def read_tokenizer(model_dir: Path) -> "PreTrainedTokenizerBase":
+    """Returns the fast tokenizer of a model folder, set to pad and truncate at the end.
+
+    Raises:
+        UserError: There is no fast tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        model_dir, local_files_only=True, use_fast=True, padding_side="right", truncation_side="right"
+    )
+    if not tokenizer.is_fast:
+        raise UserError(f"{model_dir}: its tokenizer {type(tokenizer).__name__} has no fast version")
+    return tokenizer
+
+
 def load_tokenizer(model_dir: Path, max_length: int) -> "PreTrainedTokenizerBase":
-    """Returns the fast tokenizer of a model folder.
+    """Returns the tokenizer of a model folder as `read_tokenizer()` does.
 
     Raises:
         UserError: There is no fast tokenizer, or `max_length` is too small or exceeds the model's limit.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, use_fast=True)
-    if not tokenizer.is_fast:
-        raise UserError(f"{model_dir}: its tokenizer {type(tokenizer).__name__} has no fast version")
+    tokenizer = read_tokenizer(model_dir)
     if max_length < SHORTEST:
         raise UserError(f"max_length must be at least {SHORTEST}, but got {max_length}")
     if max_length > tokenizer.model_max_length:  # a huge number if there is no limit
@@ -131,8 +146,14 @@ def load_tokenizer(model_dir: Path, max_length: int) -> "PreTrainedTokenizerBase
 def tokenise(raw: RawSplit, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> pa.RecordBatch:
     """Tokenises a split; pairs that are too long are truncated at the end of the longer sentence first.
 
+    Segment ids are those of the tokenizer, and all 0 where it has none in its `model_input_names`: as its model gets
+    them in plain transformers.
+
     Returns:
         N rows with the columns example_id, input_ids, first_length and label.
+
+    Raises:
+        UserError: When the segment ids of an example are not zeros followed by ones.
     """
     chunks = list(_tokenised_chunks(raw, tokenizer, max_length))
     input_ids_T, lengths_N, first_lengths_N = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
@@ -159,12 +180,20 @@ def _tokenised_chunks(
             truncation="longest_first",
             padding=False,
             max_length=max_length,
-            return_token_type_ids=True,
             return_attention_mask=False,
         )
         ids: list[list[int]] = tokens["input_ids"]
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
-        first_lengths = np.array([row.count(0) for row in tokens["token_type_ids"]], dtype=np.int32)
+        first_lengths = lengths.astype(np.int32)
+        if "token_type_ids" in tokens:
+            types: list[list[int]] = tokens["token_type_ids"]
+            zeros = [row.count(0) for row in types]
+            first_lengths = np.array(zeros, dtype=np.int32)
+            if any(row != [0] * count + [1] * (len(row) - count) for row, count in zip(types, zeros, strict=True)):
+                raise UserError(
+                    f"the tokenizer of {tokenizer.name_or_path} gives segment ids other than zeros followed by ones, "
+                    "which is not supported; give another model"
+                )
         yield np.array([token for row in ids for token in row], dtype=np.int32), lengths, first_lengths
 
 

@@ -22,7 +22,7 @@ from pkd_tune.distillation.memory import release_memory
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
 
 if TYPE_CHECKING:
-    from transformers import BertForSequenceClassification
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Inputs:
 
 
 def open_source(
-    split: Split, model: BertForSequenceClassification, outputs: TeacherOutputs | None = None, *, per_gpu: int = 1
+    split: Split, model: PreTrainedModel, outputs: TeacherOutputs | None = None, *, per_gpu: int = 1
 ) -> BatchSource:
     """Returns the batch source of a split, with the data on the model's device where that is a GPU with room for it.
 

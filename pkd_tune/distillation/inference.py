@@ -22,7 +22,7 @@ from pkd_tune.encoders.modeling import Output, run
 from pkd_tune.encoders.precision import mixed_precision
 
 if TYPE_CHECKING:
-    from transformers import BertForSequenceClassification
+    from transformers import PreTrainedModel
 
     from pkd_tune.distillation.teacher_outputs import TeacherOutputs
 
@@ -75,7 +75,7 @@ class TeacherSimilarity:
 
 
 def evaluate(
-    model: BertForSequenceClassification,
+    model: PreTrainedModel,
     dev: Mapping[str, Split],
     task: Task,
     *,
@@ -95,7 +95,7 @@ def evaluate(
 
 
 def predict(
-    model: BertForSequenceClassification,
+    model: PreTrainedModel,
     split: Split,
     *,
     precision: Precision = "auto",
@@ -117,9 +117,7 @@ def predict(
     return logits_NC
 
 
-def outputs(
-    model: BertForSequenceClassification, split: Split, *, precision: Precision
-) -> Iterator[tuple[Batch, Output]]:
+def outputs(model: PreTrainedModel, split: Split, *, precision: Precision) -> Iterator[tuple[Batch, Output]]:
     """Yields every example once, in batches of similar length, with the model's output in evaluation mode."""
     model.eval()
     for example_ids in scoring_batches(split.lengths, SCORING_TOKENS[model.device.type]):

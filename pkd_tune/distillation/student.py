@@ -27,7 +27,7 @@ from pkd_tune.distillation.train_step import TrainStep, graph_capture
 from pkd_tune.encoders.modeling import copy_layers, cut_to_layers, load_classifier
 
 if TYPE_CHECKING:
-    from transformers import BertForSequenceClassification
+    from transformers import PreTrainedModel
 
 REPRODUCTION_TOLERANCE = 0.5
 """Points by which the dev score of cached teacher outputs may differ from the teacher's: rounding of other hardware."""
@@ -43,7 +43,7 @@ class StudentData:
     """The splits that select epochs and trials, by the names of the task's dev splits."""
     official_dev: Mapping[str, Split]
     """The task's own dev splits by name; the same as `dev` unless part of the training split is held out."""
-    start: BertForSequenceClassification
+    start: PreTrainedModel
     """The model from which every student is initialised."""
     init: Init
     """Which of its layers a student starts from."""
@@ -149,7 +149,7 @@ def compute_teacher_outputs(
     if data.select_on != "dev":
         splits = selection_splits(task, splits, data.select_on)
 
-    def load_teacher() -> BertForSequenceClassification:
+    def load_teacher() -> PreTrainedModel:
         return load_classifier(teacher_dir, task.labels, seed=0).to(device)
 
     return {
@@ -188,7 +188,7 @@ def distill(
     report: Callable[[Evaluation], None],
     checkpoint: Checkpoint | None = None,
     model_pool: ModelPool | None = None,
-) -> tuple[BertForSequenceClassification, FitResult]:
+) -> tuple[PreTrainedModel, FitResult]:
     """Trains one student and returns it with the weights of its best evaluation.
 
     The result depends on the arguments alone, not on what the process did before.

@@ -35,7 +35,7 @@ from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, save_clas
 from pkd_tune.files import LOCK_MODE, write_json
 
 if TYPE_CHECKING:
-    from transformers import BertForSequenceClassification
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def finetune(
             logger.warning("%s: %s changed or gone; fine-tuning again", finished, ", ".join(changed))
         dev = {name: splits[name] for name in task.dev_splits}
         checkpoints = [Checkpoint(finished.with_name(f".{finished.name}.{i}.training")) for i in range(len(configs))]
-        best: tuple[float, BertForSequenceClassification] | None = None
+        best: tuple[float, PreTrainedModel] | None = None
         tried = []
         for config, checkpoint in zip(configs, checkpoints, strict=True):
             whole = load_classifier(pretrained_dir, task.labels, seed=config.seed)

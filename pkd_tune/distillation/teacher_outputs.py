@@ -30,7 +30,7 @@ from pkd_tune.distillation.inference import outputs
 from pkd_tune.files import LOCK_MODE, atomic_path
 
 if TYPE_CHECKING:
-    from transformers import BertForSequenceClassification
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def teacher_outputs(
     folder: Path,
     split: Split,
     teacher_key: str,
-    load_teacher: Callable[[], BertForSequenceClassification],
+    load_teacher: Callable[[], PreTrainedModel],
     *,
     verify: bool = True,
 ) -> TeacherOutputs:
@@ -122,7 +122,7 @@ def _open(path: Path, examples: int, origin: dict[str, str], *, verify: bool) ->
     return TeacherOutputs(logits_NC, cls_NLH, row_of_example_N)
 
 
-def _build(path: Path, split: Split, teacher: BertForSequenceClassification, origin: dict[str, str]) -> None:
+def _build(path: Path, split: Split, teacher: PreTrainedModel, origin: dict[str, str]) -> None:
     """Computes the outputs and writes the file batch by batch, so that memory does not grow with the split."""
     config = teacher.config
     n = len(split)

@@ -26,11 +26,11 @@ from pkd_tune.data.batches import Batch, in_parts
 from pkd_tune.distillation.batch_source import BatchSource, Inputs, epoch_inputs, make_batch
 from pkd_tune.distillation.losses import Loss, LossParts, pkd_loss
 from pkd_tune.distillation.memory import release_memory
-from pkd_tune.encoders.modeling import run
+from pkd_tune.encoders.modeling import is_fast, run
 from pkd_tune.encoders.precision import mixed_precision
 
 if TYPE_CHECKING:
-    from transformers import BertForSequenceClassification
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def make_optimizer(
     decayed: list[torch.nn.Parameter] = []
     plain: list[torch.nn.Parameter] = []
     for name, parameter in parameters:
-        (plain if name.endswith("bias") or "LayerNorm" in name else decayed).append(parameter)
+        (plain if name.endswith("bias") or "norm" in name.lower() else decayed).append(parameter)
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=learning_rate, eps=ADAM_EPSILON, fused=True, capturable=capturable)
 
@@ -96,7 +96,7 @@ class TrainStep:
 
     def __init__(
         self,
-        model: BertForSequenceClassification,
+        model: PreTrainedModel,
         projection: torch.nn.Module | None = None,
         *,
         capture: Capture | None = None,
@@ -107,9 +107,11 @@ class TrainStep:
         Args:
             model: Trained in place.
             projection: Maps the student's [CLS] states to the teacher's width; trained along with the model.
-            capture: How a step is captured; None: not at all. `graph_capture()` returns the one for a device.
+            capture: How a step is captured; None: not at all. `graph_capture()` returns the one for a device. A model
+                that runs transformers' forward pass, which may wait for the GPU, is never captured.
             beside: Train steps with the same `capture`, whose graphs share a memory pool with this one's; may grow.
         """
+        capture = capture if is_fast(model) else None
         self.model = model
         self.projection = projection
         self.capture = capture

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,17 @@ from safetensors import SafetensorError, safe_open
 from pkd_tune.config import UserError
 from pkd_tune.data.task import Task
 from pkd_tune.data.tokens import TOKENIZER_MAIN_FILES, file_hash
+from pkd_tune.encoders.families import BERT_SETTINGS, FAMILIES, Family, refusal
 from pkd_tune.files import TRAINING, read_json
 
 WEIGHTS = "model.safetensors"
 """Name of the weight file."""
+
+WEIGHTS_INDEX = "model.safetensors.index.json"
+"""Names the weight files of a model that is saved in several, by tensor."""
+
+LARGEST_SIZE = 10_000_000
+"""Of a size in config.json; the largest vocabularies have a million entries."""
 
 
 def model_name(folder: Path) -> str:
@@ -27,29 +36,14 @@ def model_name(folder: Path) -> str:
     return folder.name
 
 
-BERT_BASE = {
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 512,
+BERT_BASE: dict[str, int] = {
+    name: BERT_SETTINGS[name]
+    for name in (
+        *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+        "max_position_embeddings",
+    )
 }
-"""Sizes that a config.json without them has."""
-
-ARCHITECTURE = {
-    **BERT_BASE,
-    "type_vocab_size": 2,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-12,
-    "pad_token_id": 0,
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "classifier_dropout": None,
-    "initializer_range": 0.02,
-}
-"""The fields of a config.json that decide, with the weights, a model's outputs and its training, and their defaults."""
-
+"""Sizes of a model, with those of BERT-base."""
 
 ACTIVATIONS = (
     *("gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh"),
@@ -77,11 +71,39 @@ TOKENIZER_JSON: dict[str, tuple[str, ...]] = {
 """Tokenizer files that are JSON objects, and the keys that each must have."""
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file.
+
+    Raises:
+        ValueError: When it is not JSON, not UTF-8, not an object, or nested too deeply to be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError("not an object")
+    return content
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """Returns the folder's config.json."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    assert isinstance(config, dict)
-    return config
+    """Returns the folder's config.json.
+
+    Raises:
+        ValueError: When it is not a JSON object.
+    """
+    return read_object(folder / "config.json")
+
+
+def family_of(folder: Path) -> Family:
+    """Returns the family of the model in a folder in which `encoder_problems()` finds none."""
+    return FAMILIES[read_config(folder)["model_type"]]
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Returns the sizes of the model in a folder under the names of `BERT_BASE`, whatever its family calls them."""
+    family, config = family_of(folder), read_config(folder)
+    return {name: int(family.value(config, name)) for name in BERT_BASE}
 
 
 def encoder_problems(folder: Path, flag: str) -> list[str]:
@@ -90,56 +112,127 @@ def encoder_problems(folder: Path, flag: str) -> list[str]:
         return [f"{flag} {folder}: no config.json there; give a folder written by save_pretrained"]
     try:
         config = read_config(folder)
-    except (json.JSONDecodeError, UnicodeDecodeError, AssertionError):
+    except ValueError:
         return [f"{flag} {folder}: config.json is not a JSON object; download or save the model again"]
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None:
+        return [f"{flag} {folder}: {refusal(config.get('model_type'))}"]
     problems = []
-    if config.get("model_type") != "bert":
-        problems.append(
-            f"{flag} {folder}: a {config.get('model_type', 'model of unknown type')!r} model is not supported; "
-            "give a BERT encoder (model_type 'bert' in config.json)"
-        )
-    else:
-        problems += [
-            f"{flag} {folder}: {wrong}; download or save the model again" for wrong in _config_problems(config)
-        ]
-    if not (folder / WEIGHTS).is_file():
+    if wrong := _unsupported(config):
+        problems.append(f"{flag} {folder}: {wrong}")
+    elif wrong := _config_problem(family, config):
+        problems.append(f"{flag} {folder}: {wrong}; download or save the model again")
+    elif not (folder / WEIGHTS).is_file() and not (folder / WEIGHTS_INDEX).is_file():
         problems.append(f"{flag} {folder}: no {WEIGHTS} there; convert the weights to safetensors (save_pretrained)")
-    elif not problems and (wrong := _weights_problem(folder, config)):
+    elif wrong := _weights_problem(folder, family, config):
         problems.append(f"{flag} {folder}: {wrong}; download or save the model again")
     if not any((folder / name).is_file() for name in TOKENIZER_MAIN_FILES):
         problems.append(f"{flag} {folder}: no tokenizer there; add {' or '.join(TOKENIZER_MAIN_FILES)}")
     for name in (name for name in TOKENIZER_JSON if (folder / name).is_file()):
         if wrong := _tokenizer_problem(folder / name):
             problems.append(f"{flag} {folder}: {wrong}; download or save the tokenizer again")
+    if not problems and (wrong := _vocabulary_problem(folder, family.value(config, "vocab_size"))):
+        problems.append(f"{flag} {folder}: {wrong}; give the tokenizer that belongs to the model")
     return problems
 
 
 def _tokenizer_problem(path: Path) -> str | None:
     """Returns the problem of one of the tokenizer's JSON files, if it has one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        content = None
-    if not isinstance(content, dict):
+        content = read_object(path)
+    except ValueError:
         return f"{path.name} is not a JSON object"
     missing = [part for part in TOKENIZER_JSON[path.name] if part not in content]
     return f"{path.name} has no {missing[0]}" if missing else None
 
 
-def _config_problems(config: dict[str, Any]) -> list[str]:
+def _vocabulary_problem(folder: Path, vocab_size: int) -> str | None:
+    """Returns the problem of a tokenizer that has a token whose id the model has no embedding for, if it has one."""
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        content = read_object(path)
+        try:
+            vocabulary = content["model"]["vocab"]
+            ids = vocabulary.values() if isinstance(vocabulary, dict) else [len(vocabulary) - 1]
+            highest = max([*ids, *(token["id"] for token in content["added_tokens"])])
+            if highest < vocab_size:
+                return None
+        except (KeyError, TypeError, ValueError):
+            return "tokenizer.json has no vocabulary of tokens and ids"
+    elif (folder / "vocab.txt").is_file():
+        path = folder / "vocab.txt"
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            highest = sum(1 for _ in lines) - 1
+        if highest < vocab_size:
+            return None
+    else:
+        return None
+    return f"{path.name} has token ids up to {highest}, but vocab_size in config.json is {vocab_size}"
+
+
+def _unsupported(config: dict[str, Any]) -> str | None:
+    """Returns the setting of a config.json that is possible but not supported, and the remedy, if there is one."""
+    positions = config.get("position_embedding_type", "absolute")
+    if positions != "absolute":
+        return (
+            f"position_embedding_type in config.json is {positions!r}, but only 'absolute' is supported; give another "
+            "model"
+        )
+    if config.get("is_decoder"):
+        return (
+            "is_decoder in config.json is true, so that the first token would not see the rest of the text; set it to "
+            "false, or give another model"
+        )
+    if config.get("pad_token_id", 0) is None:
+        return "pad_token_id in config.json is null; set it to the id of the tokenizer's padding token"
+    return None
+
+
+def _config_problem(family: Family, config: dict[str, Any]) -> str | None:
     """Returns the first impossible value in a config.json, if any."""
-    size = {**BERT_BASE, **config}
     for name in BERT_BASE:
-        if not isinstance(size[name], int) or size[name] < 1:
-            return [f"{name} in config.json must be a whole number above 0"]
-    width, heads = size["hidden_size"], size["num_attention_heads"]
+        value = family.value(config, name)
+        if not _whole(value) or not 1 <= value <= LARGEST_SIZE:
+            return f"{family.name(name)} in config.json must be a whole number above 0, at most {LARGEST_SIZE:,}"
+    width, heads = family.value(config, "hidden_size"), family.value(config, "num_attention_heads")
     if width % heads:
-        return [f"hidden_size {width} in config.json is not a multiple of num_attention_heads {heads}"]
-    if config.get("hidden_act", "gelu") not in ACTIVATIONS:
-        return [f"hidden_act in config.json is {config['hidden_act']!r}, which transformers does not know"]
+        return (
+            f"{family.name('hidden_size')} {width} in config.json is not a multiple of "
+            f"{family.name('num_attention_heads')} {heads}"
+        )
+    act = family.value(config, "hidden_act")
+    if act not in ACTIVATIONS:
+        return f"{family.name('hidden_act')} in config.json is {act!r}, which transformers does not know"
+    for name in family.settings.keys() & config.keys():
+        if wrong := _setting_problem(name, config[name], family.value(config, "vocab_size")):
+            return f"{name} in config.json is {config[name]!r}, but must be {wrong}"
     if not _numbered(config.get("id2label")):
-        return ['id2label in config.json must name the classes "0", "1" and so on']
-    return []
+        return 'id2label in config.json must name the classes "0", "1" and so on'
+    return None
+
+
+def _setting_problem(name: str, value: object, vocab_size: int) -> str | None:
+    """Returns what a setting of a config.json must be, if it is not that; the kind of a setting shows in its name."""
+    if "dropout" in name:
+        may_be_absent = name in ("classifier_dropout", "cls_dropout")
+        right = (may_be_absent and value is None) or (_number(value) and 0 <= value < 1)  # type: ignore[operator]
+        return None if right else "a number from 0 to below 1"
+    if name.endswith("_eps") or name == "initializer_range":
+        return None if _number(value) and 0 < value <= 1 else "a number above 0, at most 1"  # type: ignore[operator]
+    if name == "type_vocab_size":
+        return None if _whole(value) and 0 <= value <= LARGEST_SIZE else "a whole number"  # type: ignore[operator]
+    if name == "pad_token_id":
+        inside = _whole(value) and 0 <= value < vocab_size  # type: ignore[operator]
+        return None if inside else f"a token id, below vocab_size {vocab_size}"
+    return None
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _numbered(id2label: Any) -> bool:
@@ -149,19 +242,24 @@ def _numbered(id2label: Any) -> bool:
     )
 
 
-def _weights_problem(folder: Path, config: dict[str, Any]) -> str | None:
-    """Returns how the weight file's header contradicts config.json, if it does."""
+def _weights_problem(folder: Path, family: Family, config: dict[str, Any]) -> str | None:
+    """Returns how the headers of the weight files contradict config.json, if they do."""
     try:
-        shapes = _weight_shapes(folder)
+        shapes = _weight_shapes(folder, family)
     except SafetensorError as error:
         return f"{WEIGHTS} cannot be read ({error})"
-    size = {**BERT_BASE, **config}
-    width, layers = size["hidden_size"], size["num_hidden_layers"]
-    expected = {
-        "embeddings.word_embeddings.weight": [size["vocab_size"], width],
-        "embeddings.position_embeddings.weight": [size["max_position_embeddings"], width],
-        f"encoder.layer.{layers - 1}.output.dense.weight": [width, size["intermediate_size"]],
-    }
+    except ValueError as error:
+        return str(error)
+
+    def value(setting: str) -> Any:
+        return family.value(config, setting)
+
+    width, words = value("hidden_size"), config.get("embedding_size", family.settings.get("embedding_size"))
+    expected = {f"{family.words}.weight": [value("vocab_size"), words or width]}
+    if family.positions is not None:
+        expected[f"{family.positions}.weight"] = [value("max_position_embeddings"), words or width]
+    last = f"{family.layers}.{value('num_hidden_layers') - 1}.{family.last_matrix}.weight"
+    expected[last] = [width, value("intermediate_size")]
     for name, shape in expected.items():
         if name not in shapes:
             return f"{WEIGHTS} has no {name}, although config.json implies it"
@@ -170,16 +268,43 @@ def _weights_problem(folder: Path, config: dict[str, Any]) -> str | None:
     return None
 
 
-def _weight_shapes(folder: Path) -> dict[str, list[int]]:
-    """Returns the shape of every tensor in the weight file by name, without a leading `bert.`."""
-    with safe_open(folder / WEIGHTS, framework="np") as file:
-        return {name.removeprefix("bert."): file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+def weight_files(folder: Path) -> list[Path]:
+    """Returns the weight files of a folder: one, or the shards that its index names, in the order of their names.
+
+    Raises:
+        ValueError: When the index is damaged, or names a file outside the folder or one that is not there.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    try:
+        names = sorted(set(read_object(folder / WEIGHTS_INDEX)["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        names = []
+    if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
+        raise ValueError(f"{WEIGHTS_INDEX} does not name the weight files")
+    for name in names:
+        if not (folder / name).is_file():
+            raise ValueError(f"{WEIGHTS_INDEX} names {name}, which is not there")
+    return [folder / name for name in names]
+
+
+def weight_bytes(folder: Path) -> int:
+    """Returns the size of a model's weight files in bytes."""
+    return sum(path.stat().st_size for path in weight_files(folder))
+
+
+def _weight_shapes(folder: Path, family: Family) -> dict[str, list[int]]:
+    """Returns the shape of every tensor in the weight files by name, without the prefix of the encoder."""
+    shapes = {}
+    for path in weight_files(folder):
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118
+                shapes[name.removeprefix(f"{family.encoder}.")] = file.get_slice(name).get_shape()
+    return shapes
 
 
 def classifier_problems(folder: Path, flag: str, task: Task) -> list[str]:
     """Returns the first problem of using the classifier in a folder for a task; empty where there is no classifier.
-
-    Generic class names such as LABEL_0 are assumed to be in the task's order.
 
     Args:
         folder: One in which `encoder_problems()` finds none.
@@ -189,30 +314,42 @@ def classifier_problems(folder: Path, flag: str, task: Task) -> list[str]:
     if not has_classifier(folder):
         return []
     remedy = f"give a model fine-tuned for {task.name}"
-    names, width = class_names(folder), {**BERT_BASE, **read_config(folder)}["hidden_size"]
+    family, names, width = family_of(folder), class_names(folder), sizes(folder)["hidden_size"]
     if len(names) != task.outputs:
         return [
             f"{flag} {folder}: its classifier has {len(names)} outputs, but {task.name} needs {task.outputs}; {remedy}"
         ]
-    shapes = _weight_shapes(folder)
-    expected = {
-        "classifier.weight": [task.outputs, width],
-        "classifier.bias": [task.outputs],
-        "pooler.dense.weight": [width, width],
-        "pooler.dense.bias": [width],
-    }
-    for name, shape in expected.items():
+    shapes = _weight_shapes(folder, family)
+    for name, letters in family.head_tensors.items():
+        shape = [{"C": task.outputs, "H": width}[letter] for letter in letters]
         if name not in shapes:
             return [f"{flag} {folder}: {WEIGHTS} has no {name}, which the classifier needs; {remedy}"]
         if shapes[name] != shape:
             return [f"{flag} {folder}: {name} has shape {shapes[name]}, but config.json says {shape}; {remedy}"]
-    for i, (name, label) in enumerate(zip(names, task.labels, strict=False)):
-        if _plain(name) not in (f"label{i}", str(i), _plain(label)):
-            return [
-                f"{flag} {folder}: its classes are {', '.join(names)}, but {task.name} has {', '.join(task.labels)}; "
-                f"{remedy}, or correct id2label in its config.json"
-            ]
+    if task.labels and class_order(folder, task.labels) is None:
+        return [
+            f"{flag} {folder}: its classes are {', '.join(names)}, but {task.name} has {', '.join(task.labels)}; "
+            f"{remedy}, or correct id2label in its config.json"
+        ]
     return []
+
+
+def class_order(folder: Path, labels: Sequence[str]) -> tuple[int, ...] | None:
+    """Returns the output of the classifier in a folder for each of these labels, by name; None where names differ.
+
+    Case, spaces and punctuation do not matter. Generic names such as LABEL_1 or 1 stand for the label of that number.
+    """
+    names, numbers = class_names(folder), range(len(labels))
+    plain = [_plain(name) for name in names]
+    for found, own in (
+        (names, [*labels]),
+        (plain, [_plain(label) for label in labels]),
+        (plain, [f"label{i}" for i in numbers]),
+        (plain, [str(i) for i in numbers]),
+    ):
+        if len(set(own)) == len(own) and sorted(found) == sorted(own):
+            return tuple(found.index(name) for name in own)
+    return None
 
 
 def _plain(name: str) -> str:
@@ -221,17 +358,22 @@ def _plain(name: str) -> str:
 
 def length_limit(folder: Path) -> int:
     """Returns the longest input of the model in a folder, in tokens."""
-    return int({**BERT_BASE, **read_config(folder)}["max_position_embeddings"])
+    family, config = family_of(folder), read_config(folder)
+    skipped = int(family.value(config, "pad_token_id")) + 1 if family.positions_follow_padding_id else 0
+    return sizes(folder)["max_position_embeddings"] - skipped
 
 
 def layer_count(folder: Path) -> int:
     """Returns the depth N of the encoder in a folder."""
-    return int({**BERT_BASE, **read_config(folder)}["num_hidden_layers"])
+    return sizes(folder)["num_hidden_layers"]
 
 
 def has_classifier(folder: Path) -> bool:
     """Tells whether a folder holds a fine-tuned classifier rather than only a pretrained encoder."""
-    return "BertForSequenceClassification" in (read_config(folder).get("architectures") or [])
+    architectures = read_config(folder).get("architectures")
+    return isinstance(architectures, list) and any(
+        str(each).endswith("ForSequenceClassification") for each in architectures
+    )
 
 
 def class_names(folder: Path) -> list[str]:
@@ -252,22 +394,34 @@ def changed_files(folder: Path) -> list[str]:
 
 
 def weights_key(folder: Path) -> str:
-    """Returns a hash of a model: its tensors, and the fields of its config.json in `ARCHITECTURE`.
+    """Returns a hash of a model: its tensors, and the fields of its config.json in the `settings` of its family.
 
-    The same model saved again has the same key, whatever else is in its configuration, the header of its weight file
-    or beside them.
+    The same model saved again has the same key, whatever else is in its configuration, the headers of its weight files
+    or beside them, and in however many files.
     """
-    config = {**ARCHITECTURE, **read_config(folder)}
-    digest = hashlib.sha256(json.dumps([config[name] for name in ARCHITECTURE]).encode())
-    with (folder / WEIGHTS).open("rb") as file:
-        # Format: length of the header as 8 bytes, the header as JSON, then the tensors at its offsets
-        # (https://huggingface.co/docs/safetensors). The library has no bfloat16 for NumPy, so the bytes are read here.
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-        for name in sorted(header.keys() - {"__metadata__"}):
-            tensor = header[name]
-            start, end = tensor["data_offsets"]
-            digest.update(json.dumps([name, tensor["dtype"], tensor["shape"]]).encode())
-            file.seek(8 + length + start)
+    family, config = family_of(folder), read_config(folder)
+    digest = hashlib.sha256(json.dumps([family.value(config, name) for name in family.settings]).encode())
+    found: dict[str, tuple[dict[str, Any], Path, int]] = {}
+    for path in weight_files(folder):
+        with path.open("rb") as file:
+            # Format: length of the header as 8 bytes, the header as JSON, then the tensors at its offsets
+            # (https://huggingface.co/docs/safetensors). The library has no bfloat16 for NumPy, so bytes are read here.
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        found |= {name: (header[name], path, 8 + length) for name in header.keys() - {"__metadata__"}}
+    for name in sorted(found):
+        tensor, path, offset = found[name]
+        start, end = tensor["data_offsets"]
+        digest.update(json.dumps([name, tensor["dtype"], tensor["shape"]]).encode())
+        with path.open("rb") as file:
+            file.seek(offset + start)
             digest.update(file.read(end - start))
     return digest.hexdigest()[:16]
+
+
+def classifier_key(folder: Path, labels: Sequence[str]) -> str:
+    """Returns `weights_key()` of a classifier, or where its classes are in another order, a hash of key and order."""
+    key, order = weights_key(folder), class_order(folder, labels)
+    if not labels or order == tuple(range(len(labels))):
+        return key
+    return hashlib.sha256(f"{key} {order}".encode()).hexdigest()[:16]

@@ -20,7 +20,7 @@ from pkd_tune.distillation.memory import release_memory
 from pkd_tune.distillation.student import ModelPool
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
 from pkd_tune.distillation.train_step import CPU_TOKENS
-from pkd_tune.encoders.folder import BERT_BASE, read_config
+from pkd_tune.encoders.folder import sizes
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning.plan import StudyPlan
 from pkd_tune.tuning.resources import Resources, share_cores
@@ -85,7 +85,7 @@ def cpu_bytes(config: SearchConfig) -> int:
 
     Measured: at most 1.3 GB for 3 layers of a BERT of 6 that is 384 wide, and 1.4 GB for all 6; this says 1.3 and 1.5.
     """
-    shape = {**BERT_BASE, **read_config(config.data.student_dir)}
+    shape = sizes(config.data.student_dir)
     width, layers, depth = shape["hidden_size"], shape["num_hidden_layers"], max(config.depths)
     embeddings = (shape["vocab_size"] + shape["max_position_embeddings"]) * width
     layer = 4 * width**2 + 2 * width * shape["intermediate_size"]
@@ -171,7 +171,7 @@ def train_as_a_trial(
 
 def outputs_to_come(config: SearchConfig, examples: int) -> TeacherOutputs:
     """Returns tensors like what the teacher will say of so many examples, which have shapes but take no memory."""
-    shape = {**BERT_BASE, **read_config(config.data.teacher_dir)}
+    shape = sizes(config.data.teacher_dir)
     layers, width = shape["num_hidden_layers"], shape["hidden_size"]
     with torch.device("meta"):
         return TeacherOutputs(

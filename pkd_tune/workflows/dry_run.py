@@ -10,7 +10,7 @@ import torch
 from pkd_tune.config import SearchConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
-from pkd_tune.encoders.folder import WEIGHTS, layer_count
+from pkd_tune.encoders.folder import layer_count, weight_bytes
 from pkd_tune.reporting.document import Table, markdown
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning import cluster
@@ -45,7 +45,7 @@ def plan(request: SearchRequest) -> str:
         costs[depth] = time_student(config, splits, depth, device)
     log.info("timing the teacher, %s", plural(layer_count(data.teacher_dir), "layer"))
     teacher_seconds = time_teacher(config, splits, device)
-    weights = (data.student_dir / WEIGHTS).stat().st_size
+    weights = weight_bytes(data.student_dir)
     disk = disk_bytes(weights, len(plans), resources) + len(plans) * weights
     return plan_text(config, plans, resources, costs, teacher_seconds, disk, timed_on=device.type)
 

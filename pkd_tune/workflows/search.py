@@ -21,7 +21,7 @@ from pkd_tune.distillation.memory import release_memory
 from pkd_tune.distillation.published import PUBLISHED
 from pkd_tune.distillation.student import checked_teacher_outputs
 from pkd_tune.distillation.teacher import Teacher, prepare_teacher
-from pkd_tune.encoders.folder import WEIGHTS, model_name
+from pkd_tune.encoders.folder import model_name, weight_bytes
 from pkd_tune.files import (
     BEST,
     DASHBOARD,
@@ -99,7 +99,7 @@ def search(request: SearchRequest) -> SearchRun:
         )
         stack.callback(context.artifacts.forget_all)
         if studies.remaining():
-            weights = (teacher.folder / WEIGHTS).stat().st_size  # a student is smaller
+            weights = weight_bytes(teacher.folder)  # a student is smaller
             of_trials = disk_bytes(weights, len(plans), resources)
             check_disk({context.artifacts.folder: of_trials, run_dir / BEST: len(plans) * weights})
             if options.address is None:

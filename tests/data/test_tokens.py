@@ -315,7 +315,7 @@ print("transformers" in sys.modules)
 def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
     write_tsv(MRPC, tmp_path)
     (tmp_path / "model").mkdir()
-    with pytest.raises(UserError, match=r"model has no tokenizer: neither tokenizer\.json nor vocab\.txt"):
+    with pytest.raises(UserError, match=r"model has no tokenizer: none of tokenizer\.json, vocab\.txt"):
         load_features(MRPC, tmp_path, tmp_path / "model", 16)
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig
 from transformers.activations import ACT2FN
 
 from pkd_tune.data.glue import TASKS
 from pkd_tune.encoders.folder import (
     ACTIVATIONS,
-    ARCHITECTURE,
+    class_order,
+    classifier_key,
     classifier_problems,
     encoder_problems,
     length_limit,
@@ -37,6 +37,13 @@ def change(folder: Path, **settings: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
 
 
+def add_token(folder: Path, number: int) -> None:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["added_tokens"].append({**content["added_tokens"][0], "id": number, "content": "[NEW]"})
+    path.write_text(json.dumps(content))
+
+
 def test_a_good_folder_has_no_problem(folder: Path) -> None:
     assert encoder_problems(folder, "--teacher") == []
     assert length_limit(folder) == 128
@@ -47,7 +54,41 @@ def test_a_good_folder_has_no_problem(folder: Path) -> None:
     [
         (lambda folder: (folder / "config.json").unlink(), "no config.json there"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is not a JSON object"),
-        (lambda folder: change(folder, model_type="gpt2"), "a 'gpt2' model is not supported"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "config.json is not a JSON object"),
+        (lambda folder: (folder / "config.json").write_text("[" * 10**5), "config.json is not a JSON object"),
+        (
+            lambda folder: (folder / "config.json").write_text(f'{{"x": {"1" * 5000}}}'),
+            "config.json is not a JSON object",
+        ),
+        (lambda folder: change(folder, model_type="gpt2"), "a 'gpt2' model is not supported: it is a decoder, whose"),
+        (lambda folder: change(folder, model_type="albert"), "a 'albert' model is not supported: its layers share one"),
+        (
+            lambda folder: change(folder, model_type="t5"),
+            "a 't5' model is not supported; give an encoder: BERT, RoBERTa,",
+        ),
+        (lambda folder: change(folder, model_type=None), "config.json names no model_type; give an encoder"),
+        (lambda folder: change(folder, position_embedding_type="relative_key"), "but only 'absolute' is supported"),
+        (lambda folder: change(folder, is_decoder=True), "is_decoder in config.json is true"),
+        (lambda folder: change(folder, pad_token_id=None), "pad_token_id in config.json is null; set it to"),
+        (
+            lambda folder: change(folder, pad_token_id=99),
+            "pad_token_id in config.json is 99, but must be a token id, bel",
+        ),
+        (lambda folder: change(folder, hidden_dropout_prob=5), "is 5, but must be a number from 0 to below 1"),
+        (lambda folder: change(folder, classifier_dropout=True), "is True, but must be a number from 0 to below 1"),
+        (lambda folder: change(folder, layer_norm_eps="small"), "is 'small', but must be a number above 0"),
+        (lambda folder: change(folder, layer_norm_eps=float("nan")), "is nan, but must be a number above 0"),
+        (lambda folder: change(folder, type_vocab_size="two"), "is 'two', but must be a whole number"),
+        (lambda folder: change(folder, vocab_size=10**12), "vocab_size in config.json must be a whole number above 0"),
+        (
+            lambda folder: change(folder, hidden_act=["gelu"]),
+            "hidden_act in config.json is ['gelu'], which transformers",
+        ),
+        (
+            lambda folder: add_token(folder, 99),
+            "tokenizer.json has token ids up to 99, but vocab_size in config.json is 23",
+        ),
+        (lambda folder: (folder / "tokenizer.json").write_text("[" * 10**5), "tokenizer.json is not a JSON object"),
         (lambda folder: change(folder, num_hidden_layers=6), "has no encoder.layer.5.output.dense.weight"),
         (lambda folder: change(folder, num_hidden_layers=0), "must be a whole number above 0"),
         (lambda folder: change(folder, vocab_size=99), r"word_embeddings.weight in model.safetensors has shape"),
@@ -103,6 +144,33 @@ def test_class_names_that_agree_or_say_nothing_are_fine(classifier: Path, names:
     assert classifier_problems(classifier, "--model", TASKS["RTE"]) == []
 
 
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        (("entailment", "not_entailment"), (0, 1)),
+        (("not_entailment", "Entailment"), (1, 0)),
+        (("LABEL_0", "LABEL_1"), (0, 1)),
+        (("LABEL_1", "LABEL_0"), (1, 0)),
+        (("1", "0"), (1, 0)),
+        (("entailment", "entailment"), None),
+        (("entailment", "LABEL_1"), None),
+    ],
+)
+def test_classes_are_matched_by_name(classifier: Path, names: tuple[str, str], order: tuple[int, int] | None) -> None:
+    labels, key = TASKS["RTE"].labels, weights_key(classifier)
+    logits = load_classifier(classifier, labels, seed=0).classifier
+    change(classifier, id2label=dict(enumerate(names)))
+    assert class_order(classifier, labels) == order
+    if order is None:
+        return
+    assert classifier_problems(classifier, "--model", TASKS["RTE"]) == []
+    assert (classifier_key(classifier, labels) == key) == (order == (0, 1))
+    mapped = load_classifier(classifier, labels, seed=0)
+    assert torch.equal(mapped.classifier.weight, logits.weight[list(order)])
+    assert torch.equal(mapped.classifier.bias, logits.bias[list(order)])
+    assert mapped.config.id2label == dict(enumerate(labels))
+
+
 def test_a_pretrained_model_has_no_classifier_to_complain_of(folder: Path) -> None:
     assert classifier_problems(folder, "--model", TASKS["MNLI"]) == []
 
@@ -111,12 +179,13 @@ def test_a_pretrained_model_has_no_classifier_to_complain_of(folder: Path) -> No
     ("damage", "says"),
     [
         (
-            lambda folder: change(folder, id2label={0: "not_entailment", 1: "entailment"}),
-            "its classes are not_entailment, entailment, but RTE has entailment, not_entailment; give a model "
+            lambda folder: change(folder, id2label={0: "contradiction", 1: "entailment"}),
+            "its classes are contradiction, entailment, but RTE has entailment, not_entailment; give a model "
             "fine-tuned for RTE, or correct id2label",
         ),
         (lambda folder: change(folder, id2label=dict(enumerate(TASKS["MRPC"].labels))), "its classes are not_equiv"),
-        (lambda folder: change(folder, id2label={0: "LABEL_1", 1: "LABEL_0"}), "its classes are LABEL_1, LABEL_0"),
+        (lambda folder: change(folder, id2label={0: "entailment", 1: "Entailment"}), "its classes are entailment, Ent"),
+        (lambda folder: change(folder, id2label={0: "LABEL_1", 1: "LABEL_2"}), "its classes are LABEL_1, LABEL_2"),
         (lambda folder: change(folder, id2label={0: "LABEL_0"}), "has 1 outputs, but RTE needs 2"),
         (lambda folder: rewrite(folder, classifier__weight=None), "model.safetensors has no classifier.weight"),
         (lambda folder: rewrite(folder, bert__pooler__dense__bias=None), "model.safetensors has no pooler.dense.bias"),
@@ -135,11 +204,6 @@ def test_a_classifier_that_is_not_the_tasks_is_one_line(
     assert problem.startswith(f"--model {classifier}: ")
     assert says in problem
     assert "give a model fine-tuned for RTE" in problem
-
-
-def test_the_fields_of_the_architecture_have_the_defaults_of_transformers() -> None:
-    defaults = BertConfig().to_dict()
-    assert {name: defaults[name] for name in ARCHITECTURE} == ARCHITECTURE
 
 
 def test_a_model_saved_again_has_the_same_key(classifier: Path, tmp_path: Path) -> None:
