@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 COMMIT = "c0ffee" + "0" * 34
@@ -74,25 +75,37 @@ def hub(tmp_path: Path, tiny_data: Path) -> Iterator[str]:
     server.server_close()
 
 
+FINETUNE = """
+import os, sys
+from pkd_tune.cli.main import run_command
+from pkd_tune.finetune import finetune, make_parser
+folder, *flags = sys.argv[1:]
+for home, model in (("folder", folder), ("../hub", "owner/tiny")):
+    os.chdir(home)
+    sys.argv[1:] = ["--task", "MRPC", "--model", model, *flags]
+    assert run_command(make_parser(), finetune) == 0
+"""
+
+
 def test_a_model_of_the_hub_trains_as_the_same_folder_does(hub: str, tiny_data: Path, tmp_path: Path) -> None:
+    """Both in one process that is not kept offline, each in a folder of its own."""
     usual = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     usual = {name: value for name, value in usual.items() if not name.lower().endswith("_proxy")}
     environment = {**usual, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-
-    def finetune(home: Path, model: str) -> dict[str, object]:
-        (home / "data").mkdir(parents=True)
-        shutil.copytree(tiny_data / "data_raw", home / "data" / "data_raw")
-        command = [sys.executable, "-m", "pkd_tune.finetune", "--task", "MRPC", "--model", model, *QUICK]
-        done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=150)
-        assert done.returncode == 0, done.stderr
-        folder = home / done.stdout.splitlines()[-1]
-        record = json.loads((folder / "result.json").read_text())
-        return {"metrics": record["metrics"], "name": folder.name, "weights": load_file(folder / "model.safetensors")}
-
-    local = finetune(tmp_path / "folder", str(tiny_data / "models" / "pretrained" / "tiny"))
-    assert not Hub.asked
-    fetched = finetune(tmp_path / "fetched", "owner/tiny")
+    for home in ("folder", "hub"):
+        shutil.copytree(tiny_data / "data_raw", tmp_path / home / "data" / "data_raw")
+    model = tiny_data / "models" / "pretrained" / "tiny"
+    command = [sys.executable, "-c", FINETUNE, str(model), *QUICK]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr
+    assert {path.partition("owner/tiny")[1] for path in Hub.asked} == {"owner/tiny"}  # nothing for the folder
     assert not any("pytorch_model.bin" in path for path in Hub.asked)
-    assert fetched["metrics"] == local["metrics"]
-    assert all((fetched["weights"][name] == weight).all() for name, weight in local["weights"].items())  # type: ignore
-    assert "tiny" in str(fetched["name"])
+    local, fetched = (
+        next((tmp_path / home / "data/models/finetuned/MRPC").glob("*/result.json")).parent
+        for home in ("folder", "hub")
+    )
+    assert "tiny" in fetched.name
+    metrics = [json.loads((folder / "result.json").read_text())["metrics"] for folder in (local, fetched)]
+    assert metrics[0] == metrics[1]
+    weights = [load_file(folder / "model.safetensors") for folder in (local, fetched)]
+    assert all(torch.equal(weights[1][name], weight) for name, weight in weights[0].items())

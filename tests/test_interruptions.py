@@ -1,25 +1,19 @@
 """A search that is killed again and again loses nothing: real processes, a real Ray, a real journal."""
 
-import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import optuna
 import pandas as pd
 import pytest
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from killed_searches import RUN, Recorded, count, journal, kill, recorded, wait_for
+from killed_searches import start as start_search
 from tiny import SPACE
 
-FLAGS = ("--task", "MRPC", "--gpus", "0", "--teacher", "tiny", "--depths", "1", "2", "--space", "space.toml")
-STUDIES = ("1-layer-pkd", "2-layer-pkd", "1-layer-pkd confirmed", "2-layer-pkd confirmed")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -30,53 +24,26 @@ def home(tmp_path: Path, tiny_data: Path) -> Path:
 
 
 def start(home: Path, *flags: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pkd_tune.search", *FLAGS, *flags]
-    with (home / "output.txt").open("a") as output:
-        return subprocess.Popen(command, cwd=home, stderr=output, text=True, start_new_session=True)
+    return start_search(home, "--depths", "1", "2", *flags)
 
 
-def journal(home: Path) -> Path:
-    return home / "results" / "MRPC" / "tiny" / "study.log"
-
-
-def count(path: Path, text: str) -> int:
-    return path.read_text().count(text) if path.exists() else 0
-
-
-def wait_for(process: subprocess.Popen[str], path: Path, text: str, times: int) -> None:
-    """Waits until a running search has written a text so many times into a file."""
-    while count(path, text) < times:
-        assert process.poll() is None, "it ended before"
-        time.sleep(0.005)
-
-
-def recorded(home: Path) -> dict[tuple[str, int], Any]:
-    storage = JournalStorage(JournalFileBackend(str(journal(home))))
-    found = {}
-    for name in STUDIES:
-        for trial in optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False):
-            found[name, trial.number] = trial
-    return found
-
-
-def kill_often(home: Path, kills: int, trials: int, seed: int) -> None:
-    """Kills a search that often: at any time, in its trials, and once while it exports; then lets it finish."""
-    rng = random.Random(seed)
+@pytest.mark.timeout(1800)
+def test_a_search_that_is_killed_twenty_times_loses_nothing(home: Path) -> None:
+    """At any time, in its trials, and once while it exports; then it finishes."""
+    kills, trials, rng = 20, 60, random.Random(2)
     output = home / "output.txt"
     flags = ("--trials", str(trials))
-    finished: dict[tuple[str, int], Any] = {}
-    for kill in range(1, kills + 1):
+    finished: Recorded = {}
+    for number in range(1, kills + 1):
         process = start(home, *flags)
-        if kill == kills:
+        if number == kills:
             wait_for(process, output, "exporting the best student", 1)
-        elif kill % 3 == 2:  # mostly before its first trial
+        elif number % 3 == 2:  # mostly before its first trial
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=rng.uniform(1, 15))
         else:
             wait_for(process, journal(home), "\n", count(journal(home), "\n") + rng.randint(3, 30))
-        assert process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill(process)
         for key, trial in recorded(home).items():
             if key in finished:
                 assert trial == finished[key]
@@ -87,7 +54,7 @@ def kill_often(home: Path, kills: int, trials: int, seed: int) -> None:
     at_the_end = recorded(home)
     assert all(trial.state.is_finished() for trial in at_the_end.values())
     assert all(at_the_end[key] == trial for key, trial in finished.items())
-    rows = pd.read_csv(home / "results/MRPC/tiny/trials.csv")
+    rows = pd.read_csv(home / RUN / "trials.csv")
     searched = rows[rows["stage"] == "search"]
     each = range(trials // 2)
     assert searched[["depth", "trial"]].to_numpy().tolist() == [[depth, number] for depth in (1, 2) for number in each]
@@ -96,20 +63,9 @@ def kill_often(home: Path, kills: int, trials: int, seed: int) -> None:
     assert (complete["evaluations"] == 4).all()
     confirmed = rows[rows["stage"] == "confirm"]
     assert sorted(confirmed["depth"]) == sorted(set(complete["depth"]))
-    assert not list((home / "results/MRPC/tiny/checkpoints").glob("*.training"))
+    assert not list((home / RUN / "checkpoints").glob("*.training"))
 
 
-def test_a_search_that_is_killed_twice_loses_nothing(home: Path) -> None:
-    kill_often(home, kills=2, trials=4, seed=1)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_search_that_is_killed_twenty_times_loses_nothing(home: Path) -> None:
-    kill_often(home, kills=20, trials=60, seed=2)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "scheduler"])
 def test_ctrl_c_leaves_a_report_and_the_same_command_continues(home: Path, number: int) -> None:
     process = start(home)
@@ -121,12 +77,11 @@ def test_ctrl_c_leaves_a_report_and_the_same_command_continues(home: Path, numbe
     assert "the same command continues" in output
     assert "Traceback" not in output
     assert "***" not in output  # as Ray's own handler prints
-    assert (home / "results/MRPC/tiny/report.md").exists()
+    assert (home / RUN / "report.md").exists()
     process = start(home)
     assert process.wait(timeout=200) == 0
 
 
-@pytest.mark.slow
 def test_two_searches_started_at_once_do_not_disturb_each_other(home: Path) -> None:
     """One gets the run's folder and the other a clear line; with --new each has a folder of its own."""
     both = [start(home), start(home)]
