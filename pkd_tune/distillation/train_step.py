@@ -252,11 +252,12 @@ class TrainStep:
             self._do(inputs)
             return
         kind = (self.loss.structure, config.precision, config.weight_decay, config.max_grad_norm, self.parts)
-        key = (self, kind, self.source, inputs.examples)
-        if key not in self._seen:
+        seen = (kind, self.source, inputs.examples)
+        if seen not in self._seen:
             self._do(inputs)
-            self._seen.add(key)
+            self._seen.add(seen)
             return
+        key = (self, *seen)
         if (*key, inputs.length) not in self.graphs.of:
             self._capture_all(self.graphs, key, inputs)
         graph = self.graphs.of[*key, inputs.length]
