@@ -24,8 +24,17 @@ LONGEST = ("test_runner", "test_interruptions", "test_methods", "test_search", "
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the files that take longest first: begun last, one of them would leave a test process without work."""
+    """Puts the files that take longest first: begun last, one of them would leave a test process without work.
+
+    Tests marked `gpu` are skipped where there is none.
+    """
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    of_gpu = [item for item in items if item.get_closest_marker("gpu") is not None]
+    if of_gpu:
+        import torch  # only here: it takes seconds
+
+        for item in of_gpu if not torch.cuda.is_available() else ():
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA GPU here"))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Trainings of a tiny student on made-up examples and teacher outputs, with eager or captured steps."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,7 @@ from pkd_tune.distillation.batch_source import BatchSource, make_resident
 from pkd_tune.distillation.loop import Evaluation, FitResult
 from pkd_tune.distillation.student import ModelPool, StudentData, distill
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
-from pkd_tune.distillation.train_step import Capture, TrainStep
+from pkd_tune.distillation.train_step import Graphs, TrainStep
 
 CPU = torch.device("cpu")
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
@@ -23,11 +21,6 @@ TRAINING = TrainingConfig(epochs=3, batch_size=4, learning_rate=2e-3, evaluation
 N, LAYERS = 27, 4  # seven batches an epoch, the last of three
 
 Trained = tuple[list[Evaluation], dict[str, torch.Tensor]]
-
-
-def repeat(work: Callable[[], None]) -> Callable[[], None]:
-    """Captures on a CPU: the work is not done now, but at every replay."""
-    return work
 
 
 def made_up_split(name: str = "train", n: int = N) -> Split:
@@ -78,15 +71,15 @@ def train(
     return seen, {name: tensor.detach().clone().cpu() for name, tensor in student.state_dict().items()}
 
 
-def capturing_pool(student_data: StudentData, depth: int, capture: Capture, *, resident: bool) -> ModelPool:
+def capturing_pool(student_data: StudentData, depth: int, graphs: Graphs, *, resident: bool) -> ModelPool:
     """Returns a model pool with a train step that captures, whose model has another student's weights."""
-    model_pool = ModelPool()
+    model_pool = ModelPool(graphs=graphs)
     config = BertConfig.from_dict({**student_data.start.config.to_dict(), "num_hidden_layers": depth})
     config._attn_implementation = "sdpa"
     student = BertForSequenceClassification(config).to(student_data.device)
     narrow = student_data.teacher_train.cls_NLH.shape[2] != SHAPE["hidden_size"]
     projection = torch.nn.Linear(SHAPE["hidden_size"], student_data.teacher_train.cls_NLH.shape[2]) if narrow else None
-    model_pool.train_steps[depth, narrow] = TrainStep(student, projection, capture=capture)
+    model_pool.train_steps[depth, narrow] = TrainStep(student, projection, graphs=graphs)
     model_pool.sources[student_data.train.key] = made_up_source(student_data, resident=resident)
     return model_pool
 

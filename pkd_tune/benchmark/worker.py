@@ -33,7 +33,7 @@ from pkd_tune.distillation.loop import fit
 from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.student import StudentData, distill
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
-from pkd_tune.distillation.train_step import TrainStep, graph_capture
+from pkd_tune.distillation.train_step import TrainStep, stream_graphs
 from pkd_tune.encoders.modeling import cut_to_layers
 
 Answer = Callable[[dict[str, Any]], None]
@@ -110,7 +110,7 @@ def train(student_data: StudentData, workload: Workload, config: TrainingConfig,
         return
     model = cut_to_layers(student_data.start, range(1, workload.depth + 1)).to(student_data.device)
 
-    train_step = TrainStep(model, capture=graph_capture(model.device))
+    train_step = TrainStep(model, graphs=stream_graphs(model.device))
     fit(train_step, Loss(), open_source(student_data.train, model), student_data.dev, TASK, config, report)
 
 

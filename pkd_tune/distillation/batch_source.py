@@ -164,6 +164,16 @@ def _host_inputs(source: BatchSource, loss: Loss, example_ids_B: np.ndarray, mul
     return Inputs(tensors, *batch.input_ids_BT.shape)
 
 
+def input_buffers(inputs: Inputs, length: int, device: torch.device) -> dict[str, Tensor]:
+    """Returns zeros on a device with the shapes and types of inputs like these, but of another padded length."""
+    return {
+        name: torch.zeros((inputs.examples, length) if name.endswith("_BT") else tensor.shape, dtype=tensor.dtype).to(
+            device
+        )
+        for name, tensor in inputs.tensors.items()
+    }
+
+
 def make_batch(source: BatchSource, loss: Loss, tensors: dict[str, Tensor], length: int) -> Batch:
     """Returns the batch of given inputs, which must be on the device by now.
 

@@ -129,7 +129,7 @@ def fit(
     steps_since = done = 0
     with side_stream(device):
         train_step.begin(config, loss, source)
-        found = checkpoint.load() if checkpoint is not None else None
+        found = checkpoint.load(_tensors(train_step, model.state_dict())) if checkpoint is not None else None
         if found is not None:
             tensors, facts = found
             done, best = facts["done"], Evaluation(**facts["best"])
@@ -175,10 +175,12 @@ def fit(
                 report(evaluation)
                 train_step.sums_5.zero_()
                 steps_since = 0
-            if checkpoint is not None and epoch + 1 < config.epochs and checkpoint.is_due():
-                assert best is not None
-                facts = {"done": done, "best": asdict(best), "rng": rng.bit_generator.state}
-                _write(checkpoint, train_step, best_weights, facts)
+            if checkpoint is not None and epoch + 1 < config.epochs:
+                tensors = _tensors(train_step, best_weights)
+                if checkpoint.is_due(sum(tensor.nbytes for tensor in tensors.values())):
+                    assert best is not None
+                    facts = {"done": done, "best": asdict(best), "rng": rng.bit_generator.state}
+                    _write(checkpoint, {**tensors, **generator_states(device)}, facts)
     assert best is not None
     model.load_state_dict(best_weights)
     return FitResult(best=best, last=evaluation)
@@ -206,16 +208,17 @@ def _evaluation_steps(config: TrainingConfig, steps_per_epoch: int) -> list[int]
     ]
 
 
-def _write(
-    checkpoint: Checkpoint, train_step: TrainStep, best_weights: dict[str, Tensor], facts: dict[str, Any]
-) -> None:
-    """Writes a checkpoint; where that fails, warns."""
+def _tensors(train_step: TrainStep, best_weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns what a checkpoint holds besides the states of the random generators."""
     groups = {**{name: module.state_dict() for name, module in train_step.modules.items()}, "best": best_weights}
-    tensors = {
+    return {
         **{f"{name}.{key}": value for name, weights in groups.items() for key, value in weights.items()},
         **optimizer_tensors(train_step.optimizer),
-        **generator_states(train_step.model.device),
     }
+
+
+def _write(checkpoint: Checkpoint, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Writes a checkpoint; where that fails, warns."""
     try:
         checkpoint.write(tensors, facts)
     except OSError as error:

@@ -23,7 +23,7 @@ from pkd_tune.distillation.loop import Evaluation, FitResult, fit
 from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs, teacher_outputs
-from pkd_tune.distillation.train_step import TrainStep, graph_capture
+from pkd_tune.distillation.train_step import Graphs, TrainStep, graphs_of_a_training
 from pkd_tune.encoders.modeling import copy_layers, cut_to_layers, load_classifier
 
 if TYPE_CHECKING:
@@ -166,6 +166,8 @@ class ModelPool:
     """By depth, and whether there is a projection."""
     sources: dict[str, BatchSource] = field(default_factory=dict)
     """By the split's key."""
+    graphs: Graphs | None = None
+    """Where captured steps are kept; None: all steps are eager."""
     per_gpu: int = 1
     """Concurrent trials on its GPU, each with a model pool in a process of its own."""
 
@@ -199,11 +201,15 @@ def distill(
         training: Learning rate, epochs, seed and the rest.
         report: Called after every evaluation; what it raises ends the training.
         checkpoint: Lets an interrupted training resume from its last epoch.
-        model_pool: Kept for the next student of the same student data, which overwrites the student returned here.
+        model_pool: Kept for the next student of the same student data, which overwrites the student returned here;
+            None: nothing is kept, and on a GPU steps are captured.
 
     Raises:
         TrainingDivergedError: When the loss is not finite.
     """
+    if model_pool is None:
+        with graphs_of_a_training(student_data.device) as graphs:
+            return distill(student_data, config, training, report, checkpoint, ModelPool(graphs=graphs))
     outputs = student_data.teacher_train
     imitated = teacher_layers(config.strategy, config.student_layers, outputs.cls_NLH.shape[1])
     loss = Loss(
@@ -213,7 +219,6 @@ def distill(
         normalize=config.normalize,
         imitated=imitated,
     )
-    model_pool = ModelPool() if model_pool is None else model_pool
     train_step = _train_step(model_pool, student_data, config.student_layers, training.seed, loss)
     student, key = train_step.model, student_data.train.key
     if key not in model_pool.sources:
@@ -244,13 +249,7 @@ def _train_step(model_pool: ModelPool, student_data: StudentData, depth: int, se
         if device.type == "cpu":
             model_pool.train_steps.clear()  # there memory is scarcer than the time to make another
         student = cut_to_layers(start, layers).to(device)
-        others = [other.capture for other in model_pool.train_steps.values()]
-        train_step = TrainStep(
-            student,
-            projection and projection.to(device),
-            capture=others[0] if others else graph_capture(device),
-            beside=model_pool.train_steps.values(),
-        )
+        train_step = TrainStep(student, projection and projection.to(device), graphs=model_pool.graphs)
         model_pool.train_steps[key] = train_step
         return train_step
     copy_layers(start, layers, train_step.model)

@@ -22,7 +22,7 @@ from pkd_tune.distillation.checkpoint import Checkpoint
 from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, fit
 from pkd_tune.distillation.losses import Loss
-from pkd_tune.distillation.train_step import TrainStep, graph_capture
+from pkd_tune.distillation.train_step import TrainStep, graphs_of_a_training
 from pkd_tune.encoders.folder import (
     changed_files,
     classifier_problems,
@@ -71,6 +71,8 @@ def prepare_teacher(
     configs: Sequence[TrainingConfig],
     device: torch.device,
     report: Callable[[Evaluation], None],
+    *,
+    captured: bool = True,
 ) -> Teacher:
     """Returns the teacher of a task, fine-tuning it first unless that was done before.
 
@@ -82,6 +84,7 @@ def prepare_teacher(
         configs: Training configurations; the model with the highest dev score is kept.
         device: Where it is trained.
         report: Called after each evaluation of a training.
+        captured: Whether steps are captured on a GPU.
 
     Raises:
         UserError: When its classifier is not the task's, when its dev score does not exceed the majority baseline by
@@ -89,7 +92,8 @@ def prepare_teacher(
     """
     finetuned_here = not has_classifier(pretrained_dir)
     if finetuned_here:
-        model_dir = finetune(task, splits, pretrained_dir, layer_count(pretrained_dir), folder, configs, device, report)
+        layers = layer_count(pretrained_dir)
+        model_dir = finetune(task, splits, pretrained_dir, layers, folder, configs, device, report, captured=captured)
     else:
         model_dir = pretrained_dir
         if wrong := classifier_problems(model_dir, "--teacher", task):
@@ -127,6 +131,8 @@ def finetune(
     configs: Sequence[TrainingConfig],
     device: torch.device,
     report: Callable[[Evaluation], None],
+    *,
+    captured: bool = True,
 ) -> Path:
     """Returns the folder of a fine-tuned classifier, training it unless the cache has it.
 
@@ -142,6 +148,7 @@ def finetune(
         configs: Training configurations; the model with the highest dev score is kept.
         device: Where it is trained.
         report: Called after each evaluation of a training.
+        captured: Whether steps are captured on a GPU.
 
     Raises:
         UserError: When a loss is not finite.
@@ -171,16 +178,17 @@ def finetune(
             whole = load_classifier(pretrained_dir, task.labels, seed=config.seed)
             model = cut_to_layers(whole, range(1, layers + 1)).to(device)
             try:
-                fitted = fit(  # which alone refers to optimiser, graphs and resident data
-                    TrainStep(model, capture=graph_capture(device)),
-                    Loss(),
-                    open_source(splits["train"], model),
-                    dev,
-                    task,
-                    config,
-                    report,
-                    checkpoint=checkpoint,
-                )
+                with graphs_of_a_training(device, captured=captured) as graphs:
+                    fitted = fit(  # which alone refers to optimiser, graphs and resident data
+                        TrainStep(model, graphs=graphs),
+                        Loss(),
+                        open_source(splits["train"], model),
+                        dev,
+                        task,
+                        config,
+                        report,
+                        checkpoint=checkpoint,
+                    )
             except TrainingDivergedError as error:
                 raise UserError(
                     f"{model_name(pretrained_dir)}: fine-tuning with learning rate {config.learning_rate:g} diverged: "

@@ -4,18 +4,21 @@ A step is captured once for every structure of the loss, batch size and padded l
 written in place: inputs, learning rate, weights of the loss, and at the start of a training the model's weights and the
 optimiser's moments. Whatever is captured can be done eagerly too, on any device; tests compare the two.
 
+The second batch of a structure captures a step for every padded length of the split, the longest first: the memory that
+graphs share is then hardly more than the longest needs, and from there on nothing is captured.
+
 Shape suffixes: 4 and 5 the loss and its terms (total, ce, kd, pt), and the gradient norm.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
-from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -23,7 +26,7 @@ from torch import Tensor
 
 from pkd_tune.config import TrainingConfig
 from pkd_tune.data.batches import Batch, in_parts
-from pkd_tune.distillation.batch_source import BatchSource, Inputs, epoch_inputs, make_batch
+from pkd_tune.distillation.batch_source import BatchSource, Inputs, epoch_inputs, input_buffers, make_batch
 from pkd_tune.distillation.losses import Loss, LossParts, pkd_loss
 from pkd_tune.distillation.memory import release_memory
 from pkd_tune.encoders.modeling import is_fast, run
@@ -47,9 +50,8 @@ CPU_TOKENS = 1024
 ADAM_EPSILON = 1e-6
 """BERT's own value, a hundred times PyTorch's default."""
 
-MOST_GRAPHS = 256
-"""Of one model; beyond, the oldest is discarded."""
-
+MOST_GRAPHS = 512
+"""Captured steps of a process; beyond, all are discarded, and those in use are captured again."""
 
 _WEIGHTS = ("alpha", "beta", "temperature")  # numbers of a loss that change between replays of a captured step
 
@@ -69,16 +71,45 @@ def make_optimizer(
     for name, parameter in parameters:
         (plain if name.endswith("bias") or "norm" in name.lower() else decayed).append(parameter)
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate, eps=ADAM_EPSILON, fused=True, capturable=capturable)
+    # Some steps are not captured on purpose: the first, smaller batches, and those for whose graph memory ran out.
+    warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, eps=ADAM_EPSILON, fused=True, capturable=capturable)
+    # The moments exist before the first step, which then takes no memory after the first weight has changed.
+    for _, parameter in parameters:
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+            "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
+        }
+    return optimizer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Graph:
+class Graph:
+    """A captured step."""
+
     inputs: dict[str, Tensor]
     """The tensors it reads a batch from."""
     replay: Work
     work: Work
     """What was captured; keeps all tensors alive that the graph reads."""
+
+
+@dataclass(slots=True, eq=False)
+class Graphs:
+    """The captured steps of a stream, of all train steps: they live and die together.
+
+    A CUDA graph that is destroyed frees the cuBLAS workspaces of the stream it was captured on (torch's
+    `CUDAGraph::reset()`), which the stream's other graphs go on using.
+    """
+
+    capture: Capture
+    of: dict[tuple[Hashable, ...], Graph] = field(default_factory=dict)
+    """By train step, structure of the loss and length."""
+
+    def clear(self) -> None:
+        """Destroys all graphs. Train steps in use capture theirs again; others are free from here on."""
+        self.of.clear()
 
 
 class TrainStep:
@@ -99,23 +130,19 @@ class TrainStep:
         model: PreTrainedModel,
         projection: torch.nn.Module | None = None,
         *,
-        capture: Capture | None = None,
-        beside: Collection[TrainStep] = (),
+        graphs: Graphs | None = None,
     ) -> None:
         """Takes a model on its device.
 
         Args:
             model: Trained in place.
             projection: Maps the student's [CLS] states to the teacher's width; trained along with the model.
-            capture: How a step is captured; None: not at all. `graph_capture()` returns the one for a device. A model
+            graphs: Where captured steps are kept: `stream_graphs()` of the device; None: every step is eager. A model
                 that runs transformers' forward pass, which may wait for the GPU, is never captured.
-            beside: Train steps with the same `capture`, whose graphs share a memory pool with this one's; may grow.
         """
-        capture = capture if is_fast(model) else None
         self.model = model
         self.projection = projection
-        self.capture = capture
-        self.beside = beside
+        self.graphs = graphs if is_fast(model) else None
         self.modules = {"model": model, **({} if projection is None else {"projection": projection})}
         self.parts = 1
         """Micro-batches that a batch is split into: 2 after the device ran out of memory."""
@@ -123,12 +150,14 @@ class TrainStep:
         self.sums_5 = torch.zeros(5, device=device)
         """Sums of total, ce, kd, pt and gradient norm over all steps since the caller last set them to 0."""
         self._parameters = [item for module in self.modules.values() for item in module.named_parameters()]
-        self._rate: Tensor | float = 0.0 if capture is None else torch.zeros((), device=device)
-        self.optimizer = make_optimizer(self._parameters, self._rate, capturable=capture is not None)
+        self._rate: Tensor | float = 0.0 if graphs is None else torch.zeros((), device=device)
+        self.optimizer = make_optimizer(self._parameters, self._rate, capturable=graphs is not None)
         self._weights: dict[str, Tensor] = (
-            {} if capture is None else {name: torch.zeros((), device=device) for name in _WEIGHTS}
+            {} if graphs is None else {name: torch.zeros((), device=device) for name in _WEIGHTS}
         )
-        self._graphs: dict[Hashable, _Graph | None] = {}
+        self._seen: set[Hashable] = set()
+        self._split_from: int | None = None
+        self._too_large_to_capture = False
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Returns all trained parameters."""
@@ -137,11 +166,11 @@ class TrainStep:
     @property
     def length_multiple(self) -> int:
         """What padded lengths are a multiple of: more than 1 where steps are captured, each for one length."""
-        return 1 if self.capture is None else LENGTH_MULTIPLE
+        return 1 if self.graphs is None else LENGTH_MULTIPLE
 
     def graph_inputs(self) -> list[dict[str, Tensor]]:
-        """Returns the input tensors of each captured step."""
-        return [graph.inputs for graph in self._graphs.values() if graph is not None]
+        """Returns the input tensors of each captured step of this model."""
+        return [] if self.graphs is None else [graph.inputs for key, graph in self.graphs.of.items() if key[0] is self]
 
     def begin(self, config: TrainingConfig, loss: Loss, source: BatchSource) -> None:
         """Starts another training; the model's weights are the caller's to set.
@@ -157,7 +186,7 @@ class TrainStep:
         if source.outputs is None and (loss.needs_logits or loss.needs_layers):
             raise ValueError(f"a loss with alpha {loss.alpha} and beta {loss.beta} needs teacher outputs")
         self.config, self.loss, self.source = config, loss, source
-        self.parts = 1
+        self.parts = 1 if self._split_from is None or config.batch_size < self._split_from else 2
         self.sums_5.zero_()
         self.optimizer.zero_grad(set_to_none=True)
         for moments in self.optimizer.state.values():
@@ -182,77 +211,94 @@ class TrainStep:
     def __call__(self, inputs: Inputs) -> None:
         """Does one step, and adds its losses and gradient norm to `sums_5`.
 
-        The first batch of a kind is done eagerly, the second is captured, later ones are replayed. A batch smaller than
-        the others is always done eagerly, and so is one for whose graph memory runs out.
+        The first batch of a structure is done eagerly, the second captures a step for every length, later ones are
+        replays. A batch smaller than the others is always done eagerly. Where memory runs out, in whatever part of a
+        step before the weights change, all graphs are discarded and the step is repeated as two micro-batches; so are
+        all later ones, in later trainings with batches as large too. Where it runs out again, no more is captured.
 
         Raises:
             MemoryError: When not even half a batch fits.
             RuntimeError: When a step cannot be captured, for any reason but memory. CUDA cannot be used in this process
                 afterwards: torch considers it to be still capturing.
         """
+        if self._in_memory(lambda: self._step(inputs)):
+            return
+        if self.parts == 1:
+            logger.warning("out of memory: batches are now split in two, with accumulated gradients")
+            self.parts, self._split_from = 2, self.config.batch_size
+        elif self.graphs is not None:
+            logger.warning("out of memory with split batches: steps are no longer captured")
+            self._too_large_to_capture = True
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.graphs is not None:
+            self.graphs.clear()
+        release_memory()
+        if not self._in_memory(lambda: self._do(inputs)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise MemoryError(f"out of memory with batches of {self.config.batch_size} in halves; lower batch_size")
+
+    def _in_memory(self, work: Work) -> bool:
+        """Does some work; returns False where memory ran out, when everything that the error held is free again."""
+        try:
+            work()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _step(self, inputs: Inputs) -> None:
         config = self.config
-        if self.capture is None or inputs.examples != config.batch_size:
+        if self.graphs is None or self._too_large_to_capture or inputs.examples != config.batch_size:
             self._do(inputs)
             return
         kind = (self.loss.structure, config.precision, config.weight_decay, config.max_grad_norm, self.parts)
-        key = (kind, self.source, inputs.examples, inputs.length)
-        if key not in self._graphs:
-            if len(self._graphs) >= MOST_GRAPHS:
-                del self._graphs[next(iter(self._graphs))]
-            self._graphs[key] = None  # seen once
+        seen = (kind, self.source, inputs.examples)
+        if seen not in self._seen:
             self._do(inputs)
+            self._seen.add(seen)
             return
-        graph = self._graphs[key] or self._captured(inputs)
-        if graph is None:
-            self._make_room()
-            self._do(inputs)
-            return
-        self._graphs[key] = graph
+        key = (self, *seen)
+        if (*key, inputs.length) not in self.graphs.of:
+            self._capture_all(self.graphs, key, inputs)
+        graph = self.graphs.of[*key, inputs.length]
         for name, tensor in inputs.tensors.items():
             graph.inputs[name].copy_(tensor, non_blocking=True)
         graph.replay()
 
-    def _captured(self, inputs: Inputs) -> _Graph | None:
-        """Captures a step; None where memory runs out."""
-        assert self.capture is not None
-        device = self.model.device
-        static = {name: torch.empty_like(tensor, device=device) for name, tensor in inputs.tensors.items()}
-        config, loss, source, length, parts = self.config, self.loss, self.source, inputs.length, self.parts
+    def _capture_all(self, graphs: Graphs, key: tuple[Hashable, ...], inputs: Inputs) -> None:
+        """Captures a step for every padded length that a batch of the split can have, the longest first."""
+        lengths = self._padded_lengths()
+        if len(graphs.of) + len(lengths) > MOST_GRAPHS:
+            graphs.clear()
+        for length in lengths:
+            graphs.of[*key, length] = self._captured(graphs.capture, inputs, length)
+
+    def _padded_lengths(self) -> list[int]:
+        """Returns the padded lengths of the split's batches, longest first."""
+        multiple = self.length_multiple
+        shortest, longest = (
+            -(-int(each) // multiple) for each in (self.source.lengths_N.min(), self.source.lengths_N.max())
+        )
+        return [multiple * count for count in range(longest, shortest - 1, -1)]
+
+    def _captured(self, capture: Capture, inputs: Inputs, length: int) -> Graph:
+        """Captures the step of batches like the given inputs, but for their padded length."""
+        config, loss, source, parts = self.config, self.loss, self.source, self.parts
+        static = input_buffers(inputs, length, self.model.device)
 
         def work() -> None:
             self._update(self._backward(config, loss, make_batch(source, loss, static, length), parts), config)
 
-        for name, tensor in inputs.tensors.items():
-            static[name].copy_(tensor, non_blocking=True)
-        try:
-            return _Graph(static, self.capture(work), work)
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise
-        return None
+        return Graph(static, capture(work), work)
 
     def _do(self, inputs: Inputs) -> None:
-        """Does a step eagerly; where memory runs out, again as two micro-batches whose gradients are accumulated."""
+        """Does a step eagerly, on a CPU in micro-batches of at most `CPU_TOKENS` tokens or so."""
         device = self.model.device
         tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.tensors.items()}
         batch = make_batch(self.source, self.loss, tensors, inputs.length)
         on_cpu = 1 if device.type != "cpu" else -(-inputs.examples * inputs.length // CPU_TOKENS)
-        losses_4 = self._backward_or_none(batch, self.parts * on_cpu)
-        if losses_4 is None:
-            self._make_room()
-            losses_4 = self._backward_or_none(batch, self.parts * on_cpu)
-            if losses_4 is None:
-                raise MemoryError(f"out of memory with batches of {self.config.batch_size} in halves; lower batch_size")
-        self._update(losses_4, self.config)
-
-    def _make_room(self) -> None:
-        """Frees all memory that can be freed, and has batches split into two micro-batches from now on."""
-        logger.warning("out of memory: batches are now split in two, with accumulated gradients")
-        self.parts = 2
-        self.optimizer.zero_grad(set_to_none=True)
-        for train_step in (self, *self.beside):  # the pool that graphs share is freed with the last of them
-            train_step._graphs.clear()
-        release_memory()
+        self._update(self._backward(self.config, self.loss, batch, self.parts * on_cpu), self.config)
 
     def _losses(self, loss: Loss, batch: Batch) -> LossParts:
         """Runs the model on a batch and returns the loss."""
@@ -290,36 +336,48 @@ class TrainStep:
             sums_4 += share * torch.stack([*losses]).detach()
         return sums_4
 
-    def _backward_or_none(self, batch: Batch, parts: int) -> Tensor | None:
-        """Returns what `_backward()` does, or None when memory ran out; what the error holds is free after that."""
-        try:
-            return self._backward(self.config, self.loss, batch, parts)
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise
-        return None
-
     def _update(self, losses_4: Tensor, config: TrainingConfig) -> None:
+        """Clips the gradients and updates the weights; takes no memory once a weight has changed."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), config.max_grad_norm)
+        added_5 = torch.cat([losses_4, norm.detach()[None]])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.sums_5 += torch.cat([losses_4, norm.detach()[None]])
+        self.sums_5 += added_5
 
 
-def graph_capture(device: torch.device) -> Capture | None:
-    """Returns how steps are captured on a device: as CUDA graphs that share one memory pool; None on a CPU.
+def stream_graphs(device: torch.device, *, captured: bool = True) -> Graphs | None:
+    """Returns the captured steps of this process on a device, the same for all of its train steps.
+
+    Args:
+        device: None is returned for a CPU, where steps are eager.
+        captured: Whether steps are to be captured where they can be.
+    """
+    return _graphs_of(device) if captured and device.type == "cuda" else None
+
+
+@contextmanager
+def graphs_of_a_training(device: torch.device, *, captured: bool = True) -> Iterator[Graphs | None]:
+    """Yields `stream_graphs()` for a training whose train step is not kept, and clears them at its end."""
+    graphs = stream_graphs(device, captured=captured)
+    try:
+        yield graphs
+    finally:
+        if graphs is not None:
+            graphs.clear()
+
+
+@cache
+def _graphs_of(device: torch.device) -> Graphs:
+    """Returns an empty set of graphs that share one memory pool.
 
     Sharing is safe, because no graph leaves in the pool what another step needs. When all graphs are gone, the next one
     begins another pool: torch refuses a pool that no graph uses until all its memory is freed.
     """
-    if device.type != "cuda":
-        return None
     pool = torch.cuda.graph_pool_handle()
-    graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
 
     def capture(work: Work) -> Work:
         nonlocal pool
-        if not graphs:
+        if not graphs.of:
             pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # Capture restrictions must apply to this thread alone: Ray has threads of its own.
@@ -327,10 +385,10 @@ def graph_capture(device: torch.device) -> Capture | None:
             graph, pool=pool, stream=torch.cuda.current_stream(device), capture_error_mode="thread_local"
         ):
             work()
-        graphs.add(graph)
         return graph.replay
 
-    return capture
+    graphs = Graphs(capture)
+    return graphs
 
 
 @contextmanager
@@ -354,7 +412,12 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tells whether an error is torch's own for memory, CUDA's (for a graph itself, say) or the CPU allocator's."""
-    messages = ("CUDA error: out of memory", "can't allocate memory")
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tells whether an error is torch's own for memory, CUDA's (for a graph itself, say), cuBLAS's or a CPU's."""
+    messages = (
+        "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "can't allocate memory",
+    )
     return isinstance(error, torch.OutOfMemoryError) or any(message in str(error) for message in messages)

@@ -19,6 +19,8 @@ class Resources:
     """Concurrent trials where there is no GPU."""
     threads: int = 1
     """CPU cores reserved for each trial."""
+    eager: str | None = None
+    """Why training steps are not captured as CUDA graphs on GPUs; None: they are."""
 
     @property
     def device(self) -> str:
@@ -38,7 +40,13 @@ class Resources:
     @property
     def record(self) -> dict[str, Any]:
         """The resources as run.json has them."""
-        return {"device": self.device, "count": self.count, "per_gpu": self.trials_per_gpu, "threads": self.threads}
+        return {
+            "device": self.device,
+            "count": self.count,
+            "per_gpu": self.trials_per_gpu,
+            "threads": self.threads,
+            **({"eager": self.eager} if self.gpus else {}),
+        }
 
 
 def choose_resources(gpus: int | None, trials_per_gpu: int | None = None) -> Resources:

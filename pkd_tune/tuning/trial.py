@@ -26,6 +26,7 @@ from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError
 from pkd_tune.distillation.student import ModelPool, StudentData, distill, open_student_data
 from pkd_tune.distillation.teacher import Teacher
+from pkd_tune.distillation.train_step import stream_graphs
 from pkd_tune.files import REASON_LENGTH, machine_failure
 from pkd_tune.tuning import trial_process
 from pkd_tune.tuning.artifacts import ArtifactStore
@@ -205,4 +206,5 @@ def predictions_name(trial_id: TrialId) -> str:
 @lru_cache(maxsize=1)
 def _open_data(data: DataConfig, teacher: Teacher, resources: Resources, seed: int) -> tuple[StudentData, ModelPool]:
     student_data = open_student_data(data, teacher, torch.device(resources.device), seed, verify=False)
-    return student_data, ModelPool(per_gpu=resources.trials_per_gpu)
+    graphs = stream_graphs(student_data.device, captured=resources.eager is None)
+    return student_data, ModelPool(graphs=graphs, per_gpu=resources.trials_per_gpu)

@@ -19,7 +19,7 @@ from pkd_tune.distillation.batch_source import may_be_resident, resident_bytes
 from pkd_tune.distillation.memory import release_memory
 from pkd_tune.distillation.student import ModelPool
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
-from pkd_tune.distillation.train_step import CPU_TOKENS
+from pkd_tune.distillation.train_step import CPU_TOKENS, graphs_of_a_training
 from pkd_tune.encoders.folder import sizes
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning.plan import StudyPlan
@@ -141,7 +141,8 @@ def measured_per_gpu(config: SearchConfig, splits: Mapping[str, Split], cores: i
     device = torch.device("cuda")
     release_memory()
     torch.cuda.reset_peak_memory_stats(device)
-    train_as_a_trial(config, splits, device, ModelPool())
+    with graphs_of_a_training(device) as graphs:
+        train_as_a_trial(config, splits, device, ModelPool(graphs=graphs))
     peak = torch.cuda.max_memory_reserved(device)
     release_memory()
     free, _ = torch.cuda.mem_get_info(device)  # without what other programs use, and this one's own context

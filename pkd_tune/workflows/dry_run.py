@@ -10,6 +10,7 @@ import torch
 from pkd_tune.config import SearchConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
+from pkd_tune.distillation.train_step import graphs_of_a_training
 from pkd_tune.encoders.folder import layer_count, weight_bytes
 from pkd_tune.reporting.document import Table, markdown
 from pkd_tune.reporting.formatting import plural
@@ -42,9 +43,11 @@ def plan(request: SearchRequest) -> str:
     costs = {}
     for depth in config.depths:
         log.info("timing a student of %s", plural(depth, "layer"))
-        costs[depth] = time_student(config, splits, depth, device)
+        with graphs_of_a_training(device, captured=resources.eager is None) as graphs:
+            costs[depth] = time_student(config, splits, depth, device, graphs)
     log.info("timing the teacher, %s", plural(layer_count(data.teacher_dir), "layer"))
-    teacher_seconds = time_teacher(config, splits, device)
+    with graphs_of_a_training(device, captured=resources.eager is None) as graphs:
+        teacher_seconds = time_teacher(config, splits, device, graphs)
     weights = weight_bytes(data.student_dir)
     disk = disk_bytes(weights, len(plans), resources) + len(plans) * weights
     return plan_text(config, plans, resources, costs, teacher_seconds, disk, timed_on=device.type)

@@ -19,7 +19,7 @@ from pkd_tune.distillation.loop import Evaluation, fit
 from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.student import ModelPool, StudentData, distill
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
-from pkd_tune.distillation.train_step import TrainStep, graph_capture
+from pkd_tune.distillation.train_step import Graphs, TrainStep
 from pkd_tune.encoders.folder import has_classifier, layer_count
 from pkd_tune.encoders.modeling import load_classifier
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMED_STEPS = 8
-"""Steps that are timed at each depth, after as many on the same examples that are not."""
+"""Steps that are timed at each depth, after as many on the same examples, which on a GPU capture them for all lengths
+of these examples, so that nothing is captured in the timed epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,27 @@ class Cost:
     """A look at the splits that choose."""
 
 
-def time_student(config: SearchConfig, splits: Mapping[str, Split], depth: int, device: torch.device) -> Cost:
-    """Times some training steps, and an evaluation, of a student whose teacher says random things."""
+def time_student(
+    config: SearchConfig,
+    splits: Mapping[str, Split],
+    depth: int,
+    device: torch.device,
+    graphs: Graphs | None = None,
+) -> Cost:
+    """Times some training steps, and an evaluation, of a student whose teacher says random things.
+
+    Args:
+        config: Of the search.
+        splits: Of the task.
+        depth: The student's.
+        device: Where it is trained.
+        graphs: Where captured steps are kept; None: all steps are eager.
+    """
     task = TASKS[config.data.task]
     ends: list[float] = []
     part = some(splits["train"], TIMED_STEPS * config.student_training.batch_size)
-    student = train_student(config, splits, part, depth, device, epochs=2, report=noting(ends))
+    model_pool = ModelPool(graphs=graphs)
+    student = train_student(config, splits, part, depth, device, model_pool, epochs=2, report=noting(ends))
     dev, precision = {name: splits[name] for name in task.dev_splits}, config.student_training.precision
     evaluation, _ = timed(lambda: evaluate(student, dev, task, precision=precision), device)
     return Cost(epoch=(ends[1] - ends[0]) * len(splits["train"]) / len(part), evaluation=evaluation)
@@ -59,7 +75,7 @@ def train_student(
     part: Split,
     depth: int,
     device: torch.device,
-    model_pool: ModelPool | None = None,
+    model_pool: ModelPool,
     *,
     epochs: int = 1,
     report: Callable[[Evaluation], None] = lambda evaluation: None,
@@ -101,8 +117,17 @@ def train_student(
     return distill(student_data, loss, training, report, model_pool=model_pool)[0]
 
 
-def time_teacher(config: SearchConfig, splits: Mapping[str, Split], device: torch.device) -> float:
-    """Returns how many seconds the teacher would take: its trainings, where it needs any, and its outputs."""
+def time_teacher(
+    config: SearchConfig, splits: Mapping[str, Split], device: torch.device, graphs: Graphs | None = None
+) -> float:
+    """Returns how many seconds the teacher would take: its trainings, where it needs any, and its outputs.
+
+    Args:
+        config: Of the search.
+        splits: Of the task.
+        device: Where it is trained.
+        graphs: Where captured steps are kept; None: all steps are eager.
+    """
     task, data = TASKS[config.data.task], config.data
     model = load_classifier(data.teacher_dir, task.labels, seed=0).to(device)
     part = some(splits["train"], TIMED_STEPS // 2 * 32)
@@ -111,7 +136,7 @@ def time_teacher(config: SearchConfig, splits: Mapping[str, Split], device: torc
 
     twice = TrainingConfig(epochs=2, evaluations_per_epoch=1, precision=config.student_training.precision)
     ends: list[float] = []
-    train_step = TrainStep(model, capture=graph_capture(device))
+    train_step = TrainStep(model, graphs=graphs)
     fit(train_step, Loss(), open_source(part, model), dev, task, twice, noting(ends))
     outputs, _ = timed(lambda: predict(model, part, precision="fp32"), device)
     epochs = 0 if has_classifier(data.teacher_dir) else sum(each.epochs for each in config.teacher_trainings)

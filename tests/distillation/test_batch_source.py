@@ -137,7 +137,6 @@ def test_concurrent_trials_on_a_gpu_share_the_memory_for_examples(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
 def test_small_data_is_resident_on_a_gpu(
     split: Split, outputs: TeacherOutputs, model: BertForSequenceClassification
 ) -> None:

@@ -1,10 +1,10 @@
 """Captured steps against eager ones.
 
-On a CPU capture is emulated: replaying calls the captured function, which like a CUDA graph uses the tensors it was
-captured with.
+On a CPU captured steps are emulated CUDA graphs.
 """
 
 import gc
+import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from emulated_graphs import EmulatedStream, emulated_graphs
 from made_up_trainings import (
     CPU,
     PKD,
@@ -22,7 +23,6 @@ from made_up_trainings import (
     made_up_source,
     made_up_split,
     made_up_student_data,
-    repeat,
     train,
 )
 
@@ -32,9 +32,8 @@ from pkd_tune.distillation.batch_source import Inputs, make_resident, open_sourc
 from pkd_tune.distillation.checkpoint import Checkpoint
 from pkd_tune.distillation.loop import Evaluation
 from pkd_tune.distillation.losses import Loss
-from pkd_tune.distillation.memory import release_memory
 from pkd_tune.distillation.student import ModelPool, distill
-from pkd_tune.distillation.train_step import Capture, TrainStep, graph_capture, side_stream
+from pkd_tune.distillation.train_step import Graphs, TrainStep, side_stream, stream_graphs
 
 
 def test_a_batch_of_many_tokens_goes_through_in_parts_on_a_cpu_and_counts_as_one(
@@ -69,7 +68,7 @@ def test_a_batch_of_many_tokens_goes_through_in_parts_on_a_cpu_and_counts_as_one
 def test_steps_in_place_are_the_eager_ones(change: dict[str, Any], resident: bool) -> None:
     """Losses of every half epoch over several lengths, and every weight after them; padding to 8 is among it."""
     student_data, config = made_up_student_data(), replace(PKD, **change)
-    model_pool = capturing_pool(student_data, 2, repeat, resident=resident)
+    model_pool = capturing_pool(student_data, 2, emulated_graphs(), resident=resident)
     assert_same(train(student_data, config, TRAINING), train(student_data, config, TRAINING, model_pool))
     (train_step,) = model_pool.train_steps.values()
     lengths = {inputs["input_ids_BT"].shape[1] for inputs in train_step.graph_inputs() if not resident}
@@ -81,7 +80,7 @@ def test_steps_in_place_are_the_eager_ones(change: dict[str, Any], resident: boo
 def test_a_kept_train_step_trains_as_a_new_one_does(teacher_width: int) -> None:
     """With other weights of the loss, another learning rate and seed, another structure of the loss."""
     student_data = made_up_student_data(teacher_width=teacher_width)
-    model_pool = capturing_pool(student_data, 2, repeat, resident=True)
+    model_pool = capturing_pool(student_data, 2, emulated_graphs(), resident=True)
     train_step = model_pool.train_steps[2, teacher_width != 16]
     other = replace(TRAINING, learning_rate=5e-3, seed=1, weight_decay=0.3, max_grad_norm=0.5)
     others = [
@@ -98,7 +97,7 @@ def test_a_kept_train_step_trains_as_a_new_one_does(teacher_width: int) -> None:
 
 def test_a_kept_train_step_trains_on_other_examples_of_the_same_lengths() -> None:
     student_data = made_up_student_data()
-    model_pool = capturing_pool(student_data, 2, repeat, resident=True)
+    model_pool = capturing_pool(student_data, 2, emulated_graphs(), resident=True)
     train(student_data, PKD, TRAINING, model_pool)
     labels = student_data.train.labels
     assert labels is not None
@@ -123,16 +122,18 @@ def moment_places(model_pool: ModelPool) -> list[int]:
     return [moment.data_ptr() for moments in train_step.optimizer.state.values() for moment in moments.values()]
 
 
-def test_a_train_step_out_of_use_is_collected_with_its_graphs() -> None:
-    """They refer to each other."""
+def test_a_train_step_out_of_use_is_gone_with_its_graphs() -> None:
+    """At once, not when Python looks for reference cycles: that may be during a later training on the same stream."""
     gc.disable()
     try:
         student_data = made_up_student_data()
-        model_pool = capturing_pool(student_data, 2, repeat, resident=True)
+        model_pool = capturing_pool(student_data, 2, emulated_graphs(), resident=True)
         train(student_data, PKD, TRAINING, model_pool)
         train_step = weakref.ref(model_pool.train_steps[2, False])
+        graphs = model_pool.graphs
         del model_pool
-        release_memory()
+        assert graphs is not None
+        graphs.clear()
         assert train_step() is None
     finally:
         gc.enable()
@@ -145,7 +146,7 @@ class Interrupted(Exception):
 def test_a_kept_train_step_resumes_from_a_checkpoint_in_place(tmp_path: Path) -> None:
     """Its graphs read the optimiser's moments at fixed addresses, so that these are overwritten and not replaced."""
     student_data = made_up_student_data()
-    model_pool = capturing_pool(student_data, 2, repeat, resident=True)
+    model_pool = capturing_pool(student_data, 2, emulated_graphs(), resident=True)
     expected, weights = train(student_data, PKD, TRAINING, model_pool)
     places = moment_places(model_pool)
 
@@ -163,7 +164,11 @@ def test_a_kept_train_step_resumes_from_a_checkpoint_in_place(tmp_path: Path) ->
     assert all(torch.equal(tensor, weights[name]) for name, tensor in student.state_dict().items())
 
 
-def short_of_memory(device: torch.device, capture: Capture) -> list[int]:
+CAPTURED = 4
+"""Padded lengths of the made-up examples: 8, 16, 24 and 32."""
+
+
+def short_of_memory(device: torch.device, graphs: Graphs) -> list[int]:
     """Runs out of memory in one of two train steps with graphs; returns bytes reserved before that and in the retry.
 
     Checks that both lose their graphs, that the step is repeated as micro-batches, and that graphs are captured again.
@@ -173,7 +178,7 @@ def short_of_memory(device: torch.device, capture: Capture) -> list[int]:
     train_steps: dict[int, TrainStep] = {}
     source = replace(open_source(student_data.train, model), resident=make_resident(student_data.train, None, device))
     for i in range(2):
-        train_steps[i] = TrainStep(model, capture=capture, beside=train_steps.values())
+        train_steps[i] = TrainStep(model, graphs=graphs)
         train_steps[i].begin(TRAINING, Loss(), source)
     one, other = train_steps.values()
     reserved: list[int] = []
@@ -196,19 +201,19 @@ def short_of_memory(device: torch.device, capture: Capture) -> list[int]:
     with side_stream(device):
         for train_step in (one, other, one, other):
             train_step(inputs(32))
-        assert held() == [1, 1]
+        assert held() == [CAPTURED, CAPTURED]
         limited = True
-        one(inputs(40))
+        one(Inputs({"example_ids_B": torch.arange(3, device=device)}, 3, 24))  # not captured, as it is smaller
         limited = False
         assert (one.parts, other.parts) == (2, 1)
         for train_step in (one, other, one, other):
             train_step(inputs(32))
-        assert held() == [1, 1]
+        assert held() == [CAPTURED, CAPTURED]
     return reserved
 
 
 def test_memory_that_runs_out_is_not_held_by_graphs(caplog: pytest.LogCaptureFixture) -> None:
-    short_of_memory(CPU, repeat)
+    short_of_memory(CPU, emulated_graphs())
     assert [record.message.split(":")[0] for record in caplog.records] == ["out of memory"]
 
 
@@ -218,64 +223,158 @@ def test_what_cannot_be_captured_is_an_error() -> None:
 
     student_data = made_up_student_data()
     with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
-        train(student_data, PKD, TRAINING, capturing_pool(student_data, 2, refuse, resident=True))
+        train(student_data, PKD, TRAINING, capturing_pool(student_data, 2, Graphs(refuse), resident=True))
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("CUDA error: out of memory"),
-    ],
-    ids=["tensors", "graph"],
-)
-def test_where_a_graph_does_not_fit_training_goes_on_in_halves(
-    error: RuntimeError, caplog: pytest.LogCaptureFixture
+OUT_OF_MEMORY = {
+    "step": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "capture": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "replay": RuntimeError("CUDA error: out of memory"),
+    "optimizer": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+}
+
+
+@pytest.mark.parametrize("place", OUT_OF_MEMORY)
+def test_where_memory_runs_out_training_goes_on_in_halves(
+    place: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The batch itself is not lost, and gradients left by the failed capture do not count."""
-    captured: list[Callable[[], None]] = []
+    """No batch is lost, gradients left by the failed step do not count, and it happens once in all trainings."""
+    stream = EmulatedStream()
+    failed: list[str] = []
+    student_data = made_up_student_data()
+    whole = train(student_data, PKD, TRAINING)
 
-    def fit_only_later(work: Callable[[], None]) -> Callable[[], None]:
-        captured.append(work)
-        if len(captured) == 1:
+    def fail_once() -> None:
+        if not failed:
+            failed.append(place)
             for parameter in model_pool.train_steps[2, False].parameters():
                 parameter.grad = torch.ones_like(parameter)
-            raise error
-        return work
+            raise OUT_OF_MEMORY[place]
+
+    def capture(work: Callable[[], None]) -> Callable[[], None]:
+        if place == "capture" and stream.captures == 2:
+            fail_once()
+        replay = stream.capture(work)
+
+        def replay_or_fail() -> None:
+            if place == "replay":
+                fail_once()
+            replay()
+
+        return replay_or_fail
+
+    model_pool = capturing_pool(student_data, 2, Graphs(capture), resident=True)
+    train_step = model_pool.train_steps[2, False]
+    if place == "step":
+        train_step.model.bert.embeddings.word_embeddings.register_forward_pre_hook(lambda *_: fail_once())
+    if place == "optimizer":
+        clip = torch.nn.utils.clip_grad_norm_
+
+        def failing(parameters: list[torch.nn.Parameter], norm: float) -> torch.Tensor:
+            fail_once()
+            return clip(parameters, norm)
+
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", failing)
+    for _ in range(2):
+        in_halves = train(student_data, PKD, TRAINING, model_pool)
+        assert_same(whole, in_halves)
+        assert in_halves[0][-1].micro_batches == 2
+    assert failed == [place]
+    assert [record.message.split(":")[0] for record in caplog.records] == ["out of memory"]
+    assert len(train_step.graph_inputs()) == CAPTURED
+    small = replace(TRAINING, batch_size=3)
+    assert train(student_data, PKD, small, model_pool)[0][-1].micro_batches == 1
+
+
+def test_a_step_takes_no_memory_once_a_weight_has_changed() -> None:
+    """With no room for the moments of the second parameter group, the repeated step would count twice."""
+    train_step = TrainStep(made_up_student_data().start, graphs=emulated_graphs())
+    moments = train_step.optimizer.state
+    assert set(moments) == set(train_step.parameters())
+    assert {name for state in moments.values() for name in state} == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def test_where_no_graph_fits_steps_stay_eager(caplog: pytest.LogCaptureFixture) -> None:
+    """And graphs of others are not discarded over and over."""
+    tried: list[int] = []
+
+    def capture(work: Callable[[], None]) -> Callable[[], None]:
+        tried.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     student_data = made_up_student_data()
-    model_pool = capturing_pool(student_data, 2, fit_only_later, resident=True)
-    whole, in_halves = train(student_data, PKD, TRAINING), train(student_data, PKD, TRAINING, model_pool)
-    assert_same(whole, in_halves)
-    assert in_halves[0][-1].micro_batches == 2
-    assert [record.message.split(":")[0] for record in caplog.records] == ["out of memory"]
-    assert len(model_pool.train_steps[2, False].graph_inputs()) == len(captured) - 1 > 0
+    model_pool = capturing_pool(student_data, 2, Graphs(capture), resident=True)
+    for _ in range(2):
+        assert_same(train(student_data, PKD, TRAINING), train(student_data, PKD, TRAINING, model_pool))
+    assert len(tried) == 2
+    assert "steps are no longer captured" in caplog.text
+
+
+def test_graphs_of_a_stream_are_discarded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where weight decay is searched there are ever more: destroying some breaks the others, as on a GPU."""
+    monkeypatch.setattr(train_step_module, "MOST_GRAPHS", 10)
+    stream = EmulatedStream()
+    student_data = made_up_student_data()
+    model_pool = capturing_pool(student_data, 2, Graphs(stream.capture), resident=True)
+    for decay in (0.0, 0.1, 0.2, 0.0, 0.3):
+        training = replace(TRAINING, weight_decay=decay)
+        assert_same(train(student_data, PKD, training), train(student_data, PKD, training, model_pool))
+    assert stream.captures > 10 >= len(stream.live)
+
+
+def test_all_lengths_are_captured_at_once_and_the_longest_first() -> None:
+    """A pool that graphs share is then little larger than the longest needs, and epochs after the first only replay."""
+    stream = EmulatedStream()
+    student_data = made_up_student_data()
+    model_pool = capturing_pool(student_data, 2, Graphs(stream.capture), resident=False)
+    captures: list[int] = []
+    distill(student_data, PKD, TRAINING, lambda evaluation: captures.append(stream.captures), model_pool=model_pool)
+    assert captures == [CAPTURED] * 6
+    lengths = [inputs["input_ids_BT"].shape[1] for inputs in model_pool.train_steps[2, False].graph_inputs()]
+    assert lengths == [32, 24, 16, 8]
+
+
+def test_a_step_that_waits_for_the_device_is_an_error() -> None:
+    student_data = made_up_student_data()
+    model_pool = capturing_pool(student_data, 2, emulated_graphs(), resident=True)
+    model_pool.train_steps[2, False].model.classifier.register_forward_hook(lambda *of: print(of[2].sum().item()))
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        train(student_data, PKD, TRAINING, model_pool)
+
+
+def test_eager_steps_among_captured_ones_print_no_warning_of_torch() -> None:
+    step = TrainStep(made_up_student_data().start, graphs=emulated_graphs())
+    assert step.optimizer.param_groups[0]["capturable"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.warn(
+            "This instance was constructed with capturable=True or some of all the param_groups", stacklevel=1
+        )
+    assert caught == []
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
 def test_the_memory_that_graphs_share_is_given_back_when_it_runs_out() -> None:
     device = torch.device("cuda")
-    capture = graph_capture(device)
-    assert capture is not None
-    with_graphs, without, *_ = short_of_memory(device, capture)
+    graphs = stream_graphs(device)
+    assert graphs is not None
+    with_graphs, without, *_ = short_of_memory(device, graphs)
+    graphs.clear()
     assert without < with_graphs
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
 @pytest.mark.parametrize("resident", [True, False], ids=["resident", "from-the-host"])
 def test_captured_steps_are_the_eager_ones_on_a_gpu(resident: bool) -> None:
     device = torch.device("cuda")
     student_data = made_up_student_data(device)
-    capture = graph_capture(device)
-    assert capture is not None
-    captured = capturing_pool(student_data, 2, capture, resident=resident)
-    eager = capturing_pool(student_data, 2, capture, resident=resident)
-    eager.train_steps[2, False].capture = None
+    graphs = stream_graphs(device)
+    assert graphs is not None
+    captured = capturing_pool(student_data, 2, graphs, resident=resident)
+    eager = capturing_pool(student_data, 2, Graphs(lambda work: work), resident=resident)
     for config in (PKD, replace(PKD, alpha=0.9, beta=3.0), PKD):
         assert_same(train(student_data, config, TRAINING, eager), train(student_data, config, TRAINING, captured))
     assert len(captured.train_steps[2, False].graph_inputs()) >= 3
+    graphs.clear()
 
 
 def test_weight_decay_leaves_out_biases_and_layer_norms() -> None:

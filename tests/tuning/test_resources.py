@@ -32,7 +32,7 @@ def test_trials_share_gpus_where_there_are_some() -> None:
     shared = resources_among(8, 16, 4, 2)
     assert shared == Resources(gpus=4, trials_per_gpu=2)
     assert (shared.device, shared.count, shared.trial_resources) == ("cuda", 8, {"cpu": 1, "gpu": 0.5})
-    assert shared.record == {"device": "cuda", "count": 8, "per_gpu": 2, "threads": 1}
+    assert shared.record == {"device": "cuda", "count": 8, "per_gpu": 2, "threads": 1, "eager": None}
     assert resources_among(8, 16, None, None) == Resources(gpus=8)
     for found, gpus in ((0, None), (8, 0)):
         with pytest.raises(UserError, match="--trials-per-gpu 2: trials run on the CPU; leave it out"):
