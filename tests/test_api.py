@@ -90,5 +90,5 @@ def test_a_run_gives_its_trials_and_students(tiny_run: Path) -> None:
     model, tokenizer = student.load()
     assert model.config.num_hidden_layers == 1
     assert model(**tokenizer("red .", "blue .", return_tensors="pt")).logits.shape == (1, 2)
-    with pytest.raises(pkd_tune.UserError, match=r"no student for pkd with 2 layers; it has .* pkd: 1, pkd: 3"):
+    with pytest.raises(pkd_tune.UserError, match=r"no student for pkd with 2 layers; it has .* pkd: 1, 3"):
         run.best(layers=2)

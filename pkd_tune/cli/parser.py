@@ -104,6 +104,6 @@ def add_precision_flag(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--precision",
         choices=get_args(Precision),
-        help="of matrix products: bf16, fp32, or auto: bf16 where the device supports it (default: the space's, usually "
-        "auto)",
+        help="of matrix products: bf16, fp32, or auto: bf16 where the device supports it (default: the space's, "
+        "usually auto)",
     )

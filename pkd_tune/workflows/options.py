@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from pkd_tune.config import Init, Method, Precision, Sampler, SelectOn, Strategy
+from pkd_tune.reporting.verdict import DEFAULT_TOLERANCE
 
 DEFAULT_MODEL = "google-bert/bert-base-uncased"
 
@@ -58,6 +59,8 @@ class SearchOptions(TrainingOptions):
     address: str | None = None
     storage: str | None = None
     trial_timeout: float | None = None
+    tolerance: float = DEFAULT_TOLERANCE
+    onnx: bool = False
     out: Path = Path("results")
     name: str | None = None
     new: bool = False
@@ -120,9 +123,10 @@ class ExportOptions:
 
     command: ClassVar[str] = "pkd_tune.export"
     run: Path
-    layers: int
     to: Path
-    method: Method = "pkd"
+    layers: int | None = None
+    method: Method | None = None
+    tolerance: float | None = None
     onnx: bool = False
     int8: bool = False
     data_dir: Path | None = None

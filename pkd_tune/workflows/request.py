@@ -12,7 +12,14 @@ from pkd_tune.tuning.plan import check_shares
 from pkd_tune.tuning.resources import Resources, choose_resources
 from pkd_tune.tuning.space import Parameters
 from pkd_tune.tuning.space_file import Space, find_space, load_space
-from pkd_tune.workflows.checks import Problems, check_not_negative, check_positive, check_seed, check_writable
+from pkd_tune.workflows.checks import (
+    Problems,
+    check_not_negative,
+    check_onnx,
+    check_positive,
+    check_seed,
+    check_writable,
+)
 from pkd_tune.workflows.inputs import (
     ONE_LAYER_TEACHER,
     check_length,
@@ -56,9 +63,11 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
     problems = Problems()
     check_positive(options, problems, "--trials", "--trials-per-gpu", "--trial-timeout")
     check_positive(options, problems, "--epochs", "--batch-size", "--max-length")
-    check_not_negative(options, problems, "--control-trials", "--seeds")
+    check_not_negative(options, problems, "--control-trials", "--seeds", "--tolerance")
     check_seed(options.seed, problems)
     check_name(options.name, problems)
+    if options.onnx:
+        check_onnx("--onnx", problems)
     space = None if problems.found else problems.attempt(lambda: space_of(options))
     resources = None
     if options.address is None:
