@@ -63,6 +63,10 @@ def test_options_take_strings_for_paths_and_lists_for_sequences() -> None:
     options = make_options(SearchOptions, {"task": "MRPC", "data_dir": "~/data", "depths": [2, 3], "warm_start": "a"})
     assert (options.data_dir, options.depths) == (Path.home() / "data", (2, 3))
     assert options.warm_start == (Path("a"),)
+    names = {"teacher": "~/bert", "student": "tiny", "space": "~/a.toml", "storage": "s3://bucket/~"}
+    named = make_options(SearchOptions, {"task": "MRPC", **names})
+    assert (named.teacher, named.student) == (str(Path.home() / "bert"), "tiny")
+    assert (named.space, named.storage) == (str(Path.home() / "a.toml"), "s3://bucket/~")
     assert as_command(options) == ["--task", "MRPC", "--data-dir", str(Path.home() / "data"), "--depths", "2", "3"] + [
         *("--warm-start", "a")
     ]

@@ -19,6 +19,7 @@ from pkd_tune.reporting.formatting import (
     spread_text,
 )
 from pkd_tune.reporting.importance import without_importances
+from pkd_tune.reporting.latex import latex_table
 from pkd_tune.reporting.methods import METHOD_INFO, is_regression, student_title, unused_settings
 from pkd_tune.reporting.published_scores import PUBLISHED_NOTE, compares, published_dev, published_table
 from pkd_tune.reporting.run import ENDED, Run, read_run
@@ -39,12 +40,13 @@ _CONFIRMED = {
 """How a confirmation got its score, by `Run.holdout`."""
 
 
-def write_report(run_dir: Path, tolerance: float | None = None) -> Path:
+def write_report(run_dir: Path, tolerance: float | None = None, *, with_latex: bool = False) -> Path:
     """Writes report.md, report.html and plots/ from the records of a run folder; returns the path of report.md.
 
     Args:
         run_dir: The run folder.
         tolerance: By how many points the student to ship may fall short of the teacher; None: what the search had.
+        with_latex: Whether report.tex, the table of results, is written too.
 
     Raises:
         UserError: When a record is damaged or missing; nothing is written then.
@@ -62,6 +64,8 @@ def write_report(run_dir: Path, tolerance: float | None = None) -> Path:
     html = page(_title(run), before, plot_sections(figures, parallels), after)
     write_plots(figures, parallels, run_dir / PLOTS)
     write_text(run_dir / "report.html", html)
+    if with_latex and run.teacher:
+        write_text(run_dir / "report.tex", latex_table(_results(run, run.teacher), _title(run), f"{run.task}-results"))
     write_text(run_dir / "report.md", markdown([*before, *after]))
     return run_dir / "report.md"
 

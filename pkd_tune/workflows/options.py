@@ -135,8 +135,8 @@ class ExportOptions:
 def make_options(kind: type[Options], values: Mapping[str, Any]) -> Options:
     """Returns options from parsed flags or keyword arguments.
 
-    Paths may be strings, in which `~` is expanded; sequences may be lists, and a single value stands for a sequence of
-    one.
+    Paths may be strings; `~` at the start of a path, or of a name that may be a path, is expanded. Sequences may be
+    lists, and a single value stands for a sequence of one.
 
     Raises:
         TypeError: For an unknown or a missing argument.
@@ -157,7 +157,9 @@ def _converted(value: Any, kind: str) -> Any:
     if "tuple" in kind:
         values = [value] if isinstance(value, str | Path | int | float) else value
         return tuple(_converted(each, kind.replace("tuple", "")) for each in values)
-    return Path(value).expanduser() if "Path" in kind else value
+    if "Path" in kind:
+        return Path(value).expanduser()
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
 
 
 def as_command(options: Any) -> list[str]:
