@@ -121,20 +121,17 @@ def predict(**arguments: Any) -> list[Prediction]:
     return _predict(resolve_predict(options, command_line(options)))
 
 
-def export(run: SearchRun | Path | str, *, layers: int, to: Path | str, **arguments: Any) -> Exported:
+def export(run: SearchRun | Path | str, *, to: Path | str, **arguments: Any) -> Exported:
     """Exports a student of a search, and scores every format of it again.
 
     Args:
         run: What `search()` returned, or a run's folder.
-        layers: The student's depth.
         to: The folder to write: a new one, or an empty one.
-        arguments: `method`, `onnx`, `int8`, `data_dir`, as the command has them.
+        arguments: `layers`, `method`, `tolerance`, `onnx`, `int8`, `data_dir`, as the command has them.
 
     Raises:
         TypeError: For an unknown argument.
         UserError: With everything that is wrong with the arguments, or when a format scores differently.
     """
     folder = run.folder if isinstance(run, SearchRun) else run
-    return _export(
-        resolve_export(make_options(ExportOptions, {"run": folder, "layers": layers, "to": to, **arguments}))
-    )
+    return _export(resolve_export(make_options(ExportOptions, {"run": folder, "to": to, **arguments})))

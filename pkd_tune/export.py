@@ -1,6 +1,6 @@
 """Export a student of a search: its Hugging Face folder, and ONNX and int8, each loaded and scored again.
 
-python -m pkd_tune.export results/MRPC/minilm --layers 3 --to mrpc-3-layer
+python -m pkd_tune.export results/MRPC/minilm --to mrpc-student
 python -m pkd_tune.export results/MRPC/minilm --layers 3 --to mrpc-3-layer --onnx --int8
 """
 
@@ -23,12 +23,19 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="folder of a search's run, for example results/MRPC/minilm")
-    add("--layers", type=int, required=True, metavar="K", help="depth of the student")
+    add("--layers", type=int, metavar="K", help="depth of the student (default: the student that the report names)")
     add(
         "--method",
         choices=METHODS,
         metavar="M",
-        help=f"how the student was trained, where a run has several: {', '.join(METHODS)} (default: %(default)s)",
+        help=f"how the student was trained, where a run has several: {', '.join(METHODS)} (default: pkd; without "
+        "--layers, that of the student that the report names)",
+    )
+    add(
+        "--tolerance",
+        type=float,
+        metavar="POINTS",
+        help="without --layers: by how many points the student may fall short of the teacher (default: the search's)",
     )
     add("--to", type=Path, required=True, metavar="DIR", help="the folder to write: a new one, or an empty one")
     add("--onnx", action="store_true", help="also write ONNX for onnxruntime, with dynamic batch and length")

@@ -2,6 +2,7 @@
 
     python -m pkd_tune.report
     python -m pkd_tune.report --out results --latex
+    python -m pkd_tune.report results/MRPC/minilm --tolerance 2
 
 Nothing is trained and no model is loaded, so the results may have been copied from elsewhere.
 """
@@ -21,21 +22,41 @@ def make_parser() -> Parser:
         description="Renews the reports of all runs from their records, and the table of all tasks.",
     )
     parser.add_argument(
+        "run",
+        type=Path,
+        nargs="?",
+        metavar="RUN",
+        help="folder of the one run whose report is renewed, and nothing else (default: all runs below --out)",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         default=Path("results"),
         metavar="DIR",
         help="holds the runs, as <out>/<TASK>/<run>/, and receives glue.md, .html and .csv (default: %(default)s)",
     )
-    parser.add_argument("--latex", action="store_true", help="write glue.tex too, for the LaTeX package booktabs")
+    parser.add_argument(
+        "--latex",
+        action="store_true",
+        help="write glue.tex, and report.tex for each run, for the LaTeX package booktabs",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="POINTS",
+        help="by how many points the student to ship may fall short of the teacher (default: that of each search)",
+    )
     return parser
 
 
 def report(args: argparse.Namespace, command: str) -> int:
     """Runs the command; returns its exit code: 0, or 1 when a run's report cannot be written."""
-    from pkd_tune.workflows.report import write_reports
+    from pkd_tune.workflows.report import renew_report, write_reports
 
-    return 1 if write_reports(args.out.expanduser(), with_latex=args.latex) else 0
+    if args.run is not None:
+        renew_report(args.run.expanduser(), with_latex=args.latex, tolerance=args.tolerance)
+        return 0
+    return 1 if write_reports(args.out.expanduser(), with_latex=args.latex, tolerance=args.tolerance) else 0
 
 
 if __name__ == "__main__":

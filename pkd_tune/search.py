@@ -94,6 +94,14 @@ def make_parser() -> Parser:
     add("--trial-timeout", type=float, metavar="SECONDS", help="stop trials that take longer (default: never)")
     out = parser.add_argument_group("what comes out")
     add = out.add_argument
+    add(
+        "--tolerance",
+        type=float,
+        metavar="POINTS",
+        help="by how many points the student to ship may fall short of the teacher; the smallest that is shown not to "
+        "is named first (default: %(default)s)",
+    )
+    add("--onnx", action="store_true", help="measure the student to ship as ONNX and int8 too (needs the extra onnx)")
     add("--out", type=Path, metavar="DIR", help="a run is written to <out>/<TASK>/<name>/ (default: %(default)s)")
     add("--name", metavar="NAME", help="name of the run, to start or to continue (default: the teacher's)")
     add("--new", action="store_true", help="start another run instead of continuing the last one")

@@ -28,6 +28,7 @@ def write_run(
     trials: int = 12,
     control_trials: int = 6,
     seeds: int = 3,
+    tolerance: float = 1.0,
     select_on: SelectOn = "dev",
     demo: bool = False,
     seed: int = 0,
@@ -47,6 +48,7 @@ def write_run(
         trials: Trials of each PKD method, over all depths.
         control_trials: Trials of each control, over all depths.
         seeds: Number of confirmation trainings of each student.
+        tolerance: By how many points the student to ship may fall short of the teacher.
         select_on: Which examples selected the students.
         demo: Whether the run is recorded as a demo.
         seed: Seed of the random generator.
@@ -60,8 +62,22 @@ def write_run(
                 maker.train(depth, method, "search", number, 42, maker.draw(method), accidents.get(number, ""))
     students = [maker.student(depth, method, seeds) for depth in depths for method in methods]
     found = [student for student in students if student]
+    record = maker.teacher(teacher)
     for student in found:
-        student["against"] = [_against(student, other) for other in found if _is_control_of(other, student)]
+        student["against"] = [
+            {"method": other["method"], **_against(student, other)}
+            for other in found
+            if _is_control_of(other, student) and student["confirmed"]
+        ]
+        shallower = [s for s in found if s["method"] == student["method"] and s["layers"] < student["layers"]]
+        student["against_shallower"] = None
+        if shallower and student["confirmed"]:
+            other = max(shallower, key=lambda s: s["layers"])
+            student["against_shallower"] = {"layers": other["layers"], **_against(student, other)}
+        student["against_teacher"] = None
+        if seeds > 1:
+            whole = {"confirmed": None, "search_score": record["metrics"]["score"]}
+            student["against_teacher"] = {**_against(student, whole, 2.0), "students": len(found)}
     pretrained = Path(f"data/models/pretrained/{teacher}")
     search = SearchConfig(
         data=DataConfig(
@@ -78,10 +94,12 @@ def write_run(
     write_json(folder / RUN, _record(search, demo=demo))
     write_rows(folder / TRIALS, maker.trials)
     write_rows(folder / EVALUATIONS, maker.evaluations)
-    record = maker.teacher(teacher)
     planned = sum(control_trials if method in ("kd", "finetuned") else trials for method in methods)
     latency_on = "2 threads of an x86_64 CPU"
-    write_json(folder / SUMMARY, {"teacher": record, "latency_on": latency_on, "planned": planned, "students": found})
+    write_json(
+        folder / SUMMARY,
+        {"teacher": record, "latency_on": latency_on, "planned": planned, "students": found, "tolerance": tolerance},
+    )
     return folder
 
 
@@ -94,15 +112,11 @@ def _is_control_of(control: dict[str, Any], student: dict[str, Any]) -> bool:
     )
 
 
-def _against(student: dict[str, Any], control: dict[str, Any]) -> dict[str, Any]:
-    scores = [(each["confirmed"] or {"mean": each["search_score"]})["mean"] for each in (student, control)]
+def _against(student: dict[str, Any], other: dict[str, Any], half: float = 1.5) -> dict[str, Any]:
+    scores = [(each["confirmed"] or {"mean": each["search_score"]})["mean"] for each in (student, other)]
     difference = scores[0] - scores[1]
-    low, high = difference - 1.5, difference + 1.5
-    distinguishable = low > 0 or high < 0
-    return {
-        **{"method": control["method"], "difference": difference, "low": low, "high": high},
-        "distinguishable": distinguishable,
-    }
+    low, high = difference - half, difference + half
+    return {"difference": difference, "low": low, "high": high, "distinguishable": low > 0 or high < 0}
 
 
 def _record(search: SearchConfig, *, demo: bool) -> dict[str, Any]:

@@ -63,6 +63,10 @@ def test_options_take_strings_for_paths_and_lists_for_sequences() -> None:
     options = make_options(SearchOptions, {"task": "MRPC", "data_dir": "~/data", "depths": [2, 3], "warm_start": "a"})
     assert (options.data_dir, options.depths) == (Path.home() / "data", (2, 3))
     assert options.warm_start == (Path("a"),)
+    names = {"teacher": "~/bert", "student": "tiny", "space": "~/a.toml", "storage": "s3://bucket/~"}
+    named = make_options(SearchOptions, {"task": "MRPC", **names})
+    assert (named.teacher, named.student) == (str(Path.home() / "bert"), "tiny")
+    assert (named.space, named.storage) == (str(Path.home() / "a.toml"), "s3://bucket/~")
     assert as_command(options) == [
         *("--task", "MRPC", "--data-dir", str(Path.home() / "data"), "--depths", "2", "3", "--warm-start", "a")
     ]
@@ -90,5 +94,5 @@ def test_a_run_gives_its_trials_and_students(tiny_run: Path) -> None:
     model, tokenizer = student.load()
     assert model.config.num_hidden_layers == 1
     assert model(**tokenizer("red .", "blue .", return_tensors="pt")).logits.shape == (1, 2)
-    with pytest.raises(pkd_tune.UserError, match=r"no student for pkd with 2 layers; it has .* pkd: 1, pkd: 3"):
+    with pytest.raises(pkd_tune.UserError, match=r"no student for pkd with 2 layers; it has .* pkd: 1, 3"):
         run.best(layers=2)

@@ -19,7 +19,14 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pkd_tune.cli.main import run_command
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import load_raw
 from pkd_tune.export import export, make_parser
+from pkd_tune.reporting.document import plain
+from pkd_tune.reporting.verdict import choose_student, verdict_text
+from pkd_tune.workflows.export import resolve_export
+from pkd_tune.workflows.finalists import measure_formats
+from pkd_tune.workflows.options import ExportOptions
 
 Ship = Callable[..., tuple[int, str, str]]
 RUN = "results/MRPC/tiny"
@@ -224,13 +231,20 @@ MISTAKES = {
     "layers": (
         _unchanged,
         (RUN, "--layers", "2", *TO),
-        ["--layers 2 --method pkd", "no such student; it has pkd with 1, pkd with 3"],
+        ["--layers 2 --method pkd", "no such student; it has pkd: 1, 3"],
     ),
     "method": (
         _unchanged,
         (RUN, "--layers", "1", "--method", "kd", *TO),
-        ["--method kd", "it has pkd with 1, pkd with 3"],
+        ["--method kd", "it has pkd: 1, 3"],
     ),
+    "method-alone": (_unchanged, (RUN, "--method", "kd", *TO), ["has no student for --method kd; it has pkd: 1, 3"]),
+    "tolerance-and-layers": (
+        _unchanged,
+        (RUN, "--layers", "1", "--tolerance", "2", *TO),
+        ["--tolerance chooses a student, and --layers names one"],
+    ),
+    "tolerance": (_unchanged, (RUN, "--tolerance", "nan", *TO), ["--tolerance must be at least 0, but got nan"]),
     "no-student": (_no_student, (RUN, "--layers", "1", *TO), ["best/1-layer: no model.safetensors there"]),
     "no-data": (
         _no_data,
@@ -267,6 +281,34 @@ def test_a_mistake_is_one_line(
         assert words in line
     assert output.out == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_without_a_depth_the_student_of_the_verdict_is_exported(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    summary = json.loads((home / RUN / "summary.json").read_text())
+    verdict = choose_student(summary["students"], summary["teacher"], summary["tolerance"])
+    assert verdict is not None
+    caplog.set_level("INFO", "pkd_tune")
+    request = resolve_export(ExportOptions(run=home / RUN, to=home / "out" / "verdict"))
+    assert request.folder == home / RUN / verdict.student["folder"]
+    assert request.verdict == verdict_text(verdict, "this student")  # which its card says
+    assert caplog.messages == [plain(verdict_text(verdict))]
+    other = 4 - verdict.student["layers"]
+    assert resolve_export(ExportOptions(run=home / RUN, to=home / "out" / "other", layers=other)).verdict == ""
+
+
+@pytest.mark.slow
+def test_the_student_to_ship_is_measured_in_every_format(home: Path) -> None:
+    raw = load_raw(TASKS["MRPC"], home / "data")
+    folder = home / RUN / "best" / "1-layer"
+    before = sorted(folder.rglob("*"))
+    teacher = home / RUN / "best" / "3-layer"
+    found = measure_formats(teacher, folder, {"dev": raw["dev"]}, TASKS["MRPC"], 32)
+    assert [each["format"] for each in found] == ["teacher", "pytorch", "onnx", "int8"]
+    assert found[1]["metrics"] == student(home)["metrics"]
+    assert found[2]["metrics"] == pytest.approx(found[1]["metrics"], abs=2.6)  # an example of 40
+    assert found[3]["size_mb"] < found[2]["size_mb"]
+    assert min(each[name] for each in found for name in ("latency_ms", "examples_per_second")) > 0
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_onnx_without_its_packages_names_the_extra(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,8 +37,8 @@ def test_reports_and_tables_are_made_from_records_alone(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        "results/MRPC/minilm/report.md, .html and plots",
-        "results/RTE/minilm/report.md, .html and plots",
+        "results/MRPC/minilm/report.md, .html, .tex and plots",
+        "results/RTE/minilm/report.md, .html, .tex and plots",
         "results/glue.md, .html, .csv, .tex: 2 tasks",
     ]
     results = tmp_path / "results"
@@ -102,6 +102,24 @@ def test_a_folder_of_all_sorts(
     assert "Not finished and left out: `MRPC/half`." in text
     assert "Left out, because a run that began later has the same models: `MRPC/minilm`." in text
     assert "Runs: MRPC: `MRPC/minilm-2`; RTE: `RTE/blocked`." in text
+
+
+def test_one_run_is_renewed_with_another_tolerance_and_as_latex(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(tmp_path / "results" / "MRPC" / "minilm", **SMALL)
+    other = write_run(tmp_path / "results" / "MRPC" / "other", **SMALL)
+    assert run(monkeypatch, tmp_path, "results/MRPC/minilm", "--tolerance", "30", "--latex") == 0
+    assert capsys.readouterr().err.splitlines() == ["results/MRPC/minilm/report.md, .html, .tex and plots"]
+    assert "**Ship** `best/2-layer`" in (folder / "report.md").read_text()
+    text = (folder / "report.tex").read_text()
+    assert "PKD, 2 layers & " in text
+    assert r"$\alpha$ " in text
+    assert not (other / "report.md").exists()
+    assert not list((tmp_path / "results").glob("glue.*"))
+    for flags, says in (((str(tmp_path),), "there is no run in it"), (("--tolerance", "-1"), "--tolerance must be")):
+        assert run(monkeypatch, tmp_path, *flags) == 2
+        assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["run.json", "summary.json"])

@@ -91,7 +91,7 @@ MISTAKES = {
         ("--address", "auto", "--ray-dashboard"),
         ["--ray-dashboard", "--address", "leave it out"],
     ),
-    "flag": (_unchanged, ("--trails", "5"), ["--trails"]),
+    "flag": (_unchanged, ("--trails", "5"), ["--trails", "did you mean --trials?"]),
     "space": (_unchanged, ("--space", "no.toml"), ["--space no.toml", "no such file"]),
     "hub-data": (_no_task_folder, (), ["--data-dir", "--demo"]),
     "hub-model": (_unchanged, ("--teacher", "someone/some-bert"), ["someone/some-bert", "--data-dir", "--demo"]),

@@ -1,18 +1,24 @@
-"""The summary that a search ends with: how good, small and fast the best students are, and where everything is."""
+"""The summary that a search ends with: which student to ship, how good the others are, and where everything is."""
 
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from pkd_tune.config import METHODS
 from pkd_tune.files import BEST, RAY
+from pkd_tune.reporting.document import plain
 from pkd_tune.reporting.formatting import plural, spread_text
 from pkd_tune.reporting.methods import METHOD_INFO
+from pkd_tune.reporting.run import verdict_of
 from pkd_tune.reporting.run_report import learnt_nothing
+from pkd_tune.reporting.verdict import score_of, verdict_text
 from pkd_tune.workflows.finished_run import SearchRun
 
-MOST_STUDENTS = 11
-"""Lines about models; with where things are and what is left to do, they are fifteen."""
+MOST_STUDENTS = 6
+"""Lines about students; with the verdict, where things are and what is left to do, they are fifteen."""
+WIDTH = 80
+"""Of a terminal, in characters."""
 
 
 def summary_lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
@@ -26,17 +32,15 @@ def summary_lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
     """
     teacher = summary["teacher"]
     students = sorted(summary["students"], key=lambda s: (s["layers"], METHODS.index(s["method"])))
-    depths = {student["layers"]: student for student in students}
-    if 1 + len(students) + len(depths) > MOST_STUDENTS:
-        students = [max((s for s in students if s["layers"] == depth), key=_standing) for depth in depths]
-    sizes = [
-        f"{plural(depth, 'layer')}: {student['parameters'] / teacher['parameters']:.0%} of the teacher's size, "
-        f"{teacher['latency_ms'] / student['latency_ms']:.1f} times as fast"
-        for depth, student in depths.items()
-    ]
-    lines = [f"teacher: {teacher['metrics']['score']:.1f} on dev", *(_line(s, teacher) for s in students), *sizes]
+    if len(students) > MOST_STUDENTS:
+        depths = {student["layers"] for student in students}
+        students = [max((s for s in students if s["layers"] == depth), key=score_of) for depth in sorted(depths)]
+    verdict = verdict_of(summary)
     return [
-        *lines[:MOST_STUDENTS],
+        *(textwrap.wrap(plain(verdict_text(verdict)), WIDTH, break_on_hyphens=False) if verdict else []),
+        f"teacher: {teacher['metrics']['score']:.1f} on dev"
+        + ("; students (size and speed as compared with it):" if students else ""),
+        *(_line(student, teacher) for student in students),
         f"report:      {run_dir / 'report.md'}",
         f"checkpoints: {run_dir / BEST}",
         f"TensorBoard: tensorboard --logdir {run_dir / RAY}  # has no login",
@@ -44,17 +48,13 @@ def summary_lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
 
 
 def _line(student: dict[str, Any], teacher: dict[str, Any]) -> str:
-    line = f"{plural(student['layers'], 'layer')}, {METHOD_INFO[student['method']].title}: "
+    size, speed = student["parameters"] / teacher["parameters"], teacher["latency_ms"] / student["latency_ms"]
+    line = f"{plural(student['layers'], 'layer')}, {METHOD_INFO[student['method']].title} ({size:.0%}, {speed:.1f}×): "
     line += f"{student['metrics']['score']:.1f} on dev"
     if confirmed := student["confirmed"]:
         spread = spread_text(confirmed["mean"], confirmed["sd"])
         line += f", {spread} on {plural(len(confirmed['seeds']), 'fresh seed')}"
     return line + ("; learnt nothing" if learnt_nothing(student, teacher) else "")
-
-
-def _standing(student: dict[str, Any]) -> float:
-    """Returns what a student is worth: its confirmed score, where there is one."""
-    return float((student["confirmed"] or {"mean": student["metrics"]["score"]})["mean"])
 
 
 def print_outcome(run: SearchRun, again: str) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pkd_tune.data.metrics import predictions, score
@@ -20,6 +21,10 @@ from pkd_tune.reporting.formatting import plural
 
 LATENCY_EXAMPLES = 50
 """Number of single examples that are timed for a latency."""
+BATCH = 32
+"""Examples in a batch: of scoring, and of the batches that are timed for a throughput."""
+TIMED_BATCHES = 10
+"""Number of batches that are timed for a throughput."""
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -47,11 +52,29 @@ def measure(
         `metrics` (× 100, as `data.metrics.score` returns them), `examples` (number of dev examples), `parameters`
         (number of weights), and `size_mb` (size of the format's file in MB, 10⁶ bytes).
     """
+    return measured(folder, dev, task, predict(folder, dev, task, max_length, format_name), format_name)
+
+
+def predict(
+    folder: Path, dev: Mapping[str, RawSplit], task: Task, max_length: int, format_name: str = PYTORCH
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Returns the predictions of a model for the dev splits; takes what `measure` takes."""
     model = load(folder, format_name, max_length)
     predicted = {}
     for name, split in dev.items():
-        batches = [model.encode(split, slice(start, start + 32)) for start in range(0, len(split), 32)]
+        batches = [model.encode(split, slice(start, start + BATCH)) for start in range(0, len(split), BATCH)]
         predicted[name] = predictions(task, np.concatenate([model.logits(batch) for batch in batches]))
+    return predicted
+
+
+def measured(
+    folder: Path,
+    dev: Mapping[str, RawSplit],
+    task: Task,
+    predicted: Mapping[str, npt.NDArray[np.generic]],
+    format_name: str = PYTORCH,
+) -> dict[str, Any]:
+    """Returns what `measure` returns for a model whose predictions are known."""
     return {
         "metrics": score(task, predicted, {name: split.labels for name, split in dev.items()}),
         "examples": sum(map(len, dev.values())),
@@ -81,6 +104,30 @@ def latencies_ms(models: Sequence[tuple[Path, str]], split: RawSplit, max_length
             model.logits(single)
             times.append(time.perf_counter() - started)
     return [1000 * statistics.median(times) for times in seconds]
+
+
+def throughputs(models: Sequence[tuple[Path, str]], split: RawSplit, max_length: int) -> list[float]:
+    """Returns how many examples each model processes in a second on the CPU, in batches of `BATCH`: from the median
+    time of a batch.
+
+    Tokenization is not included. The measurements of the models are interleaved, as those of `latencies_ms`.
+
+    Args:
+        models: Folder and format of each model.
+        split: Its first `TIMED_BATCHES` batches are timed; a smaller split has one, smaller batch.
+        max_length: Maximum length in tokens.
+    """
+    loaded = [load(folder, format_name, max_length) for folder, format_name in models]
+    rates: list[list[float]] = [[] for _ in loaded]
+    for number in range(max(1, min(TIMED_BATCHES, len(split) // BATCH))):
+        rows = slice(number * BATCH, (number + 1) * BATCH)
+        for model, of_model in zip(loaded, rates, strict=True):
+            batch = model.encode(split, rows)
+            model.logits(batch)
+            started = time.perf_counter()
+            model.logits(batch)
+            of_model.append(min(BATCH, len(split)) / (time.perf_counter() - started))
+    return [statistics.median(of_model) for of_model in rates]
 
 
 def latency_machine() -> str:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from pkd_tune.data.task import Task
 from pkd_tune.deployment.formats import FORMATS, INT8, ONNX, PYTORCH
 from pkd_tune.files import MODEL_CARD, write_text
-from pkd_tune.reporting.document import Table, code, markdown, markdown_literal
+from pkd_tune.reporting.document import Table, Text, code, markdown, markdown_literal
 from pkd_tune.reporting.formatting import metric_titles, millions, number_text, setting_text, spread_text
 from pkd_tune.reporting.methods import unused_settings
 
@@ -36,6 +36,7 @@ def write_card(
     seed: int,
     demo: bool,
     select_on: str = "dev",
+    verdict: str = "",
     formats: Sequence[dict[str, Any]] = (),
     latency_on: str = "",
 ) -> None:
@@ -50,6 +51,7 @@ def write_card(
         seed: Seed of its training.
         demo: Whether the data is the synthetic demo corpus, which must not be taken for GLUE.
         select_on: The examples that selected trial and epoch, `dev` or `holdout`.
+        verdict: What the search says of the student, as a text of a report, where it is the one to ship.
         formats: The measured formats in the folder, as `formats_table` takes them; empty for PyTorch alone, which
             `student` describes.
         latency_on: The device on which the latencies of `formats` were measured.
@@ -65,6 +67,7 @@ def write_card(
         student=student,
         teacher=teacher,
         task=task,
+        verdict=Markup(markdown([Text(verdict)])) if verdict else "",
         data=f"a synthetic demo corpus in the format of {task.name}" if demo else f"GLUE {task.name}",
         scores=Markup(_table(["dev split, × 100", "this model", "teacher"], rows)),
         select_on=select_on,

@@ -110,6 +110,11 @@ def spans(text: str) -> list[Span]:
     return [(kind, content) for kind, content in pieces if content]
 
 
+def plain(text: str) -> str:
+    """Returns a text without its markup."""
+    return "".join(content for _, content in spans(text))
+
+
 def markdown(elements: Sequence[Element]) -> str:
     """Returns the elements as Markdown, without raw HTML."""
     return "\n\n".join(_markdown(element) for element in elements) + "\n"

@@ -12,6 +12,7 @@ import pandas as pd
 from pkd_tune.config import METHODS
 from pkd_tune.reporting.document import Bullets, Element, Heading, Table, Text, code, literal
 from pkd_tune.reporting.formatting import plural, spread_text
+from pkd_tune.reporting.latex import latex_table
 from pkd_tune.reporting.methods import METHOD_INFO
 from pkd_tune.reporting.run import Run
 
@@ -125,7 +126,15 @@ def elements(table: pd.DataFrame, notes: Sequence[str]) -> list[Element]:
 
 def latex(table: pd.DataFrame) -> str:
     r"""Returns the views as LaTeX tables; they need `\usepackage{booktabs}` and, being wide, `graphicx`."""
-    return "\n".join(_latex(view) for view in views(table))
+    return "\n".join(
+        latex_table(
+            Table(view.header, [[literal(cell) for cell in row] for row in view.rows], groups=tuple(view.groups)),
+            f"GLUE dev scores. {view.note}",
+            f"glue-{view.label}",
+            gap=GAP,
+        )
+        for view in views(table)
+    )
 
 
 def _rows(table: pd.DataFrame, *, confirmed: bool) -> tuple[list[str], list[list[str]], list[int]]:
@@ -178,42 +187,3 @@ def _order(key: tuple[str, str, int, str]) -> tuple[str, bool, int, int, int]:
     teacher, method, layers, task = key
     number = METHODS.index(method) if method in METHOD_INFO else 0
     return teacher, method != "teacher", layers, number, list(TASKS).index(task)
-
-
-def _latex(view: View) -> str:
-    columns = "l" + "c" * (len(view.header) - 1)
-    lines = []
-    for number, row in enumerate(view.rows):
-        if number in view.groups or number - 1 in (0, *view.groups):
-            lines.append(r"\midrule")
-        lines.append(" & ".join(map(_latex_text, row)) + r" \\")
-    body = "\n".join(lines)
-    header = " & ".join(map(_latex_text, view.header))
-    return rf"""\begin{{table}}
-\centering
-\caption{{{_latex_text(f"GLUE dev scores. {view.note}")}}}
-\label{{tab:glue-{view.label}}}
-\resizebox{{\textwidth}}{{!}}{{%
-\begin{{tabular}}{{{columns}}}
-\toprule
-{header} \\
-\midrule
-{body}
-\bottomrule
-\end{{tabular}}}}
-\end{{table}}
-"""
-
-
-def _latex_text(text: str) -> str:
-    """Returns a text with LaTeX's special characters escaped."""
-    special = {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        "×": r"$\times$",
-        "–": "--",
-    }
-    special |= {character: "\\" + character for character in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in text)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from pkd_tune.config import METHODS, UserError
 from pkd_tune.files import EVALUATIONS, RUN, SUMMARY, TRIALS, read_json, write_text
+from pkd_tune.reporting.verdict import DEFAULT_TOLERANCE, Verdict, choose_student
 
 ENDED = ("complete", "stopped early", "failed")
 """States of trials that count towards the number of trials; an interrupted trial runs again."""
@@ -63,6 +64,8 @@ class Run:
     """The teacher of summary.json; None while there is no summary.json, because the search has not ended."""
     students: list[dict[str, Any]]
     """The best student of each depth and method, from summary.json, ordered by depth, then as `config.METHODS`."""
+    verdict: Verdict | None
+    """Which student to ship; None without students."""
     planned: int | None
     """Number of trials that the search was planned to have; None while it has not ended."""
     latency_on: str
@@ -118,8 +121,12 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (RUN, SUMMARY, TRIALS))
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, tolerance: float | None = None) -> Run:
     """Reads a run folder.
+
+    Args:
+        folder: Of the run.
+        tolerance: By how many points the student to ship may fall short of the teacher; None: what the search had.
 
     Raises:
         UserError: When a record is damaged or missing; names the file.
@@ -138,11 +145,24 @@ def read_run(folder: Path) -> Run:
         settings=tuple(name for name in record["space"] if name in trials),
         teacher=summary["teacher"] if summary else None,
         students=sorted(students, key=lambda student: (student["layers"], METHODS.index(student["method"]))),
+        verdict=verdict_of(summary, tolerance) if summary else None,
         planned=summary["planned"] if summary else None,
         latency_on=summary["latency_on"] if summary else "",
         trials=trials,
         evaluations=_table(folder / EVALUATIONS, _EVALUATION_COLUMNS),
     )
+
+
+def verdict_of(summary: dict[str, Any], tolerance: float | None = None) -> Verdict | None:
+    """Returns the verdict of a run.
+
+    Args:
+        summary: Content of summary.json.
+        tolerance: In points; None: what the search had.
+    """
+    if tolerance is None:
+        tolerance = float(summary.get("tolerance", DEFAULT_TOLERANCE))
+    return choose_student(summary["students"], summary["teacher"], tolerance)
 
 
 def finished_run(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -176,9 +196,17 @@ def find_student(run_dir: Path, summary: dict[str, Any], layers: int, method: st
         (student["method"], student["layers"]): student for student in summary["students"]
     }
     if (method, layers) not in students:
-        there = ", ".join(f"{name} with {depth}" for name, depth in students) or "none"
+        there = students_text(summary["students"])
         raise UserError(f"--layers {layers} --method {method}: {run_dir} has no such student; it has {there}")
     return students[method, layers]
+
+
+def students_text(students: Sequence[dict[str, Any]]) -> str:
+    """Returns the depths of the students of each method: `pkd: 1, 2; kd: 1, 2`."""
+    depths: dict[str, list[str]] = {}
+    for student in sorted(students, key=lambda student: (-METHODS.index(student["method"]), student["layers"])):
+        depths.setdefault(student["method"], []).append(str(student["layers"]))
+    return "; ".join(f"{method}: {', '.join(those)}" for method, those in depths.items()) or "none"
 
 
 def data_folder(run_dir: Path, record: dict[str, Any]) -> Path:

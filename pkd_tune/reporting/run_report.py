@@ -19,9 +19,11 @@ from pkd_tune.reporting.formatting import (
     spread_text,
 )
 from pkd_tune.reporting.importance import without_importances
+from pkd_tune.reporting.latex import latex_table
 from pkd_tune.reporting.methods import METHOD_INFO, is_regression, student_title, unused_settings
 from pkd_tune.reporting.published_scores import PUBLISHED_NOTE, compares, published_dev, published_table
 from pkd_tune.reporting.run import ENDED, Run, read_run
+from pkd_tune.reporting.verdict import verdict_text
 
 CORRELATIONS = {"matthews", "pearson", "spearman"}
 """Metrics whose score is 0 for predictions that are independent of the labels."""
@@ -38,8 +40,13 @@ _CONFIRMED = {
 """How a confirmation got its score, by `Run.holdout`."""
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, tolerance: float | None = None, *, with_latex: bool = False) -> Path:
     """Writes report.md, report.html and plots/ from the records of a run folder; returns the path of report.md.
+
+    Args:
+        run_dir: The run folder.
+        tolerance: By how many points the student to ship may fall short of the teacher; None: what the search had.
+        with_latex: Whether report.tex, the table of results, is written too.
 
     Raises:
         UserError: When a record is damaged or missing; nothing is written then.
@@ -50,13 +57,15 @@ def write_report(run_dir: Path) -> Path:
     from pkd_tune.reporting.search_figures import parallel_coordinates, search_figures
     from pkd_tune.reporting.student_figures import student_figures
 
-    run = read_run(run_dir)
+    run = read_run(run_dir, tolerance)
     before, after = results(run), background(run)
     figures = [*search_figures(run), *student_figures(run)]
     parallels = parallel_coordinates(run)
     html = page(_title(run), before, plot_sections(figures, parallels), after)
     write_plots(figures, parallels, run_dir / PLOTS)
     write_text(run_dir / "report.html", html)
+    if with_latex and run.teacher:
+        write_text(run_dir / "report.tex", latex_table(_results(run, run.teacher), _title(run), f"{run.task}-results"))
     write_text(run_dir / "report.md", markdown([*before, *after]))
     return run_dir / "report.md"
 
@@ -66,16 +75,26 @@ def results(run: Run) -> list[Element]:
     elements: list[Element] = [Heading(literal(_title(run)), 1)]
     if run.demo:
         elements.append(Text("**The data is a synthetic demo corpus, not GLUE.**"))
+    if run.verdict:
+        elements.append(Text(verdict_text(run.verdict)))
     elements.append(_results(run, run.teacher) if run.teacher else Text(_UNFINISHED))
     if run.teacher and (gaps := list(_gaps(run, run.teacher))):
         elements.append(Bullets(gaps))
     if not run.teacher or not run.students:
         return elements
-    if comparisons := [_comparison(run, student, each) for student in run.students for each in student["against"]]:
-        note = "Intervals are from a paired bootstrap over dev examples and over the trainings on fresh seeds."
+    if comparisons := list(_comparisons(run)):
+        note = (
+            "Trainings on fresh seeds are compared. Intervals cover the choice of dev examples (paired bootstrap) and "
+            "of seeds (Welch's t). Those of the teacher hold for all students together (Bonferroni)."
+        )
         if any(_tuning(run, student, each) for student in run.students for each in student["against"]):
-            note += " They do not account for tuning: part of a difference may be due to a larger number of trials."
+            note += (
+                " Intervals do not account for tuning: part of a difference may be due to a larger number of trials."
+            )
         elements += [Heading("Significant differences"), Bullets(comparisons), Text(note)]
+    elements += [
+        element for student in run.students if "formats" in student for element in _formats(student, run.latency_on)
+    ]
     if any(student["confirmed"] for student in run.students):
         elements += [Heading("Confirmation on fresh seeds"), _confirmations(run)]
     if compares(run):
@@ -203,18 +222,57 @@ def _gaps(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
         yield from without_importances(run)
 
 
-def _comparison(run: Run, student: dict[str, Any], against: dict[str, Any]) -> str:
-    """Returns the comparison of a student with a control of its depth."""
-    name, other = METHOD_INFO[student["method"]].title, METHOD_INFO[against["method"]].title
-    depth = plural(student["layers"], "layer")
+def _comparisons(run: Run) -> Iterator[str]:
+    """Yields the comparisons of students with the controls of their depth, with shallower ones, and the teacher."""
+    for student in run.students:
+        depth, name = plural(student["layers"], "layer"), METHOD_INFO[student["method"]].title
+        for against in student["against"]:
+            other = METHOD_INFO[against["method"]].title
+            yield _difference(f"{depth}: {name}", "is", other, against, _tuning(run, student, against))
+    for student in run.students:
+        if against := student.get("against_shallower"):
+            name, fewer = METHOD_INFO[student["method"]].title, plural(against["layers"], "layer")
+            yield _difference(f"{name}: {plural(student['layers'], 'layer')}", "are", fewer, against)
+    for student in run.students:
+        if against := student.get("against_teacher"):
+            depth, name = plural(student["layers"], "layer"), METHOD_INFO[student["method"]].title
+            yield _difference(f"{depth}: {name}", "is", "the teacher", against)
+
+
+def _difference(subject: str, verb: str, other: str, against: dict[str, Any], tuning: str = "") -> str:
+    """Returns a comparison as a sentence."""
     interval = f"95 % confidence interval {signed(against['low'])} to {signed(against['high'])}"
-    tuning = _tuning(run, student, against)
     if not against["distinguishable"]:
         numbers = f"difference {signed(against['difference'])}, {interval}"
-        return f"{depth}: {name} and {other} do **not differ significantly** ({numbers}){tuning}."
+        return f"{subject} and {other} do **not differ significantly** ({numbers}){tuning}."
     word = "better" if against["difference"] > 0 else "worse"
     points = f"{abs(against['difference']):.1f} points"
-    return f"{depth}: {name} is **significantly {word}** than {other} by {points} ({interval}){tuning}."
+    return f"{subject} {verb} **significantly {word}** than {other} by {points} ({interval}){tuning}."
+
+
+def _formats(student: dict[str, Any], latency_on: str) -> list[Element]:
+    """Returns the table of a student's formats beside its teacher."""
+    titles = {"teacher": "teacher, PyTorch", "pytorch": "PyTorch, fp32", "onnx": "ONNX, fp32", "int8": "ONNX, int8"}
+    measured = {each["format"]: each for each in student["formats"]}
+    rows = [
+        [
+            title,
+            f"{each['metrics']['score']:.1f}",
+            f"{each['latency_ms']:.1f} ms",
+            f"{measured['teacher']['latency_ms'] / each['latency_ms']:.1f}×",
+            f"{each['examples_per_second']:.0f} /s",
+            f"{each['examples_per_second'] / measured['teacher']['examples_per_second']:.1f}×",
+            f"{each['size_mb']:.1f} MB",
+        ]
+        for name, title in titles.items()
+        if (each := measured.get(name))
+    ]
+    header = ["format", "score on dev", "latency", "speed-up", "throughput", "speed-up", "size on disk"]
+    note = (
+        f"Latency is the median time of a forward pass for a single dev example, throughput the examples per second in "
+        f"batches of 32, both without tokenization on {literal(latency_on)}."
+    )
+    return [Heading(f"Formats of {student_title(student)}"), Table(header, rows), Text(note)]
 
 
 def _tuning(run: Run, student: dict[str, Any], against: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,9 @@ T = TypeVar("T")
 
 STUDENT_FILES = {RESULT, WEIGHTS, "config.json", *TOKENIZER_FILES}
 """All files that `distill` may write into a student's folder."""
+
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""What writing and running ONNX takes; the extra `onnx` installs them."""
 
 
 @dataclass(slots=True)
@@ -55,11 +59,19 @@ def check_positive(options: Any, problems: Problems, *flags: str) -> None:
 
 
 def check_not_negative(options: Any, problems: Problems, *flags: str) -> None:
-    """Records a problem for each of these flags whose value is below 0."""
+    """Records a problem for each of these flags whose value is given and is not a finite number from 0 on."""
     for flag in flags:
         value = getattr(options, flag.removeprefix("--").replace("-", "_"))
-        if value is not None and value < 0:
+        if value is not None and not value >= 0:
             problems.add(f"{flag} must be at least 0, but got {value}")
+        elif value == math.inf:
+            problems.add(f"{flag} must be finite, but got {value}")
+
+
+def check_onnx(flag: str, problems: Problems) -> None:
+    """Records a problem when a flag asks for ONNX and its packages are not installed."""
+    if missing := [name for name in ONNX_PACKAGES if find_spec(name) is None]:
+        problems.add(f'{flag} needs {", ".join(missing)}: pip install "pkd_tune[onnx]"')
 
 
 def check_seed(seed: int, problems: Problems) -> None:

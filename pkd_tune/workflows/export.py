@@ -3,7 +3,6 @@
 import logging
 import shutil
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,14 @@ from pkd_tune.data.loading import check_source, load_raw
 from pkd_tune.data.task import Task
 from pkd_tune.encoders.folder import WEIGHTS
 from pkd_tune.files import MODEL_CARD, atomic_folder
+from pkd_tune.reporting.document import plain
 from pkd_tune.reporting.formatting import metric_titles
-from pkd_tune.reporting.run import data_folder, find_student, finished_run
-from pkd_tune.workflows.checks import Problems, check_new_folder
+from pkd_tune.reporting.run import data_folder, find_student, finished_run, students_text, verdict_of
+from pkd_tune.reporting.verdict import Verdict, verdict_text
+from pkd_tune.workflows.checks import Problems, check_new_folder, check_not_negative, check_onnx
 from pkd_tune.workflows.options import ExportOptions
 
 log = logging.getLogger(__name__)
-
-ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-"""What writing and running ONNX takes; the extra `onnx` installs them."""
 
 
 class ExportRefused(UserError):
@@ -38,6 +36,8 @@ class ExportRequest:
     """As in summary.json."""
     student: dict[str, Any]
     """As in summary.json."""
+    verdict: str
+    """What the search says of the student, where it is the one to ship."""
     folder: Path
     """The student's folder in the run."""
     task: Task
@@ -113,10 +113,31 @@ def export(request: ExportRequest) -> Exported:
             seed=request.run["search"]["student_training"]["seed"],
             demo=request.run["demo"],
             select_on=request.run["search"]["data"]["select_on"],
+            verdict=request.verdict,
             formats=formats,
             latency_on=latency_machine(),
         )
     return Exported(request.target, formats)
+
+
+def verdict_for(options: ExportOptions, summary: dict[str, Any]) -> Verdict | None:
+    """Returns the verdict of a run; without a depth, that on the students of the method, if one is named.
+
+    Raises:
+        UserError: When the tolerance is none, or the run has no student to choose.
+    """
+    problems = Problems()
+    check_not_negative(options, problems, "--tolerance")
+    problems.raise_any()
+    if options.layers is not None:
+        return verdict_of(summary)
+    students = [student for student in summary["students"] if options.method in (None, student["method"])]
+    verdict = verdict_of({**summary, "students": students}, options.tolerance)
+    if verdict is None:
+        of_method = f" for --method {options.method}" if options.method else ""
+        there = students_text(summary["students"])
+        raise UserError(f"{options.run} has no student{of_method}; it has {there}")
+    return verdict
 
 
 def resolve_export(options: ExportOptions) -> ExportRequest:
@@ -127,16 +148,20 @@ def resolve_export(options: ExportOptions) -> ExportRequest:
     """
     problems = Problems()
     formats = ["pytorch", *(name for name in ("onnx", "int8") if getattr(options, name))]
-    missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
-    if missing and len(formats) > 1:
-        problems.add(f'--{formats[1]} needs {", ".join(missing)}: pip install "pkd_tune[onnx]"')
+    if len(formats) > 1:
+        check_onnx(f"--{formats[1]}", problems)
     target = options.to.resolve()
     check_new_folder(target, problems)
+    if options.layers is not None and options.tolerance is not None:
+        problems.add("--tolerance chooses a student, and --layers names one; leave out one of them")
     records = problems.attempt(lambda: finished_run(options.run))
     if records is None:
         raise UserError(*problems.found)
     run, summary = records
-    student = problems.attempt(lambda: find_student(options.run, summary, options.layers, options.method))
+    verdict = problems.attempt(lambda: verdict_for(options, summary))
+    student = verdict.student if verdict else None
+    if (layers := options.layers) is not None:
+        student = problems.attempt(lambda: find_student(options.run, summary, layers, options.method or "pkd"))
     data_dir = data_folder(options.run, run)
     if options.data_dir is not None:
         data_dir = options.data_dir.resolve() / "demo" if run["demo"] else options.data_dir.resolve()
@@ -150,10 +175,13 @@ def resolve_export(options: ExportOptions) -> ExportRequest:
     folder = options.run.resolve() / student["folder"]
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder}: no {WEIGHTS} there; the command of the search, run again, writes it")
+    if layers is None and verdict is not None:
+        log.info("%s", plain(verdict_text(verdict)))
     return ExportRequest(
         run=run,
         teacher=summary["teacher"],
         student=student,
+        verdict=verdict_text(verdict, "this student") if verdict and verdict.student is student else "",
         folder=folder,
         task=task,
         data_dir=data_dir,

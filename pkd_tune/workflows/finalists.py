@@ -1,8 +1,10 @@
 """The finalists of a search, the best trial of each study: exported, measured, compared with their controls."""
 
 import logging
+import shutil
 import statistics
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,19 @@ from pkd_tune.config import CONTROLS, Precision, UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_raw
 from pkd_tune.data.metrics import majority_score
-from pkd_tune.data.significance import Predicted, paired_bootstrap
+from pkd_tune.data.significance import Difference, Predicted, paired_bootstrap
+from pkd_tune.data.task import Task
+from pkd_tune.data.tsv import RawSplit
 from pkd_tune.data.tokens import file_hash
-from pkd_tune.deployment.conversion import export_student
-from pkd_tune.deployment.formats import PYTORCH
-from pkd_tune.deployment.measurement import latencies_ms, latency_machine, measure
+from pkd_tune.deployment.conversion import export_student, write_formats
+from pkd_tune.deployment.formats import FORMATS, PYTORCH
+from pkd_tune.deployment.measurement import latencies_ms, latency_machine, measure, measured, predict, throughputs
 from pkd_tune.deployment.model_card import write_card
 from pkd_tune.distillation.layer_map import teacher_layers
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.encoders.folder import model_name
 from pkd_tune.encoders.precision import has_bf16
+from pkd_tune.reporting.verdict import choose_student, verdict_text
 from pkd_tune.tuning.journal import FILE, evaluations
 from pkd_tune.tuning.plan import StudyKey, TrialId
 from pkd_tune.tuning.resources import Resources
@@ -35,7 +40,14 @@ log = logging.getLogger(__name__)
 
 
 def export_finalists(
-    context: TrialContext, studies: Studies, run_dir: Path, command: str, *, demo: bool
+    context: TrialContext,
+    studies: Studies,
+    run_dir: Path,
+    command: str,
+    *,
+    demo: bool,
+    tolerance: float,
+    onnx: bool,
 ) -> dict[str, Any]:
     """Exports the best trial of each depth and method below `best/`, and measures teacher and students alike.
 
@@ -45,6 +57,8 @@ def export_finalists(
         run_dir: Receives the folders.
         command: What was run, for the model card.
         demo: Whether the data is the made-up corpus.
+        tolerance: By how many points the student to ship may fall short of the teacher.
+        onnx: Whether the student to ship is measured as ONNX and int8 too.
 
     Returns:
         What summary.json holds.
@@ -54,13 +68,14 @@ def export_finalists(
     raw = load_raw(task, data.data_dir)
     dev = {name: raw[name] for name in task.dev_splits}
     start = data.student_dir if data.init == "pretrained" else teacher.folder
+    of_teacher = predict(teacher.folder, dev, task, data.max_length)
     teacher_record: dict[str, Any] = {
         "name": model_name(data.teacher_dir),
         "layers": teacher.layers,
         "finetuned_here": teacher.finetuned_here,
         "majority": majority_score(task, {name: split.labels for name, split in dev.items()}),
         "baseline": task.baseline,
-        **measure(teacher.folder, dev, task, data.max_length),
+        **measured(teacher.folder, dev, task, of_teacher),
     }
     sizes = {name: len(split) for name, split in dev.items()}
     if data.select_on == "dev":
@@ -98,18 +113,73 @@ def export_finalists(
         if data.select_on == "dev":
             check_reproduced(student, sizes, exactly=_only_fp32(config.student_training.precision, context.resources))
         students.append(student)
-    folders = [teacher.folder, *(run_dir / student["folder"] for student in students)]
+    architectures = {student["layers"]: run_dir / student["folder"] for student in students}  # cut from the same model
+    folders = [teacher.folder, *architectures.values()]
     timed = latencies_ms([(folder, PYTORCH) for folder in folders], dev[task.dev_splits[0]], data.max_length)
-    for model, latency in zip([teacher_record, *students], timed, strict=True):
-        model["latency_ms"] = latency
-    labels = {name: np.asarray(split.labels) for name, split in dev.items()}
+    teacher_record["latency_ms"], *of_students = timed
+    latency_of = dict(zip(architectures, of_students, strict=True))
     for student in students:
-        student["against"] = against_controls(context, studies, student, labels)
-        seed, folder = config.student_training.seed, run_dir / student["folder"]
-        on = data.select_on
-        write_card(student, teacher_record, task, command, folder, seed=seed, demo=demo, select_on=on)
+        student["latency_ms"] = latency_of[student["layers"]]
+    labels = {name: np.asarray(split.labels) for name, split in dev.items()}
+    compare(context, studies, students, of_teacher, labels)
+    verdict = choose_student(students, teacher_record, tolerance)
+    if onnx and verdict is not None:
+        chosen = run_dir / verdict.student["folder"]
+        verdict.student["formats"] = measure_formats(teacher.folder, chosen, dev, task, data.max_length)
+    for student in students:
+        write_card(
+            student,
+            teacher_record,
+            task,
+            command,
+            run_dir / student["folder"],
+            seed=config.student_training.seed,
+            demo=demo,
+            select_on=data.select_on,
+            verdict=verdict_text(verdict, "this student") if verdict and student is verdict.student else "",
+        )
     planned = sum(studies.quota(study_key) for study_key in studies.plans)
-    return {"teacher": teacher_record, "students": students, "planned": planned, "latency_on": latency_machine()}
+    return {
+        "teacher": teacher_record,
+        "students": students,
+        "planned": planned,
+        "latency_on": latency_machine(),
+        "tolerance": tolerance,
+    }
+
+
+def measure_formats(
+    teacher: Path, student: Path, dev: Mapping[str, RawSplit], task: Task, max_length: int
+) -> list[dict[str, Any]]:
+    """Measures a student in every format, and the teacher in PyTorch's, side by side.
+
+    Args:
+        teacher: Folder of the teacher.
+        student: Folder of the student; nothing is written there.
+        dev: The dev splits of the task by name.
+        task: The task of both.
+        max_length: In tokens.
+
+    Returns:
+        As summary.json has it: for the teacher (`format` is `teacher`) and for each format what `measure` returns, with
+        `latency_ms` of a single example and `examples_per_second` in batches of 32.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(shutil.copytree(student, Path(temporary) / "student"))
+        log.info("measuring %s as ONNX and int8", student.name)
+        write_formats(folder, [*FORMATS])
+        models = {"teacher": (teacher, PYTORCH), **{name: (folder, name) for name in FORMATS}}
+        latencies = latencies_ms([*models.values()], dev[task.dev_splits[0]], max_length)
+        rates = throughputs([*models.values()], dev[task.dev_splits[0]], max_length)
+        return [
+            {
+                "format": name,
+                **measure(of, dev, task, max_length, format_name),
+                "latency_ms": latency,
+                "examples_per_second": rate,
+            }
+            for (name, (of, format_name)), latency, rate in zip(models.items(), latencies, rates, strict=True)
+        ]
 
 
 def trial_file(context: TrialContext, studies: Studies, trial_id: TrialId) -> Path:
@@ -208,39 +278,112 @@ def confirmed(studies: Studies, study_key: StudyKey) -> dict[str, Any] | None:
     }
 
 
+def compare(
+    context: TrialContext,
+    studies: Studies,
+    students: Sequence[dict[str, Any]],
+    of_teacher: Predicted,
+    labels: Mapping[str, npt.NDArray[np.generic]],
+) -> None:
+    """Compares the confirmations of students with each other and with the teacher, and records it in them.
+
+    Args:
+        context: Holds the predictions of confirmations.
+        studies: Say which confirmations there are.
+        students: As summary.json has them. Each gets `against`: the controls of its depth; `against_shallower`: the
+            next shallower student of its method, None where there is none; and `against_teacher`.
+        of_teacher: Predictions of the teacher.
+        labels: Of the official dev splits.
+    """
+    task = TASKS[context.search.data.task]
+    predicted = {
+        study_key: _predictions(context, studies, study_key)
+        for study_key in (StudyKey(student["layers"], student["method"]) for student in students)
+    }
+    for student in students:
+        study_key = StudyKey(student["layers"], student["method"])
+        student["against"] = against_controls(task, predicted, study_key, labels)
+        student["against_shallower"] = against_shallower(task, predicted, study_key, labels)
+    for study_key, found in against_teacher(task, predicted, of_teacher, labels).items():
+        for student in students:
+            if study_key == StudyKey(student["layers"], student["method"]):
+                student["against_teacher"] = found
+
+
 def against_controls(
-    context: TrialContext, studies: Studies, student: dict[str, Any], labels: Mapping[str, npt.NDArray[np.generic]]
+    task: Task,
+    predicted: Mapping[StudyKey, Sequence[Predicted]],
+    study_key: StudyKey,
+    labels: Mapping[str, npt.NDArray[np.generic]],
 ) -> list[dict[str, Any]]:
     """Compares a student's confirmations with those of the controls at its depth, as summary.json has it.
 
     Args:
-        context: Holds the predictions.
-        studies: Say which confirmations there are.
-        student: As summary.json has it.
+        task: Of the search.
+        predicted: Predictions of the confirmations of every student.
+        study_key: The student.
         labels: Of the official dev splits.
     """
-    task = TASKS[context.search.data.task]
-    study_key = StudyKey(student["layers"], student["method"])
-    ours = _predictions(context, studies, study_key)
-    controls = [
-        StudyKey(study_key.depth, method) for method in CONTROLS if StudyKey(study_key.depth, method) in studies.plans
+    controls = CONTROLS[CONTROLS.index(study_key.method) + 1 :] if study_key.method in CONTROLS else CONTROLS
+    return [
+        {"method": method, **_recorded(paired_bootstrap(task, ours, theirs, labels))}
+        for method in controls
+        if (ours := predicted[study_key]) and (theirs := predicted.get(StudyKey(study_key.depth, method)))
     ]
-    compared = []
-    for control in controls[controls.index(study_key) + 1 :] if study_key in controls else controls:
-        theirs = _predictions(context, studies, control)
-        if not ours or not theirs:
-            continue
-        difference = paired_bootstrap(task, ours, theirs, labels)
-        compared.append(
-            {
-                "method": control.method,
-                "difference": difference.mean,
-                "low": difference.low,
-                "high": difference.high,
-                "distinguishable": difference.distinguishable,
-            }
-        )
-    return compared
+
+
+def against_shallower(
+    task: Task,
+    predicted: Mapping[StudyKey, Sequence[Predicted]],
+    study_key: StudyKey,
+    labels: Mapping[str, npt.NDArray[np.generic]],
+) -> dict[str, Any] | None:
+    """Compares a student's confirmations with those of the next shallower student of its method.
+
+    Takes what `against_controls` takes; None where one of the two has no confirmations.
+    """
+    depths = [key.depth for key in predicted if key.method == study_key.method and key.depth < study_key.depth]
+    if not depths or not predicted[study_key]:
+        return None
+    theirs = predicted[StudyKey(max(depths), study_key.method)]
+    if not theirs:
+        return None
+    return {"layers": max(depths), **_recorded(paired_bootstrap(task, predicted[study_key], theirs, labels))}
+
+
+def against_teacher(
+    task: Task,
+    predicted: Mapping[StudyKey, Sequence[Predicted]],
+    of_teacher: Predicted,
+    labels: Mapping[str, npt.NDArray[np.generic]],
+) -> dict[StudyKey, dict[str, Any] | None]:
+    """Compares each student's confirmations with the teacher, as summary.json has it.
+
+    The intervals of all students hold together with 95 % confidence: that of each of n students has the confidence
+    level 1 - 0.05 / n (Bonferroni). None for a student without two confirmations: the variance over seeds is unknown.
+
+    Args:
+        task: Of the search.
+        predicted: Predictions of the confirmations of every student.
+        of_teacher: Predictions of the teacher.
+        labels: Of the official dev splits.
+    """
+    found: dict[StudyKey, dict[str, Any] | None] = dict.fromkeys(predicted)
+    compared = {study_key: ours for study_key, ours in predicted.items() if len(ours) > 1}
+    for study_key, ours in compared.items():
+        difference = paired_bootstrap(task, ours, [of_teacher], labels, level=1 - 0.05 / len(compared))
+        found[study_key] = {**_recorded(difference), "students": len(compared)}
+    return found
+
+
+def _recorded(difference: Difference) -> dict[str, Any]:
+    """Returns a difference as summary.json has it."""
+    return {
+        "difference": difference.mean,
+        "low": difference.low,
+        "high": difference.high,
+        "distinguishable": difference.distinguishable,
+    }
 
 
 def _predictions(context: TrialContext, studies: Studies, study_key: StudyKey) -> list[Predicted]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from pkd_tune.config import Method, UserError
 from pkd_tune.files import RUN, SUMMARY, read_json
-from pkd_tune.reporting.run import read_run
+from pkd_tune.reporting.run import read_run, students_text
 
 Status = Literal["finished", "interrupted", "no student"]
 
@@ -94,7 +94,7 @@ class SearchRun:
             if student.record["method"] == method and layers in (None, student.record["layers"])
         ]
         if not fitting:
-            has = ", ".join(f"{student.record['method']}: {student.record['layers']}" for student in students) or "none"
+            has = students_text([student.record for student in students])
             asked = method if layers is None else f"{method} with {layers} layers"
             raise UserError(f"{self.folder} has no student for {asked}; it has (method: layers) {has}")
         return max(fitting, key=lambda student: student.score)

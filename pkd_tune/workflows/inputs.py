@@ -74,11 +74,20 @@ def find_encoder(
     return folder
 
 
-def check_length(folder: Path | None, flag: str, max_length: int, problems: Problems) -> None:
-    """Records a problem when a model cannot read examples of this many tokens."""
+def check_length(folder: Path | None, flag: str, max_length: int, problems: Problems, *, demo_asked: str = "") -> None:
+    """Records a problem when a model cannot read examples of this many tokens.
+
+    Args:
+        folder: Of the model.
+        flag: What names the model.
+        max_length: In tokens.
+        problems: Receives what is wrong.
+        demo_asked: With the demo's model, which no flag names: the flag that decides the length.
+    """
     if folder is not None and max_length > length_limit(folder):
+        model = f"{demo_asked}: the demo's model" if demo_asked else f"{flag} {folder}:"
         problems.add(
-            f"{flag} {folder}: reads at most {length_limit(folder)} word pieces, not {max_length}; "
+            f"{model} reads at most {length_limit(folder)} word pieces, not {max_length}; "
             f"give --max-length {length_limit(folder)}"
         )
 
@@ -108,6 +117,9 @@ def student_init(init: Init, student_dir: Path) -> Init:
 
 def find_device(gpus: int | None, precision: Precision, problems: Problems) -> Resources | None:
     """Returns the resources of this machine, whose device must support the precision."""
+    if gpus is not None and gpus > 1:
+        problems.add(f"--gpus {gpus}: this command runs one model, on one GPU; give --gpus 1")
+        return None
     resources = problems.attempt(lambda: choose_resources(gpus))
     if resources is not None:
         device = resources.device

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from pkd_tune.config import Init, Method, Precision, Sampler, SelectOn, Strategy
+from pkd_tune.reporting.verdict import DEFAULT_TOLERANCE
 
 DEFAULT_MODEL = "google-bert/bert-base-uncased"
 
@@ -58,6 +59,8 @@ class SearchOptions(TrainingOptions):
     address: str | None = None
     storage: str | None = None
     trial_timeout: float | None = None
+    tolerance: float = DEFAULT_TOLERANCE
+    onnx: bool = False
     out: Path = Path("results")
     name: str | None = None
     new: bool = False
@@ -120,9 +123,10 @@ class ExportOptions:
 
     command: ClassVar[str] = "pkd_tune.export"
     run: Path
-    layers: int
     to: Path
-    method: Method = "pkd"
+    layers: int | None = None
+    method: Method | None = None
+    tolerance: float | None = None
     onnx: bool = False
     int8: bool = False
     data_dir: Path | None = None
@@ -131,8 +135,8 @@ class ExportOptions:
 def make_options(kind: type[Options], values: Mapping[str, Any]) -> Options:
     """Returns options from parsed flags or keyword arguments.
 
-    Paths may be strings, in which `~` is expanded; sequences may be lists, and a single value stands for a sequence of
-    one.
+    Paths may be strings; `~` at the start of a path, or of a name that may be a path, is expanded. Sequences may be
+    lists, and a single value stands for a sequence of one.
 
     Raises:
         TypeError: For an unknown or a missing argument.
@@ -153,7 +157,9 @@ def _converted(value: Any, kind: str) -> Any:
     if "tuple" in kind:
         values = [value] if isinstance(value, str | Path | int | float) else value
         return tuple(_converted(each, kind.replace("tuple", "")) for each in values)
-    return Path(value).expanduser() if "Path" in kind else value
+    if "Path" in kind:
+        return Path(value).expanduser()
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
 
 
 def as_command(options: Any) -> list[str]:

@@ -1,6 +1,7 @@
 """Renews the reports of runs from their records, and the table of all tasks from all runs. Nothing is trained."""
 
 import logging
+import math
 from functools import partial
 from pathlib import Path
 
@@ -16,18 +17,51 @@ from pkd_tune.workflows.checks import Problems, check_writable
 log = logging.getLogger(__name__)
 
 
-def write_reports(out: Path, *, with_latex: bool = False) -> int:
+def renew_report(run_dir: Path, *, with_latex: bool = False, tolerance: float | None = None) -> None:
+    """Writes the report of one run again.
+
+    Args:
+        run_dir: The run folder.
+        with_latex: Whether report.tex is written too.
+        tolerance: By how many points the student to ship may fall short of the teacher; None: what the search had.
+
+    Raises:
+        UserError: When the folder is no run, a record is damaged, or the report cannot be written.
+    """
+    check_tolerance(tolerance)
+    if not is_run(run_dir):
+        raise UserError(f"{run_dir}: there is no run in it; give the folder of a run, for example results/MRPC/minilm")
+    try:
+        report = write_report(run_dir, tolerance, with_latex=with_latex)
+    except OSError as error:
+        raise UserError(f"{run_dir}: its report cannot be written ({error.strerror})") from error
+    log.info("%s, .html%s and plots", report, ", .tex" if with_latex else "")
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Raises for a tolerance that is none.
+
+    Raises:
+        UserError: Saying what would be right.
+    """
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise UserError(f"--tolerance must be a finite number of at least 0, but got {tolerance}")
+
+
+def write_reports(out: Path, *, with_latex: bool = False, tolerance: float | None = None) -> int:
     """Writes every run's report again, and the table of all tasks; returns how many reports could not be written.
 
     Args:
         out: Holds the runs, as <out>/<TASK>/<run>/, and receives glue.md, glue.html and glue.csv.
-        with_latex: Whether glue.tex is written too.
+        with_latex: Whether glue.tex and the report.tex of each run are written too.
+        tolerance: By how many points students to ship may fall short of the teacher; None: what each search had.
 
     Raises:
         UserError: When there is no run, a record is damaged, or `out` cannot be written to.
     """
     from pkd_tune.reporting.page import page  # loads plotly, which takes a second
 
+    check_tolerance(tolerance)
     folders = find_runs(out)
     problems = Problems()
     check_writable(out, "--out", problems)
@@ -40,8 +74,9 @@ def write_reports(out: Path, *, with_latex: bool = False) -> int:
     for run in runs:
         try:
             state = "" if run.teacher is not None else " (not finished)"
-            report = write_report(out / run.folder.parent.name / run.folder.name)
-            log.info("%s, .html and plots%s", report, state)
+            folder = out / run.folder.parent.name / run.folder.name
+            report = write_report(folder, tolerance, with_latex=with_latex)
+            log.info("%s, .html%s and plots%s", report, ", .tex" if with_latex else "", state)
         except OSError as error:
             unwritten += 1
             log.info("%s: its report cannot be written (%s)", run.folder, error.strerror)

@@ -1,5 +1,6 @@
 """From a search's options to a checked request: everything that decides what is computed, and where."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,18 @@ from pkd_tune.config import DataConfig, Method, SearchConfig, SearchStage, UserE
 from pkd_tune.encoders.folder import layer_count
 from pkd_tune.encoders.precision import check_precision
 from pkd_tune.tuning.artifacts import check_uri
-from pkd_tune.tuning.plan import check_shares
+from pkd_tune.tuning.plan import check_shares, is_control
 from pkd_tune.tuning.resources import Resources, choose_resources
 from pkd_tune.tuning.space import Parameters
 from pkd_tune.tuning.space_file import Space, find_space, load_space
-from pkd_tune.workflows.checks import Problems, check_not_negative, check_positive, check_seed, check_writable
+from pkd_tune.workflows.checks import (
+    Problems,
+    check_not_negative,
+    check_onnx,
+    check_positive,
+    check_seed,
+    check_writable,
+)
 from pkd_tune.workflows.inputs import (
     ONE_LAYER_TEACHER,
     check_length,
@@ -56,9 +64,11 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
     problems = Problems()
     check_positive(options, problems, "--trials", "--trials-per-gpu", "--trial-timeout")
     check_positive(options, problems, "--epochs", "--batch-size", "--max-length")
-    check_not_negative(options, problems, "--control-trials", "--seeds")
+    check_not_negative(options, problems, "--control-trials", "--seeds", "--tolerance")
     check_seed(options.seed, problems)
     check_name(options.name, problems)
+    if options.onnx:
+        check_onnx("--onnx", problems)
     space = None if problems.found else problems.attempt(lambda: space_of(options))
     resources = None
     if options.address is None:
@@ -81,7 +91,8 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         student_dir = find_encoder(options.student, "--student", options, task, data_dir, problems)
         check_pretrained(student_dir, problems)
     if space is not None:
-        check_length(teacher_dir, "--teacher", space.max_length, problems)
+        asked = "--max-length" if options.max_length else f"--space {options.space}"
+        check_length(teacher_dir, "--teacher", space.max_length, problems, demo_asked=asked if options.demo else "")
         if options.student:
             check_length(student_dir, "--student", space.max_length, problems)
         if options.student and space.init != "pretrained":
@@ -105,6 +116,11 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         select_on=options.select_on,
     )
     stages = choose_stages(options, space)
+    sampler = options.sampler or space.sampler
+    if options.control_trials is not None and (options.control_trials or any(stage.keep for stage in stages)):
+        check_controls(stages)
+    if options.warm_start and sampler != "tpe":
+        raise UserError(f"--warm-start: earlier trials do not inform the sampler {sampler}; leave it out, or give tpe")
     whole_grid = options.sampler == "grid" and space.sampler == "grid"
     trials = options.trials or (None if whole_grid else space.trials)
     control_trials = space.control_trials if options.control_trials is None else options.control_trials
@@ -119,7 +135,7 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         trials=trials,
         control_trials=control_trials,
         seeds=space.seeds if options.seeds is None else options.seeds,
-        sampler=options.sampler or space.sampler,
+        sampler=sampler,
         early_stopping=space.early_stopping,
         seed=options.seed,
     )
@@ -161,6 +177,22 @@ def choose_stages(options: SearchOptions, space: Space) -> tuple[SearchStage, ..
     controls = space.control_trials if options.control_trials is None else options.control_trials
     methods: tuple[Method, ...] = ("pkd", "kd", "finetuned") if controls else ("pkd",)
     return tuple(SearchStage(method=method) for method in methods)
+
+
+def check_controls(stages: Sequence[SearchStage]) -> None:
+    """Checks that a number of control trials has an effect.
+
+    Raises:
+        UserError: When no method takes it.
+    """
+    if any(stage.keep for stage in stages):
+        methods = " and ".join(stage.method for stage in stages)
+        raise UserError(
+            f"--control-trials: the space searches {methods} in stages, each with its own trials; leave it out, or "
+            "name the methods with --methods"
+        )
+    if not any(is_control(stage.method, stages) for stage in stages):
+        raise UserError("--control-trials: none of the methods is a control, kd or finetuned; leave it out")
 
 
 def choose_depths(asked: tuple[int, ...] | None, teacher_layers: int) -> tuple[int, ...]:

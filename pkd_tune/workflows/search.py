@@ -229,7 +229,16 @@ def finish(
     if studies.unfinished():
         log.info("interrupted: writing the report of what there is; Ctrl-C again stops now")
     log.info("exporting the best student of each depth, and scoring what was exported")
-    summary = export_finalists(context, studies, run_dir, record["provenance"]["command"], demo=request.options.demo)
+    options = request.options
+    summary = export_finalists(
+        context,
+        studies,
+        run_dir,
+        record["provenance"]["command"],
+        demo=options.demo,
+        tolerance=options.tolerance,
+        onnx=options.onnx,
+    )
     write_json(run_dir / SUMMARY, summary)
     write_report(run_dir)
     if studies.unfinished():

@@ -85,6 +85,13 @@ Made with `python -m pkd_tune.search --task MRPC`.
 """
 
 
+def test_the_student_to_ship_says_so_first(tmp_path: Path) -> None:
+    verdict = "**Ship** this student: 76.4 ± 0.5 on 3 fresh seeds."
+    write_card(STUDENT, TEACHER, TASKS["MRPC"], "command", tmp_path, seed=42, demo=False, verdict=verdict)
+    text = (tmp_path / "README.md").read_text()
+    assert f"1 equivalent.\n\n{verdict}\n\n| dev split" in text
+
+
 def test_a_whole_card(tmp_path: Path) -> None:
     text = card(tmp_path, confirmed={"seeds": [43, 44], "mean": 81.25, "sd": 0.62})
     assert text.split("---\n", maxsplit=2)[2] == EXPECTED

@@ -99,6 +99,6 @@ def test_latex_is_a_booktabs_table(table: pd.DataFrame) -> None:
     assert not set(text) & set("±–×")
     for line in text.splitlines():
         if line.endswith(r"\\"):
-            assert line.count("&") == len(TASKS) + 1
+            assert line.count("&") == 1 + table["task"].nunique()  # model, tasks and mean: a task without runs has none
     rules = [line for line in text.splitlines() if line.startswith("\\") and line.endswith("rule")]
     assert rules[-6:] == [r"\toprule", *[r"\midrule"] * 4, r"\bottomrule"]  # head, teacher, students, teacher, students

@@ -88,7 +88,7 @@ def test_a_student_is_found_by_depth_and_method(folder: Path) -> None:
     assert record["search"]["data"]["task"] == "MRPC"
     student = find_student(folder, summary, 3, "kd")
     assert (student["layers"], student["method"]) == (3, "kd")
-    with pytest.raises(UserError, match="no such student; it has pkd with 2, kd with 2"):
+    with pytest.raises(UserError, match="no such student; it has pkd: 2, 3; kd: 2, 3"):
         find_student(folder, summary, 4, "pkd")
     (folder / "summary.json").unlink()
     with pytest.raises(UserError, match=r"has not ended.*continue it with: python -m pkd_tune\.search"):

@@ -1,4 +1,4 @@
-"""report.md of recorded runs: one in full, others where they differ, and those of unfinished and damaged runs."""
+"""report.md of recorded runs where they differ from those of test_golden.py, and of unfinished and damaged runs."""
 
 import html
 import json
@@ -17,8 +17,6 @@ from pkd_tune.reporting.document import markdown
 from pkd_tune.reporting.run import read_run, write_rows
 from pkd_tune.reporting.run_report import learnt_nothing, results, write_report
 
-GOLDEN = Path(__file__).with_name("golden_report.md")
-
 
 def text_of(run: Path) -> str:
     """Returns report.md without drawing anything."""
@@ -31,18 +29,6 @@ def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     record = read_json(path)
     edit(record)
     write_json(path, record)
-
-
-def test_the_report_of_a_recorded_run(tmp_path: Path) -> None:
-    """Three methods, two depths, a failed, an interrupted and several stopped trials.
-
-    After a wanted change: python tests/recorded_run.py x/MRPC/minilm && python -m pkd_tune.report --out x
-    """
-    path = write_report(write_run(tmp_path / "MRPC" / "minilm"))
-    text = path.read_text(encoding="utf-8")
-    states = set(pd.read_csv(path.with_name("trials.csv"))["state"])
-    assert states == {"complete", "stopped early", "failed", "interrupted"}
-    assert text == GOLDEN.read_text(encoding="utf-8")
 
 
 def test_published_figures_stand_beside_students_of_bert_base(tmp_path: Path) -> None:
@@ -153,7 +139,7 @@ def test_a_student_that_learnt_nothing_is_named(tmp_path: Path) -> None:
     assert "PKD, 2 layers: no better than a constant prediction of the most frequent class" in text_of(run)
 
 
-UNEQUAL = "They do not account for tuning"
+UNEQUAL = "Intervals do not account for tuning"
 
 
 @pytest.mark.parametrize(
@@ -169,7 +155,7 @@ def test_a_comparison_of_unequal_tuning_says_so(tmp_path: Path, tried: int, cont
 
     change(run / "summary.json", count)
     text = text_of(run)
-    compared = [line for line in text.splitlines() if line.startswith("- 3 layers: ")]
+    compared = [line for line in text.splitlines() if line.startswith("- 3 layers: ") and "teacher" not in line]
     assert [line.endswith(words) for line in compared] == ["PKD" in line for line in compared]
     assert len(compared) == 3
     assert UNEQUAL in text

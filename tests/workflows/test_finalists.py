@@ -16,7 +16,7 @@ from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.space import Choice
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.trial import TrialContext, predictions_name
-from pkd_tune.workflows.finalists import against_controls, check_reproduced, confirmed
+from pkd_tune.workflows.finalists import check_reproduced, compare, confirmed
 
 PKD, KD, ALONE = StudyKey(3, "pkd"), StudyKey(3, "kd"), StudyKey(3, "finetuned")
 TRUTH = np.random.default_rng(0).integers(2, size=100)
@@ -74,17 +74,52 @@ def test_without_seeds_nothing_is_confirmed(context: TrialContext) -> None:
     assert confirmed(searched(context, {PKD: 10}, seeds=()), PKD) is None
 
 
+def compared(
+    context: TrialContext, errors: dict[StudyKey, int], seeds: tuple[int, ...]
+) -> dict[StudyKey, dict[str, Any]]:
+    """Returns students with their comparisons; the teacher errs on ten examples."""
+    studies = searched(context, errors, seeds)
+    students = {study_key: {"layers": study_key.depth, "method": study_key.method} for study_key in errors}
+    teacher = {"dev": np.where(np.arange(100) < 10, 1 - TRUTH, TRUTH)}
+    compare(context, studies, [*students.values()], teacher, {"dev": TRUTH})
+    return students
+
+
 def test_a_method_is_held_against_both_controls_and_kd_against_fine_tuning(context: TrialContext) -> None:
-    studies = searched(context, {PKD: 10, KD: 40, ALONE: 11}, seeds=(7, 8))
-    labels = {"dev": TRUTH}
-    found = {
-        study_key: against_controls(context, studies, {"layers": 3, "method": study_key.method}, labels)
-        for study_key in (PKD, KD, ALONE)
-    }
-    assert [(each["method"], each["distinguishable"]) for each in found[PKD]] == [("kd", True), ("finetuned", False)]
-    assert found[PKD][0]["difference"] == pytest.approx(30.0)
-    assert [each["method"] for each in found[KD]] == ["finetuned"]
-    assert found[ALONE] == []
+    found = compared(context, {PKD: 10, KD: 40, ALONE: 11}, seeds=(7, 8, 9))
+    of_pkd = found[PKD]["against"]
+    assert [(each["method"], each["distinguishable"]) for each in of_pkd] == [("kd", True), ("finetuned", False)]
+    assert of_pkd[0]["difference"] == pytest.approx(30.0)
+    assert [each["method"] for each in found[KD]["against"]] == ["finetuned"]
+    assert found[ALONE]["against"] == []
+
+
+def test_a_student_is_held_against_the_next_shallower_one_of_its_method(context: TrialContext) -> None:
+    found = compared(context, {StudyKey(1, "pkd"): 60, StudyKey(2, "pkd"): 40, PKD: 10, KD: 10}, seeds=(7, 8, 9))
+    assert found[StudyKey(1, "pkd")]["against_shallower"] is None
+    assert found[KD]["against_shallower"] is None
+    against = found[PKD]["against_shallower"]
+    assert (against["layers"], against["distinguishable"]) == (2, True)
+    assert against["difference"] == pytest.approx(30.0)
+
+
+def test_intervals_against_the_teacher_hold_for_all_students_together(context: TrialContext) -> None:
+    alone = compared(context, {PKD: 10}, seeds=(7, 8, 9))[PKD]["against_teacher"]
+    assert alone["difference"] == pytest.approx(-1.0)  # 10, 11 and 12 errors, and the teacher 10
+    assert alone["students"] == 1
+
+
+def test_more_students_make_the_intervals_against_the_teacher_wider(context: TrialContext, tmp_path: Path) -> None:
+    found = compared(context, {PKD: 10, KD: 10}, seeds=(7, 8, 9))
+    one, other = (found[study_key]["against_teacher"] for study_key in (PKD, KD))
+    assert one["students"] == other["students"] == 2
+    # Seeds: t with two degrees of freedom at 1 − 0.05 / 4, which is 6.205, times 1 / √3; examples add to it.
+    assert one["difference"] - one["low"] > 6.2 / 3**0.5
+    assert (one["low"], one["high"]) == (other["low"], other["high"])
+
+
+def test_one_seed_has_no_interval_against_the_teacher(context: TrialContext) -> None:
+    assert compared(context, {PKD: 10}, seeds=(7,))[PKD]["against_teacher"] is None
 
 
 def test_an_export_that_is_not_what_was_searched_is_refused(caplog: pytest.LogCaptureFixture) -> None:

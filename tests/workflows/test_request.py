@@ -32,6 +32,36 @@ def test_a_search_records_that_students_start_from_the_finetuned_teacher(
         init("--teacher", "tiny", "--student", given)
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--space", "paper", "--control-trials", "3"), r"--control-trials: the space searches kd and pkd in stages"),
+        (("--space", "paper", "--control-trials", "0"), r"--control-trials: the space searches kd and pkd in stages"),
+        (("--methods", "pkd", "--control-trials", "4"), r"--control-trials: none of the methods is a control"),
+        (("--warm-start", "run", "--sampler", "random"), r"--warm-start: .* do not inform the sampler random"),
+        (("--warm-start", "run", "--space", "paper"), r"--warm-start: .* do not inform the sampler grid"),
+        (("--tolerance", "-1"), r"--tolerance must be at least 0, but got -1\.0"),
+        (("--tolerance", "inf"), r"--tolerance must be finite"),
+    ],
+)
+def test_a_flag_that_would_have_no_effect_is_refused(
+    tiny_data: Path, tmp_path: Path, flags: tuple[str, ...], says: str
+) -> None:
+    usual = ("--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--teacher", "tiny")
+    with pytest.raises(UserError, match=says):
+        search_request(*usual, "--out", str(tmp_path / "results"), *flags)
+
+
+def test_the_demo_blames_the_space_for_examples_its_model_cannot_read(tmp_path: Path) -> None:
+    flags = ("--task", "MRPC", "--gpus", "0", "--demo", "--data-dir", str(tmp_path), "--out", str(tmp_path / "results"))
+    with pytest.raises(UserError) as raised:
+        search_request(*flags, "--space", "paper")
+    says = "the demo's model reads at most 64 word pieces, not 128; give --max-length 64"
+    assert raised.value.problems == (f"--space paper: {says}",)
+    with pytest.raises(UserError, match="--max-length: the demo's model reads"):
+        search_request(*flags, "--max-length", "128")
+
+
 def test_a_search_needs_a_teacher_with_shallower_students() -> None:
     assert choose_depths(None, 2) == (1,)
     with pytest.raises(UserError, match="give one of 2 layers or more"):

@@ -1,0 +1,112 @@
+"""The verdict of a search: which student to ship, and how sure it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pkd_tune.reporting.document import code
+from pkd_tune.reporting.formatting import number_text, plural, signed, spread_text
+
+DEFAULT_TOLERANCE = 1.0
+"""By how many points a student may fall short of the teacher, unless a search was given another number."""
+
+FORMAT_TITLES = {"onnx": "ONNX", "int8": "ONNX int8"}
+"""Formats whose speed the verdict states beside PyTorch's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The student to ship, or the one that comes nearest where none is good enough."""
+
+    student: dict[str, Any]
+    """Of summary.json."""
+    teacher: dict[str, Any]
+    """Of summary.json."""
+    tolerance: float
+    """By how many points a student may fall short of the teacher."""
+    within: bool
+    """Whether the student's confidence interval shows that it does not fall short by more."""
+
+
+def choose_student(students: Sequence[dict[str, Any]], teacher: dict[str, Any], tolerance: float) -> Verdict | None:
+    """Returns the smallest student that is shown to be within so many points of the teacher.
+
+    That is a test of non-inferiority: the lower end of the confidence interval of the difference between the student's
+    trainings on fresh seeds and the teacher is not below -tolerance. The intervals of all students hold together with
+    95 % confidence (see `workflows.finalists.against_teacher`), so that choosing among them does not make a false claim
+    more likely. Of equally small students the one with the best score is returned. Where no student qualifies, the one
+    with the best score comes nearest.
+
+    Args:
+        students: Of summary.json.
+        teacher: Of summary.json.
+        tolerance: In points, scores times 100.
+
+    Returns:
+        None where there is no student.
+    """
+    if not students:
+        return None
+    good = [each for each in students if (found := each.get("against_teacher")) and found["low"] >= -tolerance]
+    if good:
+        smallest = min(good, key=lambda student: (student["parameters"], -score_of(student)))
+        return Verdict(smallest, teacher, tolerance, within=True)
+    confirmed = [student for student in students if student["confirmed"]]
+    return Verdict(max(confirmed or students, key=score_of), teacher, tolerance, within=False)
+
+
+def score_of(student: dict[str, Any]) -> float:
+    """Returns the mean score of a student on fresh seeds; without these, that of the exported student."""
+    return float((student["confirmed"] or {"mean": student["metrics"]["score"]})["mean"])
+
+
+def verdict_text(verdict: Verdict, name: str = "") -> str:
+    """Returns the verdict as a text of a report.
+
+    Args:
+        verdict: From `choose_student`.
+        name: What the student is called; its folder when empty.
+    """
+    student, teacher = verdict.student, verdict.teacher
+    called = name or code(student["folder"])
+    limit = f"{number_text(verdict.tolerance)} {'point' if verdict.tolerance == 1 else 'points'}"
+    if verdict.within:
+        return (
+            f"**Ship** {called}: {_facts(student, teacher)}. It is within {limit} of the teacher: {_interval(student)}."
+        )
+    nearest = f"{called} comes nearest: {_facts(student, teacher)}; {_interval(student)}."
+    return f"**No student is shown to be within {limit} of the teacher.** {nearest[0].upper()}{nearest[1:]}"
+
+
+def _facts(student: dict[str, Any], teacher: dict[str, Any]) -> str:
+    """Returns score, size and speed of a student, all compared with the teacher's."""
+    score, whole = score_of(student), teacher["metrics"]["score"]
+    if confirmed := student["confirmed"]:
+        scored = (
+            f"{spread_text(confirmed['mean'], confirmed['sd'])} on {plural(len(confirmed['scores']), 'fresh seed')}"
+        )
+    else:
+        scored = f"{score:.1f} on dev, not confirmed on fresh seeds"
+    latencies = {measured["format"]: measured["latency_ms"] for measured in student.get("formats", ())}
+    speeds = [
+        f"{latencies['teacher'] / latencies[name]:.1f}× as {title}"
+        for name, title in FORMAT_TITLES.items()
+        if name in latencies
+    ]
+    return (
+        f"{scored}, {score / whole:.0%} of the teacher's {whole:.1f}, "
+        f"{student['parameters'] / teacher['parameters']:.0%} of its size, "
+        f"{teacher['latency_ms'] / student['latency_ms']:.1f}× as fast" + (f" ({', '.join(speeds)})" if speeds else "")
+    )
+
+
+def _interval(student: dict[str, Any]) -> str:
+    """Returns the difference between student and teacher with its confidence interval."""
+    against = student.get("against_teacher")
+    if not against:
+        return "without at least two fresh seeds there is no confidence interval of its difference to the teacher"
+    together = f" for {against['students']} students together" if against["students"] > 1 else ""
+    return (
+        f"the difference is {signed(against['difference'])}, with a 95 % confidence interval{together} from "
+        f"{signed(against['low'])} to {signed(against['high'])}"
+    )
