@@ -3,6 +3,8 @@
 import shutil
 import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from pyarrow import fs
 
 from pkd_tune.config import UserError
 from pkd_tune.files import CHECKPOINTS, atomic_path
+from pkd_tune.tuning.temporary import temporary_folder
 
 REMEDY = "give a folder or URI that all nodes see"
 """Remedy for a folder or URI that cannot be used."""
@@ -128,15 +131,18 @@ def location_of_run(run_dir: Path, storage: str | None, run_id: str) -> str:
     return _below(storage, run_dir.parent.name, f"{run_dir.name}-{run_id}")
 
 
-def open_artifacts(location: str) -> ArtifactStore:
-    """Returns the store of the run that has this folder or URI for itself.
+@contextmanager
+def open_artifacts(location: str) -> Iterator[ArtifactStore]:
+    """Yields the store of the run that has this folder or URI for itself.
 
-    For a URI, a temporary folder is made for this process's copies, which `forget_all()` removes.
+    For a URI, a temporary folder is made for this process's copies, and removed at the end.
     """
     checkpoints = _below(location, CHECKPOINTS)
     if "://" not in location:
-        return ArtifactStore(Path(checkpoints))
-    return ArtifactStore(Path(tempfile.mkdtemp(prefix="pkd_tune-")), checkpoints)
+        yield ArtifactStore(Path(checkpoints))
+        return
+    with temporary_folder(Path(tempfile.gettempdir())) as copies:
+        yield ArtifactStore(copies / CHECKPOINTS, checkpoints)
 
 
 def _below(location: str, *names: str) -> str:

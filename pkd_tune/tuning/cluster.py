@@ -2,13 +2,16 @@
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,13 +21,16 @@ import pyarrow
 import ray
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
+from ray._private.utils import get_dashboard_dependency_error
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pkd_tune.config import UserError
 from pkd_tune.tuning.artifacts import REMEDY, ArtifactStore
 from pkd_tune.tuning.process import environment
 from pkd_tune.tuning.resources import Resources, resources_among
+from pkd_tune.tuning.temporary import temporary_folder
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +46,15 @@ RAY_ENVIRONMENT = {
 }
 """Variables that Ray reads as it starts and as it runs trials: no progress tables, usage reports, changes of the
 working directory, or loggers of its own; the journal and `tensorboard` record every result."""
+
+SESSION_BYTES = 64 * 2**20
+"""Least free space in the temporary folder: Ray's logs, and nothing large."""
+WATCH_SECONDS = 0.5
+"""How often it is looked whether Ray's processes live."""
+_NEEDED = (ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAYLET)
+
+JOIN_SECONDS = 20
+"""How long a cluster has to answer."""
 
 AUTH_MODE, AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 """Variables that say whether Ray requires a token, and which."""
@@ -68,9 +83,12 @@ def own_cluster(resources: Resources, log_file: Path, *, dashboard: bool = False
     with ExitStack() as stack:
         try:
             stack.enter_context(_variables(RAY_ENVIRONMENT))
-            session = stack.enter_context(_session_folder())
+            session = stack.enter_context(temporary_folder(_session_parent()))
+            # PyTorch would take a folder in the temporary one, by a name that others can foresee.
+            stack.enter_context(_variables({"TORCHINDUCTOR_CACHE_DIR": str(session / "torch")}))
             stack.enter_context(_random_token())
             stack.callback(ray.shutdown)
+            stack.enter_context(_watched(session))
             with _stderr_to(log_file), _own_sigterm(), _on_loopback():
                 context = ray.init(
                     address="local",
@@ -81,7 +99,7 @@ def own_cluster(resources: Resources, log_file: Path, *, dashboard: bool = False
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     runtime_env={"env_vars": environment()},
-                    _temp_dir=str(session),
+                    _temp_dir=str(session / "r"),  # Ray gives everybody access to the folder itself
                 )
         except Exception as error:
             # Ray raises a bare Exception for a start that takes too long; what is more special may be a bug.
@@ -103,20 +121,57 @@ def node_folder() -> Path:
     return Path(ray_worker._global_node.get_session_dir_path(), f"pkd_tune-{ray.get_runtime_context().get_job_id()}")
 
 
-@contextmanager
-def _session_folder() -> Iterator[Path]:
-    """Yields a new temporary folder for Ray's session that only this user can enter, and removes it at the end.
+def _session_parent() -> Path:
+    """Returns the folder below which Ray's session is made.
 
-    Where the path of the user's temporary folder is too long for a socket below it, the folder is made in /tmp.
+    Where the path of the user's temporary folder is too long for a socket below it, that is /tmp.
+
+    Raises:
+        UserError: When there is too little space in it for Ray to start.
     """
     parent = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     if len(parent) + len(_SOCKET) > _LONGEST_SOCKET_PATH:
         parent = "/tmp"
-    folder = tempfile.mkdtemp(prefix="pkd-", dir=parent)
+    free = shutil.disk_usage(parent).free
+    if free < SESSION_BYTES:
+        raise UserError(
+            f"{parent}: {free / 1e6:.0f} MB are free, but Ray needs {SESSION_BYTES / 1e6:.0f} MB; free some space "
+            "there, or set TMPDIR to another folder"
+        )
+    return Path(parent)
+
+
+@contextmanager
+def _watched(session: Path) -> Iterator[None]:
+    """Ends this process with one line when Ray's own processes end while the block runs.
+
+    Ray would keep trying to reach them for a minute, and then end this process with messages of its own. The journal
+    has every trial, so nothing is lost.
+
+    Args:
+        session: Folder of the session, which is removed.
+    """
+    over, terminal = threading.Event(), os.dup(2)
+
+    def watch() -> None:
+        while not over.wait(WATCH_SECONDS):
+            node = ray_worker._global_node  # None until Ray has begun to start
+            dead = [kind for kind, _ in node.dead_processes() if kind in _NEEDED] if node is not None else []
+            if dead and not over.is_set():
+                line = f"stopped: Ray ended ({dead[0]} was killed, or died); no trial is lost, and the same command "
+                os.write(terminal, f"{line}continues\n".encode())
+                node.kill_all_processes(check_alive=False, allow_graceful=False)
+                shutil.rmtree(session, ignore_errors=True)
+                os._exit(1)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
     try:
-        yield Path(folder, "r")  # Ray gives everybody access to the folder itself
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        over.set()
+        thread.join()
+        os.close(terminal)
 
 
 @contextmanager
@@ -185,7 +240,7 @@ def joined_cluster(address: str, log_file: Path) -> Iterator[None]:
         log_file: Receives what Ray's core writes to standard error as it connects.
 
     Raises:
-        UserError: When none answers there.
+        UserError: When none answers there, it wants a token, or it has no workers.
     """
     with ExitStack() as stack:
         stack.enter_context(_variables(RAY_ENVIRONMENT))
@@ -199,23 +254,60 @@ def joined_cluster(address: str, log_file: Path) -> Iterator[None]:
                     logging_level=logging.ERROR,
                     runtime_env={"env_vars": environment()},
                 )
+        except UserError:
+            raise
+        except AuthenticationError as error:
+            raise UserError(_token_wanted(address)) from error
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"--address {address}: no Ray cluster answers there ({reason}); on its head node, `ray status` "
                 "shows whether it runs"
             ) from error
+        if not ray.cluster_resources().get("CPU"):
+            raise UserError(
+                f"--address {address}: this cluster has no workers; add nodes by `ray start --address HEAD:6379`, and "
+                "see them by `ray status`"
+            )
         yield
 
 
+def _token_wanted(address: str) -> str:
+    return (
+        f"--address {address}: this cluster wants another token; set {AUTH_MODE}=token, and {AUTH_TOKEN} to its token"
+    )
+
+
+_PING = """
+import sys
+from ray._raylet import GcsClient
+GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, timeout=5)
+"""
+
+
 def _check_reachable(address: str) -> None:
-    """Raises OSError or ValueError when nothing listens at an address; Ray itself would keep trying for minutes."""
+    """Checks that a Ray cluster answers at HOST:PORT; Ray itself would keep trying for minutes.
+
+    Raises:
+        UserError: When the cluster wants another token.
+        OSError: When nothing listens there, or something that is no Ray cluster.
+        ValueError: When it is no address.
+    """
     if address == "auto" or "://" in address:
         return
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ValueError("an address is like 10.0.0.1:6379")
     socket.create_connection((host, int(port)), timeout=5).close()
+    try:  # in a process of its own, because Ray's core gives no time-out, and may end its process
+        command = [sys.executable, "-c", _PING, address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=JOIN_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise OSError("something listens there that does not answer as Ray does") from error
+    if done.returncode:
+        if any(word in done.stderr for word in ("AuthToken", "Unauthenticated", "authentication")):
+            raise UserError(_token_wanted(address))
+        raise OSError("something listens there that is no Ray cluster")
 
 
 def cluster_resources(gpus: int | None, trials_per_gpu: int | None) -> Resources:
@@ -277,8 +369,14 @@ def check_shared(places: Sequence[tuple[str, str]]) -> None:
             for node in ray.nodes()
             if node["Alive"]
         }
+        until = time.monotonic() + JOIN_SECONDS
         for node, answer in asked.items():
-            for i, why in ray.get(answer).items():
+            try:
+                seen = ray.get(answer, timeout=max(1, until - time.monotonic()))
+            except ray.exceptions.RayError as error:
+                problems.append(f"node {node} cannot run trials: {_why_not(error)}")
+                continue
+            for i, why in seen.items():
                 flag, where = places[i]
                 problems.append(f"{flag} {where}: node {node} {why}; {REMEDY}")
     finally:
@@ -289,12 +387,40 @@ def check_shared(places: Sequence[tuple[str, str]]) -> None:
         raise UserError(*problems)
 
 
+def _why_not(error: ray.exceptions.RayError) -> str:
+    """Returns in one line why a task did not run on a node, and the remedy."""
+    if isinstance(error, ray.exceptions.GetTimeoutError):
+        return "it does not answer; see it by `ray status`"
+    missing = re.search(r"No module named '?([\w.]+)", str(error))
+    if missing:
+        return f"it has no module {missing[1]}; install the same pkd_tune on every node"
+    return f"{type(error).__name__}, so it may be lost; see it by `ray status`, and give the same command again"
+
+
+def check_dashboard() -> None:
+    """Checks that Ray's dashboard can be started.
+
+    Raises:
+        UserError: When its packages are missing.
+    """
+    if (error := get_dashboard_dependency_error()) is not None:
+        raise UserError(
+            f'--ray-dashboard: {error.name} is not installed; pip install "ray[default]=={ray.__version__}"'
+        )
+
+
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keeps the present handler of SIGTERM; Ray installs one as it starts, which prints a stack trace."""
+    """Keeps the present handler of SIGTERM; Ray installs others as it starts, which exit or print a stack trace.
+
+    Raises:
+        KeyboardInterrupt: When a SIGTERM came in the block.
+    """
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as ended:
+        raise KeyboardInterrupt from ended
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)

@@ -11,6 +11,10 @@ ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 slower when another program uses one of their cores; with this setting they sleep."""
 
 
+NO_HOME = "/nonexistent"
+"""Home of a process that has none: libraries ask for it when they are imported, and need not be able to write there."""
+
+
 def prepare_process() -> None:
     """Sets environment variables that the user has not set, and collects garbage less often.
 
@@ -19,6 +23,8 @@ def prepare_process() -> None:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if os.path.expanduser("~") == "~":  # no HOME, and a user without an entry, as containers have
+        os.environ["HOME"] = NO_HOME
     gc.set_threshold(100_000, 50, 50)
 
 

@@ -70,6 +70,8 @@ def search(request: SearchRequest) -> SearchRun:
     options, data = request.options, request.config.data
     plans = plan_search(request)
     check_loggers(options.log)
+    if options.ray_dashboard:
+        cluster.check_dashboard()
     earlier = {source: finished_trials(source.resolve(), data.task, plans) for source in options.warm_start}
     name = options.name or ("demo" if options.demo else model_name(data.teacher_dir))
     record = {
@@ -94,10 +96,9 @@ def search(request: SearchRequest) -> SearchRun:
             search=request.config,
             teacher=teacher,
             resources=resources,
-            artifacts=open_artifacts(location),
+            artifacts=stack.enter_context(open_artifacts(location)),
             timeout=options.trial_timeout,
         )
-        stack.callback(context.artifacts.forget_all)
         if studies.remaining():
             weights = weight_bytes(teacher.folder)  # a student is smaller
             of_trials = disk_bytes(weights, len(plans), resources)

@@ -1,3 +1,4 @@
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,8 @@ def test_a_shared_folder_needs_no_copies(tmp_path: Path) -> None:
 
 def test_without_storage_the_files_of_a_run_lie_in_its_folder(tmp_path: Path) -> None:
     assert location_of_run(tmp_path, None, "1f") == str(tmp_path)
-    assert open_artifacts(str(tmp_path)) == ArtifactStore(tmp_path / "checkpoints")
+    with open_artifacts(str(tmp_path)) as artifacts:
+        assert artifacts == ArtifactStore(tmp_path / "checkpoints")
 
 
 @pytest.mark.parametrize("storage", ["shared", "s3://bucket/runs/", "s3://bucket/runs?region=us-east-2"])
@@ -108,9 +110,8 @@ def test_every_run_has_its_own_place(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     runs = [Path(out, task, name) for out in "ab" for task in ("MRPC", "RTE") for name in ("minilm", "minilm-2")]
     places = [location_of_run(run, storage, f"{number:x}") for number, run in enumerate(runs)]
-    artifact_stores = [open_artifacts(location) for location in places]
-    for artifacts in artifact_stores:
-        artifacts.forget_all()
+    with ExitStack() as stack:
+        artifact_stores = [stack.enter_context(open_artifacts(location)) for location in places]
     assert len(set(places)) == len({(artifacts.folder, artifacts.uri) for artifacts in artifact_stores}) == len(runs)
     assert places[0] == location_of_run(runs[0], storage, "0")
     assert (
