@@ -77,6 +77,7 @@ def hub(tmp_path: Path, tiny_data: Path) -> Iterator[str]:
 
 FINETUNE = """
 import os, sys
+from http.client import HTTPConnection
 from pkd_tune.cli.main import run_command
 from pkd_tune.finetune import finetune, make_parser
 folder, *flags = sys.argv[1:]
@@ -84,6 +85,9 @@ for home, model in (("folder", folder), ("../hub", "owner/tiny")):
     os.chdir(home)
     sys.argv[1:] = ["--task", "MRPC", "--model", model, *flags]
     assert run_command(make_parser(), finetune) == 0
+    hub = HTTPConnection(os.environ["HF_ENDPOINT"].removeprefix("http://"))
+    hub.request("GET", "/trained-" + os.path.basename(os.getcwd()))
+    hub.getresponse()
 """
 
 
@@ -98,7 +102,7 @@ def test_a_model_of_the_hub_trains_as_the_same_folder_does(hub: str, tiny_data: 
     command = [sys.executable, "-c", FINETUNE, str(model), *QUICK]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
-    assert {path.partition("owner/tiny")[1] for path in Hub.asked} == {"owner/tiny"}  # nothing for the folder
+    assert (Hub.asked[0], Hub.asked[-1]) == ("/trained-folder", "/trained-hub")  # nothing was asked for the folder
     assert not any("pytorch_model.bin" in path for path in Hub.asked)
     local, fetched = (
         next((tmp_path / home / "data/models/finetuned/MRPC").glob("*/result.json")).parent

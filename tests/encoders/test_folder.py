@@ -28,8 +28,9 @@ def folder(tmp_path: Path, tiny_data: Path) -> Path:
     return Path(shutil.copytree(tiny_data / "models/pretrained/tiny", tmp_path / "tiny"))
 
 
-def test_the_activations_are_those_of_transformers() -> None:
-    assert sorted(ACTIVATIONS) == sorted(ACT2FN)
+def test_no_activation_of_transformers_is_missing() -> None:
+    """Older releases know fewer."""
+    assert set(ACT2FN) <= set(ACTIVATIONS)
 
 
 def change(folder: Path, **settings: Any) -> None:

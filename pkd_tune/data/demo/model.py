@@ -91,5 +91,6 @@ def write_model(folder: Path, seed: int) -> None:
     model.config.save_pretrained(folder)
     # As `model.save_pretrained` does, but without its progress bar.
     save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
-    BertTokenizer(vocab=ids, model_max_length=model.config.max_position_embeddings).save_pretrained(folder)
+    longest = model.config.max_position_embeddings
+    BertTokenizer(vocab=ids, do_lower_case=True, model_max_length=longest).save_pretrained(folder)
     (folder / "vocab.txt").write_bytes("".join(f"{token}\n" for token in ids).encode())
