@@ -19,8 +19,8 @@ from pkd_tune.data.loading import load_raw
 from pkd_tune.data.metrics import majority_score
 from pkd_tune.data.significance import Difference, Predicted, paired_bootstrap
 from pkd_tune.data.task import Task
-from pkd_tune.data.tsv import RawSplit
 from pkd_tune.data.tokens import file_hash
+from pkd_tune.data.tsv import RawSplit
 from pkd_tune.deployment.conversion import export_student, write_formats
 from pkd_tune.deployment.formats import FORMATS, PYTORCH
 from pkd_tune.deployment.measurement import latencies_ms, latency_machine, measure, measured, predict, throughputs
