@@ -16,6 +16,7 @@ from pkd_tune.data.metrics import predictions, score
 from pkd_tune.data.task import Task
 from pkd_tune.data.tsv import RawSplit
 from pkd_tune.deployment.formats import FORMATS, PYTORCH, load
+from pkd_tune.encoders.folder import class_order
 from pkd_tune.reporting.formatting import plural
 
 LATENCY_EXAMPLES = 50
@@ -48,10 +49,13 @@ def measure(
         (number of weights), and `size_mb` (size of the format's file in MB, 10⁶ bytes).
     """
     model = load(folder, format_name, max_length)
+    order = class_order(folder, task.labels)
+    assert order is not None  # a classifier of other classes was refused
     predicted = {}
     for name, split in dev.items():
         batches = [model.encode(split, slice(start, start + 32)) for start in range(0, len(split), 32)]
-        predicted[name] = predictions(task, np.concatenate([model.logits(batch) for batch in batches]))
+        logits_NC = np.concatenate([model.logits(batch) for batch in batches])[:, list(order)]
+        predicted[name] = predictions(task, logits_NC)
     return {
         "metrics": score(task, predicted, {name: split.labels for name, split in dev.items()}),
         "examples": sum(map(len, dev.values())),

@@ -23,7 +23,16 @@ from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, fit
 from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.train_step import TrainStep, graph_capture
-from pkd_tune.encoders.folder import classifier_problems, has_classifier, layer_count, model_name, weights_key
+from pkd_tune.encoders.folder import (
+    class_names,
+    class_order,
+    classifier_key,
+    classifier_problems,
+    has_classifier,
+    layer_count,
+    model_name,
+    weights_key,
+)
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, save_classifier
 from pkd_tune.files import write_json
 
@@ -45,7 +54,7 @@ class Teacher:
 
     folder: Path
     key: str
-    """Its `weights_key()`."""
+    """Its `classifier_key()`."""
     layers: int
     """Its depth N."""
     metrics: dict[str, float] = field(hash=False)
@@ -64,6 +73,8 @@ def prepare_teacher(
     configs: Sequence[TrainingConfig],
     device: torch.device,
     report: Callable[[Evaluation], None],
+    *,
+    max_length: int | None = None,
 ) -> Teacher:
     """Returns the teacher of a task, fine-tuning it first unless that was done before.
 
@@ -75,6 +86,7 @@ def prepare_teacher(
         configs: Training configurations; the model with the highest dev score is kept.
         device: Where it is trained.
         report: Called after each evaluation of a training.
+        max_length: Of the splits, in tokens: where the saved tokenizer truncates; None: at its own limit.
 
     Raises:
         UserError: When its classifier is not the task's, when its dev score does not exceed the majority baseline by
@@ -82,12 +94,23 @@ def prepare_teacher(
     """
     finetuned_here = not has_classifier(pretrained_dir)
     if finetuned_here:
-        model_dir = finetune(task, splits, pretrained_dir, layer_count(pretrained_dir), folder, configs, device, report)
+        layers = layer_count(pretrained_dir)
+        model_dir = finetune(
+            task, splits, pretrained_dir, layers, folder, configs, device, report, max_length=max_length
+        )
     else:
         model_dir = pretrained_dir
         if wrong := classifier_problems(model_dir, "--teacher", task):
             raise UserError(*wrong)
-    key = weights_key(model_dir)
+        if class_order(model_dir, task.labels) != tuple(range(task.outputs)):
+            logger.info(
+                "note: the classes of %s are %s; its outputs are put in the order of %s: %s",
+                model_dir,
+                ", ".join(class_names(model_dir)),
+                task.name,
+                ", ".join(task.labels),
+            )
+    key = classifier_key(model_dir, task.labels)
     metrics = _recorded_dev_metrics(task, model_dir, key, splits, folder, device)
     majority = majority_score(task, {name: splits[name].labels for name in task.dev_splits})
     if metrics["score"] < majority["score"] + GATE_MARGIN:
@@ -120,6 +143,8 @@ def finetune(
     configs: Sequence[TrainingConfig],
     device: torch.device,
     report: Callable[[Evaluation], None],
+    *,
+    max_length: int | None = None,
 ) -> Path:
     """Returns the folder of a fine-tuned classifier, training it unless the cache has it.
 
@@ -135,6 +160,7 @@ def finetune(
         configs: Training configurations; the model with the highest dev score is kept.
         device: Where it is trained.
         report: Called after each evaluation of a training.
+        max_length: Of the splits, in tokens: where the saved tokenizer truncates; None: at its own limit.
 
     Raises:
         UserError: When a loss is not finite.
@@ -181,7 +207,8 @@ def finetune(
                 best = dev_score, model
         assert best is not None
         kept = next(training for training in tried if training["dev_score"] == best[0])
-        save_classifier(best[1], pretrained_dir, finished, {**content, "trainings": tried, "kept": kept})
+        record = {**content, "trainings": tried, "kept": kept}
+        save_classifier(best[1], pretrained_dir, finished, record, max_length=max_length)
         for checkpoint in checkpoints:
             checkpoint.delete()
         return finished

@@ -75,7 +75,7 @@ def export_finalists(
             raise UserError(
                 f"{weights} is gone, and with it the best {study_key.name} student; start another run with --new"
             )
-        export_student(weights, study_key.depth, start, task, config.student_training.seed, target)
+        export_student(weights, study_key.depth, start, task, config.student_training.seed, target, data.max_length)
         scores = best.intermediate_values
         best_step = max(scores, key=lambda step: (scores[step], -step))
         student: dict[str, Any] = {

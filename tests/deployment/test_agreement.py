@@ -46,7 +46,7 @@ def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path:
 
     save_file(student.state_dict(), tmp_path / "weights.safetensors")
     target = tmp_path / "best" / "2-layer"
-    export_student(tmp_path / "weights.safetensors", 2, tiny, task, 0, target)
+    export_student(tmp_path / "weights.safetensors", 2, tiny, task, 0, target, max_length=32)
     raw = load_raw(task, tmp_path)
     dev = {name: raw[name] for name in task.dev_splits}
     measured = measure(target, dev, task, 32)
