@@ -293,9 +293,9 @@ def test_a_classifier_for_another_task_is_no_teacher(run: Run, teacher: str, hom
     code, _, errors = run(distill, "--teacher", "./three", "--method", "kd", "--layers", "2", *QUICK)
     assert code == 2
     assert "its classifier has 3 outputs, but MRPC needs 2" in errors.splitlines()[-1]
-    config |= {"id2label": {"0": "equivalent", "1": "not_equivalent"}}
+    config |= {"id2label": {"0": "different", "1": "equivalent"}}
     (other / "config.json").write_text(json.dumps(config))
     for command, flags in ((distill, ("--teacher", "./three", "--method", "kd", "--layers", "2")), (finetune, ())):
         code, _, errors = run(command, *flags, *(("--model", "./three") if command is finetune else ()), *QUICK)
         assert code == 2
-        assert "its classes are equivalent, not_equivalent, but MRPC has not_equivalent, equivalent" in errors
+        assert "its classes are different, equivalent, but MRPC has not_equivalent, equivalent" in errors

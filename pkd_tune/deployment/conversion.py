@@ -10,18 +10,21 @@ import torch
 from safetensors.torch import load_file
 
 from pkd_tune.data.task import Task
+from pkd_tune.data.tokens import read_tokenizer
 from pkd_tune.deployment.formats import FORMATS, INT8, ONNX, load_pytorch
-from pkd_tune.encoders.folder import length_limit
+from pkd_tune.encoders.folder import position_limit
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, save_classifier
 from pkd_tune.files import atomic_path
 
 OPSET = 20
 """The first ONNX operator set with GELU; supported by onnxruntime since 1.17."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-"""Names of the ONNX inputs."""
+"""Names of the ONNX inputs; the last only where the tokenizer has segment ids."""
 
 
-def export_student(weights: Path, layers: int, pretrained_dir: Path, task: Task, seed: int, target: Path) -> None:
+def export_student(
+    weights: Path, layers: int, pretrained_dir: Path, task: Task, seed: int, target: Path, max_length: int
+) -> None:
     """Writes the Hugging Face folder of a student from the weights of its trial, atomically; replaces an existing one.
 
     Args:
@@ -31,10 +34,11 @@ def export_student(weights: Path, layers: int, pretrained_dir: Path, task: Task,
         task: Has the class names.
         seed: Seeds the initial weights, all of which `weights` then overwrites.
         target: The folder to write.
+        max_length: Of the examples it was trained on, in tokens: where its tokenizer truncates.
     """
     student = cut_to_layers(load_classifier(pretrained_dir, task.labels, seed), range(1, layers + 1))
     student.load_state_dict(load_file(weights))
-    save_classifier(student, pretrained_dir, target, replace=True)
+    save_classifier(student, pretrained_dir, target, max_length=max_length, replace=True)
 
 
 def write_formats(folder: Path, formats: Sequence[str]) -> None:
@@ -56,8 +60,8 @@ def write_formats(folder: Path, formats: Sequence[str]) -> None:
 def write_onnx(folder: Path, target: Path) -> None:
     """Writes a classifier as a single ONNX file, atomically.
 
-    The inputs are `INPUTS`, int64 of shape (batch, length) with both dimensions dynamic; the output is `logits`, fp32
-    of shape (batch, classes).
+    The inputs are those of `INPUTS` that its tokenizer makes, int64 of shape (batch, length) with both dimensions
+    dynamic; the output is `logits`, fp32 of shape (batch, classes).
 
     Args:
         folder: Hugging Face folder of the classifier.
@@ -65,15 +69,17 @@ def write_onnx(folder: Path, target: Path) -> None:
     """
     # onnxruntime fuses eager attention; it also has no branch that depends on the values of the mask.
     model = load_pytorch(folder, attn_implementation="eager")
-    shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=length_limit(folder))}
+    shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=position_limit(folder))}
+    made = read_tokenizer(folder).model_input_names
+    inputs = [name for name in INPUTS if name in made]
     with atomic_path(target) as temporary, _quiet():
         torch.onnx.export(
             model,
-            kwargs={name: torch.ones(2, 8, dtype=torch.int64) for name in INPUTS},
+            kwargs={name: torch.ones(2, 8, dtype=torch.int64) for name in inputs},
             f=temporary,
-            input_names=INPUTS,
+            input_names=inputs,
             output_names=["logits"],
-            dynamic_shapes=dict.fromkeys(INPUTS, shape),
+            dynamic_shapes=dict.fromkeys(inputs, shape),
             opset_version=OPSET,
             external_data=False,
             dynamo=True,

@@ -17,6 +17,7 @@ from pkd_tune.data.metrics import predictions, score
 from pkd_tune.data.task import Task
 from pkd_tune.data.tsv import RawSplit
 from pkd_tune.deployment.formats import FORMATS, PYTORCH, load
+from pkd_tune.encoders.folder import class_order
 from pkd_tune.reporting.formatting import plural
 
 LATENCY_EXAMPLES = 50
@@ -60,10 +61,12 @@ def predict(
 ) -> dict[str, npt.NDArray[np.generic]]:
     """Returns the predictions of a model for the dev splits; takes what `measure` takes."""
     model = load(folder, format_name, max_length)
+    order = class_order(folder, task.labels)
+    assert order is not None  # a classifier of other classes was refused
     predicted = {}
     for name, split in dev.items():
         batches = [model.encode(split, slice(start, start + BATCH)) for start in range(0, len(split), BATCH)]
-        predicted[name] = predictions(task, np.concatenate([model.logits(batch) for batch in batches]))
+        predicted[name] = predictions(task, np.concatenate([model.logits(batch) for batch in batches])[:, list(order)])
     return predicted
 
 

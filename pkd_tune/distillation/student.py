@@ -139,7 +139,7 @@ def compute_teacher_outputs(
     Args:
         data: The task and its models; the examples are tokenised with the teacher's tokenizer.
         teacher_dir: The fine-tuned teacher.
-        teacher_key: Its `weights_key()`.
+        teacher_key: Its `classifier_key()`.
         device: Where the teacher runs.
         names: Names of the splits; None: all of the task's.
         verify: Whether cached outputs are checked against their hash.

@@ -25,6 +25,9 @@ from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.train_step import TrainStep, graphs_of_a_training
 from pkd_tune.encoders.folder import (
     changed_files,
+    class_names,
+    class_order,
+    classifier_key,
     classifier_problems,
     has_classifier,
     layer_count,
@@ -52,7 +55,7 @@ class Teacher:
 
     folder: Path
     key: str
-    """Its `weights_key()`."""
+    """Its `classifier_key()`."""
     layers: int
     """Its depth N."""
     metrics: dict[str, float] = field(hash=False)
@@ -73,6 +76,7 @@ def prepare_teacher(
     report: Callable[[Evaluation], None],
     *,
     captured: bool = True,
+    max_length: int | None = None,
 ) -> Teacher:
     """Returns the teacher of a task, fine-tuning it first unless that was done before.
 
@@ -85,6 +89,7 @@ def prepare_teacher(
         device: Where it is trained.
         report: Called after each evaluation of a training.
         captured: Whether steps are captured on a GPU.
+        max_length: Of the splits, in tokens: where the saved tokenizer truncates; None: at its own limit.
 
     Raises:
         UserError: When its classifier is not the task's, when its dev score does not exceed the majority baseline by
@@ -93,12 +98,31 @@ def prepare_teacher(
     finetuned_here = not has_classifier(pretrained_dir)
     if finetuned_here:
         layers = layer_count(pretrained_dir)
-        model_dir = finetune(task, splits, pretrained_dir, layers, folder, configs, device, report, captured=captured)
+        model_dir = finetune(
+            task,
+            splits,
+            pretrained_dir,
+            layers,
+            folder,
+            configs,
+            device,
+            report,
+            captured=captured,
+            max_length=max_length,
+        )
     else:
         model_dir = pretrained_dir
         if wrong := classifier_problems(model_dir, "--teacher", task):
             raise UserError(*wrong)
-    key = weights_key(model_dir)
+        if class_order(model_dir, task.labels) != tuple(range(task.outputs)):
+            logger.info(
+                "note: the classes of %s are %s; its outputs are put in the order of %s: %s",
+                model_dir,
+                ", ".join(class_names(model_dir)),
+                task.name,
+                ", ".join(task.labels),
+            )
+    key = classifier_key(model_dir, task.labels)
     metrics = _recorded_dev_metrics(task, model_dir, key, splits, folder, device)
     majority = majority_score(task, {name: splits[name].labels for name in task.dev_splits})
     if metrics["score"] < majority["score"] + GATE_MARGIN:
@@ -133,6 +157,7 @@ def finetune(
     report: Callable[[Evaluation], None],
     *,
     captured: bool = True,
+    max_length: int | None = None,
 ) -> Path:
     """Returns the folder of a fine-tuned classifier, training it unless the cache has it.
 
@@ -149,6 +174,7 @@ def finetune(
         device: Where it is trained.
         report: Called after each evaluation of a training.
         captured: Whether steps are captured on a GPU.
+        max_length: Of the splits, in tokens: where the saved tokenizer truncates; None: at its own limit.
 
     Raises:
         UserError: When a loss is not finite.
@@ -200,7 +226,8 @@ def finetune(
                 best = dev_score, model
         assert best is not None
         kept = next(training for training in tried if training["dev_score"] == best[0])
-        save_classifier(best[1], pretrained_dir, finished, {**content, "trainings": tried, "kept": kept}, replace=True)
+        record = {**content, "trainings": tried, "kept": kept}
+        save_classifier(best[1], pretrained_dir, finished, record, max_length=max_length, replace=True)
         for checkpoint in checkpoints:
             checkpoint.delete()
         return finished

@@ -142,8 +142,12 @@ def _tokenizer_problem(path: Path) -> str | None:
         content = read_object(path)
     except ValueError:
         return f"{path.name} is not a JSON object"
-    missing = [part for part in TOKENIZER_JSON[path.name] if part not in content]
-    return f"{path.name} has no {missing[0]}" if missing else None
+    if missing := [part for part in TOKENIZER_JSON[path.name] if part not in content]:
+        return f"{path.name} has no {missing[0]}"
+    limit = content.get("model_max_length", 1) if path.name == "tokenizer_config.json" else 1
+    if limit is not None and not (_number(limit) and limit >= 1):
+        return f"model_max_length in {path.name} is {limit!r}, but must be a number above 0"
+    return None
 
 
 def _vocabulary_problem(folder: Path, vocab_size: int) -> str | None:
@@ -326,7 +330,7 @@ def classifier_problems(folder: Path, flag: str, task: Task) -> list[str]:
             return [f"{flag} {folder}: {WEIGHTS} has no {name}, which the classifier needs; {remedy}"]
         if shapes[name] != shape:
             return [f"{flag} {folder}: {name} has shape {shapes[name]}, but config.json says {shape}; {remedy}"]
-    if task.labels and class_order(folder, task.labels) is None:
+    if class_order(folder, task.labels) is None:
         return [
             f"{flag} {folder}: its classes are {', '.join(names)}, but {task.name} has {', '.join(task.labels)}; "
             f"{remedy}, or correct id2label in its config.json"
@@ -337,8 +341,12 @@ def classifier_problems(folder: Path, flag: str, task: Task) -> list[str]:
 def class_order(folder: Path, labels: Sequence[str]) -> tuple[int, ...] | None:
     """Returns the output of the classifier in a folder for each of these labels, by name; None where names differ.
 
+    Without labels, for a regression, it is the one output.
+
     Case, spaces and punctuation do not matter. Generic names such as LABEL_1 or 1 stand for the label of that number.
     """
+    if not labels:
+        return (0,)
     names, numbers = class_names(folder), range(len(labels))
     plain = [_plain(name) for name in names]
     for found, own in (
@@ -356,11 +364,19 @@ def _plain(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum())
 
 
-def length_limit(folder: Path) -> int:
-    """Returns the longest input of the model in a folder, in tokens."""
+def position_limit(folder: Path) -> int:
+    """Returns the longest input that the model in a folder has positions for, in tokens."""
     family, config = family_of(folder), read_config(folder)
     skipped = int(family.value(config, "pad_token_id")) + 1 if family.positions_follow_padding_id else 0
     return sizes(folder)["max_position_embeddings"] - skipped
+
+
+def length_limit(folder: Path) -> int:
+    """Returns the longest input of the model in a folder, in tokens: what model and tokenizer allow."""
+    path = folder / "tokenizer_config.json"
+    allowed = read_object(path).get("model_max_length") if path.is_file() else None
+    # Without a limit it is a huge number, which some releases write as a float.
+    return position_limit(folder) if allowed is None else min(position_limit(folder), int(allowed))
 
 
 def layer_count(folder: Path) -> int:
@@ -422,6 +438,6 @@ def weights_key(folder: Path) -> str:
 def classifier_key(folder: Path, labels: Sequence[str]) -> str:
     """Returns `weights_key()` of a classifier, or where its classes are in another order, a hash of key and order."""
     key, order = weights_key(folder), class_order(folder, labels)
-    if not labels or order == tuple(range(len(labels))):
+    if order == tuple(range(max(1, len(labels)))):
         return key
     return hashlib.sha256(f"{key} {order}".encode()).hexdigest()[:16]

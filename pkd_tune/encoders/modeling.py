@@ -104,7 +104,7 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> PreT
     )
     if missing:
         raise UserError(f"{model_dir}: its weights lack {missing[0]} and {len(missing) - 1} more; save the model again")
-    order = folder.class_order(model_dir, labels) if labels and folder.has_classifier(model_dir) else None
+    order = folder.class_order(model_dir, labels) if folder.has_classifier(model_dir) else None
     if order is not None:
         _order_outputs(model, order)
     return model

@@ -80,18 +80,28 @@ def distill(request: DistillRequest) -> TrainedModel:
     from pkd_tune.distillation import student as students
     from pkd_tune.distillation import teacher as teachers
     from pkd_tune.distillation.loop import TrainingDivergedError
+    from pkd_tune.distillation.plain import check_plain
     from pkd_tune.encoders.modeling import save_classifier
 
     settings, target = request.settings, request.target
     data, config, device = settings.data, settings.distillation, torch.device(request.device)
     task, name = TASKS[data.task], f"{request.method} {config.student_layers}-layer student"
-    load_examples(task, data.data_dir, demo=request.demo)
+    raw = load_examples(task, data.data_dir, demo=request.demo)
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     finetuned = data.data_dir / "models" / "finetuned" / task.name
     with training_progress("teacher") as show:
         teacher = teachers.prepare_teacher(
-            task, splits, data.teacher_dir, finetuned, settings.teacher_trainings, device, show
+            task,
+            splits,
+            data.teacher_dir,
+            finetuned,
+            settings.teacher_trainings,
+            device,
+            show,
+            max_length=data.max_length,
         )
+    if not teacher.finetuned_here:
+        check_plain(task, teacher.folder, raw, splits, data.max_length, device)
     scores = metrics_text(teacher.metrics)
     log.info("teacher: %s, %d layers, %s dev %s", model_name(data.teacher_dir), teacher.layers, task.name, scores)
     imitated = teacher_layers(config.strategy, config.student_layers, teacher.layers) if config.beta > 0 else ()
@@ -110,7 +120,7 @@ def distill(request: DistillRequest) -> TrainedModel:
             raise UserError(f"{name}: {error}; {remedy}{' or a lower --beta' if imitated else ''}") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.unfinished")
-    save_classifier(student, data.student_dir, unfinished, replace=True)
+    save_classifier(student, data.student_dir, unfinished, max_length=data.max_length, replace=True)
     student_splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
     metrics = teachers.dev_metrics(task, unfinished, student_splits, device)
     record = {

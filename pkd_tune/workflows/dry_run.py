@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from pkd_tune.config import SearchConfig
+from pkd_tune.config import DataConfig, SearchConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.distillation.train_step import graphs_of_a_training
-from pkd_tune.encoders.folder import layer_count, weight_bytes
+from pkd_tune.encoders.folder import family_of, layer_count, weight_bytes
 from pkd_tune.reporting.document import Table, markdown
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning import cluster
@@ -46,11 +46,30 @@ def plan(request: SearchRequest) -> str:
         with graphs_of_a_training(device, captured=resources.eager is None) as graphs:
             costs[depth] = time_student(config, splits, depth, device, graphs)
     log.info("timing the teacher, %s", plural(layer_count(data.teacher_dir), "layer"))
+    of_teacher = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
+    teacher_splits = selection_splits(task, of_teacher, data.select_on)
     with graphs_of_a_training(device, captured=resources.eager is None) as graphs:
-        teacher_seconds = time_teacher(config, splits, device, graphs)
+        teacher_seconds = time_teacher(config, teacher_splits, device, graphs)
     weights = weight_bytes(data.student_dir)
     disk = disk_bytes(weights, len(plans), resources) + len(plans) * weights
-    return plan_text(config, plans, resources, costs, teacher_seconds, disk, timed_on=device.type)
+    text = plan_text(config, plans, resources, costs, teacher_seconds, disk, timed_on=device.type)
+    return f"{text}\n{forward_pass_text(data)}"
+
+
+def forward_pass_text(data: DataConfig) -> str:
+    """Returns which forward pass teacher and students run, and what the slower one costs; the plan is timed with it."""
+    families = {"teacher": family_of(data.teacher_dir), "students": family_of(data.student_dir)}
+    ways = [
+        f"{who} ({family.title}) {'transformers' if family.paths is None else 'fast'}"
+        for who, family in families.items()
+    ]
+    text = f"Forward pass: {', '.join(ways)}."
+    if all(family.paths is not None for family in families.values()):
+        return text
+    return (
+        f"{text} A step with that of transformers took about 1.5 times as long for 3 or 6 layers, and nearly 5 times "
+        "for one, with BERT on a CPU."
+    )
 
 
 def cluster_resources(request: SearchRequest) -> Resources:

@@ -92,7 +92,7 @@ def export_finalists(
             / (f"{study_key.depth}-layer" + ("" if study_key.method == "pkd" else f"-{study_key.method}"))
         )
         weights = trial_file(context, studies, TrialId(study_key, "search", best.number))
-        export_student(weights, study_key.depth, start, task, config.student_training.seed, target)
+        export_student(weights, study_key.depth, start, task, config.student_training.seed, target, data.max_length)
         scores = best.intermediate_values
         best_step = max(scores, key=lambda step: (scores[step], -step))
         student: dict[str, Any] = {

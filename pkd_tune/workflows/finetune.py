@@ -57,7 +57,15 @@ def finetune(request: FinetuneRequest) -> TrainedModel:
     folder = data.data_dir / "models" / "finetuned" / task.name
     with training_progress(f"{task.name}, {plural(request.layers, 'layer')}") as show:
         model_dir = teachers.finetune(
-            task, splits, data.teacher_dir, request.layers, folder, request.trainings, device, show
+            task,
+            splits,
+            data.teacher_dir,
+            request.layers,
+            folder,
+            request.trainings,
+            device,
+            show,
+            max_length=data.max_length,
         )
     key, metrics = weights_key(model_dir), teachers.dev_metrics(task, model_dir, splits, device)
     if not (model_dir / RESULT).exists():  # it says when the weights were made

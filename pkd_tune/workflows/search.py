@@ -18,6 +18,7 @@ from pkd_tune.config import UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.distillation.memory import release_memory
+from pkd_tune.distillation.plain import check_plain
 from pkd_tune.distillation.published import PUBLISHED
 from pkd_tune.distillation.student import checked_teacher_outputs
 from pkd_tune.distillation.teacher import Teacher, prepare_teacher
@@ -189,7 +190,7 @@ def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record:
     """
     config, data, task = request.config, request.config.data, TASKS[request.config.data.task]
     device = torch.device(resources.device if torch.cuda.is_available() else "cpu")
-    load_examples(task, data.data_dir, demo=request.options.demo)
+    raw = load_examples(task, data.data_dir, demo=request.options.demo)
     depths = ", ".join(map(str, config.depths))
     methods = ", ".join(stage.method for stage in config.stages)
     log.info("%s: %s at depths %s; %s", task.name, methods, depths, concurrency_text(resources))
@@ -199,7 +200,18 @@ def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record:
     chosen = selection_splits(task, splits, data.select_on)
     with training_progress("teacher", data.select_on, quiet=request.options.quiet) as show:
         finetuned = data.data_dir / "models" / "finetuned" / task.name
-        teacher = prepare_teacher(task, chosen, data.teacher_dir, finetuned, config.teacher_trainings, device, show)
+        teacher = prepare_teacher(
+            task,
+            chosen,
+            data.teacher_dir,
+            finetuned,
+            config.teacher_trainings,
+            device,
+            show,
+            max_length=data.max_length,
+        )
+    if not teacher.finetuned_here:
+        check_plain(task, teacher.folder, raw, splits, data.max_length, device)
     log.info(
         "teacher: %s, %d layers, %s %s score %.1f (%s: %.1f)",
         model_name(data.teacher_dir),

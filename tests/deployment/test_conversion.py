@@ -1,10 +1,12 @@
-"""A teacher, a student and its exported folder for tasks that are not like MRPC, without Ray."""
+"""Teacher, student and export agree for tasks unlike MRPC, without Ray; ONNX files of every family."""
 
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
+from families import TYPES, write_model
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import save_file
 from tiny import write_task
@@ -14,11 +16,13 @@ from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, load_raw
 from pkd_tune.data.task import Task
-from pkd_tune.deployment.conversion import export_student
+from pkd_tune.deployment.conversion import export_student, write_formats
+from pkd_tune.deployment.formats import INT8, ONNX, PYTORCH, load
 from pkd_tune.deployment.measurement import measure
 from pkd_tune.deployment.model_card import METRIC_TYPES, write_card
 from pkd_tune.distillation.student import distill, open_student_data
 from pkd_tune.distillation.teacher import prepare_teacher
+from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, save_classifier
 
 CPU = torch.device("cpu")
 TEACHING = TrainingConfig(epochs=8, batch_size=16, learning_rate=4e-3, evaluations_per_epoch=1, seed=0)
@@ -45,7 +49,7 @@ def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path:
 
     save_file(student.state_dict(), tmp_path / "weights.safetensors")
     target = tmp_path / "best" / "2-layer"
-    export_student(tmp_path / "weights.safetensors", 2, tiny, task, 0, target)
+    export_student(tmp_path / "weights.safetensors", 2, tiny, task, 0, target, max_length=32)
     raw = load_raw(task, tmp_path)
     dev = {name: raw[name] for name in task.dev_splits}
     measured = measure(target, dev, task, 32)
@@ -80,3 +84,20 @@ def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path:
         for name in task.metrics
     }
     assert ("score from 0 to 5" if task.regression else "0 entailment, 1 neutral, 2 contradiction") in card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_onnx_file_of_each_family_gives_pytorchs_logits(kind: str, tiny_data: Path, tmp_path: Path) -> None:
+    """For one example, and for padded batches of other sizes than it was exported with."""
+    pytest.importorskip("onnxruntime")
+    folder, target = write_model(tmp_path / "tiny", kind), tmp_path / "student"
+    student = cut_to_layers(load_classifier(folder, ("no", "yes"), seed=0), (1, 2, 4))
+    save_classifier(student, folder, target, max_length=64)
+    write_formats(target, (PYTORCH, ONNX, INT8))
+    raw = load_raw(TASKS["MRPC"], tiny_data)["train"]
+    models = {name: load(target, name, 64) for name in (PYTORCH, ONNX, INT8)}
+    for rows in (slice(0, 1), slice(0, 7), slice(10, 30)):
+        logits = {name: model.logits(model.encode(raw, rows)) for name, model in models.items()}
+        np.testing.assert_allclose(logits[ONNX], logits[PYTORCH], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(logits[INT8], logits[PYTORCH], atol=0.15)
