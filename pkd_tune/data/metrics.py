@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pkd_tune.config import UserError
-from pkd_tune.data.task import Task
+from pkd_tune.config import Task, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,9 +53,8 @@ def score(task: Task, predictions: Mapping[str, "Values"], labels: Mapping[str, 
     if not task.dev_splits:
         raise UserError(f"{task.name} has no split with labels; only the GLUE server can score it")
     for name in predictions:
-        if task.layout(name).label is None or labels.get(name) is None:
-            where = " and ".join(task.dev_splits)
-            raise UserError(f"{task.name} {name} has no labels; score {where}, or submit to the GLUE server")
+        if labels.get(name) is None or not task.split(name).labelled:
+            raise UserError(_no_labels(task, name))
     if set(predictions) != set(task.dev_splits):
         raise ValueError(f"{task.name} is scored on {task.dev_splits}, but got {tuple(predictions)}")
     scores: dict[str, float] = {}
@@ -64,7 +62,8 @@ def score(task: Task, predictions: Mapping[str, "Values"], labels: Mapping[str, 
     for name in task.dev_splits:
         of_split = split_metrics(task, name, predictions[name], labels[name])
         scores |= of_split
-        means.append(sum(of_split.values()) / len(of_split))
+        of_score = [of_split[metric + task.split(name).suffix] for metric in task.scored]
+        means.append(sum(of_score) / len(of_score))
     return {**scores, "score": sum(means) / len(means)}
 
 
@@ -74,8 +73,8 @@ def split_metrics(task: Task, split: str, predictions: "Values", labels: "Values
     Raises:
         UserError: The split has no labels.
     """
-    if labels is None or split in task.test_splits:
-        raise UserError(f"{task.name} {split} has no labels; score one of the other splits")
+    if labels is None or not task.split(split).labelled:
+        raise UserError(_no_labels(task, split))
     import numpy as np
 
     predictions_N, labels_N = np.asarray(predictions), np.asarray(labels)
@@ -86,6 +85,14 @@ def split_metrics(task: Task, split: str, predictions: "Values", labels: "Values
         )
     suffix = task.split(split).suffix
     return {metric + suffix: 100 * _METRICS[metric](predictions_N, labels_N) for metric in task.metrics}
+
+
+def _no_labels(task: Task, split: str) -> str:
+    labelled = " or ".join(other.name for other in task.splits if other.labelled and other.name != split)
+    elsewhere = ["submit it to the GLUE server"] if task.split(split).submission else []
+    return (
+        f"{task.name} {split} has no labels; {', or '.join([*([f'score {labelled}'] if labelled else []), *elsewhere])}"
+    )
 
 
 def majority_score(task: Task, labels: Mapping[str, "Values | None"]) -> dict[str, float]:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pkd_tune.config import Task
 from pkd_tune.data.metrics import score
-from pkd_tune.data.task import Task
 
 RESAMPLES = 1000
 
@@ -92,7 +92,7 @@ def _scores(
     task: Task, predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.generic], counts_RN: Array
 ) -> Array:
     """Returns the score of every training on every resample of one split, times 100, (M, R)."""
-    metrics = [METRICS[name](predicted_MN, labels_N, counts_RN) for name in task.metrics]
+    metrics = [METRICS[name](predicted_MN, labels_N, counts_RN) for name in task.scored]
     mean_MR: Array = 100 * np.mean(metrics, axis=0)
     return mean_MR
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pkd_tune.config import UserError
-from pkd_tune.data.tsv import RawSplit
+from pkd_tune.data.examples import RawSplit
 from pkd_tune.files import atomic_path
 
 if TYPE_CHECKING:

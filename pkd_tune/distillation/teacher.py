@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from filelock import FileLock
 
-from pkd_tune.config import TrainingConfig, UserError
+from pkd_tune.config import Task, TrainingConfig, UserError
 from pkd_tune.data.metrics import majority_score
-from pkd_tune.data.task import Task
 from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.batch_source import open_source
 from pkd_tune.distillation.checkpoint import Checkpoint

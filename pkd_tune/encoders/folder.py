@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from pkd_tune.data.task import Task
+from pkd_tune.config import Task
 from pkd_tune.data.tokens import TOKENIZER_MAIN_FILES
 
 WEIGHTS = "model.safetensors"

@@ -5,6 +5,7 @@ from typing import Any
 
 METRIC_TITLES = {
     "f1": "F1",
+    "macro_f1": "macro F1",
     "accuracy": "accuracy",
     "accuracy_mm": "accuracy (mm)",
     "matthews": "Matthews correlation",

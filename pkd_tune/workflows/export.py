@@ -7,10 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pkd_tune.config import UserError
-from pkd_tune.data.glue import TASKS
+from pkd_tune.config import Task, UserError
 from pkd_tune.data.loading import check_source, load_raw
-from pkd_tune.data.task import Task
+from pkd_tune.data.task import task_of_record
 from pkd_tune.encoders.folder import WEIGHTS
 from pkd_tune.files import MODEL_CARD, atomic_folder
 from pkd_tune.reporting.formatting import metric_titles
@@ -140,7 +139,7 @@ def resolve_export(options: ExportOptions) -> ExportRequest:
     data_dir = data_folder(options.run, run)
     if options.data_dir is not None:
         data_dir = options.data_dir.resolve() / "demo" if run["demo"] else options.data_dir.resolve()
-    task = TASKS[run["search"]["data"]["task"]]
+    task = task_of_record(run["search"]["data"]["task"])
     if data_dir.is_dir():
         problems.found += check_source(task, data_dir)
     else:

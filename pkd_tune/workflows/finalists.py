@@ -11,7 +11,6 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 
 from pkd_tune.config import CONTROLS, Precision, UserError
-from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_raw
 from pkd_tune.data.metrics import majority_score
 from pkd_tune.data.significance import Predicted, paired_bootstrap
@@ -47,7 +46,7 @@ def export_finalists(
         What summary.json holds.
     """
     config, teacher = context.search, context.teacher
-    data, task = config.data, TASKS[config.data.task]
+    data, task = config.data, config.data.task
     raw = load_raw(task, data.data_dir)
     dev = {name: raw[name] for name in task.dev_splits}
     start = data.student_dir if data.init == "pretrained" else teacher.folder
@@ -172,7 +171,7 @@ def against_controls(
         student: As summary.json has it.
         labels: Of the official dev splits.
     """
-    task = TASKS[context.search.data.task]
+    task = context.search.data.task
     study_key = StudyKey(student["layers"], student["method"])
     ours = _predictions(context, studies, study_key)
     controls = [

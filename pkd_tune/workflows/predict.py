@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pkd_tune.config import UserError
+from pkd_tune.config import Task, UserError
 from pkd_tune.data.demo import write_demo
 from pkd_tune.data.glue import TASKS, find_task
 from pkd_tune.data.hub import find_pretrained
 from pkd_tune.data.loading import check_source, load_features
 from pkd_tune.data.metrics import predictions, split_metrics
 from pkd_tune.data.submission import row_problems, write_submission
-from pkd_tune.data.task import Task, find_split
+from pkd_tune.data.task import find_split
 from pkd_tune.data.tokens import Split
 from pkd_tune.encoders.folder import (
     classifier_problems,

@@ -14,7 +14,6 @@ import torch
 from filelock import FileLock, Timeout
 
 from pkd_tune.config import UserError
-from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.distillation.memory import release_memory
 from pkd_tune.distillation.published import PUBLISHED
@@ -69,7 +68,7 @@ def search(request: SearchRequest) -> SearchRun:
     options, data = request.options, request.config.data
     plans = plan_search(request)
     check_loggers(options.log)
-    earlier = {source: finished_trials(source.resolve(), data.task, plans) for source in options.warm_start}
+    earlier = {source: finished_trials(source.resolve(), data.task.name, plans) for source in options.warm_start}
     name = options.name or ("demo" if options.demo else model_name(data.teacher_dir))
     record = {
         "demo": options.demo,
@@ -77,7 +76,7 @@ def search(request: SearchRequest) -> SearchRun:
         "space": {name: description(parameter) for name, parameter in request.parameters.items()},
     }
     record = json.loads(json.dumps(record, default=json_value))
-    run_dir = begin_run_folder(request.out / data.task, name, record, new=options.new)
+    run_dir = begin_run_folder(request.out / data.task.name, name, record, new=options.new)
     with locked(run_dir), ExitStack() as stack:
         resources = fitting(request, request.resources or join_cluster(request, run_dir, stack), plans)
         made = provenance(request.command, gpu_names())
@@ -145,7 +144,7 @@ def plan_search(request: SearchRequest) -> list[StudyPlan]:
     published = [
         (method, depth, asdict(winner))
         for (method, depth, task), winner in PUBLISHED.items()
-        if task == request.config.data.task
+        if task == request.config.data.task.name
     ]
     return plan_studies(request.config, request.parameters, published)
 
@@ -185,7 +184,7 @@ def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record:
     Raises:
         UserError: When the teacher is not good enough, or the run was begun with other settings.
     """
-    config, data, task = request.config, request.config.data, TASKS[request.config.data.task]
+    config, data, task = request.config, request.config.data, request.config.data.task
     device = torch.device(resources.device if torch.cuda.is_available() else "cpu")
     load_examples(task, data.data_dir, demo=request.options.demo)
     depths = ", ".join(map(str, config.depths))

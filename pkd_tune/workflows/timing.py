@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from pkd_tune.config import DistillConfig, SearchConfig, TrainingConfig
-from pkd_tune.data.glue import TASKS
 from pkd_tune.data.tokens import Split, take
 from pkd_tune.distillation.batch_source import open_source
 from pkd_tune.distillation.inference import evaluate, predict
@@ -44,7 +43,7 @@ class Cost:
 
 def time_student(config: SearchConfig, splits: Mapping[str, Split], depth: int, device: torch.device) -> Cost:
     """Times some training steps, and an evaluation, of a student whose teacher says random things."""
-    task = TASKS[config.data.task]
+    task = config.data.task
     ends: list[float] = []
     part = some(splits["train"], TIMED_STEPS * config.student_training.batch_size)
     student = train_student(config, splits, part, depth, device, epochs=2, report=noting(ends))
@@ -76,7 +75,7 @@ def train_student(
         epochs: How often it sees the part.
         report: Called at the end of each epoch.
     """
-    task, data = TASKS[config.data.task], config.data
+    task, data = config.data.task, config.data
     start = load_classifier(data.student_dir, task.labels, seed=0).to(device)
     layers, width = layer_count(data.teacher_dir), start.config.hidden_size
 
@@ -103,7 +102,7 @@ def train_student(
 
 def time_teacher(config: SearchConfig, splits: Mapping[str, Split], device: torch.device) -> float:
     """Returns how many seconds the teacher would take: its trainings, where it needs any, and its outputs."""
-    task, data = TASKS[config.data.task], config.data
+    task, data = config.data.task, config.data
     model = load_classifier(data.teacher_dir, task.labels, seed=0).to(device)
     part = some(splits["train"], TIMED_STEPS // 2 * 32)
     whole = len(splits["train"]) / len(part)

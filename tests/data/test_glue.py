@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 import pkd_tune
-from pkd_tune.config import UserError
+from pkd_tune.config import Task, UserError
 from pkd_tune.data.glue import TASKS, find_task, find_trainable
-from pkd_tune.data.task import Task
 
 
 @pytest.mark.parametrize(
@@ -38,7 +37,7 @@ def test_find_task_accepts_usual_spellings(spelling: str, name: str) -> None:
 def test_every_hub_name_finds_its_own_task() -> None:
     assert TASKS
     for task in TASKS.values():
-        assert find_task(task.hub_name) is task
+        assert find_task(task.hub.config) is task
 
 
 def test_unknown_task_is_one_line_with_known_tasks_and_the_closest() -> None:
@@ -70,7 +69,7 @@ def test_layout_columns_point_at_the_columns_their_headers_name(task: Task) -> N
     for split in task.splits:
         layout = split.layout
         assert (layout.label is None) == (split.part == "test") == bool(split.submission)
-        assert (layout.sentence2 is None) == (len(task.hub_sentences) == 1)
+        assert (layout.sentence2 is None) == (len(task.text) == 1)
         if layout.header is None:
             assert task.name == "CoLA"
             continue
@@ -126,11 +125,11 @@ def test_mnli_has_two_dev_and_two_test_splits_of_different_columns() -> None:
     assert task.dev_splits == ("dev", "dev_mm")
     assert task.test_splits == ("test", "test_mm")
     assert [split.file for split in task.splits] == [
-        "train",
-        "dev_matched",
-        "dev_mismatched",
-        "test_matched",
-        "test_mismatched",
+        "train.tsv",
+        "dev_matched.tsv",
+        "dev_mismatched.tsv",
+        "test_matched.tsv",
+        "test_mismatched.tsv",
     ]
     widths = [len(split.layout.header or ()) for split in task.splits]
     assert widths == [12, 16, 16, 10, 10]

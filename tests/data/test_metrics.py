@@ -127,9 +127,11 @@ def test_a_correlation_ignores_scale_and_offset(pairs: list[tuple[int, int]], sc
     assert all(-100.001 <= value <= 100.001 for value in before.values())
 
 
-@pytest.mark.parametrize("split", ["test", "dev"])
-def test_a_split_without_labels_is_refused_by_name(split: str) -> None:
-    with pytest.raises(UserError, match=f"MRPC {split} has no labels; score dev, or submit to the GLUE server"):
+@pytest.mark.parametrize(
+    ("split", "instead"), [("test", "score train or dev, or submit it to the GLUE server"), ("dev", "score train$")]
+)
+def test_a_split_without_labels_is_refused_by_name(split: str, instead: str) -> None:
+    with pytest.raises(UserError, match=f"MRPC {split} has no labels; {instead}"):
         score(TASKS["MRPC"], {split: [0, 1]}, {"dev": None, "test": None})
     # The hub's placeholders, or an oracle's answers, are no labels of a test split either.
     with pytest.raises(UserError, match="MRPC test has no labels"):

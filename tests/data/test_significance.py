@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pkd_tune.config import Task
 from pkd_tune.data import metrics, significance
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.metrics import score, split_metrics
 from pkd_tune.data.significance import METRICS, Difference, Predicted, paired_bootstrap
-from pkd_tune.data.task import Task
 
 RTE, MNLI = TASKS["RTE"], TASKS["MNLI"]
 RNG = np.random.default_rng(0)

@@ -4,11 +4,12 @@ from typing import Any
 import pytest
 
 from pkd_tune.config import DataConfig, SearchConfig, SearchStage, TrainingConfig, UserError
+from pkd_tune.data.glue import TASKS
 from pkd_tune.tuning.plan import StudyKey, plan_studies
 from pkd_tune.tuning.space import Choice, contains
 from pkd_tune.tuning.space_file import find_space, load_space
 
-DATA = DataConfig(task="RTE", data_dir=Path("d"), teacher_dir=Path("t"), student_dir=Path("t"))
+DATA = DataConfig(task=TASKS["RTE"], data_dir=Path("d"), teacher_dir=Path("t"), student_dir=Path("t"))
 DEFAULT, PAPER = (load_space(find_space(name)) for name in ("default", "paper"))
 
 

@@ -8,7 +8,9 @@ import functools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from pkd_tune.config import TaskSplit
 from pkd_tune.data.demo.world import (
     FORMAL,
     OPTIONAL_ROLES,
@@ -26,7 +28,6 @@ from pkd_tune.data.demo.world import (
     write_sentence,
 )
 from pkd_tune.data.glue import TASKS
-from pkd_tune.data.task import TaskSplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,17 +279,18 @@ def write_corpus(task: str, *, seed: int = 0) -> dict[str, bytes]:
     files = {}
     first_id = 0
     for split in TASKS[task].splits:
-        text = _tsv(split, drawn[split.file], first_id)
+        text = _tsv(split, drawn[Path(split.file).stem], first_id)
         # As in the real data, the train and dev files of MRPC start with a byte order mark.
         marked = task == "MRPC" and split.part != "test"
-        files[f"{split.file}.tsv"] = text.encode("utf-8-sig" if marked else "utf-8")
-        first_id += len(drawn[split.file])
+        files[f"{split.file}"] = text.encode("utf-8-sig" if marked else "utf-8")
+        first_id += len(drawn[Path(split.file).stem])
     return files
 
 
 def _tsv(split: TaskSplit, examples: Sequence[Example], first_id: int) -> str:
     """Returns the text of a TSV file; columns without a meaning here contain a hyphen."""
     layout = split.layout
+    assert layout is not None
     columns = layout.header or ("source", "label", "star", "sentence")  # CoLA's files without header
     lines = [] if layout.header is None else ["\t".join(columns)]
     for row, example in enumerate(examples):
