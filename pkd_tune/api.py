@@ -128,7 +128,7 @@ def export(run: SearchRun | Path | str, *, layers: int, to: Path | str, **argume
         run: What `search()` returned, or a run's folder.
         layers: The student's depth.
         to: The folder to write: a new one, or an empty one.
-        arguments: `method`, `onnx`, `int8`, `data_dir`, as the command has them.
+        arguments: `method`, `onnx`, `int8`, `task`, `data_dir`, as the command has them.
 
     Raises:
         TypeError: For an unknown argument.

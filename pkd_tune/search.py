@@ -31,7 +31,7 @@ def make_parser() -> Parser:
     """Returns the command's flags."""
     parser = Parser(
         SearchOptions.command,
-        description="Searches Patient Knowledge Distillation students for a GLUE task; leaves report and checkpoints.",
+        description="Searches Patient Knowledge Distillation students for a task; leaves report and checkpoints.",
         epilog="The same command again continues an interrupted search; a larger --trials adds to a finished one.",
     )
     add_data_flags(parser)

@@ -255,8 +255,13 @@ def _plain(name: str) -> str:
     return "".join(character for character in name.lower() if character not in "-_ ")
 
 
-def find_task(name: str) -> Task:
-    """Returns the task of this name, ignoring case, hyphens, underscores and spaces: MRPC, sst2, SST-2, cola.
+def is_glue(name: str) -> bool:
+    """Returns whether this is the name of a GLUE task, in any usual spelling."""
+    return _plain(name) in {_plain(task.name) for task in TASKS.values()}
+
+
+def glue_task(name: str) -> Task:
+    """Returns the GLUE task of this name, ignoring case, hyphens, underscores and spaces: MRPC, sst2, SST-2, cola.
 
     Raises:
         UserError: There is no such task; the message lists the tasks and suggests the closest name.
@@ -265,21 +270,5 @@ def find_task(name: str) -> Task:
     if _plain(name) in by_plain_name:
         return by_plain_name[_plain(name)]
     close = difflib.get_close_matches(_plain(name), by_plain_name, n=1, cutoff=0.5)
-    hint = f"; did you mean {by_plain_name[close[0]].name}?" if close else ""
-    raise UserError(f"--task {name}: no such task among {', '.join(TASKS)}{hint}")
-
-
-def find_trainable(name: str) -> Task:
-    """Returns the task of this name, which must have a train split.
-
-    Raises:
-        UserError: There is no such task, or it has only a test split; the message names the task whose models predict
-            it.
-    """
-    task = find_task(name)
-    if not task.trainable:
-        raise UserError(
-            f"--task {name}: {task.name} has only a test split, which is predicted by models of {task.model_task}; "
-            f"give --task {task.model_task}"
-        )
-    return task
+    hint = f"did you mean {by_plain_name[close[0]].name}?" if close else "nor a folder or a task file (tickets.toml)"
+    raise UserError(f"--task {name}: no such task among {', '.join(TASKS)}; {hint}")

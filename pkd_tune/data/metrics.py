@@ -1,4 +1,4 @@
-"""Predictions from a model's outputs, and the metrics by which GLUE scores them.
+"""Predictions from a model's outputs, and the metrics that score them.
 
 Shape suffixes: N examples of a split, C outputs of a model.
 """
@@ -32,9 +32,10 @@ def predictions(task: Task, logits_NC: "npt.NDArray[np.floating[Any]]") -> "Arra
 
 
 def score(task: Task, predictions: Mapping[str, "Values"], labels: Mapping[str, "Values | None"]) -> dict[str, float]:
-    """Returns the metrics of a task on its dev splits as GLUE defines them, times 100.
+    """Returns the metrics of a task on its dev splits times 100, as GLUE defines them.
 
-    F1 is that of class 1, and 0 when class 1 is neither predicted nor present. Matthews is 0 when only one class is
+    F1 is that of class 1, and 0 when class 1 is neither predicted nor present. Macro F1 is the mean of the F1 of every
+    class that is predicted or present. Matthews is 0 when only one class is
     predicted or present; Pearson and Spearman, when all predictions or all labels are the same.
 
     Args:
@@ -44,7 +45,7 @@ def score(task: Task, predictions: Mapping[str, "Values"], labels: Mapping[str, 
 
     Returns:
         Each metric by name, with the split's suffix ('accuracy', 'accuracy_mm'), then 'score': the mean over the splits
-        of the mean of their metrics.
+        of the first of their metrics or of the mean of all, as the task has it.
 
     Raises:
         UserError: A split has no labels; GLUE does not publish those of its test splits.
@@ -124,6 +125,12 @@ def _f1(predictions_N: "Array", labels_N: "Array") -> float:
     return float(f1_score(labels_N, predictions_N, pos_label=1, zero_division=0.0))
 
 
+def _macro_f1(predictions_N: "Array", labels_N: "Array") -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels_N, predictions_N, average="macro", zero_division=0.0))
+
+
 def _matthews(predictions_N: "Array", labels_N: "Array") -> float:
     from sklearn.metrics import matthews_corrcoef
 
@@ -156,6 +163,7 @@ def _constant(values_N: "Array") -> bool:
 _METRICS: dict[str, Callable[["Array", "Array"], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
+    "macro_f1": _macro_f1,
     "matthews": _matthews,
     "pearson": _pearson,
     "spearman": _spearman,

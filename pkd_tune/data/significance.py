@@ -110,6 +110,18 @@ def _f1(predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.generic]
     return _ratio(2 * found_MR, predicted_MR + present_R)
 
 
+def _macro_f1(predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.generic], counts_RN: Array) -> Array:
+    """Mean over the classes that a training predicts in a resample, or that are present in it, of their F1."""
+    shape = len(predicted_MN), len(counts_RN)
+    sum_MR, classes_MR = np.zeros(shape), np.zeros(shape)
+    for k in np.unique(np.concatenate([predicted_MN.ravel(), labels_N])):
+        found_MR = _sums((predicted_MN == k) & (labels_N == k), counts_RN)
+        either_MR = _sums(predicted_MN == k, counts_RN) + _sums(labels_N == k, counts_RN)
+        sum_MR += _ratio(2 * found_MR, either_MR)
+        classes_MR += either_MR > 0
+    return _ratio(sum_MR, classes_MR)
+
+
 def _matthews(predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.generic], counts_RN: Array) -> Array:
     """Matthews correlation of any number of classes (Gorodkin, "Comparing two K-category assignments by a K-category
     correlation coefficient", 2004).
@@ -143,6 +155,7 @@ def _spearman(predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.ge
 METRICS: dict[str, Callable[[npt.NDArray[np.generic], npt.NDArray[np.generic], Array], Array]] = {
     "accuracy": _accuracy,
     "f1": _f1,
+    "macro_f1": _macro_f1,
     "matthews": _matthews,
     "pearson": _pearson,
     "spearman": _spearman,

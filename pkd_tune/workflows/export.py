@@ -2,12 +2,13 @@
 
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pkd_tune.config import Task, UserError
+from pkd_tune.data.find import find_task
 from pkd_tune.data.loading import check_source, load_raw
 from pkd_tune.data.task import task_of_record
 from pkd_tune.encoders.folder import WEIGHTS
@@ -139,10 +140,12 @@ def resolve_export(options: ExportOptions) -> ExportRequest:
     data_dir = data_folder(options.run, run)
     if options.data_dir is not None:
         data_dir = options.data_dir.resolve() / "demo" if run["demo"] else options.data_dir.resolve()
-    task = task_of_record(run["search"]["data"]["task"])
-    if data_dir.is_dir():
+    task = problems.attempt(lambda: task_of_run(options, run)) or task_of_record(run["search"]["data"]["task"])
+    if task.folder is not None and not task.folder.is_dir():
+        problems.add(f"{task.folder}, which holds the dev split, is not there; say where the task is with --task")
+    elif data_dir.is_dir() or task.folder is not None:
         problems.found += check_source(task, data_dir)
-    else:
+    elif not problems.found:
         problems.add(f"{data_dir}, which holds the dev split, is not there; say where it is with --data-dir")
     problems.raise_any()
     assert student is not None
@@ -159,3 +162,20 @@ def resolve_export(options: ExportOptions) -> ExportRequest:
         target=target,
         formats=tuple(formats),
     )
+
+
+def task_of_run(options: ExportOptions, run: dict[str, Any]) -> Task:
+    """Returns the task of a run, as its record has it, with its files where they are now.
+
+    Raises:
+        UserError: When --task names another task, or one with other classes.
+    """
+    recorded = task_of_record(run["search"]["data"]["task"])
+    if options.task is not None:
+        given = find_task(options.task)
+        if (given.name, given.labels, given.text) != (recorded.name, recorded.labels, recorded.text):
+            raise UserError(f"--task {options.task}: is not {recorded.name} as {options.run} had it; give that task")
+        return given
+    if recorded.folder is None:
+        return recorded
+    return replace(recorded, folder=(options.run.resolve() / str(run["task_from_here"])).resolve())

@@ -105,6 +105,7 @@ class PredictOptions:
     task: tuple[str, ...]
     model: tuple[str, ...]
     splits: tuple[str, ...] | None = None
+    file: tuple[Path, ...] | None = None
     demo: bool = False
     data_dir: Path = Path("data")
     max_length: int | None = None
@@ -125,6 +126,7 @@ class ExportOptions:
     method: Method = "pkd"
     onnx: bool = False
     int8: bool = False
+    task: str | None = None
     data_dir: Path | None = None
 
 

@@ -82,6 +82,8 @@ def search(request: SearchRequest) -> SearchRun:
         made = provenance(request.command, gpu_names())
         record |= {"id": secrets.token_hex(4), "resources": resources.record, "provenance": made}
         record |= {"data_from_here": relative_path(run_dir, data.data_dir)}
+        if data.task.folder is not None:
+            record |= {"task_from_here": relative_path(run_dir, data.task.folder)}
         teacher = prepare(request, resources, run_dir, record)
         studies = open_studies(request, plans, run_dir)
         for source, trials_of in earlier.items():
@@ -173,8 +175,11 @@ def join_cluster(request: SearchRequest, run_dir: Path, stack: ExitStack) -> Res
     stack.enter_context(cluster.joined_cluster(options.address, run_dir / RAY_LOG))
     data_dir = request.config.data.data_dir
     data_dir.mkdir(parents=True, exist_ok=True)
+    task_folder = request.config.data.task.folder
     storage = ("--storage", options.storage) if options.storage else ("--out", str(run_dir))
-    cluster.check_shared([("--data-dir", str(data_dir)), storage])
+    cluster.check_shared(
+        [("--data-dir", str(data_dir)), *([("--task", str(task_folder))] if task_folder is not None else []), storage]
+    )
     return cluster.cluster_resources(options.gpus, options.trials_per_gpu)
 
 

@@ -4,7 +4,9 @@ Labels follow from the text alone. Each task mixes differences that models learn
 steps of composition (word order, voice, negation), so that scores depend on depth.
 """
 
+import csv
 import functools
+import io
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,22 @@ from pkd_tune.data.demo.world import (
     write_sentence,
 )
 from pkd_tune.data.glue import TASKS
+
+TICKETS = "tickets"
+"""Name of the demo's task that is not GLUE's: support tickets in seven queues."""
+
+TICKETS_FILE = """\
+# The demo's task file: tickets, each a subject and a body, are sorted into seven queues.
+name = "tickets"
+
+[data]
+train = "train.csv"
+dev = "dev.csv"
+test = "test.csv"
+text = ["subject", "body"]
+label = "queue"
+metrics = ["macro_f1", "accuracy"]
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +135,18 @@ def _qnli(draw: random.Random, split: str) -> Example:
     elif not answered:
         other = change(meaning, draw, _visible(unsaid, hidden=asked))
     return Example((question, say(other, draw, unsaid)), "entailment" if answered else "not_entailment")
+
+
+QUEUES = ("support", "callback", "praise", "security", "complaints", "fraud", "jobs", "support")
+"""The queue of a ticket by what was done, an index into the concepts of actions."""
+
+
+def _ticket(draw: random.Random, split: str) -> Example:
+    """A ticket: its subject says how somebody was, its body what was done, which decides the queue."""
+    meaning = draw_meaning(draw)
+    person = choose_word(WORDS["person"][meaning.agent], draw)
+    subject = write_sentence(f"the {person} was {qualify(draw.choice(QUALITIES), draw.random() < 0.5, draw)} .")
+    return Example((subject, say(meaning, draw, {draw.choice(OPTIONAL_ROLES)})), QUEUES[meaning.action])
 
 
 def _wnli(draw: random.Random, split: str) -> Example:
@@ -249,6 +279,7 @@ CORPORA = {
     ),
     "QNLI": Corpus(make=_qnli, sizes=_USUAL_SIZES),
     "RTE": Corpus(make=_rte, sizes={**_USUAL_SIZES, "train": 2500}),
+    TICKETS: Corpus(make=_ticket, sizes={"train": 1500, "dev": 300, "test": 300}),
     "WNLI": Corpus(make=_wnli, sizes={"train": 1000, "dev": 70, "test": 140}),
 }
 
@@ -274,7 +305,11 @@ def make_examples(task: str, *, seed: int = 0) -> dict[str, list[Example]]:
 
 
 def write_corpus(task: str, *, seed: int = 0) -> dict[str, bytes]:
-    """Returns the contents of a task's TSV files by file name."""
+    """Returns the contents of a task's files by file name: TSV files, for `TICKETS` CSV files and the task file."""
+    if task == TICKETS:
+        drawn = make_examples(task, seed=seed)
+        tables = {f"{split}.csv": _csv(examples).encode() for split, examples in drawn.items()}
+        return {**tables, f"{TICKETS}.toml": TICKETS_FILE.encode()}
     drawn = {"test": make_examples("MNLI", seed=seed)[AX_SPLIT]} if task == "AX" else make_examples(task, seed=seed)
     files = {}
     first_id = 0
@@ -285,6 +320,15 @@ def write_corpus(task: str, *, seed: int = 0) -> dict[str, bytes]:
         files[f"{split.file}"] = text.encode("utf-8-sig" if marked else "utf-8")
         first_id += len(drawn[Path(split.file).stem])
     return files
+
+
+def _csv(examples: Sequence[Example]) -> str:
+    """Returns the text of a CSV file of tickets."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["subject", "body", "queue"])
+    writer.writerows([*example.texts, example.label] for example in examples)
+    return text.getvalue()
 
 
 def _tsv(split: TaskSplit, examples: Sequence[Example], first_id: int) -> str:
