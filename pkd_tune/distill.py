@@ -71,7 +71,7 @@ def distill(args: argparse.Namespace, command: str) -> int:
 
     options = make_options(DistillOptions, vars(args))
     model = workflow.distill(workflow.resolve_distill(options, command))
-    print(f"{model.task} dev: {metrics_text(model.metrics)}")
+    print(f"{model.task} dev: {metrics_text(model.metrics, model.score)}")
     print(model.folder)
     return 0
 

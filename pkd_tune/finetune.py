@@ -51,7 +51,7 @@ def finetune(args: argparse.Namespace, command: str) -> int:
 
     options = make_options(FinetuneOptions, vars(args))
     model = workflow.finetune(workflow.resolve_finetune(options, command))
-    print(f"{model.task} dev: {metrics_text(model.metrics)}")
+    print(f"{model.task} dev: {metrics_text(model.metrics, model.score)}")
     print(model.folder)
     return 0
 

@@ -55,7 +55,7 @@ def write_card(
             `student` describes.
         latency_on: The device on which the latencies of `formats` were measured.
     """
-    titles = metric_titles(student["metrics"])
+    titles = metric_titles(student["metrics"], task.score)
     rows = [
         [title, f"{student['metrics'][name]:.1f}", f"{teacher['metrics'][name]:.1f}"] for name, title in titles.items()
     ]

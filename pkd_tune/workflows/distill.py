@@ -91,7 +91,7 @@ def distill(request: DistillRequest) -> TrainedModel:
         teacher = teachers.prepare_teacher(
             task, splits, data.teacher_dir, finetuned, settings.teacher_trainings, device, show
         )
-    scores = metrics_text(teacher.metrics)
+    scores = metrics_text(teacher.metrics, task.score)
     log.info("teacher: %s, %d layers, %s dev %s", model_name(data.teacher_dir), teacher.layers, task.name, scores)
     imitated = teacher_layers(config.strategy, config.student_layers, teacher.layers) if config.beta > 0 else ()
     if imitated:
@@ -123,7 +123,7 @@ def distill(request: DistillRequest) -> TrainedModel:
     }
     write_json(unfinished / RESULT, record)
     publish(unfinished, target)
-    return TrainedModel(task.name, target, metrics)
+    return TrainedModel(task.name, target, metrics, task.score)
 
 
 def publish(unfinished: Path, target: Path) -> None:

@@ -56,13 +56,15 @@ class Exported:
     folder: Path
     formats: list[dict[str, Any]]
     """For each format: `format`, `metrics`, `parameters`, `size_mb`, `latency_ms`."""
+    score: str
+    """Whether the score is the `first` of the task's metrics or the `mean` of all."""
 
     @property
     def table(self) -> str:
         """The formats as a Markdown table."""
         from pkd_tune.deployment.model_card import formats_table
 
-        return formats_table(self.formats, metric_titles(self.formats[0]["metrics"]))
+        return formats_table(self.formats, metric_titles(self.formats[0]["metrics"], self.score))
 
 
 def export(request: ExportRequest) -> Exported:
@@ -116,7 +118,7 @@ def export(request: ExportRequest) -> Exported:
             formats=formats,
             latency_on=latency_machine(),
         )
-    return Exported(request.target, formats)
+    return Exported(request.target, formats, task.score)
 
 
 def resolve_export(options: ExportOptions) -> ExportRequest:

@@ -25,6 +25,8 @@ class TrainedModel:
     folder: Path
     metrics: dict[str, float]
     """The task's metrics on dev by name, times 100, and their `score`."""
+    score: str
+    """Whether the score is the `first` of the task's metrics or the `mean` of all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +73,7 @@ def finetune(request: FinetuneRequest) -> TrainedModel:
         write_json(model_dir / RESULT, record)
     if request.layers == layer_count(data.teacher_dir):
         compute_teacher_outputs(data, model_dir, key, device)
-    return TrainedModel(task.name, model_dir, metrics)
+    return TrainedModel(task.name, model_dir, metrics, task.score)
 
 
 def resolve_finetune(options: FinetuneOptions, command: str) -> FinetuneRequest:
