@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    **dict.fromkeys(("search", "plan", "check", "finetune", "distill", "predict", "export", "load_run"), "pkd_tune.api"),
+    **dict.fromkeys(
+        ("search", "plan", "check", "finetune", "distill", "predict", "export", "load_run"), "pkd_tune.api"
+    ),
     "UserError": "pkd_tune.config",
     "teacher_layers": "pkd_tune.distillation.layer_map",
     "pkd_loss": "pkd_tune.distillation.losses",

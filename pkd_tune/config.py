@@ -122,6 +122,8 @@ class TaskSplit:
     """Its purpose."""
     suffix: str = ""
     """Distinguishes a second split of the same part, in its name and in the names of its metrics: '_mm'."""
+    called: str = ""
+    """Its name, where that is not its part with the suffix: a file that is predicted."""
     file: str = ""
     """Name of its file, or the path relative to the task's folder; empty without files."""
     hub: str = ""
@@ -137,8 +139,8 @@ class TaskSplit:
 
     @property
     def name(self) -> str:
-        """Name of the split: train, dev, dev_mm, test or test_mm."""
-        return self.part + self.suffix
+        """Name of the split: train, dev, dev_mm, test or test_mm, or what it is called."""
+        return self.called or self.part + self.suffix
 
     @property
     def held_out(self) -> bool:

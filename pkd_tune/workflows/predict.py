@@ -130,7 +130,7 @@ def check_official(jobs: tuple[tuple[Task, Path], ...], examples: list[dict[str,
 
 
 def with_files(task: Task, files: Sequence[Path]) -> Task:
-    """Returns the task with the given files as its only splits, `test-NAME` each; labels in them are scored.
+    """Returns the task with the given files as its only splits, called as the files are; labels in them are scored.
 
     Raises:
         UserError: A file cannot be read, or two have the same name.
@@ -139,7 +139,7 @@ def with_files(task: Task, files: Sequence[Path]) -> Task:
     for path in files:
         table = read_table(path, [task.label])
         labelled = any(value not in (None, "") for value in table.columns.get(task.label, ()))
-        splits.append(TaskSplit(part="test", suffix=f"-{path.stem}", file=str(path.resolve()), labelled=labelled))
+        splits.append(TaskSplit(part="test", called=path.stem, file=str(path.resolve()), labelled=labelled))
     if len({split.name for split in splits}) < len(splits):
         raise UserError("--file: two files have the same name; predict them one after the other")
     return replace(task, splits=tuple(splits), folder=Path())
@@ -207,6 +207,8 @@ def resolve_predict(options: PredictOptions, command: str) -> PredictRequest:
     if options.demo:
         check_writable(data_dir, "--data-dir", problems)
     for name, model in zip(options.task, options.model, strict=False):
+        if options.demo and problems.found:
+            break  # where nothing can be written
         task = problems.attempt(partial(demo_task, data_dir, name) if options.demo else partial(find_task, name))
         folder = problems.attempt(partial(find_pretrained, model, data_dir))
         if task is not None and task.name in [earlier.name for earlier, _ in jobs]:

@@ -9,7 +9,8 @@ import pytest
 
 import pkd_tune
 from pkd_tune.config import Task, UserError
-from pkd_tune.data.glue import TASKS, find_task, find_trainable
+from pkd_tune.data.find import find_task, find_trainable
+from pkd_tune.data.glue import TASKS
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tiny import write_bert, write_task
 from pkd_tune.config import Task, UserError
 from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.glue import TASKS
-from pkd_tune.data.loading import check_source, load_features, load_raw, selection_splits, source_notes
+from pkd_tune.data.loading import check_source, hold_out, load_features, load_raw, selection_splits, source_notes
 from pkd_tune.data.metrics import majority_score
 from pkd_tune.data.tokens import Split
 
@@ -167,6 +167,16 @@ except OfflineModeIsEnabled:
     print(os.environ["HF_HUB_OFFLINE"])
 """
     assert offline(code, tmp_path).splitlines() == [f"{[first for first, _, _ in PAIRS['train']]} [0, 1] None", "1"]
+
+
+def test_a_class_that_cannot_be_held_out_is_named_or_stays_in_train() -> None:
+    labels = np.array([0] * 20 + [1] * 20 + [2])
+    rest, held = hold_out(TASKS["MNLI"], labels, ("dev", "dev_mm"))
+    assert 40 in rest
+    assert sorted([*rest, *held["dev"], *held["dev_mm"]]) == list(range(41))
+    assert {name: sorted(labels[rows]) for name, rows in held.items()} == {"dev": [0, 0, 1, 1], "dev_mm": [0, 0, 1, 1]}
+    with pytest.raises(UserError, match=r"RTE: no dev split can be held out .* 'entailment' 9, 'not_entailment' 1\)"):
+        hold_out(RTE, np.array([0] * 9 + [1]), ("dev",))
 
 
 def test_source_notes_name_each_split_that_differs() -> None:

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,6 +96,15 @@ def test_mnli_score_is_the_mean_of_matched_and_mismatched() -> None:
     scores = score(MNLI, {"dev_mm": [0, 0, 0, 0], "dev": [2]}, {"dev": [2], "dev_mm": [0, 1, 1, 2]})
     assert scores == {"accuracy": 100, "accuracy_mm": 25, "score": 62.5}
     assert list(scores) == ["accuracy", "accuracy_mm", "score"]
+
+
+def test_macro_f1_by_hand_and_as_the_score() -> None:
+    # F1 of class 0: 2 of 3 found, none wrong: 0.8; of 1: 1 found of 1, 1 wrong: 2/3; class 2 does not occur.
+    task = replace(MNLI, metrics=("macro_f1", "accuracy"), score="first", splits=MNLI.splits[:2])
+    scores = score(task, {"dev": [0, 0, 1, 1]}, {"dev": [0, 0, 0, 1]})
+    assert scores == pytest.approx(
+        {"macro_f1": 100 * (0.8 + 2 / 3) / 2, "accuracy": 75, "score": 100 * (0.8 + 2 / 3) / 2}
+    )
 
 
 def test_pearson_and_spearman_by_hand() -> None:

@@ -122,7 +122,11 @@ def test_the_interval_is_that_of_scoring_every_resample(name: str, chunk: int, m
 @pytest.mark.parametrize("name", METRICS)
 @pytest.mark.parametrize("kind", ["many labels", "one label", "one example"])
 def test_each_metric_of_each_resample_is_that_of_its_examples(name: str, kind: str) -> None:
-    task = TASKS["STS-B"] if name in ("pearson", "spearman") else TASKS["MNLI" if name == "matthews" else "MRPC"]
+    task = (
+        TASKS["STS-B"]
+        if name in ("pearson", "spearman")
+        else TASKS["MNLI" if name in ("matthews", "macro_f1") else "MRPC"]
+    )
     task = replace(task, metrics=(name,))
     dtype = np.float64 if task.regression else np.int64
     rng = np.random.default_rng(2)
@@ -146,6 +150,17 @@ def test_each_metric_of_each_resample_is_that_of_its_examples(name: str, kind: s
             for training_N in predicted
         ]
     np.testing.assert_allclose(found_MR, expected_MR, rtol=0, atol=1e-9)
+
+
+def test_only_the_first_metric_is_compared_where_it_is_the_score() -> None:
+    task = replace(TASKS["MNLI"], metrics=("macro_f1", "accuracy"), score="first")
+    labels, predicted = examples(task, 4)
+    expected = scored_one_by_one(task, predicted[:2], predicted[2:], labels, 12, seed=3)
+    found = paired_bootstrap(task, predicted[:2], predicted[2:], labels, resamples=12, seed=3)
+    assert found == pytest.approx(expected, abs=1e-10)
+    assert found != pytest.approx(
+        paired_bootstrap(replace(task, score="mean"), predicted[:2], predicted[2:], labels, resamples=12, seed=3)
+    )
 
 
 def test_every_metric_has_a_fast_form() -> None:
