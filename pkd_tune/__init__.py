@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    **dict.fromkeys(("search", "plan", "finetune", "distill", "predict", "export", "load_run"), "pkd_tune.api"),
+    **dict.fromkeys(
+        ("search", "plan", "check", "finetune", "distill", "predict", "export", "load_run"), "pkd_tune.api"
+    ),
     "UserError": "pkd_tune.config",
     "teacher_layers": "pkd_tune.distillation.layer_map",
     "pkd_loss": "pkd_tune.distillation.losses",
 }
 __all__ = [
     "UserError",
+    "check",
     "distill",
     "export",
     "finetune",
@@ -35,7 +38,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from pkd_tune.api import distill, export, finetune, load_run, plan, predict, search
+    from pkd_tune.api import check, distill, export, finetune, load_run, plan, predict, search
     from pkd_tune.config import UserError
     from pkd_tune.distillation.layer_map import teacher_layers
     from pkd_tune.distillation.losses import pkd_loss

@@ -29,7 +29,7 @@ from pkd_tune.workflows.predict import Prediction, resolve_predict
 from pkd_tune.workflows.predict import predict as _predict
 from pkd_tune.workflows.request import resolve_search
 
-__all__ = ["distill", "export", "finetune", "load_run", "plan", "predict", "search"]
+__all__ = ["check", "distill", "export", "finetune", "load_run", "plan", "predict", "search"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -85,6 +85,20 @@ def plan(**arguments: Any) -> str:
     return plan_of(resolve_search(options, command_line(options)))
 
 
+@_arguments_of(SearchOptions)
+def check(**arguments: Any) -> str:
+    """Returns how the data of a search's task was understood, as text: classes, lengths, what is truncated, duplicates.
+
+    Raises:
+        TypeError: For an unknown or a missing argument.
+        UserError: With everything that is wrong with the arguments, the data or the models.
+    """
+    from pkd_tune.workflows.data_check import check as check_data
+
+    options = make_options(SearchOptions, arguments)
+    return check_data(resolve_search(options, command_line(options)))
+
+
 @_arguments_of(FinetuneOptions)
 def finetune(**arguments: Any) -> TrainedModel:
     """Fine-tunes a model for a task, unless that was done before; returns its folder and its scores on dev.
@@ -127,7 +141,7 @@ def export(run: SearchRun | Path | str, *, to: Path | str, **arguments: Any) -> 
     Args:
         run: What `search()` returned, or a run's folder.
         to: The folder to write: a new one, or an empty one.
-        arguments: `layers`, `method`, `tolerance`, `onnx`, `int8`, `data_dir`, as the command has them.
+        arguments: `layers`, `method`, `tolerance`, `onnx`, `int8`, `task`, `data_dir`, as the command has them.
 
     Raises:
         TypeError: For an unknown argument.

@@ -30,7 +30,10 @@ def make_parser() -> Parser:
     add("--width", type=int, metavar="H", help=f"hidden size of that model (default: {DEFAULT_WIDTH})")
     add("--teacher", metavar="MODEL", help="a BERT whose shape is used instead: a folder, or a name on the hub")
     add("--depths", type=int, nargs="+", metavar="K", help="student depths (default: half its layers, and all)")
-    add("--task", help="use the example lengths of this GLUE task; needs --teacher (default: those of MRPC, built in)")
+    add(
+        "--task",
+        help="use the example lengths of this task; needs --teacher (default: those of MRPC)",
+    )
     add("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data folder (default: %(default)s)")
     add(
         "--max-length",

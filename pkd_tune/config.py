@@ -14,6 +14,8 @@ SelectOn = Literal["dev", "holdout"]
 Method = Literal["pkd", "pkd-skip", "pkd-last", "kd", "finetuned"]
 Sampler = Literal["tpe", "random", "grid"]
 Precision = Literal["auto", "bf16", "fp32"]
+Metric = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
+Kind = Literal["classification", "regression"]
 Stage = Literal["search", "confirm"]
 """What a trial is for: to choose settings, or to confirm a study's best ones on a fresh seed."""
 
@@ -104,11 +106,174 @@ class DistillConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Columns of a TSV file in GLUE's format, which has no quoting, counted from 0."""
+
+    header: tuple[str, ...] | None
+    """Cells of the header line, or None for a file without header."""
+    sentence1: int
+    """Column of the first sentence."""
+    sentence2: int | None = None
+    """Column of the second sentence, or None for a single-sentence task."""
+    label: int | None = None
+    """Column of the label, or None for a split without labels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskSplit:
+    """One split of a task: where its examples are, and for a benchmark its official size and file of a submission.
+
+    A dev split with neither a file nor a split in the hub dataset is held out of train.
+    """
+
+    part: Literal["train", "dev", "test"]
+    """Its purpose."""
+    suffix: str = ""
+    """Distinguishes a second split of the same part, in its name and in the names of its metrics: '_mm'."""
+    called: str = ""
+    """Its name, where that is not its part with the suffix: a file that is predicted."""
+    file: str = ""
+    """Name of its file, or the path relative to the task's folder; empty without files."""
+    hub: str = ""
+    """Its name in the hub dataset; empty without one."""
+    layout: Layout | None = None
+    """Of a TSV file in GLUE's format; None for files whose columns are found by name."""
+    labelled: bool = True
+    """Whether its examples have labels."""
+    rows: int | None = None
+    """Number of examples in the official split of a benchmark."""
+    submission: str = ""
+    """Name of its file in a GLUE submission, without '.tsv'; empty except for GLUE's test splits."""
+
+    @property
+    def name(self) -> str:
+        """Name of the split: train, dev, dev_mm, test or test_mm, or what it is called."""
+        return self.called or self.part + self.suffix
+
+    @property
+    def held_out(self) -> bool:
+        """Whether its examples are taken from the train split."""
+        return not self.file and not self.hub
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubDataset:
+    """A dataset on the Hugging Face hub, or a local folder with the same layout."""
+
+    repository: str
+    """Its name, 'owner/name', or the path of the folder."""
+    config: str | None = None
+    """Name of its configuration; None for a dataset that has only one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What is classified or predicted: classes, metrics, and where the examples are.
+
+    GLUE's tasks are a table of these (`data.glue`); others are described in a file (`data.task_file`).
+    """
+
+    name: str
+    """'MRPC' or 'tickets'; also names folders."""
+    benchmark: str = ""
+    """'GLUE' for its tasks, empty for others."""
+    kind: Kind = "classification"
+    """Whether labels are classes, or real numbers."""
+    text: tuple[str, ...]
+    """Names of the text columns, one or two, in files with a header and in the hub dataset."""
+    label: str = "label"
+    """Name of the label column there."""
+    labels: tuple[str, ...] = ()
+    """Class names in the order of class ids; empty for regression."""
+    raw_labels: tuple[str, ...] = ()
+    """Labels as written in files and submissions, in the order of class ids; empty for regression."""
+    value_range: tuple[float, float] | None = None
+    """Lowest and highest label of a regression task, where these are known."""
+    folder: Path | None = None
+    """Folder to which the files of the splits are relative; None: <data_dir>/data_raw/<name>, where that exists."""
+    hub: HubDataset | None = None
+    """The dataset on the hub from which examples are taken where there are no files."""
+    splits: tuple[TaskSplit, ...]
+    """In the order train, dev, test; the main split of a part comes first."""
+    metrics: tuple[Metric, ...]
+    """Names of the metrics that are reported for each split."""
+    score: Literal["first", "mean"] = "first"
+    """Whether a split's score is its first metric or the mean of all; the task's score is the mean over its splits."""
+    filler: float = 0
+    """Constant prediction for a submission without this task: the most frequent class of train, or a middle value."""
+    model_task: str | None = None
+    """For a task without train split, the task whose models predict it; None for all other tasks."""
+
+    @property
+    def regression(self) -> bool:
+        """Whether labels are real numbers rather than classes."""
+        return self.kind == "regression"
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of a model: the number of classes, or 1 for regression."""
+        return len(self.labels) or 1
+
+    @property
+    def baseline(self) -> str:
+        """Description of the constant prediction that `majority_score` scores."""
+        return "mean label" if self.regression else "most frequent class"
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the task has a train split."""
+        return self.model_task is None
+
+    @property
+    def dev_splits(self) -> tuple[str, ...]:
+        """Names of the dev splits, which are scored together, the main one first."""
+        return tuple(split.name for split in self.splits if split.part == "dev")
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """Names of the test splits."""
+        return tuple(split.name for split in self.splits if split.part == "test")
+
+    @property
+    def row_counts(self) -> dict[str, int]:
+        """Number of examples of each official split of a benchmark by name."""
+        return {split.name: split.rows for split in self.splits if split.rows is not None}
+
+    @property
+    def scored(self) -> tuple[Metric, ...]:
+        """Names of the metrics of which a split's score is the mean."""
+        return self.metrics if self.score == "mean" else self.metrics[:1]
+
+    @property
+    def pair(self) -> bool:
+        """Whether an example consists of two texts."""
+        return len(self.text) == 2
+
+    @property
+    def title(self) -> str:
+        """The name with that of the benchmark: 'GLUE MRPC' or 'tickets'."""
+        return f"{self.benchmark} {self.name}".strip()
+
+    @property
+    def submitted(self) -> bool:
+        """Whether its predictions are part of a GLUE submission."""
+        return any(split.submission for split in self.splits)
+
+    def split(self, name: str) -> TaskSplit:
+        """Returns the split of this name.
+
+        Raises:
+            KeyError: The task has no such split.
+        """
+        return {split.name: split for split in self.splits}[name]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """Which examples, tokenised how; with the teacher's outputs, all that every student of a search shares."""
 
-    task: str
-    """Name of the GLUE task as `pkd_tune.data.glue.TASKS` has it."""
+    task: Task
+    """The task, with all its classes."""
     data_dir: Path
     """Holds data_raw/, data_feat/, models/ and teacher_cache/."""
     teacher_dir: Path

@@ -31,7 +31,7 @@ def make_parser() -> Parser:
     """Returns the command's flags."""
     parser = Parser(
         DistillOptions.command,
-        description="Distils one student of a GLUE task's teacher, and prints its dev scores and its folder.",
+        description="Distils one student of a task's teacher, and prints its dev scores and its folder.",
         epilog="The loss is (1 - alpha) CE + alpha KD + beta PT; kd is pkd with beta 0.",
     )
     add_data_flags(parser)
@@ -71,7 +71,7 @@ def distill(args: argparse.Namespace, command: str) -> int:
 
     options = make_options(DistillOptions, vars(args))
     model = workflow.distill(workflow.resolve_distill(options, command))
-    print(f"{model.task} dev: {metrics_text(model.metrics)}")
+    print(f"{model.task} dev: {metrics_text(model.metrics, model.score)}")
     print(model.folder)
     return 0
 

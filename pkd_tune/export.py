@@ -40,6 +40,7 @@ def make_parser() -> Parser:
     add("--to", type=Path, required=True, metavar="DIR", help="the folder to write: a new one, or an empty one")
     add("--onnx", action="store_true", help="also write ONNX for onnxruntime, with dynamic batch and length")
     add("--int8", action="store_true", help="also write ONNX with int8 weights, dynamically quantised")
+    add("--task", metavar="TASK", help="where the run's task is now, if its files were moved (default: where it was)")
     add("--data-dir", type=Path, metavar="DIR", help="what the search had as --data-dir (default: as the run says)")
     parser.use_defaults_of(ExportOptions)
     return parser

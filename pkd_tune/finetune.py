@@ -21,7 +21,7 @@ def make_parser() -> Parser:
     """Returns the command's flags."""
     parser = Parser(
         FinetuneOptions.command,
-        description="Fine-tunes BERT, or its first layers, for a GLUE task, and prints its dev scores and its folder.",
+        description="Fine-tunes BERT, or its first layers, for a task, and prints its dev scores and its folder.",
     )
     add_data_flags(parser)
     parser.add_argument(
@@ -51,7 +51,7 @@ def finetune(args: argparse.Namespace, command: str) -> int:
 
     options = make_options(FinetuneOptions, vars(args))
     model = workflow.finetune(workflow.resolve_finetune(options, command))
-    print(f"{model.task} dev: {metrics_text(model.metrics)}")
+    print(f"{model.task} dev: {metrics_text(model.metrics, model.score)}")
     print(model.folder)
     return 0
 

@@ -1,6 +1,7 @@
 """A model's predictions: scores, Parquet files, and the files the GLUE benchmark takes.
 
 python -m pkd_tune.predict --task RTE --model DIR --splits train dev test
+python -m pkd_tune.predict --task tickets.toml --model DIR --file new.csv
 python -m pkd_tune.predict --task MNLI --model DIR --glue-zip submission.zip
 python -m pkd_tune.predict --task MNLI AX RTE --model MNLI_DIR MNLI_DIR RTE_DIR --glue-zip submission.zip
 """
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 from pkd_tune.cli.main import run_command
-from pkd_tune.cli.parser import Parser, add_gpu_flag
+from pkd_tune.cli.parser import TASK_HELP, Parser, add_gpu_flag
 from pkd_tune.data.glue import TASKS
 from pkd_tune.reporting.formatting import METRIC_TITLES
 from pkd_tune.workflows.options import PredictOptions, make_options
@@ -24,13 +25,21 @@ def make_parser() -> Parser:
         epilog="AX has no model of its own: give it a model of MNLI.",
     )
     add = parser.add_argument
-    add("--task", required=True, nargs="+", help=f"GLUE tasks, in any usual spelling: {', '.join(TASKS)}")
+    add("--task", required=True, nargs="+", help=f"{TASK_HELP} (GLUE: {', '.join(TASKS)})")
     add("--model", required=True, nargs="+", metavar="DIR", help="one fine-tuned model per task, in the same order")
     add(
         "--splits",
         nargs="+",
         metavar="SPLIT",
         help="train, dev, test; for MNLI also dev_mm, test_mm (default: dev; with --glue-zip the test splits)",
+    )
+    add(
+        "--file",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="predict these files instead of splits: CSV, TSV, JSON Lines or Parquet with the task's text columns; "
+        "labels in them, if any, are scored",
     )
     add("--demo", action="store_true", help="predict the made-up corpus, for models trained on it")
     add("--data-dir", type=Path, metavar="DIR", help="as in the other commands (default: %(default)s)")

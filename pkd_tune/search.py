@@ -31,7 +31,7 @@ def make_parser() -> Parser:
     """Returns the command's flags."""
     parser = Parser(
         SearchOptions.command,
-        description="Searches Patient Knowledge Distillation students for a GLUE task; leaves report and checkpoints.",
+        description="Searches Patient Knowledge Distillation students for a task; leaves report and checkpoints.",
         epilog="The same command again continues an interrupted search; a larger --trials adds to a finished one.",
     )
     add_data_flags(parser)
@@ -105,6 +105,7 @@ def make_parser() -> Parser:
     add("--out", type=Path, metavar="DIR", help="a run is written to <out>/<TASK>/<name>/ (default: %(default)s)")
     add("--name", metavar="NAME", help="name of the run, to start or to continue (default: the teacher's)")
     add("--new", action="store_true", help="start another run instead of continuing the last one")
+    add("--check", action="store_true", help="print how the task's data was understood, and stop")
     add("--dry-run", action="store_true", help="time a few steps, print what the search would cost, and stop")
     add("--ray-dashboard", action="store_true", help="start Ray's dashboard too; it takes about 1 GB of memory")
     add("--log", nargs="+", choices=["wandb", "mlflow"], help="send every result there as well")
@@ -119,13 +120,18 @@ def make_parser() -> Parser:
 def search(args: argparse.Namespace, command: str) -> int:
     """Runs the command; returns its exit code: 0, 1 when no trial was completed, 130 when Ctrl-C cut it short."""
     values = vars(args)
-    dry_run = values.pop("dry_run")
+    dry_run, check_data = values.pop("dry_run"), values.pop("check")
     options = make_options(SearchOptions, values)
     show_messages(quiet=options.quiet)
     from pkd_tune.workflows.request import resolve_search
 
     request = resolve_search(options, command)
     # These take seconds to import: only now, after everything quick has been checked.
+    if check_data:
+        from pkd_tune.workflows.data_check import check
+
+        print(check(request))
+        return 0
     if dry_run:
         from pkd_tune.workflows.dry_run import plan
 

@@ -13,6 +13,7 @@ from typing import Any
 from recorded_trainings import EPOCHS, SPACE, STARTED, Maker
 
 from pkd_tune.config import DataConfig, Method, SearchConfig, SearchStage, SelectOn, TrainingConfig
+from pkd_tune.data.glue import TASKS
 from pkd_tune.files import EVALUATIONS, RUN, SUMMARY, TRIALS, write_json
 from pkd_tune.reporting.run import write_rows
 
@@ -81,7 +82,7 @@ def write_run(
     pretrained = Path(f"data/models/pretrained/{teacher}")
     search = SearchConfig(
         data=DataConfig(
-            task=task, data_dir=Path("data"), teacher_dir=pretrained, student_dir=pretrained, select_on=select_on
+            task=TASKS[task], data_dir=Path("data"), teacher_dir=pretrained, student_dir=pretrained, select_on=select_on
         ),
         teacher_trainings=tuple(TrainingConfig(learning_rate=rate, epochs=EPOCHS) for rate in (2e-5, 5e-5)),
         student_training=TrainingConfig(epochs=EPOCHS),
@@ -128,7 +129,7 @@ def _record(search: SearchConfig, *, demo: bool) -> dict[str, Any]:
         "id": "01234567",
         "resources": {"device": "cpu", "count": 2, "per_gpu": 1, "threads": 1},
         "provenance": {
-            "command": f"python -m pkd_tune.search --task {search.data.task} --gpus 0 --depths {depths}",
+            "command": f"python -m pkd_tune.search --task {search.data.task.name} --gpus 0 --depths {depths}",
             "started": STARTED.isoformat(),
             "git": "abc1234",
             "python": "3.11.7",

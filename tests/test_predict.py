@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
+from tickets import QUEUES, ticket_rows, write_csv, write_tickets
 from tiny import write_task
 
 from pkd_tune.cli.main import run_command
@@ -52,6 +53,34 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
         return code, output.out, output.err
 
     return run
+
+
+def test_any_file_with_the_columns_is_predicted(run: Run, home: Path, tmp_path: Path) -> None:
+    task_file = write_tickets(tmp_path / "tickets")
+    labels = tuple(sorted(QUEUES))
+    tiny = home / "data/models/pretrained/tiny"
+    save_classifier(load_classifier(tiny, labels, seed=1), tiny, tmp_path / "model")
+    new = write_csv(tmp_path / "new.csv", [row[:2] for row in ticket_rows(5)], ("subject", "body"))
+    flags = ("--task", str(task_file), "--model", str(tmp_path / "model"))
+    code, output, _ = run(*flags, "--file", str(new), str(task_file.with_name("dev.csv")))
+    assert code == 0
+    unlabelled, dev = output.splitlines()
+    assert unlabelled.startswith("tickets new: no labels to score -> ")
+    assert dev.startswith("tickets dev: macro F1 ")
+    table = pd.read_parquet(home / "predictions" / "tickets-new.parquet")
+    assert len(table) == 5
+    assert {*table["class"]} <= {*labels}
+    mrpc = write_csv(tmp_path / "pairs.csv", [("red .", "blue .", "1")], ("sentence1", "sentence2", "label"))
+    code, output, _ = run("--task", "mrpc", "--model", "./MRPC", "--file", str(mrpc))
+    assert (code, "MRPC pairs: F1" in output) == (0, True)
+    for wrong, said in (
+        (("--glue-zip", "x.zip"), "--glue-zip: tickets is not a task of GLUE"),
+        (("--file", str(new), "--splits", "dev"), "--file: predicts files with one model of one task"),
+        (("--file", str(tmp_path / "none.csv")), "none.csv is missing"),
+        (("--splits", "test"), "tickets has no split test, only train, dev"),
+    ):
+        code, _, error = run(*flags, *wrong)
+        assert (code, said in error) == (2, True), error
 
 
 def test_scores_and_tables_of_every_split(run: Run, home: Path) -> None:

@@ -142,7 +142,7 @@ def test_only_unfinished_runs_have_reports_but_no_table(
     assert run(monkeypatch, tmp_path, "--out", ".") == 0
     assert (begun / "report.md").exists()
     assert not list(tmp_path.glob("glue.*"))
-    assert "no search has ended yet" in capsys.readouterr().err
+    assert "no search of a GLUE task has ended" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_line_each_and_nothing_is_written(

@@ -112,7 +112,7 @@ def test_only_the_best_weights_are_kept(tiny_run: Path) -> None:
 def test_the_record_says_what_was_run(tiny_run: Path) -> None:
     record = json.loads((tiny_run / "run.json").read_text())
     assert record["search"]["depths"] == [1, 3]
-    assert record["search"]["data"]["task"] == "MRPC"
+    assert record["search"]["data"]["task"]["name"] == "MRPC"
     assert record["provenance"]["command"].startswith("python -m pkd_tune.search --task mrpc")
     assert record["provenance"]["versions"]["torch"] == torch.__version__
     assert record["content"].keys() == {"teacher", "train", "dev"}

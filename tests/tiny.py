@@ -3,7 +3,9 @@
 import random
 from pathlib import Path
 
-from pkd_tune.data.task import Task
+from glue_files import layout_of
+
+from pkd_tune.config import Task
 
 WORDS = "red green blue round square small large old new quick slow warm cold near far".split()
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "same", "other", ".", *WORDS]
@@ -86,7 +88,7 @@ def write_task(task: Task, data_dir: Path, *, train: int = 96, dev: int = 40, te
     folder = data_dir / "data_raw" / task.name
     folder.mkdir(parents=True)
     for split in task.splits:
-        layout = split.layout
+        layout = layout_of(task, split.name)
         lines = [] if layout.header is None else ["\t".join(layout.header)]
         for i in range({"train": train, "dev": dev, "test": test}[split.part]):
             kind = rng.randrange(3 if task.regression else task.outputs)
@@ -97,4 +99,4 @@ def write_task(task: Task, data_dir: Path, *, train: int = 96, dev: int = 40, te
             if layout.label is not None:
                 cells[layout.label] = f"{2.5 * kind:.3f}" if task.regression else task.raw_labels[kind]
             lines.append("\t".join(cells))
-        (folder / f"{split.file}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (folder / f"{split.file}").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pkd_tune.benchmark.interleaving import Workload
 from pkd_tune.config import Precision, UserError
-from pkd_tune.data.glue import find_trainable
+from pkd_tune.data.find import find_trainable
 from pkd_tune.data.hub import find_pretrained
 from pkd_tune.data.loading import check_source, load_features
 from pkd_tune.encoders.folder import BERT_BASE, encoder_problems, sizes
@@ -46,7 +46,7 @@ class BenchConfig:
     depths: tuple[int, ...] = ()
     """Student depths; empty: half the model's layers, and all of them."""
     task: str | None = None
-    """GLUE task whose example lengths are used; None: those of MRPC, built in."""
+    """Task whose example lengths are used; None: those of MRPC, built in."""
     data_dir: Path = Path("data")
     max_length: int = 128
     """Longest example in word pieces, and the length to which the plain loop pads."""
@@ -132,8 +132,8 @@ def find_shape(config: BenchConfig) -> dict[str, int]:
     }
 
 
-def find_lengths(config: BenchConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the length in word pieces of every example of the training split and of all dev splits.
+def find_lengths(config: BenchConfig) -> tuple[str, NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the task's name, and the length in tokens of every example of its training split and of all dev splits.
 
     Raises:
         UserError: When the task's data or a tokenizer for it is missing.
@@ -144,7 +144,7 @@ def find_lengths(config: BenchConfig) -> tuple[NDArray[np.int64], NDArray[np.int
             np.rint(np.interp((np.arange(n) + 0.5) / n, percentiles, MRPC_LENGTHS)).astype(np.int64)
             for n in MRPC_EXAMPLES
         )
-        return np.minimum(train, config.max_length), np.minimum(dev, config.max_length)
+        return "MRPC", np.minimum(train, config.max_length), np.minimum(dev, config.max_length)
     task = find_trainable(config.task)
     if config.teacher is None:
         raise UserError("--task needs --teacher, whose tokenizer determines the lengths of examples")
@@ -152,13 +152,14 @@ def find_lengths(config: BenchConfig) -> tuple[NDArray[np.int64], NDArray[np.int
         raise UserError(*problems)
     folder = find_pretrained(config.teacher, config.data_dir)
     splits = load_features(task, config.data_dir, folder, config.max_length)
-    return splits["train"].lengths, np.concatenate([splits[name].lengths for name in task.dev_splits])
+    return task.name, splits["train"].lengths, np.concatenate([splits[name].lengths for name in task.dev_splits])
 
 
 def _settings(
     config: BenchConfig,
     resources: Resources,
     shape: dict[str, int],
+    task: str,
     train_lengths: NDArray[np.int64],
     dev_lengths: NDArray[np.int64],
 ) -> BenchSettings:
@@ -183,7 +184,7 @@ def _settings(
         base=base,
         depths=config.depths or tuple(sorted({max(1, layers // 2), layers})),
         concurrent=config.concurrent or tuple(2**i for i in range(most.bit_length())),
-        data=f"lengths of {find_trainable(config.task or 'MRPC').name}",
+        data=f"lengths of {task}",
     )
 
 

@@ -24,7 +24,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from pkd_tune.benchmark.interleaving import Workload
 from pkd_tune.config import DistillConfig, TrainingConfig
 from pkd_tune.data.batches import collate
-from pkd_tune.data.glue import find_trainable
+from pkd_tune.data.glue import glue_task
 from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.batch_source import open_source
 from pkd_tune.distillation.checkpoint import write_tensors
@@ -39,7 +39,7 @@ from pkd_tune.encoders.modeling import cut_to_layers
 Answer = Callable[[dict[str, Any]], None]
 """Sends an answer and waits for the next run."""
 
-TASK = find_trainable("MRPC")
+TASK = glue_task("MRPC")
 LEARNING_RATE = 1e-5
 PEAK_SECONDS = 0.5
 PEAK_SIZES = {"cpu": 2048, "cuda": 8192}

@@ -54,12 +54,22 @@ class Flatten(argparse.Action):
         setattr(namespace, self.dest, [number for part in values for number in part])
 
 
+TASK_HELP = (
+    "what is classified: a task of GLUE; a task file (tickets.toml) or a folder with train.csv, for data of your own; "
+    "or hub:owner/name, a dataset on the Hugging Face hub"
+)
+
+
 def add_data_flags(parser: Parser) -> None:
     """Adds the flags that say which examples: --task, --demo, --data-dir."""
     trainable = ", ".join(name for name, task in TASKS.items() if task.trainable)
     add = parser.add_argument
-    add("--task", required=True, help=f"GLUE task, in any usual spelling: {trainable}")
-    add("--demo", action="store_true", help="use a small made-up corpus and model: nothing is downloaded")
+    add("--task", required=True, metavar="TASK", help=f"{TASK_HELP} (GLUE: {trainable})")
+    add(
+        "--demo",
+        action="store_true",
+        help="use a small made-up corpus (of a GLUE task, or of `tickets`) and model: nothing is downloaded",
+    )
     add(
         "--data-dir",
         type=Path,

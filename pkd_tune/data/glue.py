@@ -6,18 +6,20 @@ entry. Splits are named train, dev, dev_mm, test and test_mm.
 
 import difflib
 
-from pkd_tune.config import UserError
-from pkd_tune.data.task import Layout, Task, TaskSplit
+from pkd_tune.config import HubDataset, Layout, Task, TaskSplit, UserError
 
 
 def _train_dev_test(name: str, rows: tuple[int, int, int], labelled: Layout, test: Layout) -> tuple[TaskSplit, ...]:
     """Returns train, dev and test splits with the usual file names."""
     return (
-        TaskSplit(part="train", file="train", hub="train", layout=labelled, rows=rows[0]),
-        TaskSplit(part="dev", file="dev", hub="validation", layout=labelled, rows=rows[1]),
-        TaskSplit(part="test", file="test", hub="test", layout=test, rows=rows[2], submission=name),
+        TaskSplit(part="train", file="train.tsv", hub="train", layout=labelled, rows=rows[0]),
+        TaskSplit(part="dev", file="dev.tsv", hub="validation", layout=labelled, rows=rows[1]),
+        TaskSplit(part="test", file="test.tsv", hub="test", layout=test, labelled=False, rows=rows[2], submission=name),
     )
 
+
+REPOSITORY = "nyu-mll/glue"
+"""The dataset on the Hugging Face hub."""
 
 _ENTAILMENT = ("entailment", "not_entailment")
 _PAIR_HEADER = ("index", "sentence1", "sentence2", "label")
@@ -37,8 +39,9 @@ _STSB_HEADER = ("index", "genre", "filename", "year", "old_index", "source1", "s
 _TABLE = (
     Task(
         name="CoLA",
-        hub_name="cola",
-        hub_sentences=("sentence",),
+        benchmark="GLUE",
+        hub=HubDataset(repository=REPOSITORY, config="cola"),
+        text=("sentence",),
         labels=("unacceptable", "acceptable"),
         raw_labels=_BINARY,
         splits=_train_dev_test(
@@ -48,12 +51,14 @@ _TABLE = (
             test=Layout(header=("index", "sentence"), sentence1=1),
         ),
         metrics=("matthews",),
+        score="mean",
         filler=1,
     ),
     Task(
         name="SST-2",
-        hub_name="sst2",
-        hub_sentences=("sentence",),
+        benchmark="GLUE",
+        hub=HubDataset(repository=REPOSITORY, config="sst2"),
+        text=("sentence",),
         labels=("negative", "positive"),
         raw_labels=_BINARY,
         splits=_train_dev_test(
@@ -63,12 +68,14 @@ _TABLE = (
             test=Layout(header=("index", "sentence"), sentence1=1),
         ),
         metrics=("accuracy",),
+        score="mean",
         filler=1,
     ),
     Task(
         name="MRPC",
-        hub_name="mrpc",
-        hub_sentences=("sentence1", "sentence2"),
+        benchmark="GLUE",
+        hub=HubDataset(repository=REPOSITORY, config="mrpc"),
+        text=("sentence1", "sentence2"),
         labels=("not_equivalent", "equivalent"),
         raw_labels=_BINARY,
         splits=_train_dev_test(
@@ -80,12 +87,15 @@ _TABLE = (
             test=Layout(header=("index", "#1 ID", "#2 ID", "#1 String", "#2 String"), sentence1=3, sentence2=4),
         ),
         metrics=("f1", "accuracy"),
+        score="mean",
         filler=1,
     ),
     Task(
         name="STS-B",
-        hub_name="stsb",
-        hub_sentences=("sentence1", "sentence2"),
+        benchmark="GLUE",
+        hub=HubDataset(repository=REPOSITORY, config="stsb"),
+        text=("sentence1", "sentence2"),
+        kind="regression",
         value_range=(0.0, 5.0),
         splits=_train_dev_test(
             "STS-B",
@@ -94,12 +104,14 @@ _TABLE = (
             test=Layout(header=_STSB_HEADER, sentence1=7, sentence2=8),
         ),
         metrics=("pearson", "spearman"),
+        score="mean",
         filler=2.5,
     ),
     Task(
         name="QQP",
-        hub_name="qqp",
-        hub_sentences=("question1", "question2"),
+        benchmark="GLUE",
+        hub=HubDataset(repository=REPOSITORY, config="qqp"),
+        text=("question1", "question2"),
         labels=("not_duplicate", "duplicate"),
         raw_labels=_BINARY,
         splits=_train_dev_test(
@@ -114,50 +126,56 @@ _TABLE = (
             test=Layout(header=("id", "question1", "question2"), sentence1=1, sentence2=2),
         ),
         metrics=("f1", "accuracy"),
+        score="mean",
         filler=0,
     ),
     Task(
         name="MNLI",
-        hub_name="mnli",
-        hub_sentences=("premise", "hypothesis"),
+        benchmark="GLUE",
+        hub=HubDataset(repository=REPOSITORY, config="mnli"),
+        text=("premise", "hypothesis"),
         labels=_NLI,
         raw_labels=_NLI,
         splits=(
-            TaskSplit(part="train", file="train", hub="train", layout=_MNLI_TRAIN, rows=392_702),
-            TaskSplit(part="dev", file="dev_matched", hub="validation_matched", layout=_MNLI_DEV, rows=9_815),
+            TaskSplit(part="train", file="train.tsv", hub="train", layout=_MNLI_TRAIN, rows=392_702),
+            TaskSplit(part="dev", file="dev_matched.tsv", hub="validation_matched", layout=_MNLI_DEV, rows=9_815),
             TaskSplit(
                 part="dev",
                 suffix="_mm",
-                file="dev_mismatched",
+                file="dev_mismatched.tsv",
                 hub="validation_mismatched",
                 layout=_MNLI_DEV,
                 rows=9_832,
             ),
             TaskSplit(
                 part="test",
-                file="test_matched",
+                file="test_matched.tsv",
                 hub="test_matched",
                 layout=_MNLI_TEST,
+                labelled=False,
                 rows=9_796,
                 submission="MNLI-m",
             ),
             TaskSplit(
                 part="test",
                 suffix="_mm",
-                file="test_mismatched",
+                file="test_mismatched.tsv",
                 hub="test_mismatched",
                 layout=_MNLI_TEST,
+                labelled=False,
                 rows=9_847,
                 submission="MNLI-mm",
             ),
         ),
         metrics=("accuracy",),
+        score="mean",
         filler=2,
     ),
     Task(
         name="QNLI",
-        hub_name="qnli",
-        hub_sentences=("question", "sentence"),
+        benchmark="GLUE",
+        hub=HubDataset(repository=REPOSITORY, config="qnli"),
+        text=("question", "sentence"),
         labels=_ENTAILMENT,
         raw_labels=_ENTAILMENT,
         splits=_train_dev_test(
@@ -167,12 +185,14 @@ _TABLE = (
             test=Layout(header=("index", "question", "sentence"), sentence1=1, sentence2=2),
         ),
         metrics=("accuracy",),
+        score="mean",
         filler=1,
     ),
     Task(
         name="RTE",
-        hub_name="rte",
-        hub_sentences=("sentence1", "sentence2"),
+        benchmark="GLUE",
+        hub=HubDataset(repository=REPOSITORY, config="rte"),
+        text=("sentence1", "sentence2"),
         labels=_ENTAILMENT,
         raw_labels=_ENTAILMENT,
         splits=_train_dev_test(
@@ -182,12 +202,14 @@ _TABLE = (
             test=Layout(header=_PAIR_HEADER[:3], sentence1=1, sentence2=2),
         ),
         metrics=("accuracy",),
+        score="mean",
         filler=0,
     ),
     Task(
         name="WNLI",
-        hub_name="wnli",
-        hub_sentences=("sentence1", "sentence2"),
+        benchmark="GLUE",
+        hub=HubDataset(repository=REPOSITORY, config="wnli"),
+        text=("sentence1", "sentence2"),
         labels=("not_entailment", "entailment"),
         raw_labels=_BINARY,
         splits=_train_dev_test(
@@ -197,25 +219,29 @@ _TABLE = (
             test=Layout(header=_PAIR_HEADER[:3], sentence1=1, sentence2=2),
         ),
         metrics=("accuracy",),
+        score="mean",
         filler=0,
     ),
     Task(
         name="AX",
-        hub_name="ax",
-        hub_sentences=("premise", "hypothesis"),
+        benchmark="GLUE",
+        hub=HubDataset(repository=REPOSITORY, config="ax"),
+        text=("premise", "hypothesis"),
         labels=_NLI,
         raw_labels=_NLI,
         splits=(
             TaskSplit(
                 part="test",
-                file="test",
+                file="test.tsv",
                 hub="test",
                 layout=Layout(header=_PAIR_HEADER[:3], sentence1=1, sentence2=2),
+                labelled=False,
                 rows=1_104,
                 submission="AX",
             ),
         ),
         metrics=("matthews",),
+        score="mean",
         filler=2,
         model_task="MNLI",
     ),
@@ -229,8 +255,13 @@ def _plain(name: str) -> str:
     return "".join(character for character in name.lower() if character not in "-_ ")
 
 
-def find_task(name: str) -> Task:
-    """Returns the task of this name, ignoring case, hyphens, underscores and spaces: MRPC, sst2, SST-2, cola.
+def is_glue(name: str) -> bool:
+    """Returns whether this is the name of a GLUE task, in any usual spelling."""
+    return _plain(name) in {_plain(task.name) for task in TASKS.values()}
+
+
+def glue_task(name: str) -> Task:
+    """Returns the GLUE task of this name, ignoring case, hyphens, underscores and spaces: MRPC, sst2, SST-2, cola.
 
     Raises:
         UserError: There is no such task; the message lists the tasks and suggests the closest name.
@@ -239,21 +270,5 @@ def find_task(name: str) -> Task:
     if _plain(name) in by_plain_name:
         return by_plain_name[_plain(name)]
     close = difflib.get_close_matches(_plain(name), by_plain_name, n=1, cutoff=0.5)
-    hint = f"; did you mean {by_plain_name[close[0]].name}?" if close else ""
-    raise UserError(f"--task {name}: no such task among {', '.join(TASKS)}{hint}")
-
-
-def find_trainable(name: str) -> Task:
-    """Returns the task of this name, which must have a train split.
-
-    Raises:
-        UserError: There is no such task, or it has only a test split; the message names the task whose models predict
-            it.
-    """
-    task = find_task(name)
-    if not task.trainable:
-        raise UserError(
-            f"--task {name}: {task.name} has only a test split, which is predicted by models of {task.model_task}; "
-            f"give --task {task.model_task}"
-        )
-    return task
+    hint = f"did you mean {by_plain_name[close[0]].name}?" if close else "nor a folder or a task file (tickets.toml)"
+    raise UserError(f"--task {name}: no such task among {', '.join(TASKS)}; {hint}")

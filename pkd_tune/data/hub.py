@@ -9,15 +9,16 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import constants
 
-from pkd_tune.config import UserError
-from pkd_tune.data.task import Task
-from pkd_tune.data.tsv import RawSplit
+from pkd_tune.config import HubDataset, Task, UserError
+from pkd_tune.data.examples import RawSplit, examples_of
+from pkd_tune.data.tables import Table
 
 if TYPE_CHECKING:
     import datasets
@@ -85,68 +86,106 @@ def go_offline() -> None:
     constants.HF_HUB_OFFLINE = True
 
 
-def dataset_cached(repository: str, name: str) -> bool:
-    """Returns whether a configuration of a hub dataset is in the cache of the `datasets` library."""
+def dataset_cached(dataset: HubDataset) -> bool:
+    """Returns whether a hub dataset is in the cache of the `datasets` library."""
     cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
     # The layout of the cache: <owner>___<dataset>/<configuration>/<version>/<hash>/.
-    return any((cache / repository.replace("/", "___") / name).glob("*/*/dataset_info.json"))
+    config = "*" if dataset.config is None else dataset.config
+    return any((cache / dataset.repository.replace("/", "___")).glob(f"{config}/*/*/dataset_info.json"))
+
+
+def has_dataset(dataset: HubDataset) -> bool:
+    """Returns whether a hub dataset is a local folder, in the local cache, or on a hub that can be reached."""
+    return Path(dataset.repository).is_dir() or dataset_cached(dataset) or hub_reachable()
 
 
 @functools.cache
-def open_dataset(task: Task, repository: str) -> "datasets.DatasetDict":
-    """Returns the task's configuration of a hub dataset, from the local cache if the hub is out of reach.
+def open_dataset(dataset: HubDataset) -> "datasets.DatasetDict":
+    """Returns a hub dataset with all its splits, from the local cache if the hub is out of reach.
 
     Loaded once per process: the library asks the hub for the latest revision each time.
 
-    Args:
-        task: The task.
-        repository: A dataset on the hub, or a local folder with the same layout.
-
     Raises:
-        UserError: The dataset cannot be loaded, or its splits, columns or classes are not those of the task.
+        UserError: The dataset cannot be loaded, or has several configurations of which none is named.
     """
-    if not Path(repository).is_dir() and not hub_reachable():
+    if not Path(dataset.repository).is_dir() and not hub_reachable():
         go_offline()
     import datasets
 
     try:
-        dataset = datasets.load_dataset(repository, task.hub_name)
+        if dataset.config is None:
+            configs = datasets.get_dataset_config_names(dataset.repository)
+            if len(configs) > 1:
+                raise UserError(
+                    f"{dataset.repository} has several configurations: {', '.join(configs)}; name one in a task file: "
+                    f'dataset = "{dataset.repository}" and config = "..." in [data]'
+                )
+        return datasets.load_dataset(dataset.repository, dataset.config)
+    except UserError:
+        raise
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{repository}: cannot load {task.hub_name!r} of this dataset: {reason}") from error
-    config = f"{repository}: {task.hub_name!r}"
-    for hub_split in (split.hub for split in task.splits):
-        if hub_split not in dataset:
-            raise UserError(f"{config} has no split {hub_split!r}, only {', '.join(dataset)}")
-        columns = dataset[hub_split].column_names
-        for column in (*task.hub_sentences, "label"):
+        raise UserError(f"{_called(dataset)} cannot be loaded: {reason}") from error
+
+
+def open_task_dataset(task: Task) -> "datasets.DatasetDict":
+    """Returns the dataset from which a task without files is taken.
+
+    Raises:
+        UserError: It cannot be loaded, or its splits, columns or classes are not those of the task.
+    """
+    assert task.hub is not None
+    dataset, called = open_dataset(task.hub), _called(task.hub)
+    for split in (split for split in task.splits if split.hub):
+        if split.hub not in dataset:
+            raise UserError(f"{called} has no split {split.hub!r}, only {', '.join(dataset)}")
+        columns = dataset[split.hub].column_names
+        for column in (*task.text, *([task.label] if split.labelled else [])):
             if column not in columns:
-                raise UserError(f"{config} has no column {column!r} in {hub_split!r}, only {', '.join(columns)}")
+                raise UserError(f"{called} has no column {column!r} in {split.hub!r}, only {', '.join(columns)}")
         # With another order of classes, training and scoring would work and silently mean something else.
-        names = getattr(dataset[hub_split].features["label"], "names", [])
-        if names != list(task.labels):
-            raise UserError(f"{config} has the classes {names} in {hub_split!r}, but needs {list(task.labels)}")
+        names = class_names(dataset[split.hub], task.label)
+        if names is not None and names != task.labels:
+            raise UserError(f"{called} has the classes {list(names)} in {split.hub!r}, but needs {list(task.labels)}")
     return dataset
 
 
-def read_dataset(task: Task, dataset: "datasets.DatasetDict") -> dict[str, RawSplit]:
-    """Returns all splits of a dataset from `open_dataset` by their names in the task; test splits have no labels.
+def class_names(split: "datasets.Dataset", column: str) -> tuple[str, ...] | None:
+    """Returns the names of the classes of a column of class ids; None where it is no such column, or not there."""
+    names = getattr(split.features.get(column), "names", None)
+    return None if names is None else tuple(names)
 
-    Raises:
-        UserError: A label is out of range.
+
+def hub_table(dataset: "datasets.DatasetDict", source: HubDataset, split: str, columns: Sequence[str]) -> Table:
+    """Returns columns of a split as strings or numbers; class ids have become class names, as far as they have one."""
+    found: dict[str, list[Any]] = {}
+    for name in columns:
+        if name in dataset[split].column_names:
+            names, values = class_names(dataset[split], name), dataset[split][name][:]
+            if names is not None:
+                values = [names[value] if 0 <= value < len(names) else str(value) for value in values]
+            found[name] = values
+    return Table(f"{_called(source)}, {split!r}", tuple(dataset[split].column_names), found)
+
+
+def read_dataset(task: Task, dataset: "datasets.DatasetDict") -> tuple[dict[str, RawSplit], list[str]]:
+    """Returns the splits of a dataset from `open_task_dataset` by their names in the task, and what is wrong with them.
+
+    Labels of unlabelled splits are dropped: for GLUE's test splits they are placeholders of -1, except for MRPC.
     """
-    raw = {}
-    for split in task.splits:
-        columns = [dataset[split.hub][column][:] for column in task.hub_sentences]
-        # The test labels of the hub are dropped: they are placeholders of -1, except for MRPC.
-        labels = None if split.layout.label is None else dataset[split.hub]["label"][:]
-        low, high = task.value_range or (0, task.outputs - 1)
-        for row, label in enumerate(labels or ()):
-            if not low <= label <= high:
-                where = f"{task.hub_name!r} from the hub: row {row} of {split.hub!r}"
-                raise UserError(f"{where} has the label {label}, but must be in {low:g} to {high:g}")
-        raw[split.name] = RawSplit(columns[0], columns[1] if len(columns) == 2 else None, labels)
-    return raw
+    assert task.hub is not None
+    raw, problems = {}, []
+    for split in (split for split in task.splits if split.hub):
+        columns = [*task.text, *([task.label] if split.labelled else [])]
+        table = hub_table(dataset, task.hub, split.hub, columns)
+        texts = task.raw_labels if class_names(dataset[split.hub], task.label) is None else task.labels
+        raw[split.name], wrong = examples_of(task, table, labelled=split.labelled, class_texts=texts)
+        problems += wrong
+    return raw, problems
+
+
+def _called(dataset: HubDataset) -> str:
+    return dataset.repository if dataset.config is None else f"{dataset.repository}: {dataset.config!r}"
 
 
 def find_pretrained(name: str, data_dir: Path) -> Path:

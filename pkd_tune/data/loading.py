@@ -1,7 +1,7 @@
 """Loads the examples of a task, as text or as tokens, and selects the splits of a search.
 
-Examples come from TSV files in <data_dir>/data_raw/<TASK>/ or else from the hub. Tokenised splits are cached in
-<data_dir>/data_feat/<TASK>/<key>/.
+Examples come from the files that the task's description names, for GLUE those in <data_dir>/data_raw/<TASK>/, or else
+from the hub. Tokenised splits are cached in <data_dir>/data_feat/<TASK>/<key>/.
 """
 
 import hashlib
@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock
 
-from pkd_tune.config import SelectOn, UserError
-from pkd_tune.data.hub import dataset_cached, hub_reachable, open_dataset, read_dataset
-from pkd_tune.data.task import Task, TaskSplit
+from pkd_tune.config import SelectOn, Task, TaskSplit, UserError
+from pkd_tune.data.examples import RawSplit, examples_of, take_rows
+from pkd_tune.data.hub import has_dataset, open_task_dataset, read_dataset
+from pkd_tune.data.tables import read_table
 from pkd_tune.data.tokens import (
     DamagedFileError,
     Split,
@@ -28,7 +30,7 @@ from pkd_tune.data.tokens import (
     tokenizer_key,
     write_split,
 )
-from pkd_tune.data.tsv import RawSplit, read_tsv, tsv_problems
+from pkd_tune.data.tsv import parse_tsv
 from pkd_tune.files import LOCK_MODE
 
 if TYPE_CHECKING:
@@ -42,49 +44,64 @@ HOLDOUT_SHARE = 0.1
 _FORMAT = "3"  # of the tokenised files; increment to invalidate the cache
 
 
-def check_source(
-    task: Task, data_dir: Path, hub_repository: str = "nyu-mll/glue", *, needed: Sequence[str] = ()
-) -> list[str]:
+def check_source(task: Task, data_dir: Path, *, needed: Sequence[str] = ()) -> list[str]:
     """Returns the problems for which loading the task's examples would fail, one line each; empty if there are none.
 
-    If there is a TSV folder its files are read, and at most 5 problems of each are returned; otherwise this only checks
-    whether the hub or its local cache has the data.
+    Files are read, and the first few problems of each are returned. A benchmark's dataset on the hub is only looked
+    for; any other was read to find its classes, and is checked like files.
 
     Args:
         task: The task.
         data_dir: The folder given as --data-dir.
-        hub_repository: A dataset on the hub, or a local folder with the same layout.
         needed: Test splits that must exist; train and dev splits always must.
     """
-    folder = _tsv_folder(task, data_dir)
-    if folder.is_dir():
-        return [
-            problem
-            for split in task.splits
-            if split.name in needed or _is_used(folder, split)
-            for problem in tsv_problems(task, _tsv_path(folder, split), split.name)
-        ]
-    return [] if _hub_has(task, hub_repository) else [_no_data(task, data_dir)]
+    folder = _folder(task, data_dir)
+    if folder is None and not _hub_has(task):
+        return [_no_data(task, data_dir)]
+    if folder is None and task.benchmark:
+        return []
+    try:
+        raw, problems = _read(task, data_dir, needed)
+    except UserError as error:
+        return list(error.problems)
+    return problems or _class_problems(task, raw)
 
 
-def load_raw(task: Task, data_dir: Path, hub_repository: str = "nyu-mll/glue") -> dict[str, RawSplit]:
-    """Reads the splits of a task from its TSV folder if that exists, otherwise from the hub.
+def load_raw(task: Task, data_dir: Path) -> dict[str, RawSplit]:
+    """Reads the splits of a task from its files if there are any, otherwise from the hub.
 
     Test splits whose files are missing from the folder are omitted. Both sources give the same examples and labels in
-    the same order; test splits have no labels.
+    the same order. A dev split that the task does not have is held out of train.
 
     Args:
         task: The task.
         data_dir: The folder given as --data-dir.
-        hub_repository: A dataset on the hub, or a local folder with the same layout.
 
     Raises:
         UserError: A file is missing or malformed, or the hub dataset is unavailable or does not fit the task.
     """
-    folder = _tsv_folder(task, data_dir)
-    if folder.is_dir():
-        return _raw_from_folder(task, folder)
-    return read_dataset(task, _open_hub(task, data_dir, hub_repository))
+    raw, problems = _read(task, data_dir)
+    if problems:
+        raise UserError(*problems)
+    return raw
+
+
+def source_notes(task: Task, raw: dict[str, RawSplit]) -> list[str]:
+    """Returns what is worth saying of splits, one line each, without being an error.
+
+    The number of rows is not that of the official split, or dev is held out of train.
+    """
+    notes = [
+        f"{task.name} {split} has {len(raw[split]):,} rows; the official split has {official:,}"
+        for split, official in task.row_counts.items()
+        if split in raw and len(raw[split]) != official
+    ]
+    notes += [
+        f"{task.name} has no dev split: {len(raw[split.name]):,} examples of train, a tenth, are held out for it"
+        for split in task.splits
+        if split.held_out and split.name in raw
+    ]
+    return notes
 
 
 def selection_splits(task: Task, splits: dict[str, Split], select_on: SelectOn) -> dict[str, Split]:
@@ -99,25 +116,58 @@ def selection_splits(task: Task, splits: dict[str, Split], select_on: SelectOn) 
     """
     if select_on == "dev":
         return {name: splits[name] for name in ("train", *task.dev_splits)}
+    train = splits["train"]
+    assert train.labels is not None
+    rest, held = hold_out(task, train.labels, task.dev_splits)
+    return {
+        "train": take(train, "train", rest),
+        **{name: take(train, name, rows) for name, rows in held.items()},
+    }
+
+
+def hold_out(
+    task: Task, labels_N: npt.NDArray[np.generic], names: Sequence[str]
+) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.int64]]]:
+    """Divides the train split: what is held out of it in place of other splits, and what remains.
+
+    Classes keep their shares, as far as possible: a class with a single example stays in train, and each other class
+    has at least one example in each part where the number of examples allows it.
+
+    Args:
+        task: Whether there are classes.
+        labels_N: The label of each example.
+        names: The splits to hold out, each `HOLDOUT_SHARE` of the whole.
+
+    Returns:
+        Row numbers that remain, and those held out for each name, in ascending order.
+
+    Raises:
+        UserError: There are too few examples, or of only one class more than one.
+    """
     from sklearn.model_selection import train_test_split
 
-    train = splits["train"]
-    rest, chosen = np.arange(len(train)), {}
-    for name in task.dev_splits:
-        strata = None if task.regression or train.labels is None else train.labels[rest]
-        size = max(task.outputs, int(HOLDOUT_SHARE * len(train)))
-        rest, held = train_test_split(rest, test_size=size, random_state=0, stratify=strata)
-        chosen[name] = take(train, name, np.sort(held))
-    return {"train": take(train, "train", np.sort(rest)), **chosen}
-
-
-def row_count_notes(task: Task, raw: dict[str, RawSplit]) -> list[str]:
-    """Returns one line for each split whose number of rows is not the official one, which is not an error."""
-    return [
-        f"{task.name} {split} has {len(raw[split]):,} rows; the official split has {official:,}"
-        for split, official in task.row_counts.items()
-        if split in raw and len(raw[split]) != official
-    ]
+    rest, held = np.arange(len(labels_N)), {}
+    for name in names:
+        can_be_held, strata = np.ones(len(rest), bool), None
+        size = max(1, int(HOLDOUT_SHARE * len(labels_N)))
+        if not task.regression:
+            classes_K, class_N, counts_K = np.unique(labels_N[rest], return_inverse=True, return_counts=True)
+            can_be_held = (counts_K > 1)[class_N]
+            if sum(counts_K > 1) < 2:
+                found = ", ".join(
+                    f"{task.labels[int(label)]!r} {count}" for label, count in zip(classes_K, counts_K, strict=True)
+                )
+                raise UserError(
+                    f"{task.name}: no {name} split can be held out of train, which needs two classes with at least two "
+                    f"examples each (examples by class: {found}); give a dev split, or more examples"
+                )
+            strata = labels_N[rest[can_be_held]]
+            size = max(int(sum(counts_K > 1)), size)
+        if len(rest) < 4:
+            raise UserError(f"{task.name}: no {name} split can be held out of {len(rest)} examples; give a dev split")
+        kept, rows = train_test_split(rest[can_be_held], test_size=size, random_state=0, stratify=strata)
+        rest, held[name] = np.sort(np.concatenate([kept, rest[~can_be_held]])), np.sort(rows)
+    return rest, held
 
 
 def load_features(
@@ -125,7 +175,6 @@ def load_features(
     data_dir: Path,
     model_dir: Path,
     max_length: int,
-    hub_repository: str = "nyu-mll/glue",
     *,
     verify: bool = True,
 ) -> dict[str, Split]:
@@ -140,23 +189,21 @@ def load_features(
         model_dir: A local model folder, of which only the tokenizer is read.
         max_length: Maximum length of an example in tokens, including special tokens; longer ones are truncated, the
             longer sentence first.
-        hub_repository: A dataset on the hub, or a local folder with the same layout.
         verify: Whether cached files are checked against their hashes. Processes of trials skip this, as the driver of
             the search has done it.
 
     Raises:
         UserError: The data or the tokenizer cannot be read, or --data-dir is not writable.
     """
-    tsv_folder = _tsv_folder(task, data_dir)
-    dataset = None if tsv_folder.is_dir() else _open_hub(task, data_dir, hub_repository)
-    source = _tsv_key(task, tsv_folder) if dataset is None else _hub_key(task, dataset)
-    tokenizer = tokenizer_key(model_dir)
-    parts = [_FORMAT, importlib.metadata.version("transformers"), task.name, source, tokenizer, str(max_length)]
+    folder = _folder(task, data_dir)
+    dataset = _open_hub(task, data_dir) if folder is None else None
+    source = _files_key(task, folder) if folder is not None else _hub_key(task, dataset)
+    parts = [_FORMAT, importlib.metadata.version("transformers"), source, tokenizer_key(model_dir), str(max_length)]
+    parts += [task.name, task.kind, task.label, *task.text, *task.raw_labels]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     folder = data_dir / "data_feat" / task.name / key
-    used = [split for split in task.splits if dataset is not None or _is_used(tsv_folder, split)]
-    paths = {split.name: folder / f"{split.name}.arrow" for split in used}
+    paths = {split.name: folder / f"{split.name}.arrow" for split in _used(task, data_dir)}
     try:
         return {split: open_split(path, verify=verify) for split, path in paths.items()}
     except (FileNotFoundError, DamagedFileError):
@@ -169,7 +216,7 @@ def load_features(
     with FileLock(folder / "build.lock", mode=LOCK_MODE):
         to_build = [split for split, path in paths.items() if not _intact(path)]
         if to_build:
-            raw = _raw_from_folder(task, tsv_folder) if dataset is None else read_dataset(task, dataset)
+            raw = load_raw(task, data_dir)
             fast_tokenizer = load_tokenizer(model_dir, max_length)
             for split in to_build:
                 write_split(paths[split], tokenise(raw[split], fast_tokenizer, max_length))
@@ -188,65 +235,102 @@ def _intact(path: Path) -> bool:
     return True
 
 
-def _tsv_folder(task: Task, data_dir: Path) -> Path:
-    return data_dir / "data_raw" / task.name
+def _folder(task: Task, data_dir: Path) -> Path | None:
+    """Returns the folder of the task's files; None if its examples come from the hub."""
+    if task.folder is not None:
+        return task.folder
+    given = data_dir / "data_raw" / task.name
+    return given if task.hub is None or (task.splits[0].file and given.is_dir()) else None
 
 
-def _tsv_path(folder: Path, split: TaskSplit) -> Path:
-    return folder / f"{split.file}.tsv"
+def _used(task: Task, data_dir: Path, needed: Sequence[str] = ()) -> list[TaskSplit]:
+    """Returns the splits that are read: test splits, which only predictions need, may lack their files."""
+    folder = _folder(task, data_dir)
+    return [
+        split
+        for split in task.splits
+        if folder is None or split.part != "test" or split.name in needed or (folder / split.file).exists()
+    ]
 
 
-def _is_used(folder: Path, split: TaskSplit) -> bool:
-    """Returns whether a split is read from a folder: test splits, which only predictions need, may be missing."""
-    return split.part != "test" or _tsv_path(folder, split).exists()
+def _read(task: Task, data_dir: Path, needed: Sequence[str] = ()) -> tuple[dict[str, RawSplit], list[str]]:
+    """Returns all splits, and what is wrong with their rows.
+
+    Raises:
+        UserError: The dataset on the hub is unavailable or does not fit the task, or nothing can be held out of train.
+    """
+    folder = _folder(task, data_dir)
+    if folder is None:
+        raw, problems = read_dataset(task, _open_hub(task, data_dir))
+    else:
+        raw, problems = {}, []
+        for split in (split for split in _used(task, data_dir, needed) if split.file):
+            raw[split.name], wrong = _read_file(task, folder / split.file, split)
+            problems += wrong
+    held = [split.name for split in task.splits if split.held_out]
+    if held and not problems:
+        train = raw["train"]
+        rest, rows = hold_out(task, np.asarray(train.labels), held)
+        raw |= {"train": take_rows(train, rest), **{name: take_rows(train, rows[name]) for name in held}}
+    return raw, problems
 
 
-def _raw_from_folder(task: Task, folder: Path) -> dict[str, RawSplit]:
-    raw: dict[str, RawSplit] = {}
-    problems: list[str] = []
-    for split in (split for split in task.splits if _is_used(folder, split)):
-        try:
-            raw[split.name] = read_tsv(task, _tsv_path(folder, split), split.name)
-        except UserError as error:
-            problems += error.problems
-    if problems:
-        raise UserError(*problems)
-    return raw
+def _read_file(task: Task, path: Path, split: TaskSplit) -> tuple[RawSplit, list[str]]:
+    if split.layout is not None:
+        return parse_tsv(task, path, split)
+    try:
+        table = read_table(path, [*task.text, *([task.label] if split.labelled else [])])
+    except UserError as error:
+        return RawSplit([], None, None), list(error.problems)
+    return examples_of(task, table, labelled=split.labelled)
 
 
-def _tsv_key(task: Task, folder: Path) -> str:
+def _class_problems(task: Task, raw: dict[str, RawSplit]) -> list[str]:
+    """Returns one line for each split in which all labels are the same: nothing can be learnt from it, or scored."""
+    found = []
+    for split in (split for split in task.splits if split.part != "test"):
+        labels = raw[split.name].labels
+        if labels is not None and len(set(labels)) == 1:
+            label = f"{labels[0]:g}" if task.regression else repr(task.labels[int(labels[0])])
+            found.append(f"{task.name} {split.name}: every example has the label {label}; there must be at least two")
+    return found
+
+
+def _files_key(task: Task, folder: Path) -> str:
     """Returns the hashes of the files that are read from a folder."""
-    paths = [_tsv_path(folder, split) for split in task.splits if _is_used(folder, split)]
-    if missing := [path for path in paths if not path.is_file()]:
+    files = [split for split in task.splits if split.file and (split.part != "test" or (folder / split.file).exists())]
+    if missing := [folder / split.file for split in files if not (folder / split.file).is_file()]:
         raise UserError(*(f"{path} is missing" for path in missing))
-    return " ".join(file_hash(path) for path in paths)
+    return " ".join(file_hash(folder / split.file) for split in files)
 
 
 def _no_data(task: Task, data_dir: Path) -> str:
-    *others, last = [f"{split.file}.tsv" for split in task.splits]
+    assert task.hub is not None
+    if not task.benchmark:
+        return f"{task.name}: {task.hub.repository} is not on this machine, and the Hugging Face hub is out of reach"
+    *others, last = [split.file for split in task.splits]
     files = f"{', '.join(others)} and {last}" if others else last
     return (
-        f"{task.name}: {_tsv_folder(task, data_dir)} does not exist and the Hugging Face hub is out of reach; put "
-        f"{files} there, choose another --data-dir, or try --demo"
+        f"{task.name}: {data_dir / 'data_raw' / task.name} does not exist and the Hugging Face hub is out of reach; "
+        f"put {files} there, choose another --data-dir, or try --demo"
     )
 
 
-def _open_hub(task: Task, data_dir: Path, repository: str) -> "datasets.DatasetDict":
+def _open_hub(task: Task, data_dir: Path) -> "datasets.DatasetDict":
     """Returns the hub dataset.
 
     Raises:
         UserError: It is neither reachable nor in the local cache, or does not fit the task.
     """
-    if not _hub_has(task, repository):
+    if not _hub_has(task):
         raise UserError(_no_data(task, data_dir))
-    return open_dataset(task, repository)
+    return open_task_dataset(task)
 
 
-def _hub_has(task: Task, repository: str) -> bool:
-    """Returns whether the hub dataset is a local folder, in the local cache, or on a reachable hub."""
-    return Path(repository).is_dir() or dataset_cached(repository, task.hub_name) or hub_reachable()
+def _hub_has(task: Task) -> bool:
+    return task.hub is not None and has_dataset(task.hub)
 
 
 def _hub_key(task: Task, dataset: "datasets.DatasetDict") -> str:
     """Returns the fingerprints by which the `datasets` library identifies the content of the splits."""
-    return " ".join(dataset[split.hub]._fingerprint for split in task.splits)
+    return " ".join(dataset[split.hub]._fingerprint for split in task.splits if split.hub)

@@ -1,4 +1,4 @@
-"""Predictions from a model's outputs, and the metrics by which GLUE scores them.
+"""Predictions from a model's outputs, and the metrics that score them.
 
 Shape suffixes: N examples of a split, C outputs of a model.
 """
@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pkd_tune.config import UserError
-from pkd_tune.data.task import Task
+from pkd_tune.config import Task, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,9 +32,10 @@ def predictions(task: Task, logits_NC: "npt.NDArray[np.floating[Any]]") -> "Arra
 
 
 def score(task: Task, predictions: Mapping[str, "Values"], labels: Mapping[str, "Values | None"]) -> dict[str, float]:
-    """Returns the metrics of a task on its dev splits as GLUE defines them, times 100.
+    """Returns the metrics of a task on its dev splits times 100, as GLUE defines them.
 
-    F1 is that of class 1, and 0 when class 1 is neither predicted nor present. Matthews is 0 when only one class is
+    F1 is that of class 1, and 0 when class 1 is neither predicted nor present. Macro F1 is the mean of the F1 of every
+    class that is predicted or present. Matthews is 0 when only one class is
     predicted or present; Pearson and Spearman, when all predictions or all labels are the same.
 
     Args:
@@ -45,7 +45,7 @@ def score(task: Task, predictions: Mapping[str, "Values"], labels: Mapping[str, 
 
     Returns:
         Each metric by name, with the split's suffix ('accuracy', 'accuracy_mm'), then 'score': the mean over the splits
-        of the mean of their metrics.
+        of the first of their metrics or of the mean of all, as the task has it.
 
     Raises:
         UserError: A split has no labels; GLUE does not publish those of its test splits.
@@ -54,9 +54,8 @@ def score(task: Task, predictions: Mapping[str, "Values"], labels: Mapping[str, 
     if not task.dev_splits:
         raise UserError(f"{task.name} has no split with labels; only the GLUE server can score it")
     for name in predictions:
-        if task.layout(name).label is None or labels.get(name) is None:
-            where = " and ".join(task.dev_splits)
-            raise UserError(f"{task.name} {name} has no labels; score {where}, or submit to the GLUE server")
+        if labels.get(name) is None or not task.split(name).labelled:
+            raise UserError(_no_labels(task, name))
     if set(predictions) != set(task.dev_splits):
         raise ValueError(f"{task.name} is scored on {task.dev_splits}, but got {tuple(predictions)}")
     scores: dict[str, float] = {}
@@ -64,7 +63,8 @@ def score(task: Task, predictions: Mapping[str, "Values"], labels: Mapping[str, 
     for name in task.dev_splits:
         of_split = split_metrics(task, name, predictions[name], labels[name])
         scores |= of_split
-        means.append(sum(of_split.values()) / len(of_split))
+        of_score = [of_split[metric + task.split(name).suffix] for metric in task.scored]
+        means.append(sum(of_score) / len(of_score))
     return {**scores, "score": sum(means) / len(means)}
 
 
@@ -74,8 +74,8 @@ def split_metrics(task: Task, split: str, predictions: "Values", labels: "Values
     Raises:
         UserError: The split has no labels.
     """
-    if labels is None or split in task.test_splits:
-        raise UserError(f"{task.name} {split} has no labels; score one of the other splits")
+    if labels is None or not task.split(split).labelled:
+        raise UserError(_no_labels(task, split))
     import numpy as np
 
     predictions_N, labels_N = np.asarray(predictions), np.asarray(labels)
@@ -86,6 +86,14 @@ def split_metrics(task: Task, split: str, predictions: "Values", labels: "Values
         )
     suffix = task.split(split).suffix
     return {metric + suffix: 100 * _METRICS[metric](predictions_N, labels_N) for metric in task.metrics}
+
+
+def _no_labels(task: Task, split: str) -> str:
+    labelled = " or ".join(other.name for other in task.splits if other.labelled and other.name != split)
+    elsewhere = ["submit it to the GLUE server"] if task.split(split).submission else []
+    return (
+        f"{task.name} {split} has no labels; {', or '.join([*([f'score {labelled}'] if labelled else []), *elsewhere])}"
+    )
 
 
 def majority_score(task: Task, labels: Mapping[str, "Values | None"]) -> dict[str, float]:
@@ -115,6 +123,12 @@ def _f1(predictions_N: "Array", labels_N: "Array") -> float:
     from sklearn.metrics import f1_score
 
     return float(f1_score(labels_N, predictions_N, pos_label=1, zero_division=0.0))
+
+
+def _macro_f1(predictions_N: "Array", labels_N: "Array") -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels_N, predictions_N, average="macro", zero_division=0.0))
 
 
 def _matthews(predictions_N: "Array", labels_N: "Array") -> float:
@@ -149,6 +163,7 @@ def _constant(values_N: "Array") -> bool:
 _METRICS: dict[str, Callable[["Array", "Array"], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
+    "macro_f1": _macro_f1,
     "matthews": _matthews,
     "pearson": _pearson,
     "spearman": _spearman,

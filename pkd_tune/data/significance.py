@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri, stdtrit
 
+from pkd_tune.config import Task
 from pkd_tune.data.metrics import score
-from pkd_tune.data.task import Task
 
 RESAMPLES = 1000
 
@@ -136,7 +136,7 @@ def _scores(
     task: Task, predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.generic], counts_RN: Array
 ) -> Array:
     """Returns the score of every training on every resample of one split, times 100, (M, R)."""
-    metrics = [METRICS[name](predicted_MN, labels_N, counts_RN) for name in task.metrics]
+    metrics = [METRICS[name](predicted_MN, labels_N, counts_RN) for name in task.scored]
     mean_MR: Array = 100 * np.mean(metrics, axis=0)
     return mean_MR
 
@@ -152,6 +152,18 @@ def _f1(predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.generic]
     predicted_MR = _sums(predicted_MN == 1, counts_RN)
     present_R = _sums(labels_N == 1, counts_RN)
     return _ratio(2 * found_MR, predicted_MR + present_R)
+
+
+def _macro_f1(predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.generic], counts_RN: Array) -> Array:
+    """Mean over the classes that a training predicts in a resample, or that are present in it, of their F1."""
+    shape = len(predicted_MN), len(counts_RN)
+    sum_MR, classes_MR = np.zeros(shape), np.zeros(shape)
+    for k in np.unique(np.concatenate([predicted_MN.ravel(), labels_N])):
+        found_MR = _sums((predicted_MN == k) & (labels_N == k), counts_RN)
+        either_MR = _sums(predicted_MN == k, counts_RN) + _sums(labels_N == k, counts_RN)
+        sum_MR += _ratio(2 * found_MR, either_MR)
+        classes_MR += either_MR > 0
+    return _ratio(sum_MR, classes_MR)
 
 
 def _matthews(predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.generic], counts_RN: Array) -> Array:
@@ -187,6 +199,7 @@ def _spearman(predicted_MN: npt.NDArray[np.generic], labels_N: npt.NDArray[np.ge
 METRICS: dict[str, Callable[[npt.NDArray[np.generic], npt.NDArray[np.generic], Array], Array]] = {
     "accuracy": _accuracy,
     "f1": _f1,
+    "macro_f1": _macro_f1,
     "matthews": _matthews,
     "pearson": _pearson,
     "spearman": _spearman,

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pkd_tune.config import UserError
+from pkd_tune.config import Task, UserError
 from pkd_tune.data.glue import TASKS
-from pkd_tune.data.task import Task
 from pkd_tune.files import atomic_path
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def row_problems(task: Task, split: str, found: int) -> list[str]:
         return []
     return [
         f"{task.name} {split}: {found:,} predictions, but the official split has {official:,} rows; "
-        f"the GLUE server accepts only predictions for the official {task.split(split).file}.tsv"
+        f"the GLUE server accepts only predictions for the official {task.split(split).file}"
     ]
 
 

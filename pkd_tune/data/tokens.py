@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pkd_tune.config import UserError
-from pkd_tune.data.tsv import RawSplit
+from pkd_tune.data.examples import RawSplit
 from pkd_tune.files import atomic_path
 
 if TYPE_CHECKING:
@@ -167,17 +167,25 @@ def tokenise(raw: RawSplit, tokenizer: "PreTrainedTokenizerBase", max_length: in
     return pa.record_batch(columns, schema=pa.schema(fields))
 
 
+def token_lengths(raw: RawSplit, tokenizer: "PreTrainedTokenizerBase") -> npt.NDArray[np.int64]:
+    """Returns the length of every example in tokens, with special tokens and without truncation; shape (N,)."""
+    return np.concatenate([lengths_N for _, lengths_N, _ in _tokenised_chunks(raw, tokenizer, None)])
+
+
 def _tokenised_chunks(
-    raw: RawSplit, tokenizer: "PreTrainedTokenizerBase", max_length: int
+    raw: RawSplit, tokenizer: "PreTrainedTokenizerBase", max_length: int | None
 ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int32]]]:
-    """Yields token ids (T,), lengths (N,) and first lengths (N,) of up to `_CHUNK` examples at a time."""
+    """Yields token ids (T,), lengths (N,) and first lengths (N,) of up to `_CHUNK` examples at a time.
+
+    Without `max_length` nothing is truncated.
+    """
     for start in range(0, len(raw), _CHUNK):
         rows = slice(start, start + _CHUNK)
         # Truncation and padding are explicit because a tokenizer.json may contain settings for both.
         tokens = tokenizer(
             raw.sentence1[rows],
             None if raw.sentence2 is None else raw.sentence2[rows],
-            truncation="longest_first",
+            truncation=False if max_length is None else "longest_first",
             padding=False,
             max_length=max_length,
             return_attention_mask=False,

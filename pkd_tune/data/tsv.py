@@ -3,54 +3,26 @@
 They have no quoting: fields are separated by tabs, rows end at line feeds, and a quote character is ordinary text.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from pkd_tune.config import UserError
-from pkd_tune.data.task import Task
-
-_MAX_PROBLEMS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class RawSplit:
-    """The text and labels of one split. An example's id is its row number, counted from 0."""
-
-    sentence1: list[str]
-    """First sentence of each example."""
-    sentence2: list[str] | None
-    """Second sentence of each example, or None for a single-sentence task."""
-    labels: Sequence[float] | None
-    """Class id of each example, or its fp32 value in a regression task; None in a split without labels."""
-
-    def __len__(self) -> int:
-        return len(self.sentence1)
+from pkd_tune.config import Task, TaskSplit, UserError
+from pkd_tune.data.examples import RawSplit
+from pkd_tune.data.tables import first_problems, read_utf8
 
 
-def read_tsv(task: Task, path: Path, split: str) -> RawSplit:
+def parse_tsv(task: Task, path: Path, split: TaskSplit) -> tuple[RawSplit, list[str]]:
     """Reads one TSV file: UTF-8 with or without a byte order mark, columns by position, quotes as ordinary text.
 
-    Raises:
-        UserError: The file is missing, empty or not UTF-8, its header differs from the task's, or a row has a wrong
-            number of columns or an invalid label; one line per problem, with file and line number, for the first 5
-            problems.
+    Returns:
+        Its examples, and what is wrong with it: the file is missing, empty or not UTF-8, its header differs from the
+        task's, or a row has a wrong number of columns or an invalid label; one line per problem, with file and line
+        number, for the first few problems.
     """
-    raw, problems = _parse(task, path, split)
-    if problems:
-        raise UserError(*problems)
-    return raw
-
-
-def tsv_problems(task: Task, path: Path, split: str) -> list[str]:
-    """Returns the problems for which `read_tsv` would raise UserError; empty for a valid file."""
-    return _parse(task, path, split)[1]
-
-
-def _parse(task: Task, path: Path, split: str) -> tuple[RawSplit, list[str]]:
-    layout = task.layout(split)
+    layout = split.layout
+    assert layout is not None
     labels: list[float] | None = None if layout.label is None else []
     raw = RawSplit([], None if layout.sentence2 is None else [], labels)
     lines, problem = _lines(path)
@@ -64,7 +36,7 @@ def _parse(task: Task, path: Path, split: str) -> tuple[RawSplit, list[str]]:
             return raw, [f"{path}:1: the header must be {expected!r} (tabs shown as |), but is {found[:200]!r}"]
         lines, first_line = lines[1:], 2
     if not lines:
-        return raw, [f"{path} is empty: it has no examples; put {task.name}'s {split} split there"]
+        return raw, [f"{path} is empty: it has no examples; put {task.name}'s {split.name} split there"]
 
     read_label = _label_reader(task)
     # An extra tab inside a sentence shifts the last column, so that the label would be read from the sentence.
@@ -89,9 +61,7 @@ def _parse(task: Task, path: Path, split: str) -> tuple[RawSplit, list[str]]:
                 )
             else:
                 labels.append(label)
-    if len(problems) > _MAX_PROBLEMS:
-        problems = [*problems[:_MAX_PROBLEMS], f"{path}: ... and {len(problems) - _MAX_PROBLEMS:,} more"]
-    return raw, problems
+    return raw, first_problems(problems, path)
 
 
 def _label_reader(task: Task) -> Callable[[str], float | None]:
@@ -121,17 +91,12 @@ def _wanted_labels(task: Task) -> str:
 
 def _lines(path: Path) -> tuple[list[str], str | None]:
     """Returns the lines without their ends, and a problem if the file cannot be read."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+    if not path.exists():
         return [], f"{path} is missing; put the split there, or remove its folder to take the task from the hub"
-    except OSError as error:
-        return [], f"{path} cannot be read: {error.strerror}"
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        return [], f"{path}:{line}: not UTF-8; save the file as UTF-8"
+        text = read_utf8(path)
+    except UserError as error:
+        return [], str(error)
     # str.splitlines would also split at characters that occur inside sentences, such as U+0085 and U+2028.
     lines = text.split("\n")
     if lines[-1] == "":

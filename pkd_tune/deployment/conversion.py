@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from pkd_tune.data.task import Task
+from pkd_tune.config import Task
 from pkd_tune.data.tokens import read_tokenizer
 from pkd_tune.deployment.formats import FORMATS, INT8, ONNX, load_pytorch
 from pkd_tune.encoders.folder import position_limit

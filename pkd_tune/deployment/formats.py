@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pkd_tune.data.tsv import RawSplit
+from pkd_tune.data.examples import RawSplit
 from pkd_tune.encoders.folder import WEIGHTS
 
 PYTORCH, ONNX, INT8 = "pytorch", "onnx", "int8"

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pkd_tune.config import Task
+from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.metrics import predictions, score
-from pkd_tune.data.task import Task
-from pkd_tune.data.tsv import RawSplit
 from pkd_tune.deployment.formats import FORMATS, PYTORCH, load
 from pkd_tune.encoders.folder import class_order
 from pkd_tune.reporting.formatting import plural

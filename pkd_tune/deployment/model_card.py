@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from pkd_tune.data.task import Task
+from pkd_tune.config import Task
 from pkd_tune.deployment.formats import FORMATS, INT8, ONNX, PYTORCH
 from pkd_tune.files import MODEL_CARD, write_text
 from pkd_tune.reporting.document import Table, Text, code, markdown, markdown_literal
@@ -19,6 +19,7 @@ from pkd_tune.reporting.methods import unused_settings
 METRIC_TYPES = {
     "accuracy": "accuracy",
     "f1": "f1",
+    "macro_f1": "f1",
     "matthews": "matthews_correlation",
     "pearson": "pearsonr",
     "spearman": "spearmanr",
@@ -56,7 +57,7 @@ def write_card(
             `student` describes.
         latency_on: The device on which the latencies of `formats` were measured.
     """
-    titles = metric_titles(student["metrics"])
+    titles = metric_titles(student["metrics"], task.score)
     rows = [
         [title, f"{student['metrics'][name]:.1f}", f"{teacher['metrics'][name]:.1f}"] for name, title in titles.items()
     ]
@@ -68,14 +69,14 @@ def write_card(
         teacher=teacher,
         task=task,
         verdict=Markup(markdown([Text(verdict)])) if verdict else "",
-        data=f"a synthetic demo corpus in the format of {task.name}" if demo else f"GLUE {task.name}",
+        data=f"a synthetic demo corpus in the format of {task.name}" if demo else task.title,
         scores=Markup(_table(["dev split, × 100", "this model", "teacher"], rows)),
         select_on=select_on,
         seed=seed,
         settings={name: value for name, value in student["settings"].items() if name not in unused},
         formats_table=Markup(formats_table(formats, titles)) if formats else "",
         latency_on=latency_on,
-        pair=task.splits[0].layout.sentence2 is not None,
+        pair=task.pair,
         onnx_files=[FORMATS[name].file for name in (ONNX, INT8) if name in held],
         command=command,
     )
@@ -125,13 +126,15 @@ def _template() -> Template:
 def _metadata(student: dict[str, Any], task: Task, *, demo: bool, onnx: bool) -> ModelCardData:
     """Returns the metadata for the Hugging Face hub; a demo has neither data set nor scores there."""
     tags = ["knowledge-distillation", "patient-knowledge-distillation", "pkd_tune", *(["onnx"] if onnx else [])]
+    public = task.hub is not None and not Path(task.hub.repository).is_dir()
+    repository = task.hub.repository if task.hub is not None and public else None
     results = [
         EvalResult(
             task_type="text-classification",
-            dataset_type="nyu-mll/glue",
-            dataset_name=f"GLUE {task.name}",
-            dataset_config=task.hub_name,
-            dataset_split=split.hub,
+            dataset_type=repository or task.name,
+            dataset_name=task.title,
+            dataset_config=task.hub.config if task.hub is not None and public else None,
+            dataset_split=split.hub or split.name,
             metric_type=METRIC_TYPES[name],
             metric_value=round(student["metrics"][name + split.suffix], 2),
         )
@@ -139,11 +142,11 @@ def _metadata(student: dict[str, Any], task: Task, *, demo: bool, onnx: bool) ->
         for name in task.metrics
     ]
     return ModelCardData(
-        language="en",
+        language="en" if task.benchmark else None,
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=tags,
-        datasets=None if demo else ["nyu-mll/glue"],
+        datasets=None if demo or repository is None else [repository],
         model_name=None if demo else f"{task.name}-{student['layers']}-layer",
         eval_results=None if demo else results,
     )

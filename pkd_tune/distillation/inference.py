@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pkd_tune.config import Precision
+from pkd_tune.config import Precision, Task
 from pkd_tune.data.batches import SCORING_TOKENS, Batch, collate, scoring_batches
 from pkd_tune.data.metrics import predictions, score
-from pkd_tune.data.task import Task
 from pkd_tune.data.tokens import Split
 from pkd_tune.encoders.modeling import Output, run
 from pkd_tune.encoders.precision import mixed_precision

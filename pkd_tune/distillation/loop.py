@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkd_tune.config import TrainingConfig
+from pkd_tune.config import Task, TrainingConfig
 from pkd_tune.data.batches import training_batches
-from pkd_tune.data.task import Task
 from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.batch_source import BatchSource
 from pkd_tune.distillation.checkpoint import (

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkd_tune.config import UserError
+from pkd_tune.config import Task, UserError
+from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.metrics import predictions, score
-from pkd_tune.data.task import Task
 from pkd_tune.data.tokens import Split, take
-from pkd_tune.data.tsv import RawSplit
 from pkd_tune.distillation.inference import predict
 from pkd_tune.encoders.folder import class_order, read_object
 from pkd_tune.encoders.modeling import load_classifier, takes_segment_ids

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pkd_tune.config import DataConfig, DistillConfig, Init, TrainingConfig, UserError
-from pkd_tune.data.glue import TASKS
+from pkd_tune.config import DataConfig, DistillConfig, Init, Task, TrainingConfig, UserError
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.data.metrics import predictions, score
-from pkd_tune.data.task import Task
 from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.batch_source import BatchSource, open_source
 from pkd_tune.distillation.checkpoint import Checkpoint
@@ -69,7 +67,7 @@ def open_student_data(
     Raises:
         UserError: When the teacher outputs do not reproduce the teacher's dev score.
     """
-    task = TASKS[data.task]
+    task = data.task
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length, verify=verify)
     chosen = selection_splits(task, splits, data.select_on)
     outputs = checked_teacher_outputs(data, teacher, device, verify=verify)
@@ -102,7 +100,7 @@ def checked_teacher_outputs(
     Raises:
         UserError: When they do not reproduce the teacher's dev score.
     """
-    task = TASKS[data.task]
+    task = data.task
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length, verify=verify)
     chosen = selection_splits(task, splits, data.select_on)
     outputs = compute_teacher_outputs(data, teacher.folder, teacher.key, device, tuple(chosen), verify=verify)
@@ -115,14 +113,14 @@ def checked_teacher_outputs(
         raise UserError(
             f"{teacher_cache_folder(data)}: the cached teacher outputs score {reproduced:.1f} on dev, but the teacher "
             f"scores {teacher.metrics['score']:.1f}; delete this folder, and dev-scores-*.json in "
-            f"{data.data_dir / 'models' / 'finetuned' / data.task}, and run the command again"
+            f"{data.data_dir / 'models' / 'finetuned' / task.name}, and run the command again"
         )
     return outputs
 
 
 def teacher_cache_folder(data: DataConfig) -> Path:
     """Returns the cache folder of a task's teacher outputs."""
-    return data.data_dir / "teacher_cache" / data.task
+    return data.data_dir / "teacher_cache" / data.task.name
 
 
 def compute_teacher_outputs(
@@ -144,7 +142,7 @@ def compute_teacher_outputs(
         names: Names of the splits; None: all of the task's.
         verify: Whether cached outputs are checked against their hash.
     """
-    task = TASKS[data.task]
+    task = data.task
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length, verify=verify)
     if data.select_on != "dev":
         splits = selection_splits(task, splits, data.select_on)

@@ -10,8 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from pkd_tune.config import UserError
-from pkd_tune.data.task import Task
+from pkd_tune.config import Task, UserError
 from pkd_tune.data.tokens import TOKENIZER_MAIN_FILES, file_hash
 from pkd_tune.encoders.families import BERT_SETTINGS, FAMILIES, Family, refusal
 from pkd_tune.files import TRAINING, read_json

@@ -5,6 +5,7 @@ from typing import Any
 
 METRIC_TITLES = {
     "f1": "F1",
+    "macro_f1": "macro F1",
     "accuracy": "accuracy",
     "accuracy_mm": "accuracy (mm)",
     "matthews": "Matthews correlation",
@@ -27,16 +28,21 @@ def listed(words: Sequence[object], last: str = "and") -> str:
     return f"{', '.join(before)} {last} {end}" if before else end
 
 
-def metrics_text(metrics: dict[str, float]) -> str:
+def metrics_text(metrics: dict[str, float], score: str) -> str:
     """Returns the metrics by name in one line: `F1 86.0, accuracy 80.0, mean 83.0`."""
-    return ", ".join(f"{title} {metrics[name]:.1f}" for name, title in metric_titles(metrics).items())
+    return ", ".join(f"{title} {metrics[name]:.1f}" for name, title in metric_titles(metrics, score).items())
 
 
-def metric_titles(metrics: dict[str, Any]) -> dict[str, str]:
-    """Returns the title of each metric, and of the score where it is the mean of several metrics."""
+def metric_titles(metrics: dict[str, Any], score: str) -> dict[str, str]:
+    """Returns the title of each metric, and of the score where it is the mean of several metrics.
+
+    Args:
+        metrics: By name, with their `score`.
+        score: `mean` of all, or `first` of them.
+    """
     names = [name for name in metrics if name != "score"]
     titles = {name: METRIC_TITLES[name] for name in names}
-    return titles if len(names) == 1 else {**titles, "score": "mean"}
+    return titles if len(names) == 1 or score == "first" else {**titles, "score": "mean"}
 
 
 def number_text(value: float) -> str:

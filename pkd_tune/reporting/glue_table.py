@@ -16,7 +16,7 @@ from pkd_tune.reporting.latex import latex_table
 from pkd_tune.reporting.methods import METHOD_INFO
 from pkd_tune.reporting.run import Run
 
-TASKS = {
+COLUMNS = {
     "CoLA": "CoLA (Matthews)",
     "SST-2": "SST-2 (acc)",
     "MRPC": "MRPC (F1/acc)",
@@ -119,7 +119,7 @@ def elements(table: pd.DataFrame, notes: Sequence[str]) -> list[Element]:
     runs = "; ".join(f"{literal(task)}: {', '.join(map(code, names))}" for task, names in used.items())
     mean = (
         "*Mean*: over the tasks of the row; the score of a task with several metrics is their mean. The number of "
-        f"tasks is in parentheses where it is not all {len(TASKS)}. Means over different tasks are not comparable."
+        f"tasks is in parentheses where it is not all {len(COLUMNS)}. Means over different tasks are not comparable."
     )
     return [*content, Heading("Notes"), Bullets([mean, *notes, f"Runs: {runs}."])]
 
@@ -149,11 +149,11 @@ def _rows(table: pd.DataFrame, *, confirmed: bool) -> tuple[list[str], list[list
             groups.append(len(rows))
         depth = plural(layers, "layer")
         cells = [f"{teacher} (teacher, {depth})" if own else f"{METHOD_INFO[method].title}, {depth}"]
-        cells += [_cell(of_model[of_model["task"] == task], "best" if own else column) for task in TASKS]
+        cells += [_cell(of_model[of_model["task"] == task], "best" if own else column) for task in COLUMNS]
         means = of_model[of_model["metric"] == "score"]["best" if own else column].dropna()
-        some = "" if len(means) == len(TASKS) else f" ({len(means)})"
+        some = "" if len(means) == len(COLUMNS) else f" ({len(means)})"
         rows.append([*cells, f"{means.mean():.1f}{some}"])
-    return ["model", *TASKS.values(), "mean"], rows, groups
+    return ["model", *COLUMNS.values(), "mean"], rows, groups
 
 
 def _models(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, int], pd.DataFrame]]:
@@ -186,4 +186,4 @@ def _order(key: tuple[str, str, int, str]) -> tuple[str, bool, int, int, int]:
     """Returns the sort key of a model's task: each teacher before its students, these by depth, then by method."""
     teacher, method, layers, task = key
     number = METHODS.index(method) if method in METHOD_INFO else 0
-    return teacher, method != "teacher", layers, number, list(TASKS).index(task)
+    return teacher, method != "teacher", layers, number, list(COLUMNS).index(task)

@@ -76,7 +76,7 @@ def student_title(student: dict[str, Any]) -> str:
 
 def is_regression(metrics: Collection[str]) -> bool:
     """Returns whether these are the metrics of a regression task, whose labels are numbers."""
-    return "pearson" in metrics
+    return "pearson" in metrics or "spearman" in metrics
 
 
 def unused_settings(method: str, layers: int, *, regression: bool) -> frozenset[str]:

@@ -22,7 +22,7 @@ STATES = (*ENDED, "interrupted")
 _TRAINING = ("epochs", "batch_size", "seed")
 _RUN_KEYS = (
     "demo",
-    *(f"search.data.{name}" for name in ("task", "max_length", "init", "select_on")),
+    *(f"search.data.{name}" for name in ("task.name", "task.score", "max_length", "init", "select_on")),
     *(f"search.student_training.{name}" for name in _TRAINING),
     *(f"search.{name}" for name in ("teacher_trainings", "depths", "stages", "trials", "control_trials", "seeds")),
     *(f"search.{name}" for name in ("sampler", "seed")),
@@ -78,7 +78,12 @@ class Run:
     @property
     def task(self) -> str:
         """The name of the task."""
-        return str(self.search["data"]["task"])
+        return str(self.search["data"]["task"]["name"])
+
+    @property
+    def score(self) -> str:
+        """Whether the score is the `first` of the task's metrics or the `mean` of all."""
+        return str(self.search["data"]["task"]["score"])
 
     @property
     def demo(self) -> bool:

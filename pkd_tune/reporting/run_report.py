@@ -108,14 +108,14 @@ def learnt_nothing(student: dict[str, Any], teacher: dict[str, Any]) -> bool:
     The score is compared with the baseline (the most frequent class, or the mean label) plus a margin. The margin is
     0.05 points, which is rounding, because a model that has learnt nothing predicts one class and scores the baseline
     exactly. A correlation also differs from 0 by chance: under independence the standard error of a correlation over N
-    examples is about 1 / √N, so where all metrics are correlations the margin is 100 / √N points.
+    examples is about 1 / √N, so where the first metric is a correlation the margin is 100 / √N points.
 
     Args:
         student: Student of summary.json.
         teacher: Teacher of summary.json; has the baseline, and the number of dev examples N.
     """
     metrics = student["metrics"]
-    correlation = set(metrics) - {"score"} <= CORRELATIONS
+    correlation = next(iter(metrics)) in CORRELATIONS
     margin = 100 / math.sqrt(teacher["examples"]) if correlation else 0.05
     return bool(metrics["score"] <= teacher["majority"]["score"] + margin)
 
@@ -125,7 +125,7 @@ def _title(run: Run) -> str:
 
 
 def _results(run: Run, teacher: dict[str, Any]) -> Table:
-    titles = metric_titles(teacher["metrics"])
+    titles = metric_titles(teacher["metrics"], run.score)
     confirmed = any(student["confirmed"] for student in run.students)
     published = [published_dev(run.task, m["method"], m["layers"]) for m in run.students] if compares(run) else []
     header = [
@@ -284,7 +284,7 @@ def _tuning(run: Run, student: dict[str, Any], against: dict[str, Any]) -> str:
 
 def _confirmations(run: Run) -> Table:
     confirmed = [student for student in run.students if student["confirmed"]]
-    titles = metric_titles({**confirmed[0]["confirmed"]["metrics"], "score": None})
+    titles = metric_titles({**confirmed[0]["confirmed"]["metrics"], "score": None}, run.score)
     rows = []
     for student in confirmed:
         record = student["confirmed"]
@@ -304,7 +304,7 @@ def _confirmations(run: Run) -> Table:
 
 def _notes(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
     """Yields explanations of the columns."""
-    names = listed(list(metric_titles(teacher["metrics"]).values()))
+    names = listed(list(metric_titles(teacher["metrics"], run.score).values()))
     where = "a slice held out of train" if run.holdout else "the dev split"
     yield (
         f"*Selection score*: the best evaluation of the best trial on {where}. It selected both the hyperparameters "

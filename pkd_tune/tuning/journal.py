@@ -135,7 +135,7 @@ def finished_trials(run_dir: Path, task: str, plans: Sequence[StudyPlan]) -> dic
         UserError: When the folder is not a run of this task, or has no trial that fits.
     """
     try:
-        recorded = read_json(run_dir / RUN)["search"]["data"]["task"]
+        recorded = read_json(run_dir / RUN)["search"]["data"]["task"]["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--warm-start {run_dir}: not a run's folder; give one like results/{task}/<name>") from error
     if recorded != task:

@@ -81,7 +81,7 @@ def plan_studies(
     """
     plans: list[StudyPlan] = []
     for number, stage in enumerate(search.stages):
-        own = for_method(parameters, stage.method)
+        own = for_method(parameters, stage.method, regression=search.data.task.regression)
         before = search.stages[number - 1].method if stage.keep else None
         everything = all_settings(fix(own, {name: _any_value(own[name]) for name in stage.keep}))
         if everything is None and (search.sampler == "grid" or search.trials is None):

@@ -5,11 +5,9 @@ file only needs the keys that differ from `default.toml`: it is laid over it key
 replaced as a whole. A file is data and never executed.
 """
 
-import difflib
-import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -18,21 +16,17 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar, get_args
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
-    WrapValidator,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pkd_tune.config import Init, Method, Precision, Sampler, SearchStage, Strategy, TrainingConfig, UserError
+from pkd_tune.data.toml_file import StrictTable, cut, message, model_error, must_be, parse_toml, read_toml, shown
 from pkd_tune.tuning.space import Choice, Condition, Float, Int, Parameter, Parameters
 
 DEFAULT = "default"
 """The shipped space that every other file is laid over."""
-_LONGEST_SHOWN = 80
-"""Characters of a wrong value that a message shows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +103,10 @@ def load_space(path: Path, overrides: Sequence[str] = ()) -> Space:
         UserError: With every problem found, one line each: unknown tables and keys, values and ranges that break a
             rule, and overrides that cannot be read.
     """
-    layers = [(f"{DEFAULT}.toml", _parse(space_text(DEFAULT), f"{DEFAULT}.toml")), (str(path), _read(path))]
+    layers = [
+        (f"{DEFAULT}.toml", parse_toml(space_text(DEFAULT), f"{DEFAULT}.toml", "space file")),
+        (str(path), read_toml(path, "space file")),
+    ]
     problems: list[str] = []
     for override in overrides:
         try:
@@ -124,7 +121,10 @@ def load_space(path: Path, overrides: Sequence[str] = ()) -> Space:
     try:
         file = _File.model_validate(tables)
     except ValidationError as error:
-        problems += [f"{source(found['loc'])}: {_message(found)}" for found in error.errors(include_url=False)]
+        problems += [
+            f"{source(found['loc'])}: {message(found, _where, _known_keys)}"
+            for found in error.errors(include_url=False)
+        ]
     problems += [f"{source(location)}: {text}" for location, text in _contradictions(tables)]
     if problems:
         raise UserError(*dict.fromkeys(problems))
@@ -173,49 +173,29 @@ def _parameter(table: "_Listed[Any] | _Numeric[Any]") -> Parameter:
 # The rules of a file. A value that breaks one is reported as "... must be RULE, but got VALUE".
 
 
-def _must_be(rule: str) -> WrapValidator:
-    """Reports whatever is wrong with a value as one problem that states the whole rule."""
-
-    def check(value: Any, validate: Callable[[Any], Any]) -> Any:
-        try:
-            return validate(value)
-        except ValidationError as error:
-            raise PydanticCustomError("rule", "{rule}", {"rule": rule}) from error
-
-    return WrapValidator(check)
-
-
 _LARGEST = 1e300
 _Number = int | float
-Count = Annotated[int, Field(ge=1, le=1_000_000), _must_be("a whole number from 1 to 1000000")]
-CountOrZero = Annotated[int, Field(ge=0, le=1_000_000), _must_be("a whole number from 0 to 1000000")]
-Seeds = Annotated[int, Field(ge=0, le=1000), _must_be("a whole number from 0 to 1000")]
-Length = Annotated[int, Field(ge=8, le=512), _must_be("a whole number from 8 to 512")]
-Fraction = Annotated[_Number, Field(ge=0, le=1), _must_be("a number in [0, 1]")]
-NotNegative = Annotated[_Number, Field(ge=0, le=_LARGEST), _must_be("a finite number of at least 0")]
-Positive = Annotated[_Number, Field(gt=0, le=_LARGEST), _must_be("a finite number above 0")]
-Flag = Annotated[bool, _must_be("true or false")]
-True_ = Annotated[Literal[True], _must_be("true")]
-TrialCount = Annotated[Count | Literal["all"], _must_be('a whole number from 1 to 1000000, or "all"')]
-SamplerName = Annotated[Sampler, _must_be('"tpe", "random" or "grid"')]
-PrecisionName = Annotated[Precision, _must_be('"auto", "bf16" or "fp32"')]
-InitName = Annotated[Init, _must_be('"pretrained", "teacher" or "teacher-skip"')]
-StrategyName = Annotated[Strategy, _must_be('"skip" or "last"')]
-MethodName = Annotated[Method, _must_be(f"one of {', '.join(get_args(Method))}")]
-ParameterName = Annotated[str, AfterValidator(lambda name: _known_parameter(name)), _must_be("a parameter of [space]")]
-Conditions = Annotated[dict[str, str | bool | int | float], Field(min_length=1), _must_be('like { strategy = "skip" }')]
+Count = Annotated[int, Field(ge=1, le=1_000_000), must_be("a whole number from 1 to 1000000")]
+CountOrZero = Annotated[int, Field(ge=0, le=1_000_000), must_be("a whole number from 0 to 1000000")]
+Seeds = Annotated[int, Field(ge=0, le=1000), must_be("a whole number from 0 to 1000")]
+Length = Annotated[int, Field(ge=8, le=512), must_be("a whole number from 8 to 512")]
+Fraction = Annotated[_Number, Field(ge=0, le=1), must_be("a number in [0, 1]")]
+NotNegative = Annotated[_Number, Field(ge=0, le=_LARGEST), must_be("a finite number of at least 0")]
+Positive = Annotated[_Number, Field(gt=0, le=_LARGEST), must_be("a finite number above 0")]
+Flag = Annotated[bool, must_be("true or false")]
+True_ = Annotated[Literal[True], must_be("true")]
+TrialCount = Annotated[Count | Literal["all"], must_be('a whole number from 1 to 1000000, or "all"')]
+SamplerName = Annotated[Sampler, must_be('"tpe", "random" or "grid"')]
+PrecisionName = Annotated[Precision, must_be('"auto", "bf16" or "fp32"')]
+InitName = Annotated[Init, must_be('"pretrained", "teacher" or "teacher-skip"')]
+StrategyName = Annotated[Strategy, must_be('"skip" or "last"')]
+MethodName = Annotated[Method, must_be(f"one of {', '.join(get_args(Method))}")]
+ParameterName = Annotated[str, AfterValidator(lambda name: _known_parameter(name)), must_be("a parameter of [space]")]
+Conditions = Annotated[dict[str, str | bool | int | float], Field(min_length=1), must_be('like { strategy = "skip" }')]
 T = TypeVar("T")
 
 
-def _model_error(problem: str) -> PydanticCustomError:
-    return PydanticCustomError("model", "{problem}", {"problem": problem})
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _ParameterTable(_Table, Generic[T]):
+class _ParameterTable(StrictTable, Generic[T]):
     """A parameter of [space]; a value alone is a list of one choice."""
 
     when: Conditions | None = None
@@ -229,7 +209,7 @@ class _ParameterTable(_Table, Generic[T]):
     @model_validator(mode="after")
     def _condition_is_whole(self) -> Self:
         if (self.when is None) != (self.otherwise is None):
-            raise _model_error("must have both when and otherwise, or none of them")
+            raise model_error("must have both when and otherwise, or none of them")
         return self
 
 
@@ -254,15 +234,15 @@ class _Numeric(_ParameterTable[T], Generic[T]):
         high: Any = self.high
         if self.choices is not None:
             if self.model_fields_set & {"low", "high", "log", "whole"}:
-                raise _model_error("must have choices, or low and high, but not both")
+                raise model_error("must have choices, or low and high, but not both")
         elif low is None or high is None:
-            raise _model_error("must have choices, or both low and high")
+            raise model_error("must have choices, or both low and high")
         elif not low < high:
-            raise _model_error(f"must have a low below its high, but {_shown(low)} is not below {_shown(high)}")
+            raise model_error(f"must have a low below its high, but {shown(low)} is not below {shown(high)}")
         elif self.log and low == 0:
-            raise _model_error("must have a low above 0 on a logarithmic scale, but it is 0")
+            raise model_error("must have a low above 0 on a logarithmic scale, but it is 0")
         elif self.whole and not (isinstance(low, int) and isinstance(high, int)):
-            raise _model_error(f"must have whole numbers for low and high, but got {_shown(low)} and {_shown(high)}")
+            raise model_error(f"must have whole numbers for low and high, but got {shown(low)} and {shown(high)}")
         return self
 
 
@@ -272,7 +252,7 @@ class _Whole(_Numeric[T], Generic[T]):
     whole: True_ = Field(default=True, alias="int")
 
 
-class _SpaceTable(_Table):
+class _SpaceTable(StrictTable):
     alpha: _Numeric[Fraction]
     beta: _Numeric[NotNegative]
     temperature: _Numeric[Positive]
@@ -291,26 +271,26 @@ def _known_parameter(name: str) -> str:
     return name
 
 
-class _StageTable(_Table):
+class _StageTable(StrictTable):
     method: MethodName
-    keep: list[ParameterName] = []
+    keep: list[ParameterName] = Field(default_factory=list)
 
 
-class _SearchTable(_Table):
+class _SearchTable(StrictTable):
     trials: TrialCount
     control_trials: CountOrZero
     seeds: Seeds
     sampler: SamplerName
     early_stopping: Flag
-    stages: list[_StageTable] = []
+    stages: list[_StageTable] = Field(default_factory=list)
 
 
-class _TeacherTable(_Table):
+class _TeacherTable(StrictTable):
     epochs: Count
     learning_rates: Annotated[list[Positive], Field(min_length=1)]
 
 
-class _TrainingTable(_Table):
+class _TrainingTable(StrictTable):
     epochs: Count
     batch_size: Count
     max_length: Length
@@ -319,7 +299,7 @@ class _TrainingTable(_Table):
     precision: PrecisionName
 
 
-class _File(_Table):
+class _File(StrictTable):
     search: _SearchTable
     teacher: _TeacherTable
     training: _TrainingTable
@@ -334,7 +314,7 @@ def _contradictions(tables: Mapping[str, Any]) -> list[tuple[tuple[str, str], st
     search, space = (tables[name] if isinstance(tables[name], dict) else {} for name in ("search", "space"))
     found = []
     if search.get("trials") == "all" and search.get("sampler") != "grid":
-        text = f'trials in [search] may be "all" only with sampler = "grid", but that is {_shown(search["sampler"])}'
+        text = f'trials in [search] may be "all" only with sampler = "grid", but that is {shown(search["sampler"])}'
         found.append((("search", "trials"), text))
     stages = search.get("stages")
     for number, stage in enumerate(stages if isinstance(stages, list) else ()):
@@ -354,7 +334,7 @@ def _contradictions(tables: Mapping[str, Any]) -> list[tuple[tuple[str, str], st
         for other, value in when.items() if isinstance(when, dict) else ():
             if value not in _unconditional_choices(space.get(other)):
                 text = (
-                    f"when of {name} in [space] asks for {other} = {_shown(value)}, but only a value among the choices "
+                    f"when of {name} in [space] asks for {other} = {shown(value)}, but only a value among the choices "
                     "of a parameter that has no condition itself can be asked for"
                 )
                 found.append((("space", name), text))
@@ -366,32 +346,6 @@ def _unconditional_choices(parameter: Any) -> list[Any]:
         return [parameter]
     choices = parameter.get("choices")
     return choices if isinstance(choices, list) and "when" not in parameter else []
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a TOML file: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    return _parse(text, str(path))
-
-
-def _parse(text: str, source: str) -> dict[str, Any]:
-    """Parses TOML.
-
-    Raises:
-        UserError: When it is none, or has numbers or nesting that Python's reader refuses.
-    """
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{source}: not a TOML file: {str(error).splitlines()[0]}") from error
-    except ValueError as error:
-        raise UserError(f"{source}: not a space file: it has a number of thousands of digits") from error
-    except RecursionError as error:
-        raise UserError(f"{source}: not a space file: its values are nested too deeply") from error
 
 
 def _parse_override(override: str) -> dict[str, Any]:
@@ -418,7 +372,7 @@ def _parse_override(override: str) -> dict[str, Any]:
 
 
 def _flag(override: str) -> str:
-    return _cut(f"--set {' '.join(override.split())}")
+    return cut(f"--set {' '.join(override.split())}")
 
 
 def _overlay(
@@ -440,33 +394,6 @@ def _overlay(
             tables[table] = {**tables.get(table, {}), **entries}
             sources |= {(table, key): source for key in entries}
     return tables, sources
-
-
-def _message(error: ErrorDetails) -> str:
-    """Returns what is wrong, in one line."""
-    location, value = error["loc"], error["input"]
-    where = _where(location)
-    match error["type"]:
-        case "rule":
-            return f"{where} must be {error['msg']}, but got {_shown(value)}"
-        case "model":
-            return f"{where} {error['msg']}"
-        case "extra_forbidden":
-            known = _known_keys(location[:-1])
-            nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
-            if len(location) == 1:
-                return f"unknown table or key {location[0]!r}; {hint}"
-            within = "in" if len(location) == 2 else "of"
-            return f"unknown key {location[-1]!r} {within} {_where(location[:-1])}; {hint}"
-        case "missing":
-            return f"{where} is missing"
-        case "too_short":
-            return f"{where} must have at least one entry"
-        case "list_type":
-            return f"{where} must be a list, but got {_shown(value)}"
-        case _:
-            return f"{where} must be a table, but got {_shown(value)}"
 
 
 def _where(location: Sequence[str | int]) -> str:
@@ -497,15 +424,3 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
         return list(tables[location[0]].model_fields)
     of_ranges = [] if location[1] in ("strategy", "normalize") else ["low", "high", "log", "int"]
     return ["choices", *of_ranges, "when", "otherwise"]
-
-
-def _shown(value: Any) -> str:
-    """Returns a value as TOML or JSON would have it, cut where it is long."""
-    try:
-        return _cut(json.dumps(value, ensure_ascii=False, default=str))
-    except ValueError:  # Python refuses to write out whole numbers of thousands of digits
-        return "a number of thousands of digits"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

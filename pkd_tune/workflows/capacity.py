@@ -12,7 +12,6 @@ import psutil
 import torch
 
 from pkd_tune.config import SearchConfig, UserError
-from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.data.tokens import Split, take
 from pkd_tune.distillation.batch_source import may_be_resident, resident_bytes
@@ -71,7 +70,7 @@ def fitting(request: SearchRequest, resources: Resources, plans: Sequence[StudyP
     if not torch.cuda.is_available():
         log.info("note: no GPU here to measure on, so each trial has a GPU of its own; --trials-per-gpu changes that")
         return resources
-    config, task = request.config, TASKS[request.config.data.task]
+    config, task = request.config, request.config.data.task
     features = load_features(task, config.data.data_dir, config.data.student_dir, config.data.max_length)
     splits = selection_splits(task, features, config.data.select_on)
     cores = len(os.sched_getaffinity(0)) // torch.cuda.device_count()
@@ -176,7 +175,7 @@ def outputs_to_come(config: SearchConfig, examples: int) -> TeacherOutputs:
     layers, width = shape["num_hidden_layers"], shape["hidden_size"]
     with torch.device("meta"):
         return TeacherOutputs(
-            logits_NC=torch.empty(examples, TASKS[config.data.task].outputs),
+            logits_NC=torch.empty(examples, config.data.task.outputs),
             cls_NLH=torch.empty(examples, layers, width, dtype=torch.float16),
             row_of_example_N=torch.empty(examples, dtype=torch.int64),
         )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig, UserError
-from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.distillation.layer_map import teacher_layers
 from pkd_tune.distillation.published import Published, published
@@ -85,7 +84,7 @@ def distill(request: DistillRequest) -> TrainedModel:
 
     settings, target = request.settings, request.target
     data, config, device = settings.data, settings.distillation, torch.device(request.device)
-    task, name = TASKS[data.task], f"{request.method} {config.student_layers}-layer student"
+    task, name = data.task, f"{request.method} {config.student_layers}-layer student"
     raw = load_examples(task, data.data_dir, demo=request.demo)
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     finetuned = data.data_dir / "models" / "finetuned" / task.name
@@ -102,7 +101,7 @@ def distill(request: DistillRequest) -> TrainedModel:
         )
     if not teacher.finetuned_here:
         check_plain(task, teacher.folder, raw, splits, data.max_length, device)
-    scores = metrics_text(teacher.metrics)
+    scores = metrics_text(teacher.metrics, task.score)
     log.info("teacher: %s, %d layers, %s dev %s", model_name(data.teacher_dir), teacher.layers, task.name, scores)
     imitated = teacher_layers(config.strategy, config.student_layers, teacher.layers) if config.beta > 0 else ()
     if imitated:
@@ -134,7 +133,7 @@ def distill(request: DistillRequest) -> TrainedModel:
     }
     write_json(unfinished / RESULT, record)
     publish(unfinished, target)
-    return TrainedModel(task.name, target, metrics)
+    return TrainedModel(task.name, target, metrics, task.score)
 
 
 def publish(unfinished: Path, target: Path) -> None:
@@ -196,7 +195,7 @@ def resolve_distill(options: DistillOptions, command: str) -> DistillRequest:
     )
     settings = Settings(
         data=DataConfig(
-            task=task.name,
+            task=task,
             data_dir=data_dir,
             teacher_dir=teacher_dir,
             student_dir=student_dir,
@@ -272,4 +271,4 @@ def default_folder(settings: Settings, method: str) -> Path:
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
     data, layers = settings.data, settings.distillation.student_layers
     name = f"{model_name(data.student_dir)}-{method}-{layers}-layer-{key}"
-    return data.data_dir / "models" / "distilled" / data.task / name
+    return data.data_dir / "models" / "distilled" / data.task.name / name

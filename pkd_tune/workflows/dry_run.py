@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from pkd_tune.config import DataConfig, SearchConfig
-from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.distillation.train_step import graphs_of_a_training
 from pkd_tune.encoders.folder import family_of, layer_count, weight_bytes
@@ -31,7 +30,7 @@ log = logging.getLogger(__name__)
 def plan(request: SearchRequest) -> str:
     """Returns what a search would do and cost, as text for a terminal."""
     config = request.config
-    data, task = config.data, TASKS[config.data.task]
+    data, task = config.data, config.data.task
     plans = plan_search(request)
     resources = request.resources or cluster_resources(request)
     device = torch.device(resources.device if torch.cuda.is_available() else "cpu")

@@ -2,14 +2,14 @@
 
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pkd_tune.config import UserError
-from pkd_tune.data.glue import TASKS
+from pkd_tune.config import Task, UserError
+from pkd_tune.data.find import find_task
 from pkd_tune.data.loading import check_source, load_raw
-from pkd_tune.data.task import Task
+from pkd_tune.data.task import task_of_record
 from pkd_tune.encoders.folder import WEIGHTS
 from pkd_tune.files import MODEL_CARD, atomic_folder
 from pkd_tune.reporting.document import plain
@@ -56,13 +56,15 @@ class Exported:
     folder: Path
     formats: list[dict[str, Any]]
     """For each format: `format`, `metrics`, `parameters`, `size_mb`, `latency_ms`."""
+    score: str
+    """Whether the score is the `first` of the task's metrics or the `mean` of all."""
 
     @property
     def table(self) -> str:
         """The formats as a Markdown table."""
         from pkd_tune.deployment.model_card import formats_table
 
-        return formats_table(self.formats, metric_titles(self.formats[0]["metrics"]))
+        return formats_table(self.formats, metric_titles(self.formats[0]["metrics"], self.score))
 
 
 def export(request: ExportRequest) -> Exported:
@@ -117,7 +119,7 @@ def export(request: ExportRequest) -> Exported:
             formats=formats,
             latency_on=latency_machine(),
         )
-    return Exported(request.target, formats)
+    return Exported(request.target, formats, task.score)
 
 
 def verdict_for(options: ExportOptions, summary: dict[str, Any]) -> Verdict | None:
@@ -165,10 +167,12 @@ def resolve_export(options: ExportOptions) -> ExportRequest:
     data_dir = data_folder(options.run, run)
     if options.data_dir is not None:
         data_dir = options.data_dir.resolve() / "demo" if run["demo"] else options.data_dir.resolve()
-    task = TASKS[run["search"]["data"]["task"]]
-    if data_dir.is_dir():
+    task = problems.attempt(lambda: task_of_run(options, run)) or task_of_record(run["search"]["data"]["task"])
+    if task.folder is not None and not task.folder.is_dir():
+        problems.add(f"{task.folder}, which holds the dev split, is not there; say where the task is with --task")
+    elif data_dir.is_dir() or task.folder is not None:
         problems.found += check_source(task, data_dir)
-    else:
+    elif not problems.found:
         problems.add(f"{data_dir}, which holds the dev split, is not there; say where it is with --data-dir")
     problems.raise_any()
     assert student is not None
@@ -188,3 +192,20 @@ def resolve_export(options: ExportOptions) -> ExportRequest:
         target=target,
         formats=tuple(formats),
     )
+
+
+def task_of_run(options: ExportOptions, run: dict[str, Any]) -> Task:
+    """Returns the task of a run, as its record has it, with its files where they are now.
+
+    Raises:
+        UserError: When --task names another task, or one with other classes.
+    """
+    recorded = task_of_record(run["search"]["data"]["task"])
+    if options.task is not None:
+        given = find_task(options.task)
+        if (given.name, given.labels, given.text) != (recorded.name, recorded.labels, recorded.text):
+            raise UserError(f"--task {options.task}: is not {recorded.name} as {options.run} had it; give that task")
+        return given
+    if recorded.folder is None:
+        return recorded
+    return replace(recorded, folder=(options.run.resolve() / str(run["task_from_here"])).resolve())

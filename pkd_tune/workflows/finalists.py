@@ -13,14 +13,12 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file
 
-from pkd_tune.config import CONTROLS, Precision, UserError
-from pkd_tune.data.glue import TASKS
+from pkd_tune.config import CONTROLS, Precision, Task, UserError
+from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.loading import load_raw
 from pkd_tune.data.metrics import majority_score
 from pkd_tune.data.significance import Difference, Predicted, paired_bootstrap
-from pkd_tune.data.task import Task
 from pkd_tune.data.tokens import file_hash
-from pkd_tune.data.tsv import RawSplit
 from pkd_tune.deployment.conversion import export_student, write_formats
 from pkd_tune.deployment.formats import FORMATS, PYTORCH
 from pkd_tune.deployment.measurement import latencies_ms, latency_machine, measure, measured, predict, throughputs
@@ -64,7 +62,7 @@ def export_finalists(
         What summary.json holds.
     """
     config, teacher = context.search, context.teacher
-    data, task = config.data, TASKS[config.data.task]
+    data, task = config.data, config.data.task
     raw = load_raw(task, data.data_dir)
     dev = {name: raw[name] for name in task.dev_splits}
     start = data.student_dir if data.init == "pretrained" else teacher.folder
@@ -295,7 +293,7 @@ def compare(
         of_teacher: Predictions of the teacher.
         labels: Of the official dev splits.
     """
-    task = TASKS[context.search.data.task]
+    task = context.search.data.task
     predicted = {
         study_key: _predictions(context, studies, study_key)
         for study_key in (StudyKey(student["layers"], student["method"]) for student in students)

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pkd_tune.config import DataConfig, TrainingConfig
-from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.encoders.folder import layer_count, model_name, weights_key
 from pkd_tune.files import RESULT, write_json
@@ -26,6 +25,8 @@ class TrainedModel:
     folder: Path
     metrics: dict[str, float]
     """The task's metrics on dev by name, times 100, and their `score`."""
+    score: str
+    """Whether the score is the `first` of the task's metrics or the `mean` of all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +52,7 @@ def finetune(request: FinetuneRequest) -> TrainedModel:
     from pkd_tune.distillation import teacher as teachers
     from pkd_tune.distillation.student import compute_teacher_outputs
 
-    data, device, task = request.data, torch.device(request.device), TASKS[request.data.task]
+    data, device, task = request.data, torch.device(request.device), request.data.task
     load_examples(task, data.data_dir, demo=request.demo)
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     folder = data.data_dir / "models" / "finetuned" / task.name
@@ -80,7 +81,7 @@ def finetune(request: FinetuneRequest) -> TrainedModel:
         write_json(model_dir / RESULT, record)
     if request.layers == layer_count(data.teacher_dir):
         compute_teacher_outputs(data, model_dir, key, device)
-    return TrainedModel(task.name, model_dir, metrics)
+    return TrainedModel(task.name, model_dir, metrics, task.score)
 
 
 def resolve_finetune(options: FinetuneOptions, command: str) -> FinetuneRequest:
@@ -112,7 +113,7 @@ def resolve_finetune(options: FinetuneOptions, command: str) -> FinetuneRequest:
         seed=options.seed,
         precision=precision,
     )
-    data = DataConfig(task=task.name, data_dir=data_dir, teacher_dir=folder, student_dir=folder, max_length=max_length)
+    data = DataConfig(task=task, data_dir=data_dir, teacher_dir=folder, student_dir=folder, max_length=max_length)
     return FinetuneRequest(
         data=data,
         layers=options.layers or depth,

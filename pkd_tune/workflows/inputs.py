@@ -3,13 +3,12 @@
 import logging
 from pathlib import Path
 
-from pkd_tune.config import Init, Precision
-from pkd_tune.data.demo import write_demo
-from pkd_tune.data.glue import find_trainable
+from pkd_tune.config import Init, Precision, Task
+from pkd_tune.data.demo import demo_task
+from pkd_tune.data.examples import RawSplit
+from pkd_tune.data.find import find_trainable
 from pkd_tune.data.hub import find_pretrained
-from pkd_tune.data.loading import check_source, load_raw, row_count_notes
-from pkd_tune.data.task import Task
-from pkd_tune.data.tsv import RawSplit
+from pkd_tune.data.loading import check_source, load_raw, source_notes
 from pkd_tune.encoders.folder import classifier_problems, encoder_problems, has_classifier, length_limit
 from pkd_tune.encoders.precision import check_precision
 from pkd_tune.tuning.resources import Resources, choose_resources
@@ -29,21 +28,25 @@ def find_data(options: DataOptions, problems: Problems) -> tuple[Task | None, Pa
 
     Trainings write into the data folder too, so that must be possible.
     """
+    if options.demo:
+        return _find_demo(options, problems)
     task = problems.attempt(lambda: find_trainable(options.task))
-    if not options.demo:
-        data_dir = options.data_dir.resolve()
-        if task is not None:
-            problems.found += check_source(task, data_dir)
-        before = len(problems.found)
-        for folder in WRITTEN_FOLDERS:
-            if len(problems.found) == before:
-                check_writable(data_dir / folder, "--data-dir", problems)
-        return task, data_dir
+    data_dir = options.data_dir.resolve()
+    if task is not None:
+        problems.found += check_source(task, data_dir)
+    before = len(problems.found)
+    for folder in WRITTEN_FOLDERS:
+        if len(problems.found) == before:
+            check_writable(data_dir / folder, "--data-dir", problems)
+    return task, data_dir
+
+
+def _find_demo(options: DataOptions, problems: Problems) -> tuple[Task | None, Path]:
     data_dir = options.data_dir.resolve() / "demo"
     check_writable(data_dir, "--data-dir", problems)
-    if task is not None and not problems.found:
-        problems.attempt(lambda: write_demo(data_dir, task.name))
-    return task, data_dir
+    if problems.found:
+        return None, data_dir
+    return problems.attempt(lambda: demo_task(data_dir, options.task)), data_dir
 
 
 def find_encoder(
@@ -130,6 +133,6 @@ def find_device(gpus: int | None, precision: Precision, problems: Problems) -> R
 def load_examples(task: Task, data_dir: Path, *, demo: bool) -> dict[str, RawSplit]:
     """Reads a task's splits, and logs a note for each whose size is not the official one; the demo's are not."""
     raw = load_raw(task, data_dir)
-    for note in [] if demo else row_count_notes(task, raw):
+    for note in [] if demo else source_notes(task, raw):
         log.info("note: %s", note)
     return raw

@@ -108,6 +108,7 @@ class PredictOptions:
     task: tuple[str, ...]
     model: tuple[str, ...]
     splits: tuple[str, ...] | None = None
+    file: tuple[Path, ...] | None = None
     demo: bool = False
     data_dir: Path = Path("data")
     max_length: int | None = None
@@ -129,6 +130,7 @@ class ExportOptions:
     tolerance: float | None = None
     onnx: bool = False
     int8: bool = False
+    task: str | None = None
     data_dir: Path | None = None
 
 

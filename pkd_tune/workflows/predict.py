@@ -1,7 +1,8 @@
 """A model's predictions: scores, Parquet files, and the files that the GLUE benchmark takes."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -9,14 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pkd_tune.config import UserError
-from pkd_tune.data.demo import write_demo
-from pkd_tune.data.glue import TASKS, find_task
+from pkd_tune.config import Task, TaskSplit, UserError
+from pkd_tune.data.demo import demo_task
+from pkd_tune.data.find import find_task
+from pkd_tune.data.glue import TASKS
 from pkd_tune.data.hub import find_pretrained
 from pkd_tune.data.loading import check_source, load_features
 from pkd_tune.data.metrics import predictions, split_metrics
 from pkd_tune.data.submission import row_problems, write_submission
-from pkd_tune.data.task import Task, find_split
+from pkd_tune.data.tables import read_table
+from pkd_tune.data.task import find_split
 from pkd_tune.data.tokens import Split
 from pkd_tune.encoders.folder import (
     classifier_problems,
@@ -94,9 +97,9 @@ def predict(request: PredictRequest) -> list[Prediction]:
             path = table_path(options, task, name)
             table = as_table(task, logits_NC, predicted_N, splits[name].labels)
             write_file(path, partial(table.to_parquet, index=False))
-            if name in task.test_splits:
+            if task.split(name).submission:
                 submitted.setdefault(task.name, {})[name] = predicted_N
-            else:
+            if splits[name].labels is not None:
                 metrics[name] = split_metrics(task, name, predicted_N, splits[name].labels)
             found.append(Prediction(task.name, name, metrics.get(name, {}), path))
             log.info("%s %s: %s predicted", task.name, name, f"{len(predicted_N):,} examples")
@@ -126,6 +129,22 @@ def check_official(jobs: tuple[tuple[Task, Path], ...], examples: list[dict[str,
         raise UserError(*problems)
 
 
+def with_files(task: Task, files: Sequence[Path]) -> Task:
+    """Returns the task with the given files as its only splits, called as the files are; labels in them are scored.
+
+    Raises:
+        UserError: A file cannot be read, or two have the same name.
+    """
+    splits = []
+    for path in files:
+        table = read_table(path, [task.label])
+        labelled = any(value not in (None, "") for value in table.columns.get(task.label, ()))
+        splits.append(TaskSplit(part="test", called=path.stem, file=str(path.resolve()), labelled=labelled))
+    if len({split.name for split in splits}) < len(splits):
+        raise UserError("--file: two files have the same name; predict them one after the other")
+    return replace(task, splits=tuple(splits), folder=Path())
+
+
 def as_table(
     task: Task,
     logits_NC: npt.NDArray[np.float32],
@@ -153,6 +172,8 @@ def wanted_splits(task: Task, options: PredictOptions) -> list[str]:
     Raises:
         UserError: When the task has no split of that name.
     """
+    if options.file:
+        return [split.name for split in task.splits]
     known = [split.name for split in task.splits]
     given = [find_split(task, name).name for name in options.splits or ()]
     submits = options.glue_zip is not None
@@ -178,18 +199,26 @@ def resolve_predict(options: PredictOptions, command: str) -> PredictRequest:
         problems.add("--fill-missing belongs to --glue-zip; leave it out, or name a zip")
     if len(options.task) != len(options.model):
         problems.add(f"--model: {len(options.model)} given for {len(options.task)} tasks; give one for each task")
+    if options.file and (options.splits or options.glue_zip is not None or len(options.task) > 1):
+        problems.add(
+            "--file: predicts files with one model of one task; leave out --splits, --glue-zip and other tasks"
+        )
     data_dir, jobs = data_folder(options), list[tuple[Task, Path]]()
     if options.demo:
         check_writable(data_dir, "--data-dir", problems)
     for name, model in zip(options.task, options.model, strict=False):
-        task = problems.attempt(partial(find_task, name))
+        if options.demo and problems.found:
+            break  # where nothing can be written
+        task = problems.attempt(partial(demo_task, data_dir, name) if options.demo else partial(find_task, name))
         folder = problems.attempt(partial(find_pretrained, model, data_dir))
         if task is not None and task.name in [earlier.name for earlier, _ in jobs]:
             problems.add(f"--task {name}: given twice; predict it with one model, or in another --out")
-        if task is None or (options.demo and problems.found):
-            continue  # there are no files to check
-        if options.demo:
-            problems.attempt(partial(write_demo, data_dir, task.name))
+        if task is None:
+            continue
+        if options.glue_zip is not None and not task.submitted:
+            problems.add(f"--glue-zip: {task.name} is not a task of GLUE, whose server takes no other; leave it out")
+        if options.file:
+            task = problems.attempt(partial(with_files, task, options.file)) or task
         wanted = problems.attempt(partial(wanted_splits, task, options)) or []
         problems.found += check_source(task, data_dir, needed=wanted)
         for split in wanted:

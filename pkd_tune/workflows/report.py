@@ -9,7 +9,7 @@ from pkd_tune.config import UserError
 from pkd_tune.files import write_text
 from pkd_tune.reporting.document import code, markdown
 from pkd_tune.reporting.formatting import plural
-from pkd_tune.reporting.glue_table import elements, latex, scores
+from pkd_tune.reporting.glue_table import COLUMNS, elements, latex, scores
 from pkd_tune.reporting.run import Run, is_run, read_run
 from pkd_tune.reporting.run_report import write_report
 from pkd_tune.workflows.checks import Problems, check_writable
@@ -82,7 +82,7 @@ def write_reports(out: Path, *, with_latex: bool = False, tolerance: float | Non
             log.info("%s: its report cannot be written (%s)", run.folder, error.strerror)
     counted, notes = choose(runs)
     if not counted:
-        log.info("no search has ended yet, so there is no table of all tasks")
+        log.info("no search of a GLUE task has ended, so there is no table of its tasks")
         return unwritten
     table = scores(counted)
     if outdone := sorted({f"{run.task}/{run.folder.name}" for run in counted} - set(table["run"])):
@@ -117,6 +117,8 @@ def find_runs(out: Path) -> list[Path]:
 
 def choose(runs: list[Run]) -> tuple[list[Run], list[str]]:
     """Returns the runs that make the table, and notes on the others."""
+    others = sorted({run.task for run in runs} - set(COLUMNS))
+    runs = [run for run in runs if run.task in COLUMNS]
     ended = [run for run in runs if run.teacher is not None]
     real = [run for run in ended if not run.demo]
     notes = []
@@ -129,4 +131,6 @@ def choose(runs: list[Run]) -> tuple[list[Run], list[str]]:
         notes.append(f"Not finished and left out: {', '.join(unfinished)}.")
     if held := [code(f"{run.task}/{run.folder.name}") for run in real or ended if run.holdout]:
         notes.append(f"Settings and epochs chosen on a slice held out of train instead of dev: {', '.join(held)}.")
+    if others and ended:
+        notes.append(f"Tasks that are not GLUE's have reports of their own: {', '.join(map(code, others))}.")
     return real or ended, notes

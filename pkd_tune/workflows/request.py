@@ -107,7 +107,7 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
     assert task is not None and space is not None and depths is not None  # noqa: PT018 - for the type checker
     assert teacher_dir is not None and student_dir is not None  # noqa: PT018
     data = DataConfig(
-        task=task.name,
+        task=task,
         data_dir=data_dir,
         teacher_dir=teacher_dir,
         student_dir=student_dir,

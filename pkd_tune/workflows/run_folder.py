@@ -23,7 +23,7 @@ FLAGS = {
 }
 """Settings that have a flag of their own; the others come from the space or from what was found."""
 
-PLACES = ("search.data.data_dir", "search.data.teacher_dir", "search.data.student_dir")
+PLACES = ("search.data.data_dir", "search.data.teacher_dir", "search.data.student_dir", "search.data.task.folder")
 """Settings that only say where something lies; what lies there is compared by content."""
 
 TOTALS = ("search.trials", "search.control_trials", "search.seeds")

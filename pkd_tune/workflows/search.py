@@ -15,7 +15,6 @@ import torch
 from filelock import FileLock, Timeout
 
 from pkd_tune.config import UserError
-from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.distillation.memory import release_memory
 from pkd_tune.distillation.plain import check_plain
@@ -73,7 +72,7 @@ def search(request: SearchRequest) -> SearchRun:
     check_loggers(options.log)
     if options.ray_dashboard:
         cluster.check_dashboard()
-    earlier = {source: finished_trials(source.resolve(), data.task, plans) for source in options.warm_start}
+    earlier = {source: finished_trials(source.resolve(), data.task.name, plans) for source in options.warm_start}
     name = options.name or ("demo" if options.demo else model_name(data.teacher_dir))
     record = {
         "demo": options.demo,
@@ -81,12 +80,14 @@ def search(request: SearchRequest) -> SearchRun:
         "space": {name: description(parameter) for name, parameter in request.parameters.items()},
     }
     record = json.loads(json.dumps(record, default=json_value))
-    run_dir = begin_run_folder(request.out / data.task, name, record, new=options.new)
+    run_dir = begin_run_folder(request.out / data.task.name, name, record, new=options.new)
     with locked(run_dir), ExitStack() as stack:
         resources = fitting(request, request.resources or join_cluster(request, run_dir, stack), plans)
         made = provenance(request.command, gpu_names())
         record |= {"id": secrets.token_hex(4), "resources": resources.record, "provenance": made}
         record |= {"data_from_here": relative_path(run_dir, data.data_dir)}
+        if data.task.folder is not None:
+            record |= {"task_from_here": relative_path(run_dir, data.task.folder)}
         teacher = prepare(request, resources, run_dir, record)
         studies = open_studies(request, plans, run_dir)
         for source, trials_of in earlier.items():
@@ -148,7 +149,7 @@ def plan_search(request: SearchRequest) -> list[StudyPlan]:
     published = [
         (method, depth, asdict(winner))
         for (method, depth, task), winner in PUBLISHED.items()
-        if task == request.config.data.task
+        if task == request.config.data.task.name
     ]
     return plan_studies(request.config, request.parameters, published)
 
@@ -177,8 +178,11 @@ def join_cluster(request: SearchRequest, run_dir: Path, stack: ExitStack) -> Res
     stack.enter_context(cluster.joined_cluster(options.address, run_dir / RAY_LOG))
     data_dir = request.config.data.data_dir
     data_dir.mkdir(parents=True, exist_ok=True)
+    task_folder = request.config.data.task.folder
     storage = ("--storage", options.storage) if options.storage else ("--out", str(run_dir))
-    cluster.check_shared([("--data-dir", str(data_dir)), storage])
+    cluster.check_shared(
+        [("--data-dir", str(data_dir)), *([("--task", str(task_folder))] if task_folder is not None else []), storage]
+    )
     return cluster.cluster_resources(options.gpus, options.trials_per_gpu)
 
 
@@ -188,7 +192,7 @@ def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record:
     Raises:
         UserError: When the teacher is not good enough, or the run was begun with other settings.
     """
-    config, data, task = request.config, request.config.data, TASKS[request.config.data.task]
+    config, data, task = request.config, request.config.data, request.config.data.task
     device = torch.device(resources.device if torch.cuda.is_available() else "cpu")
     raw = load_examples(task, data.data_dir, demo=request.options.demo)
     depths = ", ".join(map(str, config.depths))

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from pkd_tune.config import DistillConfig, SearchConfig, TrainingConfig
-from pkd_tune.data.glue import TASKS
 from pkd_tune.data.tokens import Split, take
 from pkd_tune.distillation.batch_source import open_source
 from pkd_tune.distillation.inference import evaluate, predict
@@ -59,7 +58,7 @@ def time_student(
         device: Where it is trained.
         graphs: Where captured steps are kept; None: all steps are eager.
     """
-    task = TASKS[config.data.task]
+    task = config.data.task
     ends: list[float] = []
     part = some(splits["train"], TIMED_STEPS * config.student_training.batch_size)
     model_pool = ModelPool(graphs=graphs)
@@ -92,7 +91,7 @@ def train_student(
         epochs: How often it sees the part.
         report: Called at the end of each epoch.
     """
-    task, data = TASKS[config.data.task], config.data
+    task, data = config.data.task, config.data
     start = load_classifier(data.student_dir, task.labels, seed=0).to(device)
     layers, width = layer_count(data.teacher_dir), start.config.hidden_size
 
@@ -128,7 +127,7 @@ def time_teacher(
         device: Where it is trained.
         graphs: Where captured steps are kept; None: all steps are eager.
     """
-    task, data = TASKS[config.data.task], config.data
+    task, data = config.data.task, config.data
     model = load_classifier(data.teacher_dir, task.labels, seed=0).to(device)
     part = some(splits["train"], TIMED_STEPS // 2 * 32)
     whole = len(splits["train"]) / len(part)

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from glue_files import hub_config, layout_of
 
 import pkd_tune
-from pkd_tune.config import UserError
-from pkd_tune.data.glue import TASKS, find_task, find_trainable
-from pkd_tune.data.task import Task
+from pkd_tune.config import Task, UserError
+from pkd_tune.data.find import find_task, find_trainable
+from pkd_tune.data.glue import TASKS
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_find_task_accepts_usual_spellings(spelling: str, name: str) -> None:
 def test_every_hub_name_finds_its_own_task() -> None:
     assert TASKS
     for task in TASKS.values():
-        assert find_task(task.hub_name) is task
+        assert find_task(hub_config(task)) is task
 
 
 def test_unknown_task_is_one_line_with_known_tasks_and_the_closest() -> None:
@@ -68,9 +69,9 @@ ALL = pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name
 @ALL
 def test_layout_columns_point_at_the_columns_their_headers_name(task: Task) -> None:
     for split in task.splits:
-        layout = split.layout
+        layout = layout_of(task, split.name)
         assert (layout.label is None) == (split.part == "test") == bool(split.submission)
-        assert (layout.sentence2 is None) == (len(task.hub_sentences) == 1)
+        assert (layout.sentence2 is None) == (len(task.text) == 1)
         if layout.header is None:
             assert task.name == "CoLA"
             continue
@@ -126,15 +127,15 @@ def test_mnli_has_two_dev_and_two_test_splits_of_different_columns() -> None:
     assert task.dev_splits == ("dev", "dev_mm")
     assert task.test_splits == ("test", "test_mm")
     assert [split.file for split in task.splits] == [
-        "train",
-        "dev_matched",
-        "dev_mismatched",
-        "test_matched",
-        "test_mismatched",
+        "train.tsv",
+        "dev_matched.tsv",
+        "dev_mismatched.tsv",
+        "test_matched.tsv",
+        "test_mismatched.tsv",
     ]
-    widths = [len(split.layout.header or ()) for split in task.splits]
+    widths = [len(layout_of(task, split.name).header or ()) for split in task.splits]
     assert widths == [12, 16, 16, 10, 10]
-    assert [split.layout.label for split in task.splits] == [11, 15, 15, None, None]
+    assert [layout_of(task, split.name).label for split in task.splits] == [11, 15, 15, None, None]
 
 
 def test_only_the_table_and_the_demo_know_a_task_by_its_name() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from pkd_tune.config import UserError
+from pkd_tune.config import HubDataset, UserError
 from pkd_tune.data.hub import dataset_cached, find_pretrained, go_offline, hub_reachable
 
 
@@ -75,7 +75,7 @@ def fresh_process(code: str, **variables: str) -> list[str]:
         for name, value in os.environ.items()
         if not name.startswith(("HF_", "TRANSFORMERS_")) and not name.lower().endswith("_proxy")
     }
-    prelude = "import os, sys, time\nfrom pathlib import Path\nfrom pkd_tune.config import UserError\n"
+    prelude = "import os, sys, time\nfrom pathlib import Path\nfrom pkd_tune.config import HubDataset, UserError\n"
     done = subprocess.run(
         [sys.executable, "-c", prelude + code],
         env={**environment, **variables},
@@ -225,7 +225,7 @@ def test_a_dataset_counts_as_cached_only_when_it_is_whole(tmp_path: Path, monkey
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
     folder = tmp_path / "nyu-mll___glue" / "mrpc" / "0.0.0" / "0123456789abcdef"
     folder.mkdir(parents=True)
-    assert not dataset_cached("nyu-mll/glue", "mrpc")
+    assert not dataset_cached(HubDataset(repository="nyu-mll/glue", config="mrpc"))
     (folder / "dataset_info.json").write_text("{}")
-    assert dataset_cached("nyu-mll/glue", "mrpc")
-    assert not dataset_cached("nyu-mll/glue", "rte")
+    assert dataset_cached(HubDataset(repository="nyu-mll/glue", config="mrpc"))
+    assert not dataset_cached(HubDataset(repository="nyu-mll/glue", config="rte"))

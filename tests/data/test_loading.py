@@ -7,16 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from glue_files import PAIRS, VALUES, offline, rows_of, write_hub, write_tsv
+from glue_files import PAIRS, VALUES, hub_config, layout_of, of_hub, offline, rows_of, write_hub, write_tsv
 from tiny import write_bert, write_task
 
-from pkd_tune.config import UserError
+from pkd_tune.config import Task, UserError
+from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.glue import TASKS
-from pkd_tune.data.loading import check_source, load_features, load_raw, row_count_notes, selection_splits
+from pkd_tune.data.loading import check_source, hold_out, load_features, load_raw, selection_splits, source_notes
 from pkd_tune.data.metrics import majority_score
-from pkd_tune.data.task import Task
 from pkd_tune.data.tokens import Split
-from pkd_tune.data.tsv import RawSplit
 
 MRPC, RTE, COLA = TASKS["MRPC"], TASKS["RTE"], TASKS["CoLA"]
 REAL_GLUE = Path(__file__).parents[3] / "shared" / "glue"
@@ -52,7 +51,7 @@ def test_a_missing_test_split_is_no_problem_unless_it_is_needed(tmp_path: Path) 
     assert problem.startswith(f"{folder / 'test.tsv'} is missing; put the split there")
     raw = load_raw(MRPC, tmp_path)
     assert list(raw) == ["train", "dev"]
-    assert [note.split()[1] for note in row_count_notes(MRPC, raw)] == ["train", "dev"]
+    assert [note.split()[1] for note in source_notes(MRPC, raw)] == ["train", "dev"]
     splits = load_features(MRPC, tmp_path, tmp_path / "bert", 32)
     assert {name: split.key for name, split in splits.items()} == {name: whole[name].key for name in ("train", "dev")}
     (folder / "dev.tsv").unlink()
@@ -64,7 +63,7 @@ def test_a_folder_of_files_is_never_replaced_by_the_hub(tmp_path: Path, dataset_
     write_tsv(MRPC, tmp_path / "data")
     (tmp_path / "data" / "data_raw" / "MRPC" / "dev.tsv").unlink()
     with pytest.raises(UserError, match=r"dev\.tsv is missing"):
-        load_raw(MRPC, tmp_path / "data", str(hub))
+        load_raw(of_hub(MRPC, hub), tmp_path / "data")
 
 
 @pytest.mark.parametrize("name", ["CoLA", "MRPC", "STS-B", "MNLI", "AX"])
@@ -73,15 +72,15 @@ def test_folder_and_hub_give_the_same_examples(name: str, tmp_path: Path, datase
     write_tsv(task, tmp_path / "data")
     hub = write_hub(task, tmp_path / "hub")
     from_folder = load_raw(task, tmp_path / "data")
-    from_hub = load_raw(task, tmp_path / "none", str(hub))
+    from_hub = load_raw(of_hub(task, hub), tmp_path / "none")
     assert from_folder == from_hub
     assert list(from_hub) == list(task.row_counts)
     for split, examples in rows_of(task).items():
         firsts, seconds, class_ids = map(list, zip(*examples, strict=True))
         assert from_hub[split].sentence1 == firsts
-        assert from_hub[split].sentence2 == (seconds if len(task.hub_sentences) == 2 else None)
+        assert from_hub[split].sentence2 == (seconds if len(task.text) == 2 else None)
         labels = [float(np.float32(VALUES[class_id])) for class_id in class_ids] if task.regression else class_ids
-        assert from_hub[split].labels == (None if task.layout(split).label is None else labels)
+        assert from_hub[split].labels == (None if layout_of(task, split).label is None else labels)
 
 
 @pytest.mark.parametrize("task", [TASKS["STS-B"], TASKS["MNLI"]], ids=lambda task: task.name)
@@ -89,15 +88,15 @@ def test_a_hub_dataset_with_placeholder_labels_in_dev_is_refused(
     task: Task, tmp_path: Path, dataset_cache: Path
 ) -> None:
     hub = write_hub(task, tmp_path / "hub")
-    (path,) = (hub / task.hub_name).glob(f"{task.split('dev').hub}-*.parquet")
+    (path,) = (hub / hub_config(task)).glob(f"{task.split('dev').hub}-*.parquet")
     table = pq.read_table(path)
     column = table.column_names.index("label")
     kind = table.schema.field("label").type
     pq.write_table(table.set_column(column, "label", pa.array([1, -1], kind)), path)
     with pytest.raises(
-        UserError, match=rf"row 1 of '{task.split('dev').hub}' has the label -1(\.0)?, but must be in 0 to"
+        UserError, match=rf"'{task.split('dev').hub}': row 1: 'label' is '?-1(\.0)?'?, (but|which is not)"
     ):
-        load_raw(task, tmp_path, str(hub))
+        load_raw(of_hub(task, hub), tmp_path)
 
 
 def test_a_hub_dataset_with_other_classes_is_refused(tmp_path: Path, dataset_cache: Path) -> None:
@@ -107,15 +106,15 @@ def test_a_hub_dataset_with_other_classes_is_refused(tmp_path: Path, dataset_cac
     with pytest.raises(
         UserError, match=r"classes \['entailed', 'not_entailment'\] in 'train', but needs \['entailment'"
     ):
-        load_raw(RTE, tmp_path, str(hub))
+        load_raw(of_hub(RTE, hub), tmp_path)
 
 
 def test_a_hub_dataset_without_the_task_or_a_split_is_one_line(tmp_path: Path, dataset_cache: Path) -> None:
     hub = write_hub(RTE, tmp_path / "hub", {split: PAIRS[split] for split in ("train", "test")})
     with pytest.raises(UserError, match="has no split 'validation', only train, test"):
-        load_raw(RTE, tmp_path, str(hub))
-    with pytest.raises(UserError, match="cannot load 'mrpc'") as caught:
-        load_raw(MRPC, tmp_path, str(hub))
+        load_raw(of_hub(RTE, hub), tmp_path)
+    with pytest.raises(UserError, match="'mrpc' cannot be loaded") as caught:
+        load_raw(of_hub(MRPC, hub), tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -170,12 +169,20 @@ except OfflineModeIsEnabled:
     assert offline(code, tmp_path).splitlines() == [f"{[first for first, _, _ in PAIRS['train']]} [0, 1] None", "1"]
 
 
-def test_row_count_notes_name_each_split_that_differs() -> None:
+def test_a_class_that_cannot_be_held_out_is_named_or_stays_in_train() -> None:
+    labels = np.array([0] * 20 + [1] * 20 + [2])
+    rest, held = hold_out(TASKS["MNLI"], labels, ("dev", "dev_mm"))
+    assert 40 in rest
+    assert sorted([*rest, *held["dev"], *held["dev_mm"]]) == list(range(41))
+    assert {name: sorted(labels[rows]) for name, rows in held.items()} == {"dev": [0, 0, 1, 1], "dev_mm": [0, 0, 1, 1]}
+    with pytest.raises(UserError, match=r"RTE: no dev split can be held out .* 'entailment' 9, 'not_entailment' 1\)"):
+        hold_out(RTE, np.array([0] * 9 + [1]), ("dev",))
+
+
+def test_source_notes_name_each_split_that_differs() -> None:
     raw = {name: RawSplit([""] * count, [""] * count, None) for name, count in MRPC.row_counts.items()}
-    assert row_count_notes(MRPC, raw) == []
-    assert row_count_notes(MRPC, {**raw, "train": raw["dev"]}) == [
-        "MRPC train has 408 rows; the official split has 3,668"
-    ]
+    assert source_notes(MRPC, raw) == []
+    assert source_notes(MRPC, {**raw, "train": raw["dev"]}) == ["MRPC train has 408 rows; the official split has 3,668"]
 
 
 # The real files, where this machine has them
@@ -190,7 +197,7 @@ def test_real_files_have_their_official_rows_and_class_counts(task: Task, positi
     assert check_source(task, tmp_path) == []
     raw = load_raw(task, tmp_path)
     assert {name: len(split) for name, split in raw.items()} == task.row_counts
-    assert row_count_notes(task, raw) == []
+    assert source_notes(task, raw) == []
     assert raw["dev"].labels is not None
     assert sum(raw["dev"].labels) == positives
     assert raw["train"].labels is not None

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,6 +98,15 @@ def test_mnli_score_is_the_mean_of_matched_and_mismatched() -> None:
     assert list(scores) == ["accuracy", "accuracy_mm", "score"]
 
 
+def test_macro_f1_by_hand_and_as_the_score() -> None:
+    # F1 of class 0: 2 of 3 found, none wrong: 0.8; of 1: 1 found of 1, 1 wrong: 2/3; class 2 does not occur.
+    task = replace(MNLI, metrics=("macro_f1", "accuracy"), score="first", splits=MNLI.splits[:2])
+    scores = score(task, {"dev": [0, 0, 1, 1]}, {"dev": [0, 0, 0, 1]})
+    assert scores == pytest.approx(
+        {"macro_f1": 100 * (0.8 + 2 / 3) / 2, "accuracy": 75, "score": 100 * (0.8 + 2 / 3) / 2}
+    )
+
+
 def test_pearson_and_spearman_by_hand() -> None:
     # Deviations (-2,-1,3) and (-1,0,1): Pearson 5/sqrt(14*2). Ranks (1,2,3) twice: Spearman 1.
     scores = score_dev("STS-B", [1.0, 2.0, 6.0], [2.0, 3.0, 4.0])
@@ -127,9 +137,11 @@ def test_a_correlation_ignores_scale_and_offset(pairs: list[tuple[int, int]], sc
     assert all(-100.001 <= value <= 100.001 for value in before.values())
 
 
-@pytest.mark.parametrize("split", ["test", "dev"])
-def test_a_split_without_labels_is_refused_by_name(split: str) -> None:
-    with pytest.raises(UserError, match=f"MRPC {split} has no labels; score dev, or submit to the GLUE server"):
+@pytest.mark.parametrize(
+    ("split", "instead"), [("test", "score train or dev, or submit it to the GLUE server"), ("dev", "score train$")]
+)
+def test_a_split_without_labels_is_refused_by_name(split: str, instead: str) -> None:
+    with pytest.raises(UserError, match=f"MRPC {split} has no labels; {instead}"):
         score(TASKS["MRPC"], {split: [0, 1]}, {"dev": None, "test": None})
     # The hub's placeholders, or an oracle's answers, are no labels of a test split either.
     with pytest.raises(UserError, match="MRPC test has no labels"):

@@ -3,15 +3,16 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
 
+from pkd_tune.config import Metric, Task
 from pkd_tune.data import metrics, significance
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.metrics import score, split_metrics
 from pkd_tune.data.significance import METRICS, Predicted, half_width, paired_bootstrap, resampled_scores
-from pkd_tune.data.task import Task
 
 RTE, MNLI = TASKS["RTE"], TASKS["MNLI"]
 RNG = np.random.default_rng(0)
@@ -140,8 +141,12 @@ def test_two_equal_students_are_told_apart_in_at_most_5_percent_of_runs(seeds: i
 @pytest.mark.parametrize("name", METRICS)
 @pytest.mark.parametrize("kind", ["many labels", "one label", "one example"])
 def test_each_metric_of_each_resample_is_that_of_its_examples(name: str, kind: str) -> None:
-    task = TASKS["STS-B"] if name in ("pearson", "spearman") else TASKS["MNLI" if name == "matthews" else "MRPC"]
-    task = replace(task, metrics=(name,))
+    task = (
+        TASKS["STS-B"]
+        if name in ("pearson", "spearman")
+        else TASKS["MNLI" if name in ("matthews", "macro_f1") else "MRPC"]
+    )
+    task = replace(task, metrics=(cast(Metric, name),))
     dtype = np.float64 if task.regression else np.int64
     rng = np.random.default_rng(2)
     labels_N = rng.integers(max(task.outputs, 2), size=1 if kind == "one example" else 6).astype(dtype)
@@ -164,6 +169,15 @@ def test_each_metric_of_each_resample_is_that_of_its_examples(name: str, kind: s
             for training_N in predicted
         ]
     np.testing.assert_allclose(found_MR, expected_MR, rtol=0, atol=1e-9)
+
+
+def test_only_the_first_metric_is_compared_where_it_is_the_score() -> None:
+    task = replace(TASKS["MNLI"], metrics=("macro_f1", "accuracy"), score="first")
+    labels, predicted = examples(task, 4)
+    expected = scored_one_by_one(task, predicted, labels, 12, seed=3)
+    found = resampled_scores(task, predicted, labels, resamples=12, seed=3)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+    assert not np.allclose(found, resampled_scores(replace(task, score="mean"), predicted, labels, 12, seed=3))
 
 
 def test_every_metric_has_a_fast_form() -> None:

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pkd_tune.config import UserError
+from pkd_tune.config import Task, UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.submission import write_submission
-from pkd_tune.data.task import Task
 
 # Lines with the header, as the server's sample submission has them.
 LINES = {

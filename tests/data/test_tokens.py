@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from glue_files import ID, PAIRS, WORDS, offline, words, write_hub, write_tsv
+from glue_files import ID, PAIRS, WORDS, of_hub, offline, words, write_hub, write_tsv
 
 from pkd_tune.config import UserError
 from pkd_tune.data import tokens
@@ -139,8 +139,8 @@ def test_features_are_built_from_a_hub_dataset_and_found_again(
 ) -> None:
     hub = write_hub(MRPC, tmp_path / "hub")
     write_tsv(MRPC, tmp_path / "data")
-    from_hub = load_features(MRPC, tmp_path / "none", model_dir, 16, str(hub))
-    load_features(MRPC, tmp_path / "none", model_dir, 16, str(hub))
+    from_hub = load_features(of_hub(MRPC, hub), tmp_path / "none", model_dir, 16)
+    load_features(of_hub(MRPC, hub), tmp_path / "none", model_dir, 16)
     assert len(list((tmp_path / "none" / "data_feat" / "MRPC").iterdir())) == 1
     # The same tokens have the same key wherever they come from, so that teacher outputs can be shared.
     from_folder = load_features(MRPC, tmp_path / "data", model_dir, 16)

@@ -4,12 +4,27 @@ import time
 from pathlib import Path
 
 import pytest
+from glue_files import layout_of
 
-from pkd_tune.config import UserError
+from pkd_tune.config import Task, UserError
+from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.glue import TASKS
-from pkd_tune.data.tsv import read_tsv, tsv_problems
+from pkd_tune.data.tsv import parse_tsv
 
 MRPC, RTE, COLA = TASKS["MRPC"], TASKS["RTE"], TASKS["CoLA"]
+
+
+def read_tsv(task: Task, path: Path, split: str) -> RawSplit:
+    raw, problems = parse_tsv(task, path, task.split(split))
+    if problems:
+        raise UserError(*problems)
+    return raw
+
+
+def tsv_problems(task: Task, path: Path, split: str) -> list[str]:
+    return parse_tsv(task, path, task.split(split))[1]
+
+
 MRPC_HEADER = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
 
 
@@ -81,7 +96,7 @@ def test_rows_without_header_count_from_line_1(tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", ["5.001", "-0.1", "nan", "inf", "", "high"])
 def test_a_label_outside_the_range_of_a_regression_is_refused(tmp_path: Path, label: str) -> None:
     task = TASKS["STS-B"]
-    header = "\t".join(task.layout("dev").header or ())
+    header = "\t".join(layout_of(task, "dev").header or ())
     row = "0\tgenre\tfile\t2012\t1\tnone\tnone\ta\tb\t"
     path = written(tmp_path, f"{header}\n{row}5.000\n{row}{label}\n")
     assert tsv_problems(task, path, "dev") == [f"{path}:3: label {label!r} is none of STS-B's: numbers from 0 to 5"]
@@ -89,7 +104,7 @@ def test_a_label_outside_the_range_of_a_regression_is_refused(tmp_path: Path, la
 
 def test_regression_labels_are_as_precise_as_the_hubs(tmp_path: Path) -> None:
     task = TASKS["STS-B"]
-    header = "\t".join(task.layout("dev").header or ())
+    header = "\t".join(layout_of(task, "dev").header or ())
     rows = "".join(f"{i}\tg\tf\ty\t1\tn\tn\tfirst\tsecond\t{label}\n" for i, label in enumerate(("0", "3.8", "5.000")))
     raw = read_tsv(task, written(tmp_path, f"{header}\n{rows}"), "dev")
     assert raw.labels == [0.0, 3.799999952316284, 5.0]
@@ -99,7 +114,7 @@ def test_regression_labels_are_as_precise_as_the_hubs(tmp_path: Path) -> None:
 def test_broken_rows_of_qqp_are_refused_and_none_is_dropped_in_silence(tmp_path: Path) -> None:
     """The old QQP files have rows that a line end inside a question cuts in two."""
     task = TASKS["QQP"]
-    header = "\t".join(task.layout("train").header or ())
+    header = "\t".join(layout_of(task, "train").header or ())
     path = written(tmp_path, f"{header}\n1\t2\t3\ta ?\tb ?\t1\n4\t5\t6\tcut\nhere ?\td ?\t0\n")
     assert tsv_problems(task, path, "train") == [
         f"{path}:3: 4 columns, but QQP needs 6",
@@ -112,7 +127,7 @@ def test_broken_rows_of_qqp_are_refused_and_none_is_dropped_in_silence(tmp_path:
 @pytest.mark.parametrize("split", ["train", "dev"])
 def test_a_tab_in_a_question_does_not_make_the_label_of_another_piece(tmp_path: Path, split: str) -> None:
     task = TASKS["QQP"]
-    header = "\t".join(task.layout(split).header or ())
+    header = "\t".join(layout_of(task, split).header or ())
     path = written(tmp_path, f"{header}\n1\t2\t3\ta ?\tb ?\t1\n4\t5\t6\ta ?\twhat is 2 to the\t0\t1\n")
     assert tsv_problems(task, path, split) == [f"{path}:3: 7 columns, but QQP needs 6"]
 
@@ -120,7 +135,7 @@ def test_a_tab_in_a_question_does_not_make_the_label_of_another_piece(tmp_path: 
 def test_the_columns_of_mnli_differ_by_split(tmp_path: Path) -> None:
     task = TASKS["MNLI"]
     for split, cells in (("train", 12), ("dev", 16), ("dev_mm", 16), ("test", 10), ("test_mm", 10)):
-        header = "\t".join(task.layout(split).header or ())
+        header = "\t".join(layout_of(task, split).header or ())
         row = [*map(str, range(8)), "premise", "hypothesis", *["neutral"] * (cells - 10)]
         if cells > 10:
             row[-1] = "contradiction"  # The gold label, after those of single annotators.

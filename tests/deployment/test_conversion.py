@@ -12,10 +12,9 @@ from safetensors.torch import save_file
 from tiny import write_task
 from transformers import AutoModelForSequenceClassification
 
-from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig
+from pkd_tune.config import DataConfig, DistillConfig, Task, TrainingConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, load_raw
-from pkd_tune.data.task import Task
 from pkd_tune.deployment.conversion import export_student, write_formats
 from pkd_tune.deployment.formats import INT8, ONNX, PYTORCH, load
 from pkd_tune.deployment.measurement import measure
@@ -33,7 +32,7 @@ PKD = DistillConfig(student_layers=2, alpha=0.5, beta=10.0, temperature=5.0, str
 def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path: Path) -> None:
     write_task(task, tmp_path, train=160)
     tiny = tiny_data / "models/pretrained/tiny"
-    data = DataConfig(task=task.name, data_dir=tmp_path, teacher_dir=tiny, student_dir=tiny, max_length=32)
+    data = DataConfig(task=task, data_dir=tmp_path, teacher_dir=tiny, student_dir=tiny, max_length=32)
     splits = load_features(task, tmp_path, tiny, 32)
     finetuned = tmp_path / "models/finetuned"
     teacher = prepare_teacher(task, splits, tiny, finetuned, [TEACHING], CPU, lambda evaluation: None)

@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
+from pkd_tune.config import Task
 from pkd_tune.data.glue import TASKS
-from pkd_tune.data.task import Task
 from pkd_tune.deployment.model_card import METRIC_TYPES, write_card
 
 SETTINGS = {

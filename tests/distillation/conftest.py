@@ -20,7 +20,7 @@ Prepare = Callable[[list[TrainingConfig], Path], Teacher]
 @pytest.fixture(scope="module")
 def data(tiny_data: Path) -> DataConfig:
     folder = tiny_data / "models/pretrained/tiny"
-    return DataConfig(task="MRPC", data_dir=tiny_data, teacher_dir=folder, student_dir=folder, max_length=32)
+    return DataConfig(task=TASK, data_dir=tiny_data, teacher_dir=folder, student_dir=folder, max_length=32)
 
 
 @pytest.fixture(scope="module")

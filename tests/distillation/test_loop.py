@@ -11,10 +11,9 @@ import torch
 from tiny import write_bert, write_task
 from transformers import BertForSequenceClassification
 
-from pkd_tune.config import TrainingConfig
+from pkd_tune.config import Task, TrainingConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
-from pkd_tune.data.task import Task
 from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.batch_source import open_source
 from pkd_tune.distillation.checkpoint import Checkpoint

@@ -130,7 +130,7 @@ def test_the_first_step_is_the_loss_by_hand(tiny_data: Path, tmp_path: Path) -> 
     """Student layers 1..k-1 meet the mapped teacher layers of the same examples, whatever the order of the batch."""
     write_bert(tmp_path / "still", dropout=0.0)
     data = DataConfig(
-        task="MRPC",
+        task=TASK,
         data_dir=tiny_data,
         teacher_dir=tmp_path / "still",
         student_dir=tmp_path / "still",

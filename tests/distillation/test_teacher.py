@@ -1,10 +1,12 @@
 """Fine-tuned teachers: what is cached, scored and refused."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import write_task
@@ -94,6 +96,29 @@ def test_dev_scores_are_computed_once_decide_about_the_teacher_and_survive_damag
         assert scores(splits) == teacher.metrics
         assert f"{record} is damaged" in caplog.text
         assert record.read_text() == whole
+
+
+@pytest.mark.parametrize(
+    ("positives", "score", "passes"), [(39, 98.8, True), (39, 98.7, False), (38, 97.1, True), (38, 96.9, False)]
+)
+def test_a_teacher_of_rare_classes_must_halve_the_errors(
+    data: DataConfig, teacher: Teacher, tmp_path: Path, positives: int, score: float, passes: bool
+) -> None:
+    task = replace(TASK, metrics=("accuracy",))
+    splits = load_features(TASK, data.data_dir, data.student_dir, data.max_length)
+    rare = replace(splits["dev"], labels=(np.arange(len(splits["dev"])) < positives).astype(np.int64))
+
+    def prepare() -> None:
+        prepare_teacher(
+            task, {**splits, "dev": rare}, teacher.folder, tmp_path, [TEACHING], CPU, lambda evaluation: None
+        )
+
+    with contextlib.suppress(UserError):
+        prepare()
+    (record,) = tmp_path.iterdir()
+    record.write_text(json.dumps({"accuracy": score, "score": score}))
+    with contextlib.nullcontext() if passes else pytest.raises(UserError, match="and reach"):
+        prepare()
 
 
 def test_a_teacher_given_as_its_finetuned_folder_finds_its_outputs(data: DataConfig, teacher: Teacher) -> None:

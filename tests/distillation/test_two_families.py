@@ -63,7 +63,7 @@ def test_a_student_learns_from_a_teacher_of_another_family(
     wide = {} if width == 32 else {"hidden_size": width}
     teacher_dir = write_model(tmp_path / "teacher", teacher_kind, **wide)
     student_dir = once(f"family-{student_kind}", lambda folder: write_model(folder / "tiny", student_kind)) / "tiny"
-    data = DataConfig(task="MRPC", data_dir=tiny_data, teacher_dir=teacher_dir, student_dir=student_dir, max_length=32)
+    data = DataConfig(task=TASK, data_dir=tiny_data, teacher_dir=teacher_dir, student_dir=student_dir, max_length=32)
     teacher = untrained_teacher(teacher_dir, tiny_data, teacher_kind, tmp_path / "tuned")
     student_data = open_student_data(data, teacher, CPU, seed=0)
     ids = np.array([5, 40, 2])

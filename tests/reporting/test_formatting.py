@@ -15,13 +15,13 @@ from pkd_tune.reporting.formatting import (
 
 
 def test_one_metric_needs_no_mean() -> None:
-    assert metric_titles({"f1": 1.0, "accuracy": 2.0, "score": 1.5}) == {
+    assert metric_titles({"f1": 1.0, "accuracy": 2.0, "score": 1.5}, "mean") == {
         "f1": "F1",
         "accuracy": "accuracy",
         "score": "mean",
     }
-    assert metric_titles({"matthews": 1.0, "score": 1.0}) == {"matthews": "Matthews correlation"}
-    assert metrics_text({"accuracy": 1.0, "accuracy_mm": 2.0, "score": 1.5}) == (
+    assert metric_titles({"matthews": 1.0, "score": 1.0}, "mean") == {"matthews": "Matthews correlation"}
+    assert metrics_text({"accuracy": 1.0, "accuracy_mm": 2.0, "score": 1.5}, "mean") == (
         "accuracy 1.0, accuracy (mm) 2.0, mean 1.5"
     )
 

@@ -11,7 +11,7 @@ from recorded_trainings import METRICS
 from pkd_tune.config import Method
 from pkd_tune.files import read_json, write_json
 from pkd_tune.reporting.document import markdown
-from pkd_tune.reporting.glue_table import TASKS, elements, latex, scores, views
+from pkd_tune.reporting.glue_table import COLUMNS, elements, latex, scores, views
 from pkd_tune.reporting.run import read_run
 
 SMALL: dict[str, Any] = {"trials": 4, "control_trials": 2, "depths": (3,)}
@@ -42,10 +42,10 @@ def test_every_number_has_a_line(table: pd.DataFrame, tmp_path: Path) -> None:
 
 def test_the_tables_have_gaps_and_state_their_means(table: pd.DataFrame) -> None:
     confirmed, best = views(table)
-    assert confirmed.header == ["model", *TASKS.values(), "mean"]
+    assert confirmed.header == ["model", *COLUMNS.values(), "mean"]
     rows = {row[0]: row[1:] for row in best.rows[3:]}  # the other teacher with its students comes first
     assert [row[0] for row in best.rows[:1]] == ["large_bert (teacher, 6 layers)"]
-    mrpc, rte = list(TASKS).index("MRPC"), list(TASKS).index("RTE")
+    mrpc, rte = list(COLUMNS).index("MRPC"), list(COLUMNS).index("RTE")
     teacher = rows["minilm (teacher, 6 layers)"]
     assert (teacher[mrpc], teacher[rte], teacher[-1]) == ("90.0 / 81.0", "66.0", "75.8 (2)")
     assert [cell for i, cell in enumerate(teacher[:-1]) if i not in (mrpc, rte)] == ["–"] * 7
@@ -57,7 +57,7 @@ def test_the_tables_have_gaps_and_state_their_means(table: pd.DataFrame) -> None
 
 def test_a_mean_over_all_tasks_needs_no_count(table: pd.DataFrame) -> None:
     row = table[(table["method"] == "pkd") & (table["task"] == "RTE") & (table["teacher"] == "minilm")]
-    nine = pd.concat([row.assign(task=task, best=float(i)) for i, task in enumerate(TASKS)])
+    nine = pd.concat([row.assign(task=task, best=float(i)) for i, task in enumerate(COLUMNS)])
     assert views(nine)[1].rows == [["PKD, 3 layers", *(f"{i}.0" for i in range(9)), "4.0"]]
 
 
@@ -87,7 +87,7 @@ def test_every_task_and_its_metrics_have_a_column(tmp_path: Path) -> None:
         write_run(tmp_path / task / "minilm", task=task, **SMALL)
     rows = views(scores([read_run(folder) for folder in tmp_path.glob("*/*")]))[1].rows
     counts = [len(cell.split(" / ")) if cell != "–" else 0 for cell in rows[0][1:-1]]
-    assert counts == [len(METRICS.get(task, ())) for task in TASKS]
+    assert counts == [len(METRICS.get(task, ())) for task in COLUMNS]
 
 
 def test_latex_is_a_booktabs_table(table: pd.DataFrame) -> None:

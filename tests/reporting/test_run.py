@@ -85,7 +85,7 @@ def test_what_a_run_lacks_is_named_in_one_line(folder: Path, damage: Callable[[P
 
 def test_a_student_is_found_by_depth_and_method(folder: Path) -> None:
     record, summary = finished_run(folder)
-    assert record["search"]["data"]["task"] == "MRPC"
+    assert record["search"]["data"]["task"]["name"] == "MRPC"
     student = find_student(folder, summary, 3, "kd")
     assert (student["layers"], student["method"]) == (3, "kd")
     with pytest.raises(UserError, match="no such student; it has pkd: 2, 3; kd: 2, 3"):

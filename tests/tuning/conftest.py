@@ -16,7 +16,7 @@ from pkd_tune.tuning.trial import TrialContext
 @pytest.fixture(scope="module")
 def data(tiny_data: Path) -> DataConfig:
     folder = tiny_data / "models/pretrained/tiny"
-    return DataConfig(task="MRPC", data_dir=tiny_data, teacher_dir=folder, student_dir=folder, max_length=32)
+    return DataConfig(task=TASKS["MRPC"], data_dir=tiny_data, teacher_dir=folder, student_dir=folder, max_length=32)
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def other_run(tmp_path: Path) -> Path:
     """Returns the folder of a run of RTE: two complete trials at depth 1, and one that was stopped."""
     folder = tmp_path / "other"
     folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({"search": {"data": {"task": "RTE"}}}))
+    (folder / "run.json").write_text(json.dumps({"search": {"data": {"task": {"name": "RTE"}}}}))
     studies = opened(folder, plan(1, 3))
     for _ in range(2):
         finish(studies, ask(studies)[0], 70.0)

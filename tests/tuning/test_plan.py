@@ -1,14 +1,16 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pkd_tune.config import DataConfig, SearchConfig, SearchStage, TrainingConfig, UserError
+from pkd_tune.data.glue import TASKS
 from pkd_tune.tuning.plan import StudyKey, plan_studies
 from pkd_tune.tuning.space import Choice, contains
 from pkd_tune.tuning.space_file import find_space, load_space
 
-DATA = DataConfig(task="RTE", data_dir=Path("d"), teacher_dir=Path("t"), student_dir=Path("t"))
+DATA = DataConfig(task=TASKS["RTE"], data_dir=Path("d"), teacher_dir=Path("t"), student_dir=Path("t"))
 DEFAULT, PAPER = (load_space(find_space(name)) for name in ("default", "paper"))
 
 
@@ -20,6 +22,15 @@ def search(*methods: Any, **more: Any) -> SearchConfig:
         student_training=TrainingConfig(),
         **{"depths": (3, 6), "stages": stages, "trials": 5, "control_trials": 3, **more},
     )
+
+
+def test_a_regression_has_no_temperature_to_search() -> None:
+    data = replace(DATA, task=TASKS["STS-B"])
+    plans = plan_studies(
+        replace(search("kd", "pkd", sampler="grid", control_trials=99, trials=None), data=data), PAPER.parameters
+    )
+    assert all(plan.parameters["temperature"] == Choice((1.0,)) for plan in plans)
+    assert [plan.quota for plan in plans[:2]] == [9, 9]
 
 
 def test_methods_and_depths_have_their_shares() -> None:

@@ -5,6 +5,7 @@ import pytest
 from requests_of import search_request
 
 from pkd_tune.config import DataConfig, SearchConfig, SearchStage, TrainingConfig, UserError
+from pkd_tune.data.glue import TASKS
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.resources import Resources
@@ -58,7 +59,7 @@ def test_the_plan_of_a_search_on_a_cluster_counts_its_slots(
 def test_hours_are_those_of_gpus_that_trials_share() -> None:
     plans = [StudyPlan(study_key=StudyKey(3, "pkd"), quota=2, parameters={})]
     config = SearchConfig(  # 2 trials of 4 epochs of 2 evaluations
-        data=DataConfig(task="MRPC", data_dir=Path("d"), teacher_dir=Path("t"), student_dir=Path("t")),
+        data=DataConfig(task=TASKS["MRPC"], data_dir=Path("d"), teacher_dir=Path("t"), student_dir=Path("t")),
         teacher_trainings=(),
         student_training=TrainingConfig(),
         depths=(3,),

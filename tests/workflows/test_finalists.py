@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pkd_tune.config import DataConfig, SearchConfig, SearchStage, TrainingConfig
+from pkd_tune.data.glue import TASKS
 from pkd_tune.distillation.checkpoint import write_tensors
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.tuning.artifacts import ArtifactStore
@@ -24,7 +25,7 @@ TRUTH = np.random.default_rng(0).integers(2, size=100)
 
 @pytest.fixture
 def context(tmp_path: Path) -> TrialContext:
-    data = DataConfig(task="RTE", data_dir=tmp_path, teacher_dir=tmp_path, student_dir=tmp_path)
+    data = DataConfig(task=TASKS["RTE"], data_dir=tmp_path, teacher_dir=tmp_path, student_dir=tmp_path)
     search = SearchConfig(
         data=data,
         teacher_trainings=(),

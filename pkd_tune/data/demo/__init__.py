@@ -1,4 +1,5 @@
-"""Generates the data of `--demo`: a synthetic corpus in the format of a GLUE task, and a small BERT model folder.
+"""Generates the data of `--demo`: a synthetic corpus in the format of a GLUE task, or one with a task file and CSV
+files, and a small BERT model folder.
 
 With it a search runs on a new machine without downloads. The files are used in the same way as real data and a real
 pretrained model. `world` generates sentences, `corpora` the examples and files of each task, `model` the model folder;
@@ -13,9 +14,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from pkd_tune.config import UserError
-from pkd_tune.data.demo.corpora import write_corpus
+from pkd_tune.config import Task, UserError
+from pkd_tune.data.demo.corpora import TICKETS, write_corpus
 from pkd_tune.data.demo.model import write_model
+from pkd_tune.data.glue import glue_task, is_glue
+from pkd_tune.data.task_file import task_of_file
 from pkd_tune.files import LOCK_MODE, read_json, write_json
 
 _MODEL = "models/pretrained/demo"
@@ -74,7 +77,8 @@ def write_demo(data_dir: Path, task: str = "MRPC", *, seed: int = 0) -> Path:
 
     Args:
         data_dir: Receives data_raw/<TASK>/ and models/pretrained/demo/.
-        task: GLUE name of the task. For AX, which is predicted by a model of MNLI, MNLI is written as well.
+        task: GLUE name of the task, or `TICKETS` for a task file with CSV files. For AX, which a model of MNLI
+            predicts, MNLI is written as well.
         seed: Determines all examples and weights; equal seeds give equal bytes. The model is shared by the tasks, so a
             different seed replaces it.
 
@@ -116,3 +120,25 @@ def write_demo(data_dir: Path, task: str = "MRPC", *, seed: int = 0) -> Path:
             (data_dir / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staged / name, data_dir / name)
     return data_dir / _MODEL
+
+
+def demo_task(data_dir: Path, name: str) -> Task:
+    """Writes the demo of a task below a folder, unless it exists, and returns the task.
+
+    Args:
+        data_dir: Receives data_raw/<TASK>/ and models/pretrained/demo/.
+        name: Of a GLUE task, or `TICKETS`: seven made-up classes in a task file and CSV files.
+
+    Raises:
+        UserError: There is no demo of this task, or a file that would be written exists and is not the demo's.
+    """
+    if name != TICKETS and not is_glue(name) and (name.startswith("hub:") or Path(name).expanduser().exists()):
+        raise UserError(
+            f"--task {name}: --demo has data of its own, for the tasks of GLUE and for {TICKETS}; leave out --demo"
+        )
+    if name == TICKETS:
+        write_demo(data_dir, TICKETS)
+        return task_of_file(data_dir / "data_raw" / TICKETS / f"{TICKETS}.toml")
+    task = glue_task(name)
+    write_demo(data_dir, task.name)
+    return task

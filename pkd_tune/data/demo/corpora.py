@@ -4,11 +4,15 @@ Labels follow from the text alone. Each task mixes differences that models learn
 steps of composition (word order, voice, negation), so that scores depend on depth.
 """
 
+import csv
 import functools
+import io
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from pkd_tune.config import TaskSplit
 from pkd_tune.data.demo.world import (
     FORMAL,
     OPTIONAL_ROLES,
@@ -26,7 +30,22 @@ from pkd_tune.data.demo.world import (
     write_sentence,
 )
 from pkd_tune.data.glue import TASKS
-from pkd_tune.data.task import TaskSplit
+
+TICKETS = "tickets"
+"""Name of the demo's task that is not GLUE's: support tickets in seven queues."""
+
+TICKETS_FILE = """\
+# The demo's task file: tickets, each a subject and a body, are sorted into seven queues.
+name = "tickets"
+
+[data]
+train = "train.csv"
+dev = "dev.csv"
+test = "test.csv"
+text = ["subject", "body"]
+label = "queue"
+metrics = ["macro_f1", "accuracy"]
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +135,18 @@ def _qnli(draw: random.Random, split: str) -> Example:
     elif not answered:
         other = change(meaning, draw, _visible(unsaid, hidden=asked))
     return Example((question, say(other, draw, unsaid)), "entailment" if answered else "not_entailment")
+
+
+QUEUES = ("support", "callback", "praise", "security", "complaints", "fraud", "jobs", "support")
+"""The queue of a ticket by what was done, an index into the concepts of actions."""
+
+
+def _ticket(draw: random.Random, split: str) -> Example:
+    """A ticket: its subject says how somebody was, its body what was done, which decides the queue."""
+    meaning = draw_meaning(draw)
+    person = choose_word(WORDS["person"][meaning.agent], draw)
+    subject = write_sentence(f"the {person} was {qualify(draw.choice(QUALITIES), draw.random() < 0.5, draw)} .")
+    return Example((subject, say(meaning, draw, {draw.choice(OPTIONAL_ROLES)})), QUEUES[meaning.action])
 
 
 def _wnli(draw: random.Random, split: str) -> Example:
@@ -248,6 +279,7 @@ CORPORA = {
     ),
     "QNLI": Corpus(make=_qnli, sizes=_USUAL_SIZES),
     "RTE": Corpus(make=_rte, sizes={**_USUAL_SIZES, "train": 2500}),
+    TICKETS: Corpus(make=_ticket, sizes={"train": 1500, "dev": 300, "test": 300}),
     "WNLI": Corpus(make=_wnli, sizes={"train": 1000, "dev": 70, "test": 140}),
 }
 
@@ -273,22 +305,36 @@ def make_examples(task: str, *, seed: int = 0) -> dict[str, list[Example]]:
 
 
 def write_corpus(task: str, *, seed: int = 0) -> dict[str, bytes]:
-    """Returns the contents of a task's TSV files by file name."""
+    """Returns the contents of a task's files by file name: TSV files, for `TICKETS` CSV files and the task file."""
+    if task == TICKETS:
+        drawn = make_examples(task, seed=seed)
+        tables = {f"{split}.csv": _csv(examples).encode() for split, examples in drawn.items()}
+        return {**tables, f"{TICKETS}.toml": TICKETS_FILE.encode()}
     drawn = {"test": make_examples("MNLI", seed=seed)[AX_SPLIT]} if task == "AX" else make_examples(task, seed=seed)
     files = {}
     first_id = 0
     for split in TASKS[task].splits:
-        text = _tsv(split, drawn[split.file], first_id)
+        text = _tsv(split, drawn[Path(split.file).stem], first_id)
         # As in the real data, the train and dev files of MRPC start with a byte order mark.
         marked = task == "MRPC" and split.part != "test"
-        files[f"{split.file}.tsv"] = text.encode("utf-8-sig" if marked else "utf-8")
-        first_id += len(drawn[split.file])
+        files[f"{split.file}"] = text.encode("utf-8-sig" if marked else "utf-8")
+        first_id += len(drawn[Path(split.file).stem])
     return files
+
+
+def _csv(examples: Sequence[Example]) -> str:
+    """Returns the text of a CSV file of tickets."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["subject", "body", "queue"])
+    writer.writerows([*example.texts, example.label] for example in examples)
+    return text.getvalue()
 
 
 def _tsv(split: TaskSplit, examples: Sequence[Example], first_id: int) -> str:
     """Returns the text of a TSV file; columns without a meaning here contain a hyphen."""
     layout = split.layout
+    assert layout is not None
     columns = layout.header or ("source", "label", "star", "sentence")  # CoLA's files without header
     lines = [] if layout.header is None else ["\t".join(columns)]
     for row, example in enumerate(examples):

@@ -3,16 +3,17 @@
 import hashlib
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from pkd_tune.config import Task
 from pkd_tune.data.demo import world
 from pkd_tune.data.demo.corpora import AX_SPLIT, CORPORA, make_examples, write_corpus
 from pkd_tune.data.demo.model import vocabulary
+from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_raw
-from pkd_tune.data.task import Task
-from pkd_tune.data.tsv import RawSplit
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def corpora(
         folder.mkdir(parents=True)
         for file, content in files[name].items():
             (folder / file).write_bytes(content)
-        assert {path.stem for path in folder.iterdir()} == {split.file for split in task.splits}
+        assert {path.name for path in folder.iterdir()} == {split.file for split in task.splits}
         read[name] = load_raw(task, data_dir)
     return read
 
@@ -51,7 +52,7 @@ def texts(raw: dict[str, RawSplit]) -> list[tuple[str, ...]]:
 def test_a_corpus_is_readable_balanced_and_of_known_words(task: Task, corpora: dict[str, dict[str, RawSplit]]) -> None:
     raw = corpora[task.name]
     sizes = {"test": CORPORA["MNLI"].sizes[AX_SPLIT]} if task.name == "AX" else CORPORA[task.name].sizes
-    assert {name: len(split) for name, split in raw.items()} == {s.name: sizes[s.file] for s in task.splits}
+    assert {name: len(split) for name, split in raw.items()} == {s.name: sizes[Path(s.file).stem] for s in task.splits}
     for split in raw.values():
         if split.labels is not None:
             counts = Counter(split.labels)

@@ -1,0 +1,62 @@
+"""Tables of examples in every format: the same cells, and each mistake with file and line."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pkd_tune.config import UserError
+from pkd_tune.data.tables import read_table
+
+TEXTS = ['a "b", c', "two\nlines", "None", "NA", "01", " d "]
+
+
+def test_all_formats_have_the_same_cells(tmp_path: Path) -> None:
+    quoted = ['"' + text.replace('"', '""') + '"' for text in TEXTS]
+    (tmp_path / "t.csv").write_text("﻿id,text\r\n" + "\r\n".join(f"1,{text}" for text in quoted), encoding="utf-8")
+    (tmp_path / "t.tsv").write_text("id\ttext\n" + "\n".join(f"1\t{text}" for text in quoted) + "\n\n")
+    lines = "\n".join(json.dumps({"id": 1, "text": text + ""}, ensure_ascii=False) for text in TEXTS)
+    (tmp_path / "t.jsonl").write_text(lines, encoding="utf-8")
+    pq.write_table(pa.table({"id": [1] * len(TEXTS), "text": TEXTS}), tmp_path / "t.parquet")
+    for ending in ("csv", "tsv", "jsonl", "parquet"):
+        table = read_table(tmp_path / f"t.{ending}", ["text", "none"])
+        assert table.columns == {"text": TEXTS}, ending
+        assert table.names == ("id", "text")
+    assert read_table(tmp_path / "t.csv", ["text"]).place(2) == f"{tmp_path / 't.csv'}:5"  # after a text of two lines
+    assert read_table(tmp_path / "t.parquet", ["text"]).place(2) == f"{tmp_path / 't.parquet'}: row 2"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "t.csv",
+            b'text,label\na,b\n"c,d\n',
+            ":3: the row that begins here cannot be read as CSV: unexpected end of data",
+        ),
+        ("t.csv", b"text,label\na,b\nc,d,e\n", ":3: 3 columns, but the header has 2"),
+        ("t.csv", b"text,text\na,b\n", ":1: the header has the column 'text' twice"),
+        ("t.csv", b"text,label\na,b\nc,\xe4\n", ":3: not UTF-8"),
+        ("t.csv", b"text,label\n", " is empty: it has no examples"),
+        ("t.jsonl", b'{"text": "a"}\n{"text": \n', ":2: not a JSON object on one line"),
+        ("t.jsonl", b'{"text": "a"}\n["b"]\n', ':2: not a JSON object, but ["b"]'),
+        ("t.parquet", b"text", ": cannot be read as Parquet"),
+        ("t.xlsx", b"", ": cannot be read as a table; its name must end in one of .csv, .tsv"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_table(tmp_path / name, ["text"])
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{tmp_path / name}{said}")
+
+
+def test_only_the_first_problems_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text\n" + "a,b\n" * 9)
+    with pytest.raises(UserError) as caught:
+        read_table(tmp_path / "t.csv", ["text"])
+    assert len(caught.value.problems) == 6
+    assert caught.value.problems[-1].endswith("... and 4 more")

@@ -1,0 +1,234 @@
+"""Tasks of one's own: what is found in a task file, a folder and a hub dataset, and every mistake in them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tickets import QUEUES, TASK_FILE, ticket_rows, write_csv, write_tickets
+
+from pkd_tune.config import Task, UserError
+from pkd_tune.data.find import find_task
+from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import check_source, load_raw, source_notes
+from pkd_tune.data.task import task_of_record
+from pkd_tune.files import json_value
+
+
+def problems_of(name: str | Path) -> list[str]:
+    """Returns what is said of a task, whether its description or its data is wrong."""
+    try:
+        return check_source(find_task(str(name)), Path("data"))
+    except UserError as error:
+        return list(error.problems)
+
+
+def test_a_task_file_says_everything(tmp_path: Path) -> None:
+    task = find_task(str(write_tickets(tmp_path)))
+    assert (task.name, task.title, task.text, task.labels) == (
+        "tickets",
+        "tickets",
+        ("subject", "body"),
+        ("01", *QUEUES[:6]),
+    )
+    assert (task.metrics, task.scored) == (("macro_f1", "accuracy"), ("macro_f1",))
+    assert not task.submitted
+    raw = load_raw(task, tmp_path / "data")
+    assert {name: len(split) for name, split in raw.items()} == {"train": 210, "dev": 70}
+    first = ticket_rows(1)[0]
+    assert (raw["train"].sentence1[0], raw["train"].sentence2 and raw["train"].sentence2[0]) == first[:2]
+    assert [task.labels[int(label)] for label in raw["dev"].labels or ()] == [row[2] for row in ticket_rows(70)]
+    assert check_source(task, tmp_path / "data") == source_notes(task, raw) == []
+
+
+def test_listed_classes_keep_their_order(tmp_path: Path) -> None:
+    listed = ", ".join(f'"{queue}"' for queue in QUEUES)
+    task = find_task(str(write_tickets(tmp_path, task_file=f'{TASK_FILE}labels = [{listed}]\nscore = "mean"\n')))
+    assert task.labels == QUEUES
+    assert task.scored == task.metrics
+
+
+def test_a_folder_needs_no_description(tmp_path: Path) -> None:
+    rows = [(body, str(i % 12)) for i, (_, body, _) in enumerate(ticket_rows(240))]
+    write_csv(tmp_path / "mail" / "train.csv", rows, ("text", "label"))
+    write_csv(tmp_path / "mail" / "test.csv", [row[:1] for row in rows[:5]], ("text",))
+    task = find_task(str(tmp_path / "mail"))
+    assert (task.name, task.text) == ("mail", ("text",))
+    assert task.labels == tuple(map(str, range(12)))  # by size, not 0, 1, 10
+    assert [(split.name, split.labelled) for split in task.splits] == [("train", True), ("dev", True), ("test", False)]
+    raw = load_raw(task, tmp_path)
+    assert {name: len(split) for name, split in raw.items()} == {"train": 216, "dev": 24, "test": 5}
+    assert set(Counter(raw["dev"].labels).values()) == {2}
+    assert raw["test"].labels is None
+    (note,) = source_notes(task, raw)
+    assert note == "mail has no dev split: 24 examples of train, a tenth, are held out for it"
+
+
+def test_a_class_with_a_single_example_stays_in_train(tmp_path: Path) -> None:
+    write_csv(
+        tmp_path / "t" / "train.csv",
+        [(f"text {i}", "ab"[i % 2]) for i in range(40)] + [("alone", "c")],
+        ("text", "label"),
+    )
+    raw = load_raw(find_task(str(tmp_path / "t")), tmp_path)
+    assert sorted(raw["dev"].labels or ()) == [0, 0, 1, 1]
+    assert Counter(raw["train"].labels)[2] == 1
+    assert not {*raw["dev"].sentence1} & {*raw["train"].sentence1}
+
+
+def test_a_regression_has_numbers(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t" / "train.csv", [(f"text {i}", str(i / 7)) for i in range(40)], ("text", "stars"))
+    (tmp_path / "t" / "stars.toml").write_text('[data]\ntrain = "train.csv"\nlabel = "stars"\nkind = "regression"\n')
+    task = find_task(str(tmp_path / "t" / "stars.toml"))
+    assert (task.name, task.regression, task.labels, task.metrics) == ("stars", True, (), ("pearson", "spearman"))
+    raw = load_raw(task, tmp_path)
+    assert len(raw["dev"]) == 4
+    assert sum(raw["train"].labels or ()) + sum(raw["dev"].labels or ()) == pytest.approx(sum(range(40)) / 7, rel=1e-6)
+
+
+def write_dataset(folder: Path, splits: dict[str, dict[str, list[object]]], config: str = "default") -> Path:
+    """Writes a dataset repository as the hub has them: Parquet files below data/, and a README with their splits."""
+    files = ""
+    for split, columns in splits.items():
+        (folder / config).mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns), folder / config / f"{split}-00000-of-00001.parquet")
+        files += f"\n  - split: {split}\n    path: {config}/{split}-*"
+    readme = folder / "README.md"
+    before = readme.read_text() if readme.exists() else "---\nconfigs:\n---\n"
+    readme.write_text(before.removesuffix("---\n") + f"- config_name: {config}\n  data_files:{files}\n---\n")
+    return folder
+
+
+def mails(count: int) -> dict[str, list[object]]:
+    return {
+        "text": [f"text {i}" for i in range(count)],
+        "label": [("spam", "ham", "news")[i % 3] for i in range(count)],
+    }
+
+
+def test_a_hub_dataset_needs_no_description(tmp_path: Path, dataset_cache: Path) -> None:
+    unlabelled: dict[str, list[object]] = {"text": ["a", "b"], "label": [None, None]}
+    folder = write_dataset(tmp_path / "mails", {"train": mails(30), "validation": mails(6), "test": unlabelled})
+    task = find_task(f"hub:{folder}")
+    assert (task.name, task.labels) == ("mails", ("ham", "news", "spam"))
+    assert [(split.name, split.labelled) for split in task.splits] == [("train", True), ("dev", True), ("test", False)]
+    raw = load_raw(task, tmp_path)
+    assert raw["dev"].labels == [2, 0, 1, 2, 0, 1]
+    assert check_source(task, tmp_path) == []
+
+
+def test_configurations_and_splits_of_a_hub_dataset_are_listed(tmp_path: Path, dataset_cache: Path) -> None:
+    odd = write_dataset(tmp_path / "odd", {"train_a": mails(6), "train_b": mails(6)})
+    (problem,) = problems_of(f"hub:{odd}")
+    assert "has the splits train_a, train_b; name that for train" in problem
+    two = write_dataset(tmp_path / "two", {"train": mails(6)}, "small")
+    write_dataset(two, {"train": mails(9)}, "large")
+    (problem,) = problems_of(f"hub:{two}")
+    assert "has several configurations: small, large; name one in a task file" in problem
+    task_file = tmp_path / "mails.toml"
+    task_file.write_text('[data]\ndataset = "two"\nconfig = "large"\n')
+    assert len(load_raw(find_task(str(task_file)), tmp_path)["train"]) == 6  # of nine, three are held out
+
+
+def test_everything_wrong_in_a_task_file_is_said_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text('naem = "x"\n[data]\ntrian = "train.csv"\nlabels = ["a", "a"]\nmetrics = ["f2"]\ntext = []\n')
+    assert sorted(problems_of(path)) == sorted(
+        [
+            f"{path}: unknown key 'trian' in [data]; did you mean train?",
+            f"{path}: text in [data] must be the name of a column, or a list of one or two, but got []",
+            f"{path}: labels in [data] must be a list of 2 to 1000 different classes, strings or whole numbers, but "
+            'got ["a", "a"]',
+            f"{path}: metrics in [data] must be a list of different metrics of accuracy, f1, macro_f1, matthews, "
+            'pearson, spearman, but got ["f2"]',
+            f"{path}: unknown table or key 'naem'; did you mean name?",
+        ]
+    )
+    path.write_text('[data]\nkind = "regression"\nmetrics = ["accuracy"]\nconfig = "x"\n')
+    assert len(problems_of(path)) == 3
+
+
+GOOD = [(f"text {i}", "ab"[i % 2]) for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([("x",)], ["train.csv: no column 'label', only 'text'"]),
+        ([(*row, "x") for row in GOOD] + [(" ", "a", "x")], ["train.csv:22: 'text' is empty"]),
+        ([*GOOD, ("text", "")], ["train.csv:22: 'label' is empty; every example needs a label"]),
+        ([(text, "a") for text, _ in GOOD], ["train.csv: every example has the label 'a'"]),
+    ],
+    ids=["column", "text", "label", "class"],
+)
+def test_wrong_rows_are_one_line_each(tmp_path: Path, rows: list[tuple[str, ...]], said: list[str]) -> None:
+    header = ("text", "label", "other")[: len(rows[0])]
+    write_csv(tmp_path / "t" / "train.csv", rows, header)
+    found = problems_of(tmp_path / "t")
+    assert len(found) == len(said)
+    assert all(f"{tmp_path / 't'}/{line}" in problem for line, problem in zip(said, found, strict=True))
+
+
+def test_labels_of_dev_must_be_classes_of_train_and_two_of_them(tmp_path: Path) -> None:
+    write_csv(
+        tmp_path / "t" / "train.csv",
+        [(text, {"a": "billing", "b": "bug"}[label]) for text, label in GOOD],
+        ("text", "label"),
+    )
+    dev = write_csv(tmp_path / "t" / "dev.csv", [("x", "bug"), ("y", "biling"), ("z", "7")], ("text", "label"))
+    assert problems_of(tmp_path / "t") == [
+        f"{dev}:3: 'label' is 'biling', which is not a class; did you mean 'billing'?",
+        f"{dev}:4: 'label' is '7', which is not a class; there are 'billing', 'bug'",
+    ]
+    write_csv(dev, [("x", "bug")], ("text", "label"))
+    (problem,) = problems_of(tmp_path / "t")
+    assert problem == "t dev: every example has the label 'bug'; there must be at least two"
+
+
+def test_mixed_and_wrong_types_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"text": "x", "label": "a"}\n{"text": "y", "label": 3}\n')
+    (problem,) = problems_of(folder)
+    assert problem == f"{folder}/train.jsonl:2: 'label' has strings and numbers, 'a' and 3; use one of them"
+    (folder / "train.jsonl").write_text(
+        '{"text": "x", "label": 1}\n{"text": 5, "label": 3}\n{"text": 6, "label": 2.5}\n'
+    )
+    (problem,) = problems_of(folder)
+    assert problem.startswith(f"{folder}/train.jsonl:3: 'label' is 2.5; classes are strings or whole numbers")
+    (folder / "train.jsonl").write_text('{"text": "x", "label": 1}\n{"text": 5, "label": 3}\n' * 6)
+    (problem,) = problems_of(folder)
+    assert problem == f"{folder}/train.jsonl:2: 'text' is 5; texts must be strings"
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "many", ""])
+def test_labels_of_a_regression_are_finite(tmp_path: Path, value: str) -> None:
+    train = write_csv(tmp_path / "train.csv", [("x", "1.5"), ("y", value), *[("z", "2")] * 9], ("text", "label"))
+    (tmp_path / "t.toml").write_text('[data]\ntrain = "train.csv"\nkind = "regression"\n')
+    (problem,) = problems_of(tmp_path / "t.toml")
+    assert problem.startswith(f"{train}:3: 'label' is {repr(value) if value else 'empty'}, but must be a finite number")
+
+
+def test_names_of_tasks(tmp_path: Path) -> None:
+    write_tickets(tmp_path / "t", task_file=TASK_FILE.replace("tickets", "sst2"))
+    (problem,) = problems_of(tmp_path / "t" / "tickets.toml")
+    assert "sst2 is the name of a GLUE task" in problem
+    assert "has no train.csv" in problems_of(tmp_path)[0]
+    assert "cannot be read" in problems_of(tmp_path / "none.toml")[0]
+    write_tickets(tmp_path / "u", task_file=TASK_FILE.replace('"tickets"', '"a/b"'))
+    assert "the name 'a/b' must be letters" in problems_of(tmp_path / "u" / "tickets.toml")[0]
+
+
+def test_f1_needs_two_classes(tmp_path: Path) -> None:
+    (problem,) = problems_of(write_tickets(tmp_path, task_file=TASK_FILE + 'metrics = ["f1"]\n'))
+    assert problem.endswith("the metric f1 is of the second of two classes; for 7 give macro_f1")
+
+
+def test_a_task_is_what_its_record_says(tmp_path: Path) -> None:
+    def again(task: Task) -> Task:
+        return task_of_record(json.loads(json.dumps(task, default=json_value)))
+
+    for task in (*TASKS.values(), find_task(str(write_tickets(tmp_path)))):
+        assert again(task) == task
