@@ -310,8 +310,8 @@ def _no_data(task: Task, data_dir: Path) -> str:
     *others, last = [split.file for split in task.splits]
     files = f"{', '.join(others)} and {last}" if others else last
     return (
-        f"{task.name}: {data_dir / 'data_raw' / task.name} does not exist and the Hugging Face hub is out of reach; put "
-        f"{files} there, choose another --data-dir, or try --demo"
+        f"{task.name}: {data_dir / 'data_raw' / task.name} does not exist and the Hugging Face hub is out of reach; "
+        f"put {files} there, choose another --data-dir, or try --demo"
     )
 
 

@@ -110,7 +110,8 @@ def task_of_folder(folder: Path) -> Task:
         found = [f"{part}{ending}" for ending in ENDINGS if (folder / f"{part}{ending}").is_file()]
         if len(found) > 1:
             raise UserError(f"--task {folder}: has {' and '.join(found)}; keep one, or name it in a task file")
-        files |= {part: name for name in found}
+        if found:
+            files[part] = found[0]
     if "train" not in files:
         raise UserError(
             f"--task {folder}: has no train.csv (or {', '.join(f'train{ending}' for ending in ENDINGS[1:])}); "
@@ -141,7 +142,7 @@ def _resolve(description: Description) -> Task:
     described = description
     if not _NAME.fullmatch(described.name):
         raise UserError(
-            f"{described.source}: the name {described.name!r} must be letters, digits, '.', '_' and '-', and at most 64 "
+            f"{described.source}: the name {described.name!r} must be letters, digits, '.', '_' and '-', at most 64 "
             'of them; give another in a task file: name = "..."'
         )
     sources = _tables(described)
@@ -190,8 +191,8 @@ def _tables(described: Description) -> dict[str, tuple[str, Table]]:
         return {part: (name, read_table(described.folder / name, wanted)) for part, name in described.files.items()}
     if not has_dataset(described.hub):
         raise UserError(
-            f"{described.source}: {described.hub.repository} is not on this machine, and the Hugging Face hub is out of "
-            "reach; give files"
+            f"{described.source}: {described.hub.repository} is not on this machine, and the Hugging Face hub is out "
+            "of reach; give files"
         )
     dataset = open_dataset(described.hub)
     found = {}
@@ -234,8 +235,8 @@ def _checked_classes(described: Description, train: Table, names: Sequence[str])
         )
     if len(names) > MOST_CLASSES:
         raise UserError(
-            f"{train.source}: {described.label!r} has {len(names):,} different labels, more than {MOST_CLASSES:,}; is it "
-            'the right column, or does it hold numbers (kind = "regression")?'
+            f"{train.source}: {described.label!r} has {len(names):,} different labels, more than {MOST_CLASSES:,}; is "
+            'it the right column, or does it hold numbers (kind = "regression")?'
         )
     return tuple(names)
 

@@ -273,7 +273,7 @@ def _known_parameter(name: str) -> str:
 
 class _StageTable(StrictTable):
     method: MethodName
-    keep: list[ParameterName] = []
+    keep: list[ParameterName] = Field(default_factory=list)
 
 
 class _SearchTable(StrictTable):
@@ -282,7 +282,7 @@ class _SearchTable(StrictTable):
     seeds: Seeds
     sampler: SamplerName
     early_stopping: Flag
-    stages: list[_StageTable] = []
+    stages: list[_StageTable] = Field(default_factory=list)
 
 
 class _TeacherTable(StrictTable):

@@ -139,10 +139,10 @@ def test_everything_wrong_in_a_task_file_is_said_at_once(tmp_path: Path) -> None
         [
             f"{path}: unknown key 'trian' in [data]; did you mean train?",
             f"{path}: text in [data] must be the name of a column, or a list of one or two, but got []",
-            f"{path}: labels in [data] must be a list of 2 to 1000 different classes, strings or whole numbers, but got "
-            '["a", "a"]',
-            f"{path}: metrics in [data] must be a list of different metrics of accuracy, f1, macro_f1, matthews, pearson, "
-            'spearman, but got ["f2"]',
+            f"{path}: labels in [data] must be a list of 2 to 1000 different classes, strings or whole numbers, but "
+            'got ["a", "a"]',
+            f"{path}: metrics in [data] must be a list of different metrics of accuracy, f1, macro_f1, matthews, "
+            'pearson, spearman, but got ["f2"]',
             f"{path}: unknown table or key 'naem'; did you mean name?",
         ]
     )
