@@ -32,7 +32,8 @@ def make_parser() -> Parser:
     add("--depths", type=int, nargs="+", metavar="K", help="student depths (default: half its layers, and all)")
     add(
         "--task",
-        help="use the example lengths of this task; needs --teacher (default: those of MRPC)",
+        help="use the example lengths of this task, named as in the other commands; needs --teacher "
+        "(default: those of MRPC)",
     )
     add("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data folder (default: %(default)s)")
     add(

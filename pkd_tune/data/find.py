@@ -40,8 +40,7 @@ def find_trainable(name: str) -> Task:
     """Returns the task of this name, which must have a train split.
 
     Raises:
-        UserError: As `find_task`, or the task has only a test split;
-            the message names the task whose models predict it.
+        UserError: As `find_task`, or the task has only a test split; names the task whose models predict it.
     """
     task = find_task(name)
     if not task.trainable:

@@ -54,8 +54,7 @@ def read_table(path: Path, wanted: Sequence[str]) -> Table:
     """Reads the wanted columns of a file, as far as it has them.
 
     Raises:
-        UserError: The file is missing, of another kind, cannot be parsed, or has no rows;
-            the message names the line where possible.
+        UserError: The file is missing, of another kind, cannot be parsed, or has no rows; names the line if possible.
     """
     if path.suffix not in ENDINGS:
         raise UserError(f"{path}: cannot be read as a table; its name must end in one of {', '.join(ENDINGS)}")

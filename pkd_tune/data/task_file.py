@@ -142,8 +142,8 @@ def _resolve(description: Description) -> Task:
     described = description
     if not _NAME.fullmatch(described.name):
         raise UserError(
-            f"{described.source}: the name {described.name!r} must be letters, digits, '.', '_' and '-', and at most "
-            '64 of them; give another in a task file: name = "..."'
+            f"{described.source}: the name {described.name!r} must be letters, digits, '.', '_' and '-', at most 64 "
+            'of them; give another in a task file: name = "..."'
         )
     sources = _tables(described)
     train = sources["train"][1]

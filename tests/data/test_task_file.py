@@ -232,3 +232,9 @@ def test_a_task_is_what_its_record_says(tmp_path: Path) -> None:
 
     for task in (*TASKS.values(), find_task(str(write_tickets(tmp_path)))):
         assert again(task) == task
+
+
+def test_one_of_two_texts_may_be_empty(tmp_path: Path) -> None:
+    task_file = write_tickets(tmp_path)
+    dev = write_csv(tmp_path / "dev.csv", [("", "body", "bug"), ("subject", "", "01"), ("", " ", "01")])
+    assert problems_of(task_file) == [f"{dev}:4: 'subject' and 'body' are empty"]

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
-from pkd_tune.config import Task
+from pkd_tune.config import HubDataset, Task, TaskSplit
 from pkd_tune.data.glue import TASKS
 from pkd_tune.deployment.model_card import METRIC_TYPES, write_card
 
@@ -128,6 +128,37 @@ def test_the_hub_reads_its_scores(tmp_path: Path, name: str) -> None:
     ]
     assert {"matthews_correlation", "pearsonr", "spearmanr", "accuracy", "f1"} == set(METRIC_TYPES.values())
     assert ("- temperature: " in text) == (not task.regression)
+
+
+def test_a_task_of_ones_own_is_not_of_glue(tmp_path: Path) -> None:
+    own = replace(
+        TASKS["MRPC"],
+        name="tickets",
+        benchmark="",
+        hub=None,
+        metrics=("macro_f1", "accuracy"),
+        score="first",
+        splits=(DEV,),
+    )
+    metrics = {"macro_f1": 70.0, "accuracy": 80.0, "score": 70.0}
+    text = card(tmp_path, task=own, metrics=metrics)
+    assert "GLUE" not in text.replace("pkd_tune.search --task MRPC", "")
+    assert "# 3-layer BERT for tickets" in text
+    assert "| mean |" not in text
+    data = ModelCard(text).data
+    assert (data.datasets, data.language) == (None, None)
+    assert [(each.dataset_type, each.dataset_config, each.dataset_split) for each in data.eval_results or ()] == [
+        ("tickets", None, "dev")
+    ] * 2
+    on_hub = replace(own, hub=HubDataset(repository="owner/tickets"), splits=(replace(DEV, hub="validation"),))
+    data = ModelCard(card(tmp_path, task=on_hub, metrics=metrics)).data
+    assert data.datasets == ["owner/tickets"]
+    assert (data.eval_results or [])[0].dataset_split == "validation"
+    stars = replace(own, kind="regression", labels=(), metrics=("pearson",))
+    assert "Its output is a number." in card(tmp_path, task=stars, metrics={"pearson": 50.0, "score": 50.0})
+
+
+DEV = TaskSplit(part="dev", file="dev.csv")
 
 
 @pytest.mark.parametrize("name", ["a: b", "- [x]", "#1", "'", '"', "{x}", "yes"])

@@ -77,8 +77,8 @@ def write_demo(data_dir: Path, task: str = "MRPC", *, seed: int = 0) -> Path:
 
     Args:
         data_dir: Receives data_raw/<TASK>/ and models/pretrained/demo/.
-        task: GLUE name of the task, or `TICKETS` for a task file with CSV files. For AX, which a model of MNLI
-            predicts, MNLI is written as well.
+        task: GLUE name of the task, or `TICKETS` for a task file with CSV files. For AX, which is predicted by
+            a model of MNLI, MNLI is written as well.
         seed: Determines all examples and weights; equal seeds give equal bytes. The model is shared by the tasks, so a
             different seed replaces it.
 

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoTokenizer, BertModel
 
 from pkd_tune.config import UserError
-from pkd_tune.data.demo import write_demo
+from pkd_tune.data.demo import demo_task, write_demo
+from pkd_tune.data.demo.model import vocabulary
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_raw
 
@@ -156,3 +157,23 @@ def test_scores_depend_on_depth(tmp_path: Path) -> None:
     assert teacher - two >= 0.03
     assert two - one >= 0.02
     assert one - majority >= 0.02
+
+
+def test_there_is_a_demo_of_a_task_file_with_seven_classes(tmp_path: Path) -> None:
+    task = demo_task(tmp_path, "tickets")
+    assert (task.name, task.text, task.metrics) == ("tickets", ("subject", "body"), ("macro_f1", "accuracy"))
+    assert len(task.labels) == 7
+    raw = load_raw(task, tmp_path)
+    assert {name: len(split) for name, split in raw.items()} == {"train": 1500, "dev": 300, "test": 300}
+    assert all(set(split.labels or ()) == set(range(7)) for split in raw.values())
+    words = {word for split in raw.values() for text in split.sentence2 or () for word in text.lower().split()}
+    assert words <= {*vocabulary()}
+
+
+def test_a_task_of_ones_own_has_no_demo(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for name in (str(tmp_path / "mine"), "hub:owner/name"):
+        with pytest.raises(UserError, match="--demo has data of its own, for the tasks of GLUE and for tickets"):
+            demo_task(tmp_path, name)
+    with pytest.raises(UserError, match="did you mean MRPC"):
+        demo_task(tmp_path, "mprc")
