@@ -4,13 +4,13 @@ import re
 import tomllib
 from pathlib import Path
 
+CHECKS = {"ruff", "mypy", "pandas-stubs", "types-tqdm", "types-psutil"}
+"""What the tests do not import: tools, and the stubs they read."""
+REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[\w+\])?(?:>=(?P<bound>[\d.]+)|==(?P<release>[\d.]+\*)).*")
+
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-tools = {"ruff", "mypy", "pandas-stubs", "types-tqdm", "types-psutil"}  # these check; users do not have them
-for requirement in [
-    *project["dependencies"],
-    *project["optional-dependencies"]["onnx"],
-    *project["optional-dependencies"]["dev"],
-]:
-    name, bound = re.match(r"([\w.\[\]-]+?)(?:\[\w+\])?(?:[>=]=([\d.]+))?[.*]*(?:,|$)", requirement).groups()
-    if bound and name not in tools:
-        print(f"{name}=={bound.rstrip('.')}{'.*' if requirement.endswith('.*') else ''}")
+extras = project["optional-dependencies"]
+for requirement in [*project["dependencies"], *extras["onnx"], *extras["dev"]]:
+    found = REQUIREMENT.fullmatch(requirement)
+    if found and found["name"] not in CHECKS:
+        print(f"{found['name']}=={found['bound'] or found['release']}")

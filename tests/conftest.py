@@ -20,7 +20,12 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.sched_setaffinity(0, {sorted(ALL_CORES)[int(worker.removeprefix("gw")) % len(ALL_CORES)]})
 
 
-LONGEST = ("test_runner", "test_interruptions", "test_methods", "test_search", "test_export", "test_finetune")
+LONGEST = (
+    *("test_methods", "test_search", "test_runner", "test_export", "test_cluster"),  # whole searches, Ray, ONNX
+    *("test_interleaving", "test_finetune", "test_dry_run", "test_report", "test_cores", "test_process"),
+    *("test_train_step", "test_student", "test_conversion", "test_dashboard"),
+)
+"""Files of tests by the time they take, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -152,6 +152,7 @@ def test_the_schedule_rises_for_a_tenth_then_falls_and_is_never_0() -> None:
     assert shares[:3] == [0.5, 1.0, 1.0]
     assert shares[-1] == pytest.approx(1 / 18)
     assert all(a > b for a, b in pairwise(shares[2:]))
+    assert [schedule(step, 11, 0.1) for step in range(3)] == [0.5, 1.0, 1.0]  # a tenth of 11 steps is two, rounded up
     assert schedule(0, 1, 0.1) == 1.0
 
 

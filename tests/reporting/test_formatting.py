@@ -37,8 +37,8 @@ def test_every_metric_of_every_task_has_a_title() -> None:
 def test_numbers_in_words() -> None:
     assert [signed(number) for number in (1.26, -1.26, -0.01, 0.0)] == ["1.3", "−1.3", "0.0", "0.0"]
     assert [spread_text(83.14, None), spread_text(83.14, 0.06)] == ["83.1", "83.1 ± 0.1"]
-    assert [number_text(value) for value in (0.7551, 8.2, 10.0, 123.4, 1000.0, 4321.0, 2e6)] == [
-        *("0.755", "8.2", "10", "123", "1000", "4321", "2e6"),
+    assert [number_text(value) for value in (0.7551, 8.2, 10.0, 123.4, 999.7, 1000.0, 4321.0, 2e6)] == [
+        *("0.755", "8.2", "10", "123", "1000", "1000", "4321", "2e6"),
     ]
     assert [number_text(value) for value in (0, 5e-5, 3.549e-5, 1e-4, 0.001)] == [
         "0",

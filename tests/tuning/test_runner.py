@@ -21,7 +21,8 @@ from pkd_tune.tuning import cluster
 from pkd_tune.tuning.artifacts import ArtifactStore
 from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
 from pkd_tune.tuning.ray_bridge import StudySearcher
-from pkd_tune.tuning.runner import KEPT_WEIGHTS, TrialCleanup, remove_leftovers
+from pkd_tune.tuning.resources import Resources
+from pkd_tune.tuning.runner import KEPT_WEIGHTS, TrialCleanup, disk_bytes, remove_leftovers
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.trial import TrialContext
 from pkd_tune.tuning.trial_tables import trial_rows
@@ -159,6 +160,11 @@ def test_a_trial_whose_process_died_too_often_stops_the_search_and_has_not_faile
         cleanup.on_step_end(1, [])
     (row,) = trial_rows(studies)
     assert row["state"] == "interrupted"
+
+
+def test_the_most_that_files_of_trials_take() -> None:
+    """Each of 3 running trials has two states of 4 tensors per weight, each of 2 studies 3 best weights and one more."""
+    assert disk_bytes(10, 2, Resources(cpu_trials=3)) == 10 * (3 * 2 * 4 + 2 * 4)
 
 
 def test_weights_and_states_of_a_killed_search_do_not_pile_up(tmp_path: Path) -> None:
