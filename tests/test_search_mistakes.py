@@ -59,7 +59,7 @@ MISTAKES = {
     "columns": (_truncate_row, (), ["train.tsv:6", "columns"]),
     "label": (_unknown_label, (), ["dev.tsv:3", "maybe"]),
     "empty": (_empty, (), ["train.tsv", "empty"]),
-    "not-a-bert": (_not_a_bert, (), ["--teacher", "'gpt2' model is not supported", "give a BERT encoder"]),
+    "not-a-bert": (_not_a_bert, (), ["--teacher", "'gpt2' model is not supported", "give an encoder: BERT, RoBERTa"]),
     "no-weights": (_no_weights, (), ["--teacher", "no model.safetensors"]),
     "depth": (_unchanged, ("--depths", "2", "4"), ["--depths 4", "1 to 3 layers"]),
     "gpus": (_unchanged, ("--gpus", "99"), ["--gpus 99", "found here"]),

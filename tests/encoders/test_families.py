@@ -198,10 +198,14 @@ def test_what_leaves_is_what_was_trained_whatever_the_tokenizer_was_set_to(tiny_
     odd = {"model_input_names": ["input_ids", "attention_mask"], "padding_side": "left", "truncation_side": "left"}
     path.write_text(json.dumps(json.loads(path.read_text()) | odd))
     model = load_classifier(folder, LABELS, seed=0).eval()
-    split = load_features(TASKS["MRPC"], tiny_data, folder, 10)["train"]  # short, so that pairs are truncated
+    split = load_features(TASKS["MRPC"], tiny_data, folder, 12)[
+        "train"
+    ]  # so that some pairs are truncated, and some padded
     batch = collate(split, np.arange(12), torch.device("cpu"), 0)
     assert batch.token_types_BT.max() == 0
-    save_classifier(model, folder, tmp_path / "saved", max_length=10)
+    assert (split.lengths[:12] == 12).any()
+    assert not batch.mask_BT.all()
+    save_classifier(model, folder, tmp_path / "saved", max_length=12)
     raw = load_raw(TASKS["MRPC"], tiny_data)["train"]
     assert raw.sentence2 is not None
     classify = transformers.pipeline("text-classification", model=str(tmp_path / "saved"), top_k=None, batch_size=12)
@@ -212,3 +216,19 @@ def test_what_leaves_is_what_was_trained_whatever_the_tokenizer_was_set_to(tiny_
     torch.testing.assert_close(
         torch.tensor([[row[label] for label in LABELS] for row in found]), expected, rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_outputs_are_put_in_the_order_of_the_labels(
+    kind: str, write: Callable[[str], Path], tiny_data: Path, tmp_path: Path
+) -> None:
+    """Three classes, of which none stays in its place."""
+    given, wanted = ("b", "c", "a"), ("a", "b", "c")
+    model = load_classifier(write(kind), given, seed=3).eval()
+    save_classifier(model, write(kind), tmp_path / "tuned")
+    ordered = load_classifier(tmp_path / "tuned", wanted, seed=0).eval()
+    assert ordered.config.id2label == {0: "a", 1: "b", 2: "c"}
+    batch = make_batch(tiny_data, write(kind), model.config.pad_token_id)
+    with torch.no_grad():
+        before, after = (run(each, batch).logits_BC for each in (model, ordered))
+    torch.testing.assert_close(after, before[:, [2, 0, 1]], rtol=1e-5, atol=1e-6)

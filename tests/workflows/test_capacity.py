@@ -50,8 +50,8 @@ def plans(quota: int) -> list[StudyPlan]:
 
 def with_shape(config: SearchConfig, folder: Path, width: int, layers: int, depth: int) -> SearchConfig:
     folder.mkdir()
-    shape = {"vocab_size": 30522, "max_position_embeddings": 512, "hidden_size": width, "num_hidden_layers": layers}
-    (folder / "config.json").write_text(json.dumps({**shape, "intermediate_size": 4 * width}))
+    sizes = {"vocab_size": 30522, "max_position_embeddings": 512, "hidden_size": width, "num_hidden_layers": layers}
+    (folder / "config.json").write_text(json.dumps({**sizes, "model_type": "bert", "intermediate_size": 4 * width}))
     return replace(config, data=replace(config.data, student_dir=folder), depths=(1, depth))
 
 
