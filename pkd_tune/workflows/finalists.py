@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from pkd_tune.config import CONTROLS, Precision, UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_raw
-from pkd_tune.data.metrics import majority_score
+from pkd_tune.data.metrics import majority_score, score
 from pkd_tune.data.significance import Difference, Predicted, paired_bootstrap
 from pkd_tune.data.task import Task
 from pkd_tune.data.tsv import RawSplit
@@ -279,7 +279,7 @@ def against_controls(
     """
     controls = CONTROLS[CONTROLS.index(study_key.method) + 1 :] if study_key.method in CONTROLS else CONTROLS
     return [
-        {"method": method, **_recorded(paired_bootstrap(task, ours, theirs, labels))}
+        {"method": method, **_recorded(_compared(task, predicted, ours, theirs, labels))}
         for method in controls
         if (ours := predicted[study_key]) and (theirs := predicted.get(StudyKey(study_key.depth, method)))
     ]
@@ -301,7 +301,7 @@ def against_shallower(
     theirs = predicted[StudyKey(max(depths), study_key.method)]
     if not theirs:
         return None
-    return {"layers": max(depths), **_recorded(paired_bootstrap(task, predicted[study_key], theirs, labels))}
+    return {"layers": max(depths), **_recorded(_compared(task, predicted, predicted[study_key], theirs, labels))}
 
 
 def against_teacher(
@@ -324,9 +324,22 @@ def against_teacher(
     found: dict[StudyKey, dict[str, Any] | None] = dict.fromkeys(predicted)
     compared = {study_key: ours for study_key, ours in predicted.items() if len(ours) > 1}
     for study_key, ours in compared.items():
-        difference = paired_bootstrap(task, ours, [of_teacher], labels, level=1 - 0.05 / len(compared))
+        difference = _compared(task, predicted, ours, [of_teacher], labels, level=1 - 0.05 / len(compared))
         found[study_key] = {**_recorded(difference), "students": len(compared)}
     return found
+
+
+def _compared(
+    task: Task,
+    predicted: Mapping[StudyKey, Sequence[Predicted]],
+    ours: Sequence[Predicted],
+    theirs: Sequence[Predicted],
+    labels: Mapping[str, npt.NDArray[np.generic]],
+    level: float = 0.95,
+) -> Difference:
+    """Compares two models; the variance over seeds is pooled over all students of the search."""
+    pool = [np.array([score(task, each, labels)["score"] for each in trainings]) for trainings in predicted.values()]
+    return paired_bootstrap(task, ours, theirs, labels, level=level, pool=pool)
 
 
 def _recorded(difference: Difference) -> dict[str, Any]:

@@ -31,10 +31,10 @@ def test_the_same_figure_is_the_same_file_and_old_ones_go(tmp_path: Path) -> Non
     panel = Panel(title="p", x="x", y="y", series=[LINE], log_y=True, whole_x=True)
     bars = Panel(title="p", x="x", y="", series=[BARS])
     write_plots([figure("one", panel), figure("two", bars, bars, bars, bars), figure("none")], [], tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.svg", "two.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*("one.pdf", "one.svg", "two.pdf", "two.svg")]
     first = (tmp_path / "one.svg").read_bytes()
     write_plots([figure("one", panel)], [], tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["one.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.pdf", "one.svg"]
     assert (tmp_path / "one.svg").read_bytes() == first
 
 
