@@ -47,6 +47,7 @@ def paired_bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
+    pool: Sequence[Array] | None = None,
 ) -> Difference:
     """Compares the mean scores of two models, each trained on one or several seeds.
 
@@ -66,6 +67,7 @@ def paired_bootstrap(
         resamples: Number of bootstrap resamples.
         seed: Seed of the resampling.
         level: Confidence level of the interval.
+        pool: Scores of the models over which the variance over seeds is pooled, as `half_width` takes them.
     """
     models = [*ours, *theirs]
     scores_MR = resampled_scores(task, models, labels, resamples, seed)
@@ -73,7 +75,7 @@ def paired_bootstrap(
     found = np.array([score(task, model, labels)["score"] for model in models])
     of_ours, of_theirs = found[: len(ours)], found[len(ours) :]
     mean = float(of_ours.mean() - of_theirs.mean())
-    half = float(half_width(of_ours, of_theirs, means_R, level))
+    half = float(half_width(of_ours, of_theirs, means_R, level, pool))
     return Difference(mean, mean - half, mean + half)
 
 
@@ -100,14 +102,17 @@ def resampled_scores(
     return np.concatenate(parts, axis=1)
 
 
-def half_width(of_ours: Array, of_theirs: Array, resampled: Array, level: float) -> Array:
+def half_width(
+    of_ours: Array, of_theirs: Array, resampled: Array, level: float, pool: Sequence[Array] | None = None
+) -> Array:
     """Returns half the width of the confidence interval of the difference of two mean scores.
 
     The half-widths of the two sources of chance are combined as independent ones are, by the root of the sum of their
     squares (the MOVER of Zou and Donner, "Construction of confidence intervals about effect measures", Statistics in
     Medicine 2008). For the examples it is the normal quantile times the standard deviation over resamples. For the
-    seeds it is the t quantile times Welch's standard error, with his degrees of freedom (Welch, "The generalization of
-    'Student's' problem", Biometrika 1947): resampling two or three seeds instead would understate their variance.
+    seeds it is the quantile of Student's t times the standard error: resampling two or three seeds instead would
+    understate their variance. The variance over seeds is pooled over several models, as in an analysis of variance,
+    because two or three seeds hardly tell it; a model's own is taken where it is larger.
 
     Leading axes are those of independent comparisons.
 
@@ -117,18 +122,18 @@ def half_width(of_ours: Array, of_theirs: Array, resampled: Array, level: float)
             are not covered.
         resampled: Difference of the mean scores on each resample of the examples, (..., R).
         level: Confidence level.
+        pool: Scores of the models over which the variance is pooled, the two among them; None: these two.
     """
     tail = (1 + level) / 2
-    of_examples = ndtri(tail) ** 2 * resampled.var(-1, ddof=1)
-    variance: Array = np.zeros(of_examples.shape)
-    spread: Array = np.zeros(of_examples.shape)
+    squared: Array = ndtri(tail) ** 2 * resampled.var(-1, ddof=1)
+    pooled = [scores for scores in pool or (of_ours, of_theirs) if scores.shape[-1] > 1]
+    freedom = sum(scores.shape[-1] - 1 for scores in pooled)
+    common = sum((scores.shape[-1] - 1) * scores.var(-1, ddof=1) for scores in pooled) / max(freedom, 1)
     for scores in (of_ours, of_theirs):
         if (trainings := scores.shape[-1]) > 1:
-            own = scores.var(-1, ddof=1) / trainings
-            variance = variance + own
-            spread = spread + own**2 / (trainings - 1)
-    freedom = np.divide(variance**2, spread, out=np.ones(variance.shape), where=spread > 0)
-    half: Array = np.sqrt(of_examples + stdtrit(freedom, tail) ** 2 * variance)
+            variance = np.maximum(common, scores.var(-1, ddof=1)) / trainings
+            squared = squared + stdtrit(freedom, tail) ** 2 * variance
+    half: Array = np.sqrt(squared)
     return half
 
 

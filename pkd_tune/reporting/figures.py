@@ -1,10 +1,10 @@
 """Plots as data: series of numbers with names, axes and captions, independent of the drawing library.
 
 `search_figures.py` and `student_figures.py` compute them; `page.py` draws them interactively with Plotly and
-`plots.py` as SVG files with matplotlib, so that both show the same.
+`plots.py` as SVG and PDF files with matplotlib, so that both show the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,9 +44,12 @@ class Panel:
     x: str
     y: str
     series: Sequence[Series]
+    log_x: bool = False
     log_y: bool = False
     whole_x: bool = False
     """Whether x is a count, with ticks at integers only."""
+    x_ticks: Mapping[str, float] | None = None
+    """Positions of categories along x by name, for an axis that is no number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +57,7 @@ class Figure:
     """Panels with a common caption; a figure without panels is not drawn."""
 
     name: str
-    """Name of its SVG file."""
+    """Name of its files in plots/, without the ending."""
     title: str
     caption: str
     panels: Sequence[Panel]

@@ -101,6 +101,15 @@ def panel_figure(panel: Panel) -> go.Figure:
     )
     figure.update_xaxes(title={"text": panel.x, "standoff": 8, "font": {"size": 13}})
     figure.update_yaxes(title={"text": panel.y, "standoff": 10, "font": {"size": 13}})
+    if panel.log_x:
+        values = [value for series in panel.series for value in series.x]
+        ticks = [tick for tick in _log_ticks(values) if f"{tick:e}"[0] in "125"]
+        texts = [number_text(tick) for tick in ticks]
+        figure.update_xaxes(type="log", tickvals=ticks, ticktext=texts, tickangle=0)
+    if panel.x_ticks:
+        figure.update_xaxes(
+            tickvals=list(panel.x_ticks.values()), ticktext=list(panel.x_ticks), range=[-0.5, len(panel.x_ticks) - 0.5]
+        )
     if panel.whole_x and max((max(series.x, default=0) for series in panel.series), default=0) <= 12:
         figure.update_xaxes(dtick=1)
     if panel.log_y:
@@ -134,7 +143,9 @@ def _trace(series: Series) -> go.Bar | go.Scatter:
             error_x=error and {**error, "color": "#999999"},
         )
     mode = {"points": "markers", "step": "lines", "line": "lines"}[series.kind] + "+markers" * series.markers
-    marker = {**colour, "symbol": look.symbol + "-open" * series.hollow}
+    marker: dict[str, Any] = {**colour, "symbol": look.symbol + "-open" * series.hollow}
+    if series.hollow:
+        marker["line"] = {"width": 2}
     label = "%{text}<br>" if series.labels else ""
     return go.Scatter(
         name=series.name,

@@ -1,10 +1,12 @@
-"""plots/*.svg: the figures of the report for papers.
+"""plots/*.svg and plots/*.pdf: the figures of the report for papers.
 
 report.html draws the same `Figure`s and `Parallel`s interactively with Plotly, which can write image files only with
 the help of a browser; matplotlib needs none.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,10 @@ from pkd_tune.reporting.formatting import number_text
 
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Segoe UI", "Roboto", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
+    "svg.fonttype": "none",  # text stays text, in SVG and, as TrueType, in PDF
+    "pdf.fonttype": 42,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -31,34 +37,60 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "pkd_tune",  # makes the files reproducible
 }
 _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
-_MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v", "star": "*"}
+_MARKERS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "triangle-up": "^",
+    "triangle-down": "v",
+    "star": "*",
+    "x": "x",
+}
 _TEXT = "#222222"
+_DATES = {"svg": "Date", "pdf": "CreationDate"}
+"""The formats, and the metadata that would make each file differ from the last."""
 
 
 def write_plots(figures: Sequence[Figure], parallels: Sequence[Parallel], folder: Path) -> None:
-    """Writes the plots as SVG files, and removes SVG files of an earlier report that this one does not have.
+    """Writes the plots as SVG and PDF, and removes files of an earlier report that this one does not have.
 
     Args:
-        figures: Each becomes a file named after it.
-        parallels: Parallel coordinates, together in parallel-coordinates.svg.
+        figures: Each becomes two files named after it.
+        parallels: Parallel coordinates, together in parallel-coordinates.
         folder: The folder of the files.
     """
-    drawn = {f"{figure.name}.svg": partial(draw, figure) for figure in figures if figure.panels}
+    drawn = {figure.name: partial(draw, figure) for figure in figures if figure.panels}
     if parallels:
-        drawn["parallel-coordinates.svg"] = partial(draw_parallels, parallels)
-    for old in folder.glob("*.svg"):
-        if old.name not in drawn:
+        drawn["parallel-coordinates"] = partial(draw_parallels, parallels)
+    for old in folder.glob("*.*"):
+        if old.suffix.removeprefix(".") in _DATES and old.stem not in drawn:
             old.unlink()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE), _quiet_fonts():
         for name, drawing in drawn.items():
-            write_file(folder / name, partial(drawing().savefig, format="svg", metadata={"Date": None}))
+            canvas = drawing()
+            for ending, date in _DATES.items():
+                save = partial(canvas.savefig, format=ending, metadata={date: None})
+                write_file(folder / f"{name}.{ending}", save)
+
+
+@contextmanager
+def _quiet_fonts() -> Iterator[None]:
+    """Keeps matplotlib from warning of each font that this machine lacks; the last of the list comes with it."""
+    logger = logging.getLogger("matplotlib.font_manager")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def draw(figure: Figure) -> Canvas:
     """Returns a matplotlib figure of up to three panels per row, 7 inches wide; a single panel has 3.5 inches."""
     columns = min(2 if len(figure.panels) == 4 else 3, len(figure.panels))
     rows = -(-len(figure.panels) // columns)
-    width, height = 7.0 if columns > 1 else 3.5, 2.6 * rows
+    legend = 0.3 if any(len({series.name for series in panel.series}) > 1 for panel in figure.panels) else 0.0
+    width, height = 7.0 if columns > 1 else 3.5, 2.6 * rows + legend
     canvas = Canvas(figsize=(width, height))
     left, bottom, top = (
         0.95 if _has_bars(figure.panels[0]) else 0.55,
@@ -67,9 +99,18 @@ def draw(figure: Figure) -> Canvas:
     )  # inches; a layout engine would double the time
     for number, panel in enumerate(figure.panels):
         row, column = divmod(number, columns)
-        corner = (column / columns + left / width, 1 - (row + 1) / rows + bottom / height)
-        size = (1 / columns - (left + 0.1) / width, 1 / rows - (bottom + top) / height)
+        corner = (column / columns + left / width, 1 - (2.6 * (row + 1) - bottom) / height)
+        size = (1 / columns - (left + 0.1) / width, (2.6 - bottom - top) / height)
         _draw_panel(canvas.add_axes((*corner, *size)), panel)
+    if legend:  # below the panels, where it covers no data
+        marks: dict[str, Any] = {}
+        for ax in canvas.axes:
+            handles, texts = ax.get_legend_handles_labels()
+            marks |= dict(zip(texts, handles, strict=True))
+        columns_of_legend = min(len(marks), 5 if width > 4 else 3)
+        canvas.legend(
+            handles=[*marks.values()], labels=[*marks], loc="lower center", ncols=columns_of_legend, fontsize=7
+        )
     return canvas
 
 
@@ -137,8 +178,13 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value)))
         ax.yaxis.set_minor_formatter(NullFormatter())
-    if len({series.name for series in panel.series}) > 1:
-        ax.legend(fontsize=7)
+    if panel.log_x:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    if panel.x_ticks:
+        ax.set_xticks(list(panel.x_ticks.values()), list(panel.x_ticks))
+        ax.set_xlim(-0.5, len(panel.x_ticks) - 0.5)
 
 
 def _draw_series(ax: Axes, series: Series, number: int, of: int) -> None:

@@ -84,8 +84,9 @@ def results(run: Run) -> list[Element]:
         return elements
     if comparisons := list(_comparisons(run)):
         note = (
-            "Trainings on fresh seeds are compared. Intervals cover the choice of dev examples (paired bootstrap) and "
-            "of seeds (Welch's t). Those of the teacher hold for all students together (Bonferroni)."
+            "Trainings on fresh seeds are compared. Confidence intervals (CI) cover the choice of dev examples (paired "
+            "bootstrap) and of seeds (Student's t, with the variance pooled over students). Those of the teacher hold "
+            "for all students together (Bonferroni)."
         )
         if any(_tuning(run, student, each) for student in run.students for each in student["against"]):
             note += (
@@ -241,7 +242,7 @@ def _comparisons(run: Run) -> Iterator[str]:
 
 def _difference(subject: str, verb: str, other: str, against: dict[str, Any], tuning: str = "") -> str:
     """Returns a comparison as a sentence."""
-    interval = f"95 % confidence interval {signed(against['low'])} to {signed(against['high'])}"
+    interval = f"95 % CI {signed(against['low'])} to {signed(against['high'])}"
     if not against["distinguishable"]:
         numbers = f"difference {signed(against['difference'])}, {interval}"
         return f"{subject} and {other} do **not differ significantly** ({numbers}){tuning}."

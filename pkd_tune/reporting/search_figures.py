@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pkd_tune.reporting.figures import Axis, Figure, Panel, Parallel, Series
 from pkd_tune.reporting.formatting import number_text, plural, setting_text, signed
 from pkd_tune.reporting.importance import FEWEST_TRIALS, SHUFFLES, importances, tried, varied
-from pkd_tune.reporting.methods import METHOD_INFO
+from pkd_tune.reporting.methods import METHOD_INFO, Look
 from pkd_tune.reporting.run import ENDED, Run
 
 FEWEST_LINES = 5
@@ -18,7 +19,7 @@ FEWEST_LINES = 5
 
 def search_figures(run: Run) -> list[Figure]:
     """Returns the figures of the search, in the order of the report; parallel coordinates are separate."""
-    return [best_by_trials(run), best_by_epochs(run), rungs(run), parameter_importances(run)]
+    return [best_by_trials(run), best_by_epochs(run), rungs(run), slices(run), parameter_importances(run)]
 
 
 def score_title(run: Run) -> str:
@@ -96,7 +97,7 @@ def _best_of_method(trials: pd.DataFrame, title: str, method: str, column: str) 
             y=list(some["score"]),
             kind="points",
             hollow=state == "stopped early",
-            opacity=0.5,
+            opacity=0.75,
             labels=[f"{title}, trial {number}, {state}" for number in some["trial"]],
             legend=False,
         )
@@ -112,13 +113,15 @@ def rungs(run: Run) -> Figure:
             rows = evaluations(run, depth, method)
             best = {s["trial"] for s in run.students if (s["layers"], s["method"]) == (depth, method)}
             series += _curves(rows, METHOD_INFO[method].title, method, best)
+        if series and (stopped := _stopped(run, depth)):
+            series.append(stopped)
         if series:
             panels.append(Panel(title=plural(depth, "layer"), x="epoch", y=score_title(run), series=series))
     return Figure(
         name="rungs",
         title="Score during training",
-        caption="One line per trial of the search; the bold line is the best trial of its method. Trials whose line "
-        "ends early were stopped early or failed.",
+        caption="One line per trial of the search; the bold line is the best trial of its method. Crosses mark "
+        "where trials were stopped early; other lines that end early are of trials that failed.",
         panels=panels,
     )
 
@@ -143,11 +146,79 @@ def _curves(rows: pd.DataFrame, title: str, method: str, best: set[int]) -> Iter
         labels += [f"{title}, trial {number}"] * (len(trial) + 1)
     look = METHOD_INFO[method].look
     if x:
-        yield Series(name=title, look=look, x=x, y=y, width=1, opacity=0.5, labels=labels, legend=not best)
+        yield Series(name=title, look=look, x=x, y=y, width=1.2, opacity=0.7, labels=labels, legend=not best)
     for number, trial in rows[rows["trial"].isin(best)].groupby("trial"):
         labels = [f"{title}, trial {number} (best)"] * len(trial)
         x, y = list(trial["epoch"]), list(trial["score"])
         yield Series(name=title, look=look, x=x, y=y, width=3, markers=True, labels=labels)
+
+
+def _stopped(run: Run, depth: int) -> Series | None:
+    """Returns the last evaluations of the trials of a depth that were stopped early; None without any."""
+    trials = run.of_stage("search")
+    trials = trials[(trials["depth"] == depth) & (trials["state"] == "stopped early")]
+    x: list[float] = []
+    y: list[float] = []
+    labels = []
+    for method, number in zip(trials["method"], trials["trial"], strict=True):
+        rows = evaluations(run, depth, method)
+        last = rows[rows["trial"] == number].tail(1)
+        x += list(last["epoch"])
+        y += list(last["score"])
+        labels += [f"{METHOD_INFO[method].title}, trial {number}, stopped early"] * len(last)
+    if not x:
+        return None
+    return Series(name="stopped early", look=Look(symbol="x"), x=x, y=y, kind="points", labels=labels)
+
+
+def slices(run: Run) -> Figure:
+    """Returns the score of each complete trial over the value of each hyperparameter, by depth."""
+    panels = []
+    for depth in run.search["depths"]:
+        found = {
+            method: trials
+            for method in run.methods
+            if method.startswith("pkd") and len(trials := tried(run, depth, method)) >= FEWEST_LINES
+        }
+        for name in dict.fromkeys(name for trials in found.values() for name in varied(trials)):
+            with_it = {method: trials for method, trials in found.items() if name in trials}
+            panels.append(_slice(run, name, f"{name}, {plural(depth, 'layer')}", with_it))
+    return Figure(
+        name="slices",
+        title="Score against each hyperparameter",
+        caption="One point per complete trial. The other hyperparameters vary too, so a trend can be theirs. Depths "
+        f"with fewer than {FEWEST_LINES} complete trials are left out.",
+        panels=panels,
+    )
+
+
+def _slice(run: Run, name: str, title: str, found: dict[Any, pd.DataFrame]) -> Panel:
+    values = pd.concat([trials[name] for trials in found.values()])
+    ticks = None
+    if pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
+        ticks = {value: float(position) for position, value in enumerate(sorted(values.unique()))}
+    series = [
+        Series(
+            name=METHOD_INFO[method].title,
+            look=METHOD_INFO[method].look,
+            x=[ticks[value] if ticks else float(value) for value in trials[name]],
+            y=list(trials["score"]),
+            kind="points",
+            opacity=0.75,
+            labels=[f"{METHOD_INFO[method].title}, trial {number}" for number in trials["trial"]],
+        )
+        for method, trials in found.items()
+    ]
+    return Panel(
+        title=title,
+        x=name,
+        y=score_title(run),
+        series=series,
+        log_x=bool(run.record["space"][name].get("log")),
+        x_ticks={setting_text(bool(v) if isinstance(v, np.bool_) else v): at for v, at in ticks.items()}
+        if ticks
+        else None,
+    )
 
 
 def parameter_importances(run: Run) -> Figure:

@@ -154,7 +154,7 @@ def _cosines_of(run: Run, student: dict[str, Any]) -> Series | None:
     if rows.empty or not columns:
         return None
     best = rows.loc[(rows["epoch"] - student["epoch"]).abs().idxmin(), columns].dropna()
-    if best.empty:
+    if len(best) < 2:  # a single layer is no line
         return None
     method, imitated = METHOD_INFO[student["method"]], dict(enumerate(student["imitated_layers"], start=1))
     layers = [int(str(name).removeprefix("cosine_")) for name in best.index]

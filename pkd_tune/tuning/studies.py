@@ -5,6 +5,7 @@ Ray or to this process, it has every trial that was started, its evaluations and
 """
 
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,10 @@ class Studies:
             for stage in ("search", "confirm"):
                 name = plan.study_key.name if stage == "search" else f"{plan.study_key.name} confirmed"
                 study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, direction="maximize")
+                if study.metric_names is None:  # for optuna-dashboard
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                        study.set_metric_names(["score × 100"])
                 trials = study.get_trials(deepcopy=False)
                 study.sampler = make_sampler(sampler, seed + 1000 * number + len(trials))
                 confirming = stage == "confirm" or not early_stopping

@@ -15,8 +15,9 @@ from tensorboardX.summary import hparams
 from pkd_tune.tuning.ray_bridge import trial_id_of
 
 SCALARS = ("score", "best_score", "gradient_norm", "learning_rate")
-GROUPS = ("loss", "teacher")
-"""Parts of a result that hold numbers by name: the terms of the loss, and the similarity to the teacher."""
+GROUPS = ("metrics", "loss", "teacher")
+"""Parts of a result that hold numbers by name: the task's metrics, the terms of the loss, and the similarity to the
+teacher."""
 
 METRICS = ("best_score", "score")
 """Metrics in the HParams tab: the score that the search maximises, and that of the last evaluation."""

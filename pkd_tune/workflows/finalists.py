@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from pkd_tune.config import CONTROLS, Precision, Task, UserError
 from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.loading import load_raw
-from pkd_tune.data.metrics import majority_score
+from pkd_tune.data.metrics import majority_score, score
 from pkd_tune.data.significance import Difference, Predicted, paired_bootstrap
 from pkd_tune.data.tokens import file_hash
 from pkd_tune.deployment.conversion import export_student, write_formats
@@ -324,7 +324,7 @@ def against_controls(
     """
     controls = CONTROLS[CONTROLS.index(study_key.method) + 1 :] if study_key.method in CONTROLS else CONTROLS
     return [
-        {"method": method, **_recorded(paired_bootstrap(task, ours, theirs, labels))}
+        {"method": method, **_recorded(_compared(task, predicted, ours, theirs, labels))}
         for method in controls
         if (ours := predicted[study_key]) and (theirs := predicted.get(StudyKey(study_key.depth, method)))
     ]
@@ -346,7 +346,7 @@ def against_shallower(
     theirs = predicted[StudyKey(max(depths), study_key.method)]
     if not theirs:
         return None
-    return {"layers": max(depths), **_recorded(paired_bootstrap(task, predicted[study_key], theirs, labels))}
+    return {"layers": max(depths), **_recorded(_compared(task, predicted, predicted[study_key], theirs, labels))}
 
 
 def against_teacher(
@@ -369,9 +369,22 @@ def against_teacher(
     found: dict[StudyKey, dict[str, Any] | None] = dict.fromkeys(predicted)
     compared = {study_key: ours for study_key, ours in predicted.items() if len(ours) > 1}
     for study_key, ours in compared.items():
-        difference = paired_bootstrap(task, ours, [of_teacher], labels, level=1 - 0.05 / len(compared))
+        difference = _compared(task, predicted, ours, [of_teacher], labels, level=1 - 0.05 / len(compared))
         found[study_key] = {**_recorded(difference), "students": len(compared)}
     return found
+
+
+def _compared(
+    task: Task,
+    predicted: Mapping[StudyKey, Sequence[Predicted]],
+    ours: Sequence[Predicted],
+    theirs: Sequence[Predicted],
+    labels: Mapping[str, npt.NDArray[np.generic]],
+    level: float = 0.95,
+) -> Difference:
+    """Compares two models; the variance over seeds is pooled over all students of the search."""
+    pool = [np.array([score(task, each, labels)["score"] for each in trainings]) for trainings in predicted.values()]
+    return paired_bootstrap(task, ours, theirs, labels, level=level, pool=pool)
 
 
 def _recorded(difference: Difference) -> dict[str, Any]:

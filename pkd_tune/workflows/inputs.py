@@ -118,12 +118,17 @@ def student_init(init: Init, student_dir: Path) -> Init:
     return "teacher"
 
 
-def find_device(gpus: int | None, precision: Precision, problems: Problems) -> Resources | None:
-    """Returns the resources of this machine, whose device must support the precision."""
+def find_one_device(gpus: int | None, problems: Problems) -> Resources | None:
+    """Returns the resources of this machine for a command that runs one model, which takes one GPU."""
     if gpus is not None and gpus > 1:
         problems.add(f"--gpus {gpus}: this command runs one model, on one GPU; give --gpus 1")
         return None
-    resources = problems.attempt(lambda: choose_resources(gpus))
+    return problems.attempt(lambda: choose_resources(gpus))
+
+
+def find_device(gpus: int | None, precision: Precision, problems: Problems) -> Resources | None:
+    """Returns the resources of this machine, whose device must support the precision."""
+    resources = find_one_device(gpus, problems)
     if resources is not None:
         device = resources.device
         problems.attempt(lambda: check_precision(precision, device))

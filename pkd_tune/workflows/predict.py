@@ -30,9 +30,10 @@ from pkd_tune.encoders.folder import (
 )
 from pkd_tune.files import write_file, write_json
 from pkd_tune.reporting.provenance import provenance
-from pkd_tune.tuning.resources import choose_resources, gpu_names
+from pkd_tune.tuning.resources import gpu_names
 from pkd_tune.tuning.space_file import find_space, load_space
 from pkd_tune.workflows.checks import Problems, check_positive, check_writable
+from pkd_tune.workflows.inputs import find_one_device
 from pkd_tune.workflows.options import PredictOptions
 
 log = logging.getLogger(__name__)
@@ -189,7 +190,7 @@ def resolve_predict(options: PredictOptions, command: str) -> PredictRequest:
     """
     problems = Problems()
     check_positive(options, problems, "--max-length")
-    resources = problems.attempt(lambda: choose_resources(options.gpus))
+    resources = find_one_device(options.gpus, problems)
     check_writable(options.out.resolve(), "--out", problems)
     if options.glue_zip is not None:
         check_writable(options.glue_zip.resolve().parent, "--glue-zip", problems)

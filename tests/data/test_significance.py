@@ -111,9 +111,16 @@ def test_the_interval_of_two_seeds_worked_out_by_hand() -> None:
     resampled = np.array([-1.0, 1.0]) * np.sqrt(2)  # with n − 1 in the denominator: a standard deviation of 2
     alone = half_width(np.array([80.0, 82.0]), np.array([70.0]), resampled, 0.95)
     assert alone == pytest.approx(np.hypot(12.706, 1.96 * 2), abs=1e-3)
-    # Welch: 2² / (1² + 1²) = 2 degrees of freedom, whose quantile is 4.303, and a standard error of √2.
+    # Two degrees of freedom, whose quantile is 4.303, and a standard error of √2.
     both = half_width(np.array([80.0, 82.0]), np.array([70.0, 72.0]), resampled * 0, 0.95)
     assert both == pytest.approx(4.3027 * np.sqrt(2), abs=1e-3)
+    # With a third pair the pooled variance is still 2, of three degrees of freedom, whose quantile is 3.182.
+    pair = np.array([80.0, 82.0])
+    three = half_width(pair, np.array([70.0]), resampled * 0, 0.95, pool=[pair, pair - 10, pair - 20])
+    assert three == pytest.approx(3.1824, abs=1e-3)
+    # A model that varies more than the others counts with its own variance.
+    noisy = half_width(pair, np.array([70.0]), resampled * 0, 0.95, pool=[pair, np.array([50.0, 50.0])])
+    assert noisy == pytest.approx(4.3027, abs=1e-3)
     assert half_width(np.array([80.0]), np.array([70.0]), resampled, 0.95) == pytest.approx(1.96 * 2, abs=1e-3)
 
 

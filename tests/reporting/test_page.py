@@ -46,7 +46,8 @@ def test_the_table_comes_first_and_the_making_last(reported: Path) -> None:
 def test_every_plot_has_axes_with_titles(reported: Path) -> None:
     text = (reported / "report.html").read_text(encoding="utf-8")
     plots = [json.loads(found) for found in re.findall(r'<script type="application/json">(.*?)</script>', text)]
-    assert len(plots) == 2 * 6 + 2 + 8 + 4  # of each depth; cost; loss of each student; parallel coordinates
+    # Of each depth; similarity to layers of the deeper; settings of each depth; cost; loss; parallel coordinates.
+    assert len(plots) == 2 * 5 + 1 + 2 * 5 + 2 + 8 + 4
     for plot in plots:
         if plot["data"][0]["type"] != "parcoords":
             assert plot["layout"]["xaxis"]["title"]["text"]

@@ -58,7 +58,7 @@ def test_every_plot_is_drawn(report: Page) -> None:
                      width: box.width, height: box.height, space: plot.getBoundingClientRect().width };
         })"""
     )
-    assert len(plots) == 26
+    assert len(plots) == 35
     for plot in plots:
         assert plot["drawn"] == plot["given"]
         assert plot["marks"] >= plot["given"]

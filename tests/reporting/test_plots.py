@@ -18,24 +18,28 @@ def figure(name: str, *panels: Panel) -> Figure:
     return Figure(name=name, title="t", caption="c", panels=panels)
 
 
-def test_every_figure_of_a_report_is_an_svg_file(reported: Path) -> None:
+def test_every_figure_of_a_report_is_an_svg_and_a_pdf_file_with_real_text(reported: Path) -> None:
     names = {path.stem for path in (reported / "plots").iterdir()}
     assert names == {
-        *("best-by-trials", "best-by-epochs", "rungs", "importances"),
+        *("best-by-trials", "best-by-epochs", "rungs", "slices", "importances"),
         *("score-by-cost", "losses", "agreement", "cosines", "parallel-coordinates"),
     }
-    for path in (reported / "plots").iterdir():
-        assert ET.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    svg = "{http://www.w3.org/2000/svg}"
+    for path in (reported / "plots").glob("*.svg"):
+        root = ET.parse(path).getroot()
+        assert root.tag == f"{svg}svg"
+        assert list(root.iter(f"{svg}text"))
+        assert b"/FontFile2" in path.with_suffix(".pdf").read_bytes()  # TrueType
 
 
 def test_the_same_figure_is_the_same_file_and_old_ones_go(tmp_path: Path) -> None:
     panel = Panel(title="p", x="x", y="y", series=[LINE], log_y=True, whole_x=True)
     bars = Panel(title="p", x="x", y="", series=[BARS])
     write_plots([figure("one", panel), figure("two", bars, bars, bars, bars), figure("none")], [], tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.svg", "two.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*("one.pdf", "one.svg", "two.pdf", "two.svg")]
     first = (tmp_path / "one.svg").read_bytes()
     write_plots([figure("one", panel)], [], tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["one.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.pdf", "one.svg"]
     assert (tmp_path / "one.svg").read_bytes() == first
 
 

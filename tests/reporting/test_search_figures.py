@@ -10,7 +10,14 @@ import pytest
 from recorded_run import write_run
 
 from pkd_tune.reporting.run import Run, read_run
-from pkd_tune.reporting.search_figures import best_by_trials, best_so_far, parallel_coordinates, rungs, search_figures
+from pkd_tune.reporting.search_figures import (
+    best_by_trials,
+    best_so_far,
+    parallel_coordinates,
+    rungs,
+    search_figures,
+    slices,
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +73,30 @@ def test_every_trial_has_its_curve_and_the_best_is_bold(run: Run) -> None:
         else:
             of_pkd = run.evaluations.query("depth == 2 and method == 'pkd' and stage == 'search'")
             assert len(set(series.labels)) == of_pkd["trial"].nunique() - 1
+
+
+def test_trials_that_were_stopped_are_marked_at_their_last_evaluation(run: Run) -> None:
+    stopped = run.trials.query("stage == 'search' and state == 'stopped early'")
+    for depth, panel in zip((2, 3), rungs(run).panels, strict=True):
+        marks = [series for series in panel.series if series.name == "stopped early"]
+        ends = stopped.query(f"depth == {depth}")
+        assert sum(len(series.x) for series in marks) == len(ends)
+        if marks:
+            assert list(marks[0].x) == ends["epochs"].tolist()
+    assert len(stopped) > 0
+
+
+def test_each_hyperparameter_has_a_slice_of_the_complete_trials(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "MRPC" / "minilm", trials=20, depths=(3,), methods=("pkd", "kd")))
+    panels = {panel.x: panel for panel in slices(run).panels}
+    assert list(panels) == ["alpha", "beta", "temperature", "learning_rate", "strategy", "normalize"]
+    complete = run.trials.query("method == 'pkd' and stage == 'search' and state == 'complete'")
+    (series,) = panels["beta"].series
+    assert (list(series.x), list(series.y)) == (complete["beta"].tolist(), complete["score"].tolist())
+    assert (panels["alpha"].log_x, panels["beta"].log_x) == (False, True)
+    assert panels["strategy"].x_ticks == {"last": 0.0, "skip": 1.0}
+    assert panels["normalize"].x_ticks == {"no": 0.0, "yes": 1.0}
+    assert list(panels["normalize"].series[0].x) == complete["normalize"].astype(float).tolist()
 
 
 def test_without_evaluations_there_are_no_curves(run: Run) -> None:

@@ -55,7 +55,9 @@ def test_a_real_trial_has_our_curves_and_no_others(tiny_run: Path) -> None:
     evaluations = evaluations[evaluations["depth"] == 1]
     for number, folder in enumerate(folders[:2]):
         events, rows = read(folder), evaluations[evaluations["trial"] == number]
-        assert set(events.Tags()["scalars"]) == {*columns, "best_score"}
+        assert set(events.Tags()["scalars"]) == {
+            *(*columns, "best_score", "metrics/f1", "metrics/accuracy", "metrics/score"),
+        }
         for tag, column in columns.items():
             assert [event.step for event in events.Scalars(tag)] == rows["evaluation"].tolist()
             assert [event.value for event in events.Scalars(tag)] == pytest.approx(rows[column].tolist(), rel=1e-6)

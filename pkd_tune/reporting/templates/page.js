@@ -10,7 +10,7 @@ function theme() {
   };
   return {
     layout: {
-      font: { family: style.fontFamily || "system-ui, sans-serif", size: 13, color: colour("--text") },
+      font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("--text") },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", colorway: [colour("--text")],
       xaxis: axis, yaxis: axis, hoverlabel: { font: { size: 13 } },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--text") },
@@ -47,6 +47,16 @@ async function drawAll() {
 }
 
 drawAll();
+
+// A plot keeps the width it was drawn with: on paper it takes that of its printed cell, and on the screen its own again.
+function fit(printing) {
+  for (const plot of document.querySelectorAll(".js-plotly-plot")) {
+    const width = printing ? (plot.closest("figure").classList.contains("wide") ? 700 : 340) : undefined;
+    Plotly.relayout(plot, { width, autosize: !printing, template: theme() });
+  }
+}
+addEventListener("beforeprint", () => fit(true));
+addEventListener("afterprint", () => fit(false));
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const plot of document.querySelectorAll(".js-plotly-plot")) Plotly.relayout(plot, { template: theme() });
