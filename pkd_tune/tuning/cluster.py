@@ -90,6 +90,7 @@ def own_cluster(resources: Resources, log_file: Path, *, dashboard: bool = False
             stack.callback(ray.shutdown)
             stack.enter_context(_watched(session))
             with _stderr_to(log_file), _own_sigterm(), _on_loopback():
+                # Trials are offline: this process has asked the hub for all they need.
                 context = ray.init(
                     address="local",
                     num_cpus=resources.count * resources.threads,
@@ -98,7 +99,7 @@ def own_cluster(resources: Resources, log_file: Path, *, dashboard: bool = False
                     include_dashboard=dashboard,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    runtime_env={"env_vars": environment()},
+                    runtime_env={"env_vars": {**environment(), "HF_HUB_OFFLINE": "1"}},
                     _temp_dir=str(session / "r"),  # Ray gives everybody access to the folder itself
                 )
         except Exception as error:
