@@ -83,7 +83,7 @@ def own_cluster(resources: Resources, log_file: Path, *, dashboard: bool = False
     with ExitStack() as stack:
         try:
             stack.enter_context(_variables(RAY_ENVIRONMENT))
-            session = stack.enter_context(temporary_folder(_session_parent()))
+            session = stack.enter_context(temporary_folder(session_parent()))
             # PyTorch would take a folder in the temporary one, by a name that others can foresee.
             stack.enter_context(_variables({"TORCHINDUCTOR_CACHE_DIR": str(session / "torch")}))
             stack.enter_context(_random_token())
@@ -122,7 +122,7 @@ def node_folder() -> Path:
     return Path(ray_worker._global_node.get_session_dir_path(), f"pkd_tune-{ray.get_runtime_context().get_job_id()}")
 
 
-def _session_parent() -> Path:
+def session_parent() -> Path:
     """Returns the folder below which Ray's session is made.
 
     Where the path of the user's temporary folder is too long for a socket below it, that is /tmp.
