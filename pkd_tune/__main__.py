@@ -15,6 +15,7 @@ COMMANDS = {
     "dashboard": "show a run in the browser",
     "spaces": "print a shipped search space",
     "bench": "measure how fast this machine trains students",
+    "doctor": "print what a run needs of this machine, for a bug report",
 }
 
 

@@ -22,7 +22,6 @@ from pkd_tune.cli.parser import (
     add_teacher_flags,
     whole_numbers,
 )
-from pkd_tune.cli.summary import print_outcome
 from pkd_tune.config import METHODS, Sampler, SelectOn
 from pkd_tune.workflows.options import SearchOptions, make_options
 
@@ -137,6 +136,7 @@ def search(args: argparse.Namespace, command: str) -> int:
 
         print(plan(request))
         return 0
+    from pkd_tune.cli.summary import print_outcome
     from pkd_tune.workflows.search import search as run
 
     return print_outcome(run(request), again="the same command without --new" if options.new else "the same command")

@@ -22,7 +22,7 @@ ROOMS = {
 LIBRARY_OF = {"ray": "tuning", "optuna": "tuning"}
 NOT_IN_REPORTING = {"torch", "transformers", "ray", "optuna", "datasets"}
 SLOW = {"torch", "transformers", "ray", "datasets", "matplotlib", "plotly", "sklearn"}
-COMMANDS = ("search", "finetune", "distill", "predict", "export", "report", "dashboard", "spaces", "bench")
+COMMANDS = ("search", "finetune", "distill", "predict", "export", "report", "dashboard", "spaces", "bench", "doctor")
 
 
 def imports(module: Path) -> set[str]:

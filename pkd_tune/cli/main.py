@@ -60,6 +60,8 @@ def show_messages(*, quiet: bool = False) -> None:
     root = logging.getLogger()
     if not any(isinstance(handler, MessageHandler) for handler in root.handlers):
         root.addHandler(MessageHandler())
+    for library in ("huggingface_hub", "datasets", "transformers"):
+        logging.getLogger(library).propagate = False  # it prints its messages itself
     logging.getLogger("pkd_tune").setLevel(logging.WARNING if quiet else logging.INFO)
 
 

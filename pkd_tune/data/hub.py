@@ -1,6 +1,7 @@
 """The Hugging Face hub and its local cache: whether it is reachable, datasets, and pretrained models.
 
-If the hub is out of reach the process goes offline before a library tries to connect, so nothing waits for retries.
+What is on this machine is used without a request. If the hub is out of reach the process goes offline before a library
+tries to connect, so nothing waits for retries.
 """
 
 import functools
@@ -9,7 +10,8 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from huggingface_hub import constants
 from pkd_tune.config import HubDataset, Task, UserError
 from pkd_tune.data.examples import RawSplit, examples_of
 from pkd_tune.data.tables import Table
+from pkd_tune.files import machine_failure, read_json
 
 if TYPE_CHECKING:
     import datasets
@@ -38,13 +41,14 @@ _MODEL_FILES = (
 )
 
 
-def hub_reachable(timeout_s: float = 3.0) -> bool:
+def hub_reachable(timeout_s: float = constants.HF_HUB_ETAG_TIMEOUT) -> bool:
     """Returns whether the hub responds; one request per process and address.
 
     False without a request if HF_HUB_OFFLINE is set. HF_ENDPOINT and the usual proxy variables are honoured.
 
     Args:
-        timeout_s: Timeout in seconds, including name resolution.
+        timeout_s: Timeout in seconds, including name resolution; by default that of the library, 10 seconds unless
+            HF_HUB_ETAG_TIMEOUT is set.
     """
     if constants.is_offline_mode():
         return False
@@ -86,6 +90,43 @@ def go_offline() -> None:
     constants.HF_HUB_OFFLINE = True
 
 
+@contextmanager
+def offline() -> Iterator[None]:
+    """Makes the Hugging Face libraries of this process use their local caches only while the block runs."""
+    import datasets
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+def hub_failure(error: BaseException | None) -> str | None:
+    """Returns in one line why the hub did not give something, and the remedy; None where it was not the hub.
+
+    Args:
+        error: What a library raised, perhaps from an answer of the hub or a broken connection.
+    """
+    broken = None
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            return f"refuses it (HTTP {status}); log in (hf auth login), and accept the licence on its page"
+        if status == 404:
+            return "has no such thing (HTTP 404); check the name"
+        if status == 429:
+            return "has had too many requests (HTTP 429); wait some minutes, or log in (hf auth login)"
+        if status is not None and status >= 500:
+            return f"has an error of its own (HTTP {status}); give the same command again later"
+        transport = type(error).__module__.startswith(("requests.", "urllib3.", "http"))  # httpx, httpcore, http.client
+        if transport or isinstance(error, ConnectionError | TimeoutError) or "Consistency check" in str(error):
+            broken = f"broke off ({type(error).__name__}); the same command resumes the download"
+        error = error.__cause__ or error.__context__
+    return broken
+
+
 def dataset_cached(dataset: HubDataset) -> bool:
     """Returns whether a hub dataset is in the cache of the `datasets` library."""
     cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
@@ -101,29 +142,37 @@ def has_dataset(dataset: HubDataset) -> bool:
 
 @functools.cache
 def open_dataset(dataset: HubDataset) -> "datasets.DatasetDict":
-    """Returns a hub dataset with all its splits, from the local cache if the hub is out of reach.
+    """Returns a hub dataset with all its splits, from the local cache where it is there.
 
-    Loaded once per process: the library asks the hub for the latest revision each time.
+    Loaded once per process.
 
     Raises:
         UserError: The dataset cannot be loaded, or has several configurations of which none is named.
     """
-    if not Path(dataset.repository).is_dir() and not hub_reachable():
+    cached = dataset_cached(dataset)
+    if not cached and not Path(dataset.repository).is_dir() and not hub_reachable():
         go_offline()
     import datasets
 
     try:
-        if dataset.config is None:
-            configs = datasets.get_dataset_config_names(dataset.repository)
-            if len(configs) > 1:
-                raise UserError(
-                    f"{dataset.repository} has several configurations: {', '.join(configs)}; name one in a task file: "
-                    f'dataset = "{dataset.repository}" and config = "..." in [data]'
-                )
-        return datasets.load_dataset(dataset.repository, dataset.config)
+        with offline() if cached else nullcontext():
+            if dataset.config is None:
+                configs = datasets.get_dataset_config_names(dataset.repository)
+                if len(configs) > 1:
+                    raise UserError(
+                        f"{dataset.repository} has several configurations: {', '.join(configs)}; name one in a task "
+                        f'file: dataset = "{dataset.repository}" and config = "..." in [data]'
+                    )
+            return datasets.load_dataset(dataset.repository, dataset.config)
     except UserError:
         raise
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:
+        if failure := hub_failure(error):
+            raise UserError(
+                f"{dataset.repository}: the Hugging Face hub {failure}; or put the files below --data-dir"
+            ) from error
+        if machine_failure(error) or not isinstance(error, OSError | ValueError | datasets.exceptions.DatasetsError):
+            raise
         reason = " ".join(str(error).split())
         raise UserError(f"{_called(dataset)} cannot be loaded: {reason}") from error
 
@@ -191,8 +240,8 @@ def _called(dataset: HubDataset) -> str:
 def find_pretrained(name: str, data_dir: Path) -> Path:
     """Returns the local folder of a pretrained model: config, tokenizer and safetensors weights.
 
-    Looks for the folder `name`, then <data_dir>/models/pretrained/<name>, then on the hub or, if that is out of reach,
-    in its local cache.
+    Looks for the folder `name`, then <data_dir>/models/pretrained/<name>, then in the hub's local cache, then on the
+    hub.
 
     Args:
         name: A folder, or the name of a model on the hub ('bert-base-uncased', 'owner/model').
@@ -215,11 +264,29 @@ def _looks_like_path(name: str) -> bool:
     return name.startswith(("/", "~", "./", "../")) or name in (".", "..") or name.count("/") > 1
 
 
+def _cached(name: str) -> Path | None:
+    """Returns the folder of a model in the hub's local cache; None unless it is whole."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=list(_MODEL_FILES), local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+    tokenizer = any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt"))
+    index = folder / "model.safetensors.index.json"
+    shards = set(read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    whole = tokenizer and all((folder / file).is_file() for file in ("config.json", *shards))
+    return folder if whole else None
+
+
 def _download(name: str, data_dir: Path) -> Path:
+    if (found := _cached(name)) is not None:
+        return found
     online = hub_reachable()
     if not online:
         go_offline()
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -229,6 +296,8 @@ def _download(name: str, data_dir: Path) -> Path:
 
     elsewhere = f"put its folder at {data_dir / 'models' / 'pretrained' / name} (see --data-dir), or try --demo"
     try:
+        if online:  # otherwise snapshot_download() would hide a refusal behind half a model in the cache
+            HfApi().model_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         folder = Path(snapshot_download(name, allow_patterns=list(_MODEL_FILES)))
     except HFValidationError as error:
         raise UserError(f"pretrained model {name!r} is neither a folder nor a valid model name on the hub") from error
@@ -238,7 +307,11 @@ def _download(name: str, data_dir: Path) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise UserError(f"the Hugging Face hub has no model {name!r}; {elsewhere}") from error
-    except LocalEntryNotFoundError as error:
+    except Exception as error:
+        if failure := hub_failure(error) if online else None:
+            raise UserError(f"pretrained model {name!r}: the Hugging Face hub {failure}; or {elsewhere}") from error
+        if not isinstance(error, LocalEntryNotFoundError):
+            raise
         raise UserError(f"{_out_of_reach(name)}; {elsewhere}") from error
     if not any(folder.glob("*.safetensors")):
         if not online:  # the cache has only its config or tokenizer

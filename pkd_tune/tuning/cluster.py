@@ -83,13 +83,14 @@ def own_cluster(resources: Resources, log_file: Path, *, dashboard: bool = False
     with ExitStack() as stack:
         try:
             stack.enter_context(_variables(RAY_ENVIRONMENT))
-            session = stack.enter_context(temporary_folder(_session_parent()))
+            session = stack.enter_context(temporary_folder(session_parent()))
             # PyTorch would take a folder in the temporary one, by a name that others can foresee.
             stack.enter_context(_variables({"TORCHINDUCTOR_CACHE_DIR": str(session / "torch")}))
             stack.enter_context(_random_token())
             stack.callback(ray.shutdown)
             stack.enter_context(_watched(session))
             with _stderr_to(log_file), _own_sigterm(), _on_loopback():
+                # Trials are offline: this process has asked the hub for all they need.
                 context = ray.init(
                     address="local",
                     num_cpus=resources.count * resources.threads,
@@ -98,7 +99,7 @@ def own_cluster(resources: Resources, log_file: Path, *, dashboard: bool = False
                     include_dashboard=dashboard,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    runtime_env={"env_vars": environment()},
+                    runtime_env={"env_vars": {**environment(), "HF_HUB_OFFLINE": "1"}},
                     _temp_dir=str(session / "r"),  # Ray gives everybody access to the folder itself
                 )
         except Exception as error:
@@ -121,7 +122,7 @@ def node_folder() -> Path:
     return Path(ray_worker._global_node.get_session_dir_path(), f"pkd_tune-{ray.get_runtime_context().get_job_id()}")
 
 
-def _session_parent() -> Path:
+def session_parent() -> Path:
     """Returns the folder below which Ray's session is made.
 
     Where the path of the user's temporary folder is too long for a socket below it, that is /tmp.

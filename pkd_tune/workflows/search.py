@@ -51,6 +51,7 @@ from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.trial import TrialContext
 from pkd_tune.tuning.trial_tables import commonest_failure, evaluation_rows, trial_rows
 from pkd_tune.workflows.capacity import check_disk, concurrency_text, fitting
+from pkd_tune.workflows.environment import check_environment
 from pkd_tune.workflows.finalists import export_finalists
 from pkd_tune.workflows.finished_run import SearchRun
 from pkd_tune.workflows.inputs import load_examples
@@ -73,6 +74,7 @@ def search(request: SearchRequest) -> SearchRun:
     if options.ray_dashboard:
         cluster.check_dashboard()
     earlier = {source: finished_trials(source.resolve(), data.task.name, plans) for source in options.warm_start}
+    check_environment({"--data-dir": data.data_dir, "--out": request.out})
     name = options.name or ("demo" if options.demo else model_name(data.teacher_dir))
     record = {
         "demo": options.demo,

@@ -18,13 +18,15 @@ from pkd_tune.data.hub import dataset_cached, find_pretrained, go_offline, hub_r
 
 
 class Refuser(BaseHTTPRequestHandler):
-    """Answers everything with 'forbidden', which is an answer."""
+    """Answers everything with a status, at first 'forbidden', which is an answer."""
 
     requests = 0
+    status = 403
 
     def do_HEAD(self) -> None:
         type(self).requests += 1
-        self.send_response(403)
+        self.send_response(self.status)
+        self.send_header("Content-Length", "0")
         self.end_headers()
 
     do_GET = do_HEAD
@@ -35,7 +37,7 @@ class Refuser(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def answering_endpoint() -> Iterator[str]:
-    Refuser.requests = 0
+    Refuser.requests, Refuser.status = 0, 403
     server = ThreadingHTTPServer(("127.0.0.1", 0), Refuser)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -183,6 +185,40 @@ def test_a_model_that_is_nowhere_is_one_line_without_waiting(
     assert str(tmp_path / "models" / "pretrained" / "owner" / "model") in problem
     assert "--data-dir" in problem
     assert "--demo" in problem
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (401, r"\(HTTP 401\); log in \(hf auth login\)"),
+        (403, r"\(HTTP 403\); log in \(hf auth login\), and accept the licence"),
+        (404, r"has no such thing \(HTTP 404\); check the name"),
+        pytest.param(429, r"\(HTTP 429\); wait some minutes", marks=pytest.mark.slow),
+        pytest.param(500, r"\(HTTP 500\); give the same command again later", marks=pytest.mark.slow),
+    ],
+)
+def test_what_the_hub_answers_is_said_with_its_remedy(
+    tmp_path: Path, answering_endpoint: str, use_hub: Use, status: int, remedy: str
+) -> None:
+    use_hub(answering_endpoint)
+    Refuser.status = status
+    with pytest.raises(
+        UserError, match=f"'owner/model': the Hugging Face hub .*{remedy}.*; or put its folder at"
+    ) as raised:
+        find_pretrained("owner/model", tmp_path)
+    assert len(raised.value.problems) == 1
+
+
+def test_a_model_in_the_cache_needs_no_hub_and_half_of_one_does(
+    tmp_path: Path, answering_endpoint: str, use_hub: Use
+) -> None:
+    use_hub(answering_endpoint)
+    snapshot = cached_snapshot(tmp_path / "hub", "config.json", "vocab.txt", "model.safetensors")
+    assert find_pretrained("owner/model", tmp_path) == snapshot
+    assert Refuser.requests == 0
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="HTTP 403"):
+        find_pretrained("owner/model", tmp_path)
 
 
 def test_an_invalid_name_is_one_line(tmp_path: Path, closed_endpoint: str, use_hub: Use) -> None:

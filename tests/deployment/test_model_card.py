@@ -145,13 +145,13 @@ def test_a_task_of_ones_own_is_not_of_glue(tmp_path: Path) -> None:
     assert "GLUE" not in text.replace("pkd_tune.search --task MRPC", "")
     assert "# 3-layer BERT for tickets" in text
     assert "| mean |" not in text
-    data = ModelCard(text).data
+    data = cast(ModelCardData, ModelCard(text).data)
     assert (data.datasets, data.language) == (None, None)
     assert [(each.dataset_type, each.dataset_config, each.dataset_split) for each in data.eval_results or ()] == [
         ("tickets", None, "dev")
     ] * 2
     on_hub = replace(own, hub=HubDataset(repository="owner/tickets"), splits=(replace(DEV, hub="validation"),))
-    data = ModelCard(card(tmp_path, task=on_hub, metrics=metrics)).data
+    data = cast(ModelCardData, ModelCard(card(tmp_path, task=on_hub, metrics=metrics)).data)
     assert data.datasets == ["owner/tickets"]
     assert (data.eval_results or [])[0].dataset_split == "validation"
     stars = replace(own, kind="regression", labels=(), metrics=("pearson",))
