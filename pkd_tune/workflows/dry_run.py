@@ -135,7 +135,8 @@ def plan_text(
         [
             _table(header, rows),
             "",
-            f"{concurrency_text(resources)}. Rungs at evaluations {', '.join(map(str, rungs)) or 'none'} of {evaluations}.",
+            f"{concurrency_text(resources)}. "
+            f"Rungs at evaluations {', '.join(map(str, rungs)) or 'none'} of {evaluations}.",
             f"Teacher, unless it is there already: {teacher / 60:.1f} min.",
             f"Search and confirmation: about {expected / resources.count / 60:.1f} min, at most "
             f"{most / resources.count / 60:.1f} min if nothing is stopped early.",

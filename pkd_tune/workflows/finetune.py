@@ -36,6 +36,8 @@ class FinetuneRequest:
     layers: int
     trainings: tuple[TrainingConfig, ...]
     device: str
+    cuda_graphs: bool
+    """Whether training steps are captured on a GPU."""
     demo: bool
     command: str
 
@@ -57,7 +59,15 @@ def finetune(request: FinetuneRequest) -> TrainedModel:
     folder = data.data_dir / "models" / "finetuned" / task.name
     with training_progress(f"{task.name}, {plural(request.layers, 'layer')}") as show:
         model_dir = teachers.finetune(
-            task, splits, data.teacher_dir, request.layers, folder, request.trainings, device, show
+            task,
+            splits,
+            data.teacher_dir,
+            request.layers,
+            folder,
+            request.trainings,
+            device,
+            show,
+            captured=request.cuda_graphs,
         )
     key, metrics = weights_key(model_dir), teachers.dev_metrics(task, model_dir, splits, device)
     if not (model_dir / RESULT).exists():  # it says when the weights were made
@@ -110,6 +120,7 @@ def resolve_finetune(options: FinetuneOptions, command: str) -> FinetuneRequest:
         layers=options.layers or depth,
         trainings=tuple(replace(training, learning_rate=rate) for rate in rates),
         device=resources.device,
+        cuda_graphs=options.cuda_graphs,
         demo=options.demo,
         command=command,
     )

@@ -197,7 +197,16 @@ def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record:
     chosen = selection_splits(task, splits, data.select_on)
     with training_progress("teacher", data.select_on, quiet=request.options.quiet) as show:
         finetuned = data.data_dir / "models" / "finetuned" / task.name
-        teacher = prepare_teacher(task, chosen, data.teacher_dir, finetuned, config.teacher_trainings, device, show)
+        teacher = prepare_teacher(
+            task,
+            chosen,
+            data.teacher_dir,
+            finetuned,
+            config.teacher_trainings,
+            device,
+            show,
+            captured=resources.eager is None,
+        )
     log.info(
         "teacher: %s, %d layers, %s %s score %.1f (%s: %.1f)",
         model_name(data.teacher_dir),
