@@ -122,7 +122,7 @@ def moment_places(model_pool: ModelPool) -> list[int]:
 
 
 def test_a_train_step_out_of_use_is_gone_with_its_graphs() -> None:
-    """At once, not when Python looks for reference cycles: that may be during a later training on the same stream."""
+    """At once, not when Python looks for reference cycles, which may be in a later training on the same stream."""
     gc.disable()
     try:
         student_data = made_up_student_data()
@@ -286,7 +286,7 @@ def test_where_memory_runs_out_training_goes_on_in_halves(
 
 
 def test_a_step_takes_no_memory_once_a_weight_has_changed() -> None:
-    """Were there no room for moments after the first parameter group was updated, the repeated step would count twice."""
+    """Were there no room for moments once a parameter group was updated, the repeated step would count twice for it."""
     train_step = TrainStep(made_up_student_data().start, graphs=emulated_graphs())
     moments = train_step.optimizer.state
     assert set(moments) == set(train_step.parameters())
