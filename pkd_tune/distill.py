@@ -17,6 +17,7 @@ from pkd_tune.cli.main import run_command
 from pkd_tune.cli.parser import (
     Parser,
     add_budget_flags,
+    add_cuda_graphs_flag,
     add_data_flags,
     add_gpu_flag,
     add_precision_flag,
@@ -57,6 +58,7 @@ def make_parser() -> Parser:
     add_budget_flags(parser)
     add_gpu_flag(parser)
     add_precision_flag(parser)
+    add_cuda_graphs_flag(parser)
     add("--to", type=Path, metavar="DIR", help="the student's folder (default: under models/distilled of --data-dir)")
     parser.use_defaults_of(DistillOptions)
     parser.after_ctrl_c = (

@@ -12,7 +12,14 @@ import argparse
 import sys
 
 from pkd_tune.cli.main import run_command
-from pkd_tune.cli.parser import Parser, add_budget_flags, add_data_flags, add_gpu_flag, add_precision_flag
+from pkd_tune.cli.parser import (
+    Parser,
+    add_budget_flags,
+    add_cuda_graphs_flag,
+    add_data_flags,
+    add_gpu_flag,
+    add_precision_flag,
+)
 from pkd_tune.reporting.formatting import metrics_text
 from pkd_tune.workflows.options import FinetuneOptions, make_options
 
@@ -40,6 +47,7 @@ def make_parser() -> Parser:
     add_budget_flags(parser)
     add_gpu_flag(parser)
     add_precision_flag(parser)
+    add_cuda_graphs_flag(parser)
     parser.use_defaults_of(FinetuneOptions)
     parser.after_ctrl_c = "the same command continues from its last complete epoch"
     return parser

@@ -17,6 +17,7 @@ from pkd_tune.cli.parser import (
     Flatten,
     Parser,
     add_budget_flags,
+    add_cuda_graphs_flag,
     add_data_flags,
     add_precision_flag,
     add_teacher_flags,
@@ -84,6 +85,7 @@ def make_parser() -> Parser:
     shared = "trials that share a GPU (default: as many as its memory has room for)"
     add("--trials-per-gpu", type=int, metavar="F", help=shared)
     add_precision_flag(where)
+    add_cuda_graphs_flag(where)
     add("--address", metavar="HOST:PORT", help="join a running Ray cluster (`auto`: the one this machine belongs to)")
     add(
         "--storage",

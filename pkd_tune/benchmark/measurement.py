@@ -1,7 +1,6 @@
 """One benchmark from start to end: interleaved runs of every depth, report overhead, and the record of it all."""
 
 import logging
-import os
 import platform
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pkd_tune.benchmark.results import summary
 from pkd_tune.benchmark.settings import BenchSettings
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.reporting.provenance import provenance
+from pkd_tune.tuning.limits import usable_cores
 from pkd_tune.tuning.report_cost import report_seconds
 from pkd_tune.tuning.resources import gpu_names
 
@@ -54,7 +54,7 @@ def measure(settings: BenchSettings, command: str) -> dict[str, Any]:
         reports = report_seconds(4 * repeats, Path(folder))
     device = torch.cuda.get_device_name() if base.device == "cuda" else f"CPU {platform.machine()}"
     return {
-        "machine": f"{device}, {plural(len(os.sched_getaffinity(0)), 'core')}, PyTorch {torch.__version__}",
+        "machine": f"{device}, {plural(usable_cores(), 'core')}, PyTorch {torch.__version__}",
         "model": f"BERT, hidden size {base.model['hidden_size']}, {base.model['num_attention_heads']} heads, "
         "random weights",
         "data": f"{settings.data}, mean {np.mean(base.lengths):.1f} word pieces, batch size {base.batch_size}",

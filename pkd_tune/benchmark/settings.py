@@ -1,6 +1,5 @@
 """What a benchmark measures: flags to a model shape, example lengths and numbers of concurrent trials."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pkd_tune.data.loading import check_source, load_features
 from pkd_tune.encoders.folder import BERT_BASE, encoder_problems, sizes
 from pkd_tune.encoders.precision import check_precision, has_bf16
 from pkd_tune.reporting.formatting import plural
+from pkd_tune.tuning.limits import usable_cores
 from pkd_tune.tuning.resources import Resources, choose_resources
 
 MRPC_LENGTHS = (19, 32, 36, 39, 41, 44, 45, 47, 50, 51, 53, 55, 57, 59, 61, 62, 64, 67, 70, 74, 103)
@@ -171,7 +171,7 @@ def _settings(
         precision="bf16" if config.precision != "fp32" and has_bf16(resources.device) else "fp32",
         device=resources.device,
         gpu=0,
-        threads=config.threads or len(os.sched_getaffinity(0)),
+        threads=config.threads or usable_cores(),
         model={name: number for name, number in shape.items() if name != "num_hidden_layers"},
         depth=layers,
         lengths=_sample(train_lengths, steps * config.batch_size),

@@ -109,6 +109,16 @@ def add_gpu_flag(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--gpus", type=int, metavar="N", help="0: the CPU; 1: a GPU (default: a GPU if there is one)")
 
 
+def add_cuda_graphs_flag(parser: argparse._ActionsContainer) -> None:
+    """Adds --no-cuda-graphs."""
+    parser.add_argument(
+        "--no-cuda-graphs",
+        dest="cuda_graphs",
+        action="store_false",
+        help="on a GPU, do training steps eagerly instead of as captured CUDA graphs: slower",
+    )
+
+
 def add_precision_flag(parser: argparse._ActionsContainer) -> None:
     """Adds --precision."""
     parser.add_argument(

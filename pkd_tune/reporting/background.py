@@ -103,6 +103,8 @@ def _facts(run: Run) -> list[str]:
     facts.append(
         f"Concurrent trials: {resources['count']} ({_DEVICES[resources['device']]}{cores}); {literal(made['machine'])}."
     )
+    if resources.get("eager"):
+        facts.append(f"Training steps were not captured as CUDA graphs: {literal(resources['eager'])}.")
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     commit = f", commit {made['git']}" if made["git"] else ""
     facts.append(f"Versions: Python {made['python']}, {literal(versions)}{commit}.")

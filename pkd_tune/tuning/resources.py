@@ -1,10 +1,10 @@
 """Where trials run: which devices they use, and how many run at once."""
 
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pkd_tune.config import UserError
+from pkd_tune.tuning.limits import usable_cores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ def choose_resources(gpus: int | None, trials_per_gpu: int | None = None) -> Res
     """
     import torch  # takes seconds, which --help need not wait for
 
-    return resources_among(torch.cuda.device_count(), len(os.sched_getaffinity(0)), gpus, trials_per_gpu)
+    return resources_among(torch.cuda.device_count(), usable_cores(), gpus, trials_per_gpu)
 
 
 def gpu_names() -> list[str]:
@@ -109,3 +109,17 @@ def share_cores(resources: Resources, trials: int, trial_bytes: int, free_bytes:
     """
     count = max(1, min(resources.count, trials, free_bytes // trial_bytes))
     return replace(resources, cpu_trials=count, threads=resources.count // count)
+
+
+def share_gpus(resources: Resources, trials: int, room: int) -> Resources:
+    """Returns the resources of a search on GPUs: trials share a GPU only where each has one, as far as there is room.
+
+    Ray fills one GPU before it uses the next. So there are as many trials on each as all GPUs can have at once: 12
+    trials on 8 GPUs run one on each, and the other 4 after them.
+
+    Args:
+        resources: The GPUs.
+        trials: Trials of the search.
+        room: Trials that a GPU has room for.
+    """
+    return replace(resources, trials_per_gpu=max(1, min(room, trials // resources.gpus)))

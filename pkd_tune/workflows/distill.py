@@ -64,6 +64,8 @@ class DistillRequest:
     method: str
     target: Path
     device: str
+    cuda_graphs: bool
+    """Whether training steps are captured on a GPU."""
     demo: bool
     command: str
 
@@ -80,6 +82,7 @@ def distill(request: DistillRequest) -> TrainedModel:
     from pkd_tune.distillation import teacher as teachers
     from pkd_tune.distillation.loop import TrainingDivergedError
     from pkd_tune.distillation.plain import check_plain
+    from pkd_tune.distillation.train_step import graphs_of_a_training
     from pkd_tune.encoders.modeling import save_classifier
 
     settings, target = request.settings, request.target
@@ -98,6 +101,7 @@ def distill(request: DistillRequest) -> TrainedModel:
             device,
             show,
             max_length=data.max_length,
+            captured=request.cuda_graphs,
         )
     if not teacher.finetuned_here:
         check_plain(task, teacher.folder, raw, splits, data.max_length, device)
@@ -111,9 +115,10 @@ def distill(request: DistillRequest) -> TrainedModel:
         log.warning("a student of one layer has no inner layer to imitate with; beta has no effect")
 
     student_data = students.open_student_data(data, teacher, device, settings.training.seed)
-    with training_progress(name) as show:
+    with training_progress(name) as show, graphs_of_a_training(device, captured=request.cuda_graphs) as graphs:
+        model_pool = students.ModelPool(graphs=graphs)
         try:
-            student, _ = students.distill(student_data, config, settings.training, show)
+            student, _ = students.distill(student_data, config, settings.training, show, model_pool=model_pool)
         except TrainingDivergedError as error:
             remedy = f"give a lower --learning-rate than {settings.training.learning_rate:g}"
             raise UserError(f"{name}: {error}; {remedy}{' or a lower --beta' if imitated else ''}") from error
@@ -214,6 +219,7 @@ def resolve_distill(options: DistillOptions, command: str) -> DistillRequest:
         method=options.method,
         target=target,
         device=resources.device,
+        cuda_graphs=options.cuda_graphs,
         demo=options.demo,
         command=command,
     )

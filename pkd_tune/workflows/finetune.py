@@ -37,6 +37,8 @@ class FinetuneRequest:
     layers: int
     trainings: tuple[TrainingConfig, ...]
     device: str
+    cuda_graphs: bool
+    """Whether training steps are captured on a GPU."""
     demo: bool
     command: str
 
@@ -67,6 +69,7 @@ def finetune(request: FinetuneRequest) -> TrainedModel:
             device,
             show,
             max_length=data.max_length,
+            captured=request.cuda_graphs,
         )
     key, metrics = weights_key(model_dir), teachers.dev_metrics(task, model_dir, splits, device)
     if not (model_dir / RESULT).exists():  # it says when the weights were made
@@ -119,6 +122,7 @@ def resolve_finetune(options: FinetuneOptions, command: str) -> FinetuneRequest:
         layers=options.layers or depth,
         trainings=tuple(replace(training, learning_rate=rate) for rate in rates),
         device=resources.device,
+        cuda_graphs=options.cuda_graphs,
         demo=options.demo,
         command=command,
     )

@@ -36,6 +36,7 @@ class TrainingOptions(DataOptions):
     seed: int = 42
     gpus: int | None = None
     precision: Precision | None = None
+    cuda_graphs: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

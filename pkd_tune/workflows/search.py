@@ -214,6 +214,7 @@ def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record:
             config.teacher_trainings,
             device,
             show,
+            captured=resources.eager is None,
             max_length=data.max_length,
         )
     if not teacher.finetuned_here:

@@ -61,8 +61,10 @@ def time_student(
     task = config.data.task
     ends: list[float] = []
     part = some(splits["train"], TIMED_STEPS * config.student_training.batch_size)
+    loss = DistillConfig(student_layers=depth, alpha=0.5, beta=100, temperature=10, strategy="skip", normalize=True)
+    once = replace(config, student_training=replace(config.student_training, evaluations_per_epoch=1))
     model_pool = ModelPool(graphs=graphs)
-    student = train_student(config, splits, part, depth, device, model_pool, epochs=2, report=noting(ends))
+    student = train_student(once, splits, part, loss, device, model_pool, epochs=2, report=noting(ends))
     dev, precision = {name: splits[name] for name in task.dev_splits}, config.student_training.precision
     evaluation, _ = timed(lambda: evaluate(student, dev, task, precision=precision), device)
     return Cost(epoch=(ends[1] - ends[0]) * len(splits["train"]) / len(part), evaluation=evaluation)
@@ -72,12 +74,13 @@ def train_student(
     config: SearchConfig,
     splits: Mapping[str, Split],
     part: Split,
-    depth: int,
+    loss: DistillConfig,
     device: torch.device,
     model_pool: ModelPool,
     *,
     epochs: int = 1,
     report: Callable[[Evaluation], None] = lambda evaluation: None,
+    dropout: bool = True,
 ) -> BertForSequenceClassification:
     """Trains a student on part of the training split, and hardly evaluates it; its teacher says random things.
 
@@ -85,19 +88,27 @@ def train_student(
         config: Of the search.
         splits: Of the task.
         part: Of the training split.
-        depth: The student's.
+        loss: The student's depth and the weights of its loss.
         device: Where it is trained.
-        model pool: Kept for the next student.
+        model_pool: Kept for the next student.
         epochs: How often it sees the part.
-        report: Called at the end of each epoch.
+        report: Called at the end of each epoch, or as often as the search's configuration says.
+        dropout: Whether a student made for this training has any.
     """
     task, data = config.data.task, config.data
     start = load_classifier(data.student_dir, task.labels, seed=0).to(device)
+    if not dropout:
+        start.config.hidden_dropout_prob = start.config.attention_probs_dropout_prob = 0.0
+        start.config.classifier_dropout = 0.0
     layers, width = layer_count(data.teacher_dir), start.config.hidden_size
+
+    generator = torch.Generator().manual_seed(0)
 
     def random(split: Split) -> TeacherOutputs:
         n = len(split)
-        return TeacherOutputs(torch.randn(n, task.outputs), torch.randn(n, layers, width).half(), torch.arange(n))
+        logits_NC = torch.randn(n, task.outputs, generator=generator)
+        cls_NLH = torch.randn(n, layers, width, generator=generator).half()
+        return TeacherOutputs(logits_NC, cls_NLH, torch.arange(n))
 
     dev = {name: some(splits[name], task.outputs) for name in task.dev_splits}
     student_data = StudentData(
@@ -111,8 +122,7 @@ def train_student(
         teacher_dev={name: random(split) for name, split in dev.items()},
         device=device,
     )
-    loss = DistillConfig(student_layers=depth, alpha=0.5, beta=100, temperature=10, strategy="skip", normalize=True)
-    training = replace(config.student_training, epochs=epochs, evaluations_per_epoch=1)
+    training = replace(config.student_training, epochs=epochs)
     return distill(student_data, loss, training, report, model_pool=model_pool)[0]
 
 

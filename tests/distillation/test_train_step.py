@@ -123,7 +123,7 @@ def moment_places(model_pool: ModelPool) -> list[int]:
 
 
 def test_a_train_step_out_of_use_is_gone_with_its_graphs() -> None:
-    """At once, not when Python looks for reference cycles: that may be during a later training on the same stream."""
+    """At once, not when Python looks for reference cycles, which may be in a later training on the same stream."""
     gc.disable()
     try:
         student_data = made_up_student_data()

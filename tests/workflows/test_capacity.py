@@ -1,36 +1,30 @@
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from emulated_graphs import emulated_graphs
 from requests_of import search_request
 
 from pkd_tune.config import SearchConfig, UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.distillation.batch_source import resident_bytes
-from pkd_tune.distillation.memory import release_memory
-from pkd_tune.distillation.student import ModelPool, compute_teacher_outputs
-from pkd_tune.distillation.train_step import TrainStep
-from pkd_tune.encoders.modeling import cut_to_layers, load_classifier
+from pkd_tune.distillation.student import compute_teacher_outputs
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.resources import Resources
 from pkd_tune.workflows import capacity
 from pkd_tune.workflows.capacity import (
-    SEARCH_BYTES,
     check_disk,
     cpu_bytes,
     fitting,
-    free_bytes,
-    measured_per_gpu,
     outputs_to_come,
     per_gpu,
-    train_as_a_trial,
 )
+from pkd_tune.workflows.gpu_check import TrialMemory
 from pkd_tune.workflows.request import SearchRequest
 from pkd_tune.workflows.search import prepare
 
@@ -84,29 +78,6 @@ def test_a_config_that_says_little_is_a_bert_base(request_: SearchRequest, tmp_p
     assert cpu_bytes(bare) == cpu_bytes(whole)
 
 
-def test_what_a_container_has_left_counts(tmp_path: Path) -> None:
-    """Of its limit, what programs in it use is taken, and what it holds of files is not."""
-    for name, files in {
-        "none": {"memory.max": "max\n", "memory.current": "3000\n"},
-        "second": {
-            "memory.max": "4000000000\n",
-            "memory.current": "1000000000\n",
-            "memory.stat": "anon 700000000\nactive_file 100000000\ninactive_file 200000000\n",
-        },
-        "first": {
-            "memory.limit_in_bytes": "4000000000\n",
-            "memory.usage_in_bytes": "1000000000\n",
-            "memory.stat": "active_file 1\ninactive_file 2\ntotal_active_file 0\ntotal_inactive_file 300000000\n",
-        },
-    }.items():
-        (tmp_path / name).mkdir()
-        for file, text in files.items():
-            (tmp_path / name / file).write_text(text)
-    free = free_bytes([tmp_path / "none", tmp_path / "missing"])
-    for version in ("first", "second"):
-        assert free > free_bytes([tmp_path / version]) == 0.9 * 3_300_000_000 - SEARCH_BYTES
-
-
 def test_no_more_trials_run_at_once_than_memory_has_room_for(
     request_: SearchRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -123,6 +94,58 @@ def test_a_gpu_takes_as_many_trials_as_it_has_memory_and_cores_for() -> None:
     assert per_gpu(free=24_000_000_000, peak=6_600_000_000, data=0, cores=16) == 3
     assert per_gpu(free=80_000_000_000, peak=1_000_000_000, data=0, cores=2) == 2
     assert per_gpu(free=8_000_000_000, peak=9_000_000_000, data=0, cores=8) == 1
+
+
+def on_gpus(
+    request: SearchRequest, monkeypatch: pytest.MonkeyPatch, *, gpus: int, cores: int = 128, host: int = 3 * 10**9
+) -> Callable[..., Resources]:
+    """Returns what fits the resources of a machine with GPUs that have room for four trials or so."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(capacity, "usable_cores", lambda: cores)
+    monkeypatch.setattr(capacity, "free_bytes", lambda: 200 * 10**9)
+    monkeypatch.setattr(capacity, "why_not_captured", lambda config: None)
+    memory = TrialMemory(gpu=5 * 10**9, host=host, gpu_free=79 * 10**9)
+    monkeypatch.setattr(capacity, "measure_trial", lambda config, captured: memory)
+    return lambda quota, **options: fitting(
+        replace(request, options=replace(request.options, **options)), Resources(gpus=gpus), plans(quota)
+    )
+
+
+def test_trials_spread_over_gpus_before_they_share_them(
+    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray fills one GPU before it uses the next."""
+    fit = on_gpus(request_, monkeypatch, gpus=8)
+    per = {quota: fit(quota).trials_per_gpu for quota in (4, 8, 12, 16, 24, 40, 200)}
+    assert per == {4: 1, 8: 1, 12: 1, 16: 2, 24: 3, 40: 4, 200: 4}
+    assert fit(40, trials_per_gpu=2).trials_per_gpu == 2
+    assert fit(8, trials_per_gpu=2).trials_per_gpu == 1
+
+
+def test_cores_and_memory_of_the_machine_are_shared_by_the_gpus_in_use(
+    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many more GPUs there are."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert on_gpus(request_, monkeypatch, gpus=2, cores=8)(40).trials_per_gpu == 4
+    assert on_gpus(request_, monkeypatch, gpus=8, cores=16)(40).trials_per_gpu == 2
+    assert on_gpus(request_, monkeypatch, gpus=8, cores=4)(40).trials_per_gpu == 1
+    assert on_gpus(request_, monkeypatch, gpus=8, host=12 * 10**9)(40).count == 16
+    assert on_gpus(request_, monkeypatch, gpus=8, host=40 * 10**9)(40) == Resources(gpus=5)
+
+
+def test_steps_are_eager_where_captured_ones_differ_or_that_was_asked_for(
+    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit = on_gpus(request_, monkeypatch, gpus=1)
+    assert fit(4).record["eager"] is None
+    assert fit(4, cuda_graphs=False).record["eager"] == "--no-cuda-graphs"
+    assert caplog.messages == []
+    monkeypatch.setattr(capacity, "why_not_captured", lambda config: "loss total of step 3 differs")
+    assert fit(4).record["eager"] == "loss total of step 3 differs"
+    assert caplog.messages == [
+        "training steps are not captured as CUDA graphs, which is slower: loss total of step 3 differs"
+    ]
 
 
 def test_examples_count_for_the_trials_that_keep_them_on_the_gpu() -> None:
@@ -145,29 +168,6 @@ def test_what_the_teacher_will_say_is_known_in_advance(request_: SearchRequest) 
     assert resident_bytes(split, said) == resident_bytes(split, to_come)
 
 
-def test_a_trial_is_measured_with_captured_steps_and_an_eager_one_beside_them(request_: SearchRequest) -> None:
-    """In a task that has less than a batch of its longest examples."""
-    config = replace(request_.config, depths=(1,))
-    data, size = config.data, config.student_training.batch_size
-    splits = load_features(TASKS["MRPC"], data.data_dir, data.student_dir, data.max_length)
-    lengths = splits["train"].lengths
-    assert (lengths == lengths.max()).sum() < size
-    student = cut_to_layers(load_classifier(data.student_dir, TASKS["MRPC"].labels, seed=0), (1,))
-    for module in student.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0  # that of a CPU waits for the seed of its generator
-    train_step = TrainStep(student, graphs=emulated_graphs())
-    shapes: list[tuple[int, ...]] = []
-    student.bert.embeddings.word_embeddings.register_forward_pre_hook(
-        lambda module, inputs: shapes.append(tuple(inputs[0].shape)) if module.training else None
-    )
-    model_pool = ModelPool({(1, False): train_step}, graphs=train_step.graphs)
-    train_as_a_trial(config, splits, torch.device("cpu"), model_pool)
-    length = -(-int(lengths.max()) // train_step.length_multiple) * train_step.length_multiple
-    assert len(train_step.graph_inputs()) == 1
-    assert sorted(shapes) == [(size - 1, length)] * 2 + [(size, length)] * 2  # replays run no Python
-
-
 def test_what_teachers_took_is_given_back_before_trials_begin(
     request_: SearchRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,16 +177,6 @@ def test_what_teachers_took_is_given_back_before_trials_begin(
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: computed_by_then.append(len([*said.rglob("*.safetensors")])))
     prepare(request_, EIGHT, tmp_path, {})
     assert computed_by_then[-1] == len([*said.rglob("*.safetensors")]) >= 2  # of train and dev
-
-
-@pytest.mark.gpu
-def test_measuring_leaves_a_gpu_to_the_trials(request_: SearchRequest) -> None:
-    data = request_.config.data
-    splits = load_features(TASKS["MRPC"], data.data_dir, data.student_dir, data.max_length)
-    release_memory()
-    held = torch.cuda.memory_reserved()
-    assert measured_per_gpu(request_.config, splits, cores=3) == 3
-    assert torch.cuda.memory_reserved() - held < 50_000_000  # workspaces of its libraries
 
 
 def test_what_a_run_has_already_is_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
