@@ -163,7 +163,7 @@ def test_a_trial_whose_process_died_too_often_stops_the_search_and_has_not_faile
 
 
 def test_the_most_that_files_of_trials_take() -> None:
-    """Each of 3 running trials has two states of 4 tensors per weight; each of 2 studies 3 best weights and one."""
+    """Each of 3 running trials has two states of 4 tensors per weight, each of 2 studies 3 best weights and one."""
     assert disk_bytes(10, 2, Resources(cpu_trials=3)) == 10 * (3 * 2 * 4 + 2 * 4)
 
 

@@ -16,7 +16,7 @@ from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.student import ModelPool
-from pkd_tune.distillation.train_step import Graph, TrainStep
+from pkd_tune.distillation.train_step import TrainStep
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier
 from pkd_tune.workflows.gpu_check import (
     in_own_process,
@@ -102,7 +102,7 @@ def test_nothing_is_captured_in_the_epoch_that_is_timed(config: SearchConfig, sp
     stream, graphs = EmulatedStream(), emulated_graphs()
     captured_at: list[int] = []
 
-    def capture(work: Callable[[], None]) -> Graph:
+    def capture(work: Callable[[], None]) -> Callable[[], None]:
         captured_at.append(stream.replays)
         return stream.capture(work)
 
