@@ -58,7 +58,7 @@ def run(home: Path, killed: Killed) -> Path:
 def test_quiet_leaves_only_the_last_lines(home: Path, run: Path) -> None:
     lines = (home / "output.txt").read_text().splitlines()
     assert 4 <= len(lines) <= 15
-    assert "on 2 fresh seeds" in lines[1]
+    assert any("on 2 fresh seeds" in line for line in lines)
 
 
 def test_a_search_that_is_killed_loses_nothing(home: Path, killed: Killed, run: Path) -> None:
