@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pkd_tune.benchmark.results import as_text
 from pkd_tune.benchmark.settings import DEFAULT_LAYERS, DEFAULT_WIDTH, MAX_TRIALS, STEPS, BenchConfig, resolve
+from pkd_tune.cli.common_flags import Parser, add_gpu_flag, add_precision_flag
 from pkd_tune.cli.main import run_command
-from pkd_tune.cli.parser import Parser, add_gpu_flag, add_precision_flag
 from pkd_tune.files import write_json
 from pkd_tune.workflows.checks import Problems, check_positive, check_writable
 
@@ -41,7 +41,7 @@ def make_parser() -> Parser:
         type=int,
         default=128,
         metavar="N",
-        help="longest example in word pieces; the plain loop pads to it (default: %(default)s)",
+        help="longest example in tokens; the plain loop pads to it (default: %(default)s)",
     )
     add("--batch-size", type=int, default=32, metavar="N", help="examples per step (default: %(default)s)")
     default_steps = f"{STEPS['cpu']} on a CPU, {STEPS['cuda']} on a GPU"

@@ -78,11 +78,11 @@ class DistillConfig:
     alpha: float
     """Weight of the teacher's soft labels, in [0, 1]."""
     beta: float
-    """Weight of the patience term, at least 0."""
+    """Weight of the intermediate-layer (PT) loss, at least 0."""
     temperature: float
     """Divides teacher and student logits in the soft-label term, above 0."""
     strategy: Strategy
-    """Which teacher layers the student's inner layers imitate."""
+    """Which teacher layers the student's intermediate layers imitate."""
     normalize: bool
     """Whether [CLS] states are scaled to length 1 before they are compared."""
 
@@ -279,9 +279,9 @@ class DataConfig:
     teacher_dir: Path
     """Hugging Face folder the teacher starts from, with the teacher's tokenizer."""
     student_dir: Path
-    """Hugging Face folder of the pretrained encoder students are cut from, with its tokenizer; often the teacher's."""
+    """Hugging Face folder of the encoder that students are initialised from, with its tokenizer; often the teacher's."""
     max_length: int = 128
-    """Longest example in word pieces; longer ones are truncated. The paper uses 128."""
+    """Longest example in tokens; longer ones are truncated. The paper uses 128."""
     init: Init = "pretrained"
     """What students start from: the first k layers of the pretrained model (the paper's way), the first k layers of the
     fine-tuned teacher, or every (N/k)-th layer of it up to its top."""

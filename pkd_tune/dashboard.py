@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from pkd_tune.cli.common_flags import Parser
 from pkd_tune.cli.main import run_command
-from pkd_tune.cli.parser import Parser
 
 
 def make_parser() -> Parser:
@@ -27,12 +27,12 @@ def make_parser() -> Parser:
 
 def dashboard(args: argparse.Namespace, command: str) -> int:
     """Runs the command; returns its exit code: 0 after Ctrl-C, 1 when a server ended by itself."""
-    from pkd_tune.workflows.dashboard import ServerEnded, find_run, serve
+    from pkd_tune.workflows.dashboard import ServerExitedError, find_run, serve
 
     run_dir = find_run(None if args.run is None else args.run.expanduser())
     try:
         serve(run_dir)
-    except ServerEnded as ended:
+    except ServerExitedError as ended:
         print(f"{ended}; stopped", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

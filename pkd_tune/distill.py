@@ -13,8 +13,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from pkd_tune.cli.main import run_command
-from pkd_tune.cli.parser import (
+from pkd_tune.cli.common_flags import (
     Parser,
     add_budget_flags,
     add_cuda_graphs_flag,
@@ -23,6 +22,7 @@ from pkd_tune.cli.parser import (
     add_precision_flag,
     add_teacher_flags,
 )
+from pkd_tune.cli.main import run_command
 from pkd_tune.config import Init, Strategy
 from pkd_tune.reporting.formatting import metrics_text
 from pkd_tune.workflows.options import DistillOptions, make_options
@@ -49,7 +49,7 @@ def make_parser() -> Parser:
     )
     add("--preset", choices=["published"], help="start from the authors' winner for this task, method and depth")
     add("--alpha", type=float, metavar="A", help="weight of the soft labels, 0 to 1 (default: 0.5)")
-    add("--beta", type=float, metavar="B", help="weight of the patience term, for pkd (default: 100)")
+    add("--beta", type=float, metavar="B", help="weight of the intermediate-layer (PT) loss, for pkd (default: 100)")
     add("--temperature", type=float, metavar="T", help="softens both predictions (default: 10)")
     add("--strategy", choices=get_args(Strategy), help="teacher layers to imitate, for pkd (default: skip)")
     scaled = "scale [CLS] states to length 1 before comparing, for pkd (default: yes)"

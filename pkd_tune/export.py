@@ -8,8 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from pkd_tune.cli.common_flags import Parser
 from pkd_tune.cli.main import run_command
-from pkd_tune.cli.parser import Parser
 from pkd_tune.config import METHODS
 from pkd_tune.workflows.options import ExportOptions, make_options
 
@@ -53,7 +53,7 @@ def export(args: argparse.Namespace, command: str) -> int:
     request = workflow.resolve_export(make_options(ExportOptions, vars(args)))
     try:
         exported = workflow.export(request)
-    except workflow.ExportRefused as refused:
+    except workflow.ExportCheckError as refused:
         print(*refused.problems, sep="\n", file=sys.stderr)
         return 1
     print(exported.table)

@@ -11,8 +11,7 @@ what is there.
 import argparse
 import sys
 
-from pkd_tune.cli.main import run_command
-from pkd_tune.cli.parser import (
+from pkd_tune.cli.common_flags import (
     Parser,
     add_budget_flags,
     add_cuda_graphs_flag,
@@ -20,6 +19,7 @@ from pkd_tune.cli.parser import (
     add_gpu_flag,
     add_precision_flag,
 )
+from pkd_tune.cli.main import run_command
 from pkd_tune.reporting.formatting import metrics_text
 from pkd_tune.workflows.options import FinetuneOptions, make_options
 

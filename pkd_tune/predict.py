@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from pkd_tune.cli.common_flags import TASK_HELP, Parser, add_gpu_flag
 from pkd_tune.cli.main import run_command
-from pkd_tune.cli.parser import TASK_HELP, Parser, add_gpu_flag
 from pkd_tune.data.glue import TASKS
 from pkd_tune.reporting.formatting import METRIC_TITLES
 from pkd_tune.workflows.options import PredictOptions, make_options
@@ -41,7 +41,7 @@ def make_parser() -> Parser:
         help="predict these files instead of splits: CSV, TSV, JSON Lines or Parquet with the task's text columns; "
         "labels in them, if any, are scored",
     )
-    add("--demo", action="store_true", help="predict the made-up corpus, for models trained on it")
+    add("--demo", action="store_true", help="predict the synthetic corpus, for models trained on it")
     add("--data-dir", type=Path, metavar="DIR", help="as in the other commands (default: %(default)s)")
     add("--max-length", type=int, metavar="N", help="longest example in tokens (default: the default space's)")
     add_gpu_flag(parser)

@@ -11,8 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from pkd_tune.cli.common_flags import Parser
 from pkd_tune.cli.main import run_command
-from pkd_tune.cli.parser import Parser
 
 
 def make_parser() -> Parser:

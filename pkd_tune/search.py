@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from pkd_tune.cli.main import run_command, show_messages
-from pkd_tune.cli.parser import (
+from pkd_tune.cli.common_flags import (
     Flatten,
     Parser,
     add_budget_flags,
@@ -23,6 +22,7 @@ from pkd_tune.cli.parser import (
     add_teacher_flags,
     whole_numbers,
 )
+from pkd_tune.cli.main import run_command, show_messages
 from pkd_tune.config import METHODS, Sampler, SelectOn
 from pkd_tune.workflows.options import SearchOptions, make_options
 
@@ -72,7 +72,7 @@ def make_parser() -> Parser:
         help="examples that select trials and epochs: the official dev split as in the paper, or a tenth of train held "
         "out, so that dev scores are not selected on (default: %(default)s)",
     )
-    add("--warm-start", nargs="+", metavar="RUN", help="earlier runs whose trials inform the sampler")
+    add("--warm-start", nargs="+", metavar="RUN", help="earlier runs whose trials are added to the sampler's history")
     add_budget_flags(parser.add_argument_group("how students are trained"))
     where = parser.add_argument_group("where it runs")
     add = where.add_argument

@@ -7,8 +7,8 @@ python -m pkd_tune.spaces default > mine.toml
 import argparse
 import sys
 
+from pkd_tune.cli.common_flags import Parser
 from pkd_tune.cli.main import run_command
-from pkd_tune.cli.parser import Parser
 
 
 def make_parser() -> Parser:

@@ -70,7 +70,7 @@ def test_a_table_for_each_depth_and_every_measurement(run: Run, tmp_path: Path) 
         (("--repeats", "0"), "--repeats must be above 0, but got 0"),
         (("--depths", "3", "7"), "--depths 7: the model has only 6 layers"),
         (("--width", "100"), "--width must be a multiple of 12 or of 64, but got 100"),
-        (("--max-length", "513"), "--max-length 513: the model reads at most 512 word pieces"),
+        (("--max-length", "513"), "--max-length 513: the model reads at most 512 tokens"),
         (("--task", "RTE"), "--task needs --teacher"),
         (("--task", "XYZ"), "XYZ"),
         (("--teacher", "data", "--width", "24"), "leave out --layers and --width"),

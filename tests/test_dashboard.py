@@ -22,12 +22,12 @@ from pkd_tune.workflows.dashboard import (
     HOST,
     TENSORBOARD_PORT,
     TRIALS_PORT,
-    ServerEnded,
+    ServerExitedError,
     check_alive,
     find_run,
     free_port,
     ray_address,
-    serving,
+    start_server,
 )
 
 TRIALS = [f"{depth}-layer-pkd-trial-{number:04d}" for depth in (1, 3) for number in (0, 1)]
@@ -172,9 +172,11 @@ def test_when_one_server_ends_the_other_is_stopped(run: Path, tmp_path: Path) ->
 
 
 def test_a_server_that_cannot_start_says_why() -> None:
-    with serving("nothing", 0, ["pkd_tune.no_such_module"]) as server:
+    with start_server("nothing", 0, ["pkd_tune.no_such_module"]) as server:
         server.process.wait(timeout=SECONDS)
-        with pytest.raises(ServerEnded, match=r"nothing ended with code 1: .*No module named pkd_tune\.no_such_module"):
+        with pytest.raises(
+            ServerExitedError, match=r"nothing ended with code 1: .*No module named pkd_tune\.no_such_module"
+        ):
             check_alive([server])
 
 

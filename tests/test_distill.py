@@ -194,7 +194,7 @@ def test_one_layer_says_once_that_beta_has_no_effect(run: Run, teacher: str) -> 
     code, _, errors = run(distill, "--teacher", teacher, "--method", "pkd", "--layers", "1", *QUICK, "--epochs", "1")
     assert code == 0
     assert errors.count("beta has no effect") == 1
-    assert "\nwarning: a student of one layer has no inner layer to imitate with; beta has no effect\n" in errors
+    assert "\nwarning: a student of one layer has no intermediate layer to imitate with; beta has no effect\n" in errors
     code, _, errors = run(distill, "--teacher", teacher, "--method", "kd", "--layers", "1", *QUICK, "--epochs", "1")
     assert code == 0
     assert "warning" not in errors

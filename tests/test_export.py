@@ -123,7 +123,7 @@ def test_the_card_says_what_each_form_scores_weighs_and_takes(shipped: tuple[Pat
         assert row.startswith(f"| {title} | `{file}` | {size:.1f} MB | {f1:.1f} | {accuracy:.1f} |")
         assert re.search(r"\| \d+\.\d ms \|$", row)
     run = json.loads((home / RUN / "run.json").read_text())
-    assert f"Made with `{run['provenance']['command']}`." in text
+    assert f"Trained with `{run['provenance']['command']}`." in text
     assert "(seed 42" in text
     card = cast(ModelCardData, ModelCard(text).data)
     assert card.pipeline_tag == "text-classification"

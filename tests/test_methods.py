@@ -118,7 +118,7 @@ def test_an_earlier_run_informs_a_new_one(home: Path, run: Path) -> None:
     process = start(home, *flags)
     output = home / "output.txt"
     assert process.wait(timeout=220) == 0, output.read_text()
-    assert f"{run}: 3 trials inform the search" in output.read_text()
+    assert f"{run}: 3 trials are added to the sampler's history" in output.read_text()
     rows = pd.read_csv(home / "results/MRPC/warm/trials.csv")
     assert len(rows) == 2  # its own
     assert start(home, "--depths", "2", "--warm-start", "data", "--name", "none").wait(timeout=220) == 2

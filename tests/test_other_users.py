@@ -16,7 +16,7 @@ from pathlib import Path
 import ray
 from pkd_tune.tuning import cluster
 from pkd_tune.tuning.resources import Resources
-with cluster.own_cluster(Resources(), Path("ray-start.log")):
+with cluster.local_cluster(Resources(), Path("ray-start.log")):
     ray.get(ray.remote(lambda: 1).remote())
     print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.read()

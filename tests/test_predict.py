@@ -1,4 +1,4 @@
-"""Predictions of a small model: scores, Parquet, GLUE files; in this process, on tiny and made-up data."""
+"""Predictions of a small model: scores, Parquet, GLUE files; in this process, on tiny and synthetic data."""
 
 import json
 import shutil
@@ -138,7 +138,7 @@ def test_a_whole_submission_is_filled_only_when_asked(run: Run, home: Path) -> N
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (("--task", "MRPC", "--model", "tiny"), "is pretrained only"),
+        (("--task", "MRPC", "--model", "tiny"), "has no fine-tuned classifier"),
         (("--task", "MRPC", "--model", "./MNLI"), "has 3 outputs, but MRPC needs 2"),
         (
             ("--task", "MRPC", "--model", "./MRPC", "--splits", "dev_mm"),
@@ -150,7 +150,7 @@ def test_a_whole_submission_is_filled_only_when_asked(run: Run, home: Path) -> N
         (("--task", "MRPC", "mrpc", "--model", "./MRPC", "./second"), "--task mrpc: given twice"),
         (("--task", "MRPC", "--model", "./MRPC", "--fill-missing"), "--fill-missing belongs to --glue-zip"),
         (("--task", "WNLI", "--model", "./WNLI", "--glue-zip", "taken"), "--glue-zip taken: is a folder; give a file"),
-        (("--task", "MRPC", "--model", "./MRPC", "--max-length", "200"), "reads at most 128 word pieces, not 200"),
+        (("--task", "MRPC", "--model", "./MRPC", "--max-length", "200"), "reads at most 128 tokens, not 200"),
         (("--task", "MRPC", "--model", "./MRPC", "--out", "data/models/pretrained/tiny/config.json"), "is a file"),
         (("--task", "MRPC", "--model", "./MRPC", "--out", "taken"), "taken/MRPC-dev.parquet is a folder; move it"),
         (

@@ -61,7 +61,7 @@ def test_demos_and_unfinished_runs_are_left_out_and_named(tmp_path: Path) -> Non
     counted, notes = choose([demo, begun, real])
     assert counted == [real]
     assert notes == [
-        "1 demo run left out: a made-up corpus is not GLUE.",
+        "1 demo run left out: demo runs use a synthetic corpus, which is not GLUE.",
         "Not finished and left out: `RTE/begun`.",
     ]
     assert choose([begun])[0] == []
@@ -91,7 +91,7 @@ def test_a_folder_of_all_sorts(
     (tmp_path / "results" / "notes.txt").touch()
     assert run(monkeypatch, tmp_path) == 1
     assert capsys.readouterr().err.splitlines() == [
-        "results/RTE/begun: no run, or one that has only just begun; left out",
+        "results/RTE/begun: left out: it has no trials yet, or is not a run",
         "results/MRPC/half/report.md, .html and plots (not finished)",
         "results/MRPC/minilm/report.md, .html and plots",
         "results/MRPC/minilm-2/report.md, .html and plots",

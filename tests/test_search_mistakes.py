@@ -96,7 +96,7 @@ MISTAKES = {
     "hub-data": (_no_task_folder, (), ["--data-dir", "--demo"]),
     "hub-model": (_unchanged, ("--teacher", "someone/some-bert"), ["someone/some-bert", "--data-dir", "--demo"]),
     "out": (_unchanged, ("--out", "/proc/results"), ["--out /proc/results", "cannot be written to"]),
-    "storage": (_unchanged, ("--storage", "foo://bar"), ["--storage foo://bar: no files can be kept there (", "foo"]),
+    "storage": (_unchanged, ("--storage", "foo://bar"), ["--storage foo://bar: files cannot be kept there (", "foo"]),
     "storage-uri": (_unchanged, ("--storage", "file:///proc/far"), ["--storage file:///proc/far", "kept there ("]),
     "storage-folder": (_unchanged, ("--storage", "/proc/far"), ["--storage /proc/far", "cannot be written to"]),
     "teacher-folder": (_unchanged, ("--teacher", "./nowhere"), ["./nowhere"]),

@@ -16,7 +16,7 @@ from pkd_tune.reporting.formatting import plural
 Answer: TypeAlias = dict[str, float]
 Process: TypeAlias = "subprocess.Popen[str]"
 
-OWN_TRAININGS = {"finetune": "fine-tuning", "kd": "KD", "pkd": "PKD"}
+PKD_TUNE_WORKLOADS = {"finetune": "fine-tuning", "kd": "KD", "pkd": "PKD"}
 """Workload kinds that run pkd_tune's training loop, and their names in tables."""
 
 
@@ -39,7 +39,7 @@ class Workload:
     depth: int
     """Layers of the student."""
     lengths: list[int]
-    """Length of each training example of an epoch, in word pieces."""
+    """Length of each training example of an epoch, in tokens."""
     dev_lengths: list[int]
     """The same of the dev split."""
     batch_size: int
@@ -77,7 +77,7 @@ def make_entries(base: Workload, concurrent: Sequence[int]) -> list[Entry]:
     workloads = {
         "plain loop": replace(plain, precision="fp32"),
         **({} if base.precision == "fp32" else {f"plain loop, {base.precision}": plain}),
-        **{f"pkd_tune, {title}": replace(base, kind=kind) for kind, title in OWN_TRAININGS.items()},
+        **{f"pkd_tune, {title}": replace(base, kind=kind) for kind, title in PKD_TUNE_WORKLOADS.items()},
         "peak": replace(base, kind="peak"),
         "overheads": replace(trial, kind="overheads"),
     }

@@ -18,7 +18,7 @@ from pkd_tune.benchmark.settings import BenchSettings
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.reporting.provenance import provenance
 from pkd_tune.tuning.limits import usable_cores
-from pkd_tune.tuning.report_cost import report_seconds
+from pkd_tune.tuning.report_overhead import report_seconds
 from pkd_tune.tuning.resources import gpu_names
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def measure(settings: BenchSettings, command: str) -> dict[str, Any]:
         "machine": f"{device}, {plural(usable_cores(), 'core')}, PyTorch {torch.__version__}",
         "model": f"BERT, hidden size {base.model['hidden_size']}, {base.model['num_attention_heads']} heads, "
         "random weights",
-        "data": f"{settings.data}, mean {np.mean(base.lengths):.1f} word pieces, batch size {base.batch_size}",
+        "data": f"{settings.data}, mean {np.mean(base.lengths):.1f} tokens, batch size {base.batch_size}",
         "repeats": repeats,
         "steps": len(base.lengths) // base.batch_size,
         "max_length": base.max_length,

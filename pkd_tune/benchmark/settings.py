@@ -18,7 +18,7 @@ from pkd_tune.tuning.limits import usable_cores
 from pkd_tune.tuning.resources import Resources, choose_resources
 
 MRPC_LENGTHS = (19, 32, 36, 39, 41, 44, 45, 47, 50, 51, 53, 55, 57, 59, 61, 62, 64, 67, 70, 74, 103)
-"""Percentiles 0, 5, 10 ... 100 of MRPC's training examples in word pieces of BERT's uncased vocabulary."""
+"""Percentiles 0, 5, 10 ... 100 of MRPC's training examples in tokens of BERT's uncased vocabulary."""
 
 MRPC_EXAMPLES = (3668, 408)
 """Examples of MRPC's training and dev splits."""
@@ -49,7 +49,7 @@ class BenchConfig:
     """Task whose example lengths are used; None: those of MRPC, built in."""
     data_dir: Path = Path("data")
     max_length: int = 128
-    """Longest example in word pieces, and the length to which the plain loop pads."""
+    """Longest example in tokens, and the length to which the plain loop pads."""
     batch_size: int = 32
     steps: int | None = None
     """Steps per measured epoch."""
@@ -98,7 +98,7 @@ def resolve(config: BenchConfig) -> BenchSettings:
         if too_deep := [depth for depth in config.depths if depth > layers]:
             problems.append(f"--depths {too_deep[0]}: the model has only {plural(layers, 'layer')}")
         if config.max_length > longest:
-            problems.append(f"--max-length {config.max_length}: the model reads at most {longest} word pieces")
+            problems.append(f"--max-length {config.max_length}: the model reads at most {longest} tokens")
     if resources is not None and max(config.concurrent, default=0) > resources.count:
         problems.append(
             f"--slots {max(config.concurrent)}: at most {resources.count} here, one trial per CPU core or GPU"
@@ -109,7 +109,7 @@ def resolve(config: BenchConfig) -> BenchSettings:
 
 
 def find_shape(config: BenchConfig) -> dict[str, int]:
-    """Returns the shape of the model that students are cut from, under the names of `BertConfig`.
+    """Returns the shape of the model that students are initialised from, under the names of `BertConfig`.
 
     Raises:
         UserError: When the flags do not describe one.

@@ -10,7 +10,7 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from pkd_tune.cli.parser import Parser
+from pkd_tune.cli.common_flags import Parser
 from pkd_tune.config import MachineError, UserError
 from pkd_tune.files import machine_failure
 from pkd_tune.tuning.process import prepare_process

@@ -11,11 +11,11 @@ from pkd_tune.reporting.document import plain
 from pkd_tune.reporting.formatting import plural, spread_text
 from pkd_tune.reporting.methods import METHOD_INFO
 from pkd_tune.reporting.run import verdict_of
-from pkd_tune.reporting.run_report import learnt_nothing
+from pkd_tune.reporting.run_report import is_at_baseline
 from pkd_tune.reporting.verdict import score_of, verdict_text
 from pkd_tune.workflows.finished_run import SearchRun
 
-MOST_STUDENTS = 6
+MAX_STUDENTS = 6
 """Lines about students; with the verdict, where things are and what is left to do, they are fifteen."""
 WIDTH = 80
 """Of a terminal, in characters."""
@@ -32,7 +32,7 @@ def summary_lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
     """
     teacher = summary["teacher"]
     students = sorted(summary["students"], key=lambda s: (s["layers"], METHODS.index(s["method"])))
-    if len(students) > MOST_STUDENTS:
+    if len(students) > MAX_STUDENTS:
         depths = {student["layers"] for student in students}
         students = [max((s for s in students if s["layers"] == depth), key=score_of) for depth in sorted(depths)]
     verdict = verdict_of(summary)
@@ -54,7 +54,7 @@ def _line(student: dict[str, Any], teacher: dict[str, Any]) -> str:
     if confirmed := student["confirmed"]:
         spread = spread_text(confirmed["mean"], confirmed["sd"])
         line += f", {spread} on {plural(len(confirmed['seeds']), 'fresh seed')}"
-    return line + ("; learnt nothing" if learnt_nothing(student, teacher) else "")
+    return line + ("; does not beat the constant baseline" if is_at_baseline(student, teacher) else "")
 
 
 def print_outcome(run: SearchRun, again: str) -> int:

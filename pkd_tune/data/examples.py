@@ -116,7 +116,7 @@ def _texts(table: Table, name: str, problems: list[str]) -> list[str]:
 
 
 def _class_ids(task: Task, table: Table, texts: Sequence[str], problems: list[str]) -> list[float]:
-    """Returns the class id of each row, -1 where the label is none of the task's."""
+    """Returns the class id of each row, -1 where the label is not one of the task's."""
     if wrong := label_problems(table, task.label):
         problems += wrong
         return []

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HOLDOUT_SHARE = 0.1
+HOLDOUT_FRACTION = 0.1
 """Share of the train split that is held out in place of each dev split."""
 
 _FORMAT = "3"  # of the tokenised files; increment to invalidate the cache
@@ -111,8 +111,8 @@ def selection_splits(task: Task, splits: dict[str, Split], select_on: SelectOn) 
         task: The task.
         splits: From `load_features()`.
         select_on: `dev` selects on the official dev splits, as the paper does. `holdout` selects, in place of each dev
-            split, on `HOLDOUT_SHARE` of the train split, stratified by class; the rest of it is for training, and the
-            official dev splits are not used for any choice.
+            split, on `HOLDOUT_FRACTION` of the train split, stratified by class; the rest of it is for training, and
+            the official dev splits choose nothing.
     """
     if select_on == "dev":
         return {name: splits[name] for name in ("train", *task.dev_splits)}
@@ -136,7 +136,7 @@ def hold_out(
     Args:
         task: Whether there are classes.
         labels_N: The label of each example.
-        names: The splits to hold out, each `HOLDOUT_SHARE` of the whole.
+        names: The splits to hold out, each `HOLDOUT_FRACTION` of the whole.
 
     Returns:
         Row numbers that remain, and those held out for each name, in ascending order.
@@ -149,7 +149,7 @@ def hold_out(
     rest, held = np.arange(len(labels_N)), {}
     for name in names:
         can_be_held, strata = np.ones(len(rest), bool), None
-        size = max(1, int(HOLDOUT_SHARE * len(labels_N)))
+        size = max(1, int(HOLDOUT_FRACTION * len(labels_N)))
         if not task.regression:
             classes_K, class_N, counts_K = np.unique(labels_N[rest], return_inverse=True, return_counts=True)
             can_be_held = (counts_K > 1)[class_N]

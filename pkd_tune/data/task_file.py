@@ -24,7 +24,7 @@ from pkd_tune.data.hub import class_names, has_dataset, hub_table, open_dataset
 from pkd_tune.data.tables import ENDINGS, Table, read_table
 from pkd_tune.data.toml_file import Location, StrictTable, message, must_be, read_toml
 
-MOST_CLASSES = 1000
+MAX_CLASSES = 1000
 
 CLASS_METRICS: tuple[Metric, ...] = ("accuracy", "f1", "macro_f1", "matthews")
 VALUE_METRICS: tuple[Metric, ...] = ("pearson", "spearman")
@@ -74,7 +74,7 @@ def task_of_file(path: Path) -> Task:
         raise UserError(
             *(f"{path}: {message(found, _where, _known_keys)}" for found in error.errors(include_url=False))
         ) from error
-    if problems := [f"{path}: {problem}" for problem in _contradictions(file)]:
+    if problems := [f"{path}: {problem}" for problem in _cross_field_errors(file)]:
         raise UserError(*problems)
     data, folder = file.data, path.resolve().parent
     hub = None
@@ -233,9 +233,9 @@ def _checked_classes(described: Description, train: Table, names: Sequence[str])
         raise UserError(
             f"{train.source}: every example has the label {names[0]!r} in {described.label!r}; a task needs two classes"
         )
-    if len(names) > MOST_CLASSES:
+    if len(names) > MAX_CLASSES:
         raise UserError(
-            f"{train.source}: {described.label!r} has {len(names):,} different labels, more than {MOST_CLASSES:,}; is "
+            f"{train.source}: {described.label!r} has {len(names):,} different labels, more than {MAX_CLASSES:,}; is "
             'it the right column, or does it hold numbers (kind = "regression")?'
         )
     return tuple(names)
@@ -262,9 +262,9 @@ Columns = Annotated[
 ]
 Classes = Annotated[
     list[Annotated[str, Field(min_length=1)] | int],
-    Field(min_length=2, max_length=MOST_CLASSES),
+    Field(min_length=2, max_length=MAX_CLASSES),
     AfterValidator(_distinct),
-    must_be(f"a list of 2 to {MOST_CLASSES} different classes, strings or whole numbers"),
+    must_be(f"a list of 2 to {MAX_CLASSES} different classes, strings or whole numbers"),
 ]
 Metrics = Annotated[
     list[Metric],
@@ -293,7 +293,7 @@ class _File(StrictTable):
     data: _Data
 
 
-def _contradictions(file: _File) -> list[str]:
+def _cross_field_errors(file: _File) -> list[str]:
     """Returns what is wrong between keys."""
     data, found = file.data, []
     if data.dataset is None and data.train is None:

@@ -57,7 +57,7 @@ def parse_tsv(task: Task, path: Path, split: TaskSplit) -> tuple[RawSplit, list[
             if label is None:
                 wanted = _wanted_labels(task)
                 problems.append(
-                    f"{path}:{number}: label {cells[layout.label][:40]!r} is none of {task.name}'s: {wanted}"
+                    f"{path}:{number}: label {cells[layout.label][:40]!r} is not one of {task.name}'s: {wanted}"
                 )
             else:
                 labels.append(label)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from pkd_tune.data.batches import Batch, collate
 from pkd_tune.data.tokens import Split
+from pkd_tune.distillation.allocator import release_memory
 from pkd_tune.distillation.losses import Loss
-from pkd_tune.distillation.memory import release_memory
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RESIDENT_SHARE = 0.25
+RESIDENT_FRACTION = 0.25
 """Share of a GPU's free memory that examples and teacher outputs may take, those of all concurrent trials together."""
 
 
@@ -109,8 +109,8 @@ def resident_bytes(split: Split, outputs: TeacherOutputs | None) -> int:
 
 
 def may_be_resident(size: int, free: int, per_gpu: int) -> bool:
-    """Tells whether `per_gpu` trials may each keep `size` bytes of examples on a GPU with `free` bytes free."""
-    return per_gpu * size <= RESIDENT_SHARE * free
+    """Returns whether `per_gpu` trials may each keep `size` bytes of examples on a GPU with `free` bytes free."""
+    return per_gpu * size <= RESIDENT_FRACTION * free
 
 
 def make_resident(split: Split, outputs: TeacherOutputs | None, device: torch.device) -> ResidentData:

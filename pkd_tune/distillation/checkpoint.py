@@ -20,7 +20,7 @@ from pkd_tune.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
-WRITING_SHARE = 0.04
+WRITING_FRACTION = 0.04
 """Largest share of a training's time that may go into writing checkpoints."""
 
 FIRST_BYTES_PER_SECOND = 200_000_000
@@ -73,13 +73,13 @@ class Checkpoint:
         return tensors, facts
 
     def is_due(self, size: int) -> bool:
-        """Tells whether enough time has passed since the last write for another to stay below `WRITING_SHARE`.
+        """Returns whether enough time has passed since the last write for another to stay below `WRITING_FRACTION`.
 
         Args:
             size: Bytes that would be written.
         """
         cost = size / FIRST_BYTES_PER_SECOND if self._cost is None else self._cost
-        return time.perf_counter() - self._written_at >= cost / WRITING_SHARE
+        return time.perf_counter() - self._written_at >= cost / WRITING_FRACTION
 
     def write(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Replaces the file atomically.

@@ -15,6 +15,7 @@ from torch import Tensor
 from pkd_tune.config import Task, TrainingConfig
 from pkd_tune.data.batches import training_batches
 from pkd_tune.data.tokens import Split
+from pkd_tune.distillation.allocator import tune_allocator
 from pkd_tune.distillation.batch_source import BatchSource
 from pkd_tune.distillation.checkpoint import (
     Checkpoint,
@@ -25,7 +26,6 @@ from pkd_tune.distillation.checkpoint import (
 )
 from pkd_tune.distillation.inference import TeacherSimilarity, evaluate
 from pkd_tune.distillation.losses import Loss, LossParts
-from pkd_tune.distillation.memory import tune_allocator
 from pkd_tune.distillation.train_step import TrainStep, side_stream
 
 logger = logging.getLogger(__name__)

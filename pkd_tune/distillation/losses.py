@@ -24,11 +24,11 @@ class Loss:
     alpha: float = 0.0
     """Weight of the teacher's soft labels, in [0, 1]; at 0 the teacher's logits are not needed."""
     beta: float = 0.0
-    """Weight of the patience term, at least 0; at 0 the teacher's [CLS] states are not needed."""
+    """Weight of the intermediate-layer (PT) loss, at least 0; at 0 the teacher's [CLS] states are not needed."""
     temperature: float = 1.0
     """Divides both models' logits in the soft-label term, above 0."""
     normalize: bool = False
-    """Whether every [CLS] state is scaled to L2 norm 1 in the patience term."""
+    """Whether every [CLS] state is scaled to L2 norm 1 in the intermediate-layer (PT) loss."""
     imitated: tuple[int, ...] = ()
     """The teacher layer that each student layer 1 .. K imitates, counted from 1."""
 
@@ -43,7 +43,7 @@ class Loss:
 
     @property
     def needs_layers(self) -> tuple[int, ...]:
-        """The teacher layers whose [CLS] states the patience term needs; empty where it is not computed."""
+        """The teacher layers whose [CLS] states the intermediate-layer (PT) loss needs; empty without one."""
         return self.imitated if self.beta > 0 else ()
 
     @property
@@ -95,7 +95,7 @@ def pkd_loss(
         student_cls_BKH: [CLS] states after student layers 1 .. k-1, with gradient.
         teacher_cls_BKH: [CLS] states after the imitated teacher layers, or None where beta is 0 or K is 0.
         alpha: Weight of the soft labels, in [0, 1].
-        beta: Weight of the patience term, at least 0.
+        beta: Weight of the intermediate-layer (PT) loss, at least 0.
         temperature: Divides both models' logits in the soft-label term, above 0. Without effect in regression, whose
             outputs are no distribution.
         normalize: Whether every [CLS] state is scaled to L2 norm 1 first.

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 SCORES_FORMAT = "1"
 """Version of how a teacher is run and scored; part of the name of files with dev scores."""
 
-GATE_MARGIN = 2.0
+MIN_TEACHER_MARGIN = 2.0
 """Points by which a teacher's score must exceed that of always predicting the most frequent class or mean label, unless
 it makes at most half the errors."""
 
@@ -93,7 +93,7 @@ def prepare_teacher(
 
     Raises:
         UserError: When its classifier is not the task's, when its dev score does not exceed the majority baseline by
-            `GATE_MARGIN` or half of what is left to 100, or when a loss is not finite.
+            `MIN_TEACHER_MARGIN` or half of what is left to 100, or when a loss is not finite.
     """
     finetuned_here = not has_classifier(pretrained_dir)
     if finetuned_here:
@@ -126,7 +126,7 @@ def prepare_teacher(
     metrics = _recorded_dev_metrics(task, model_dir, key, splits, folder, device)
     majority = majority_score(task, {name: splits[name].labels for name in task.dev_splits})
     # Above 98 points nothing can be better by the margin; there, and from 96 on, half the errors are less than it.
-    required = majority["score"] + min(GATE_MARGIN, (100 - majority["score"]) / 2)
+    required = majority["score"] + min(MIN_TEACHER_MARGIN, (100 - majority["score"]) / 2)
     if metrics["score"] < required:
         raise UserError(
             f"the teacher scores {metrics['score']:.1f} on {task.name} dev, but must exceed always predicting the "

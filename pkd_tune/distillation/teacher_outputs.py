@@ -98,7 +98,7 @@ def teacher_outputs(
             found = _open(path, len(split), origin, verify=verify)
             if found is not None:
                 return found
-            logger.warning("%s is damaged, or of another teacher or split; computing it again", path)
+            logger.warning("%s is damaged, or belongs to another teacher or split; computing it again", path)
         logger.info("computing the teacher outputs of %s: %d examples", split.name, len(split))
         _build(path, split, load_teacher(), origin)
     built = _open(path, len(split), origin, verify=False)

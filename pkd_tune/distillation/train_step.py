@@ -26,9 +26,9 @@ from torch import Tensor
 
 from pkd_tune.config import TrainingConfig
 from pkd_tune.data.batches import Batch, in_parts
+from pkd_tune.distillation.allocator import release_memory
 from pkd_tune.distillation.batch_source import BatchSource, Inputs, epoch_inputs, input_buffers, make_batch
 from pkd_tune.distillation.losses import Loss, LossParts, pkd_loss
-from pkd_tune.distillation.memory import release_memory
 from pkd_tune.encoders.modeling import is_fast, run
 from pkd_tune.encoders.precision import mixed_precision
 
@@ -50,7 +50,7 @@ CPU_TOKENS = 1024
 ADAM_EPSILON = 1e-6
 """BERT's own value, a hundred times PyTorch's default."""
 
-MOST_GRAPHS = 512
+MAX_GRAPHS = 512
 """Captured steps of a process; beyond, all are discarded, and those in use are captured again."""
 
 _WEIGHTS = ("alpha", "beta", "temperature")  # numbers of a loss that change between replays of a captured step
@@ -224,7 +224,7 @@ class TrainStep:
         if self._in_memory(lambda: self._step(inputs)):
             return
         if self.parts == 1:
-            logger.warning("out of memory: batches are now split in two, with accumulated gradients")
+            logger.warning("out of memory: batches are now split into two micro-batches with accumulated gradients")
             self.parts, self._split_from = 2, self.config.batch_size
         elif self.graphs is not None:
             logger.warning("out of memory with split batches: steps are no longer captured")
@@ -269,7 +269,7 @@ class TrainStep:
     def _capture_all(self, graphs: Graphs, key: tuple[Hashable, ...], inputs: Inputs) -> None:
         """Captures a step for every padded length that a batch of the split can have, the longest first."""
         lengths = self._padded_lengths()
-        if len(graphs.of) + len(lengths) > MOST_GRAPHS:
+        if len(graphs.of) + len(lengths) > MAX_GRAPHS:
             graphs.clear()
         for length in lengths:
             graphs.of[*key, length] = self._captured(graphs.capture, inputs, length)
@@ -413,7 +413,7 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tells whether an error is torch's own for memory, CUDA's (for a graph itself, say), cuBLAS's or a CPU's."""
+    """Returns whether an error is torch's own for memory, CUDA's (for a graph itself, say), cuBLAS's or a CPU's."""
     messages = (
         "CUDA error: out of memory",
         "CUBLAS_STATUS_ALLOC_FAILED",

@@ -239,7 +239,7 @@ def _number(value: object) -> bool:
 
 
 def _numbered(id2label: Any) -> bool:
-    """Tells whether `id2label` is missing or has the keys "0", "1" and so on."""
+    """Returns whether `id2label` is missing or has the keys "0", "1" and so on."""
     return id2label is None or (
         isinstance(id2label, dict) and id2label.keys() == {str(i) for i in range(len(id2label))}
     )
@@ -384,7 +384,7 @@ def layer_count(folder: Path) -> int:
 
 
 def has_classifier(folder: Path) -> bool:
-    """Tells whether a folder holds a fine-tuned classifier rather than only a pretrained encoder."""
+    """Returns whether a folder holds a fine-tuned classifier rather than only a pretrained encoder."""
     architectures = read_config(folder).get("architectures")
     return isinstance(architectures, list) and any(
         str(each).endswith("ForSequenceClassification") for each in architectures

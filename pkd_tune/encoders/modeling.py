@@ -49,7 +49,7 @@ def family_of(model: PreTrainedModel) -> Family:
 
 
 def is_fast(model: PreTrainedModel) -> bool:
-    """Tells whether `run()` is our own forward pass, which can be captured, rather than that of transformers."""
+    """Returns whether `run()` is our own forward pass, which can be captured, rather than that of transformers."""
     return family_of(model).paths is not None
 
 
@@ -103,7 +103,9 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> PreT
         if name.removeprefix(f"{family.encoder}.").split(".")[0] not in may_be_new
     )
     if missing:
-        raise UserError(f"{model_dir}: its weights lack {missing[0]} and {len(missing) - 1} more; save the model again")
+        raise UserError(
+            f"{model_dir}: its weight file lacks {missing[0]} and {len(missing) - 1} more; save the model again"
+        )
     order = folder.class_order(model_dir, labels) if folder.has_classifier(model_dir) else None
     if order is not None:
         _order_outputs(model, order)
@@ -200,7 +202,7 @@ def save_classifier(
 
 
 def takes_segment_ids(model: PreTrainedModel) -> bool:
-    """Tells whether a model has embeddings of more than one segment id."""
+    """Returns whether a model has embeddings of more than one segment id."""
     return family_of(model).segment_ids and model.config.type_vocab_size > 1
 
 

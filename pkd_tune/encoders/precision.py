@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def has_bf16(device: str) -> bool:
-    """Tells whether this machine's `cpu` or `cuda` supports bf16, not counting emulation."""
+    """Returns whether this machine's `cpu` or `cuda` supports bf16, not counting emulation."""
     import torch
 
     if device == "cuda":

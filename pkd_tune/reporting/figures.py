@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pkd_tune.reporting.methods import Look
+from pkd_tune.reporting.methods import SeriesStyle
 
 Kind = Literal["line", "step", "points", "bars"]
 
@@ -18,7 +18,7 @@ class Series:
     """A data series; NaN in it is a gap."""
 
     name: str
-    look: Look
+    look: SeriesStyle
     x: Sequence[float]
     """Of horizontal bars: their lengths."""
     y: Sequence[float] | Sequence[str]
@@ -46,7 +46,7 @@ class Panel:
     series: Sequence[Series]
     log_x: bool = False
     log_y: bool = False
-    whole_x: bool = False
+    integer_x: bool = False
     """Whether x is a count, with ticks at integers only."""
     x_ticks: Mapping[str, float] | None = None
     """Positions of categories along x by name, for an axis that is no number."""

@@ -14,7 +14,7 @@ from pkd_tune.reporting.run import Run
 if TYPE_CHECKING:  # takes seconds to import
     from sklearn.ensemble import RandomForestRegressor
 
-FEWEST_TRIALS = 8
+MIN_TRIALS = 8
 """Number of complete trials below which importances are not computed."""
 
 TREES = 100
@@ -54,7 +54,7 @@ def varied(trials: pd.DataFrame) -> list[str]:
 
 def enough(trials: pd.DataFrame) -> bool:
     """Returns whether importances can be computed from the table of `tried()`."""
-    return len(trials) >= FEWEST_TRIALS and bool(varied(trials))
+    return len(trials) >= MIN_TRIALS and bool(varied(trials))
 
 
 def without_importances(run: Run) -> Iterator[str]:
@@ -66,14 +66,14 @@ def without_importances(run: Run) -> Iterator[str]:
                 few.append(f"{METHOD_INFO[method].title} with {plural(depth, 'layer')} ({len(trials)} complete)")
     if few:
         yield (
-            f"Hyperparameter importances are not available for {listed(few)}: they need {FEWEST_TRIALS} complete "
+            f"Hyperparameter importances are not available for {listed(few)}: they need {MIN_TRIALS} complete "
             "trials with different hyperparameters. A larger `--trials` adds trials, unless the search space is "
             "exhausted."
         )
 
 
 def importances(run: Run, depth: int, method: str) -> Importances | None:
-    """Returns the importances; None with fewer than `FEWEST_TRIALS` complete trials or without varying values."""
+    """Returns the importances; None with fewer than `MIN_TRIALS` complete trials or without varying values."""
     from sklearn.ensemble import RandomForestRegressor
 
     trials = tried(run, depth, method)

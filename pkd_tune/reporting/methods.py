@@ -12,7 +12,7 @@ from pkd_tune.reporting.formatting import plural
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class SeriesStyle:
     """The style of a series in a plot."""
 
     colour: str | None = None
@@ -29,7 +29,7 @@ class MethodInfo:
 
     title: str
     description: str
-    look: Look
+    look: SeriesStyle
     unused: frozenset[str] = frozenset()
     """Hyperparameters that have no effect with this method."""
 
@@ -40,30 +40,30 @@ METHOD_INFO: dict[str, MethodInfo] = {
     "finetuned": MethodInfo(
         title="fine-tuned",
         description="the same layers fine-tuned without a teacher (alpha and beta 0)",
-        look=Look("#888888", "dot", "diamond"),
+        look=SeriesStyle("#888888", "dot", "diamond"),
         unused=_PATIENCE | {"alpha", "temperature"},
     ),
     "kd": MethodInfo(
         title="KD",
         description="vanilla knowledge distillation from the teacher's soft labels (beta 0)",
-        look=Look("#EE7733", "dash", "square"),
+        look=SeriesStyle("#EE7733", "dash", "square"),
         unused=_PATIENCE,
     ),
     "pkd": MethodInfo(
         title="PKD",
         description="Patient Knowledge Distillation from soft labels and the [CLS] states of intermediate layers; the "
         "layer map (skip or last) is a hyperparameter",
-        look=Look("#0077BB", "solid", "circle"),
+        look=SeriesStyle("#0077BB", "solid", "circle"),
     ),
     "pkd-skip": MethodInfo(
         title="PKD-skip",
         description="PKD from teacher layers spread evenly over its depth",
-        look=Look("#33BBEE", "solid", "triangle-up"),
+        look=SeriesStyle("#33BBEE", "solid", "triangle-up"),
     ),
     "pkd-last": MethodInfo(
         title="PKD-last",
         description="PKD from the last teacher layers below its top layer",
-        look=Look("#009988", "dashdot", "triangle-down"),
+        look=SeriesStyle("#009988", "dashdot", "triangle-down"),
     ),
 }
 """Every method by its name in records."""
@@ -82,8 +82,8 @@ def is_regression(metrics: Collection[str]) -> bool:
 def unused_settings(method: str, layers: int, *, regression: bool) -> frozenset[str]:
     """Returns the hyperparameters without effect on a training.
 
-    These are the ones the method does not use; those of the patience term for a student of one layer, which has no
-    intermediate layer; and the temperature in a regression, where the soft-label term is a squared error.
+    These are the ones the method does not use; those of the intermediate-layer (PT) loss for a student of one layer,
+    which has no intermediate layer; and the temperature in a regression, where the soft-label term is a squared error.
     """
     unused = METHOD_INFO[method].unused
     if layers == 1:

@@ -110,7 +110,7 @@ def panel_figure(panel: Panel) -> go.Figure:
         figure.update_xaxes(
             tickvals=list(panel.x_ticks.values()), ticktext=list(panel.x_ticks), range=[-0.5, len(panel.x_ticks) - 0.5]
         )
-    if panel.whole_x and max((max(series.x, default=0) for series in panel.series), default=0) <= 12:
+    if panel.integer_x and max((max(series.x, default=0) for series in panel.series), default=0) <= 12:
         figure.update_xaxes(dtick=1)
     if panel.log_y:
         ticks = _log_ticks([value for series in panel.series for value in series.y if isinstance(value, float)])

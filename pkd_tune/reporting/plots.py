@@ -170,7 +170,7 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
     for number, series in enumerate(panel.series):
         _draw_series(ax, series, number, len(panel.series))
     ax.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
-    if panel.whole_x:
+    if panel.integer_x:
         values = sorted({x for series in panel.series for x in series.x})
         ax.xaxis.set_major_locator(FixedLocator(values) if len(values) <= 12 else MaxNLocator(integer=True))
     if panel.log_y:

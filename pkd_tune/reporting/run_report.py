@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from pkd_tune.files import PLOTS, write_text
-from pkd_tune.reporting.background import background
 from pkd_tune.reporting.document import Bullets, Element, Heading, Table, Text, literal, markdown
 from pkd_tune.reporting.formatting import (
     SETTING_SYMBOLS,
@@ -23,6 +22,7 @@ from pkd_tune.reporting.latex import latex_table
 from pkd_tune.reporting.methods import METHOD_INFO, is_regression, student_title, unused_settings
 from pkd_tune.reporting.published_scores import PUBLISHED_NOTE, compares, published_dev, published_table
 from pkd_tune.reporting.run import ENDED, Run, read_run
+from pkd_tune.reporting.run_details import run_details
 from pkd_tune.reporting.verdict import verdict_text
 
 CORRELATIONS = {"matthews", "pearson", "spearman"}
@@ -58,7 +58,7 @@ def write_report(run_dir: Path, tolerance: float | None = None, *, with_latex: b
     from pkd_tune.reporting.student_figures import student_figures
 
     run = read_run(run_dir, tolerance)
-    before, after = results(run), background(run)
+    before, after = results(run), run_details(run)
     figures = [*search_figures(run), *student_figures(run)]
     parallels = parallel_coordinates(run)
     html = page(_title(run), before, plot_sections(figures, parallels), after)
@@ -103,12 +103,11 @@ def results(run: Run) -> list[Element]:
     return [*elements, Heading("Notes"), Bullets(list(_notes(run, run.teacher)))]
 
 
-def learnt_nothing(student: dict[str, Any], teacher: dict[str, Any]) -> bool:
+def is_at_baseline(student: dict[str, Any], teacher: dict[str, Any]) -> bool:
     """Returns whether a student's dev score is indistinguishable from that of a constant prediction.
 
     The score is compared with the baseline (the most frequent class, or the mean label) plus a margin. The margin is
-    0.05 points, which is rounding, because a model that has learnt nothing predicts one class and scores the baseline
-    exactly. A correlation also differs from 0 by chance: under independence the standard error of a correlation over N
+    0.05 points, which is rounding: a model that predicts one class scores the baseline exactly. A correlation also differs from 0 by chance: under independence the standard error of a correlation over N
     examples is about 1 / √N, so where the first metric is a correlation the margin is 100 / √N points.
 
     Args:
@@ -207,10 +206,10 @@ def _gaps(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
             names = listed([METHOD_INFO[method].title for method in lost], "or")
             yield f"There is no {names} student with {plural(depth, 'layer')}: none of its trials was completed."
     for student in run.students:
-        if learnt_nothing(student, teacher):
+        if is_at_baseline(student, teacher):
             yield (
-                f"{student_title(student)}: no better than a constant prediction of the {teacher['baseline']}; the "
-                "student has learnt nothing."
+                f"{student_title(student)}: the student does not beat the constant baseline, which predicts the "
+                f"{teacher['baseline']}."
             )
     ended = int(run.of_stage("search")["state"].isin(ENDED).sum())
     if run.planned is not None and ended < run.planned:

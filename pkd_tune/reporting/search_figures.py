@@ -9,11 +9,11 @@ import pandas as pd
 
 from pkd_tune.reporting.figures import Axis, Figure, Panel, Parallel, Series
 from pkd_tune.reporting.formatting import number_text, plural, setting_text, signed
-from pkd_tune.reporting.importance import FEWEST_TRIALS, SHUFFLES, importances, tried, varied
-from pkd_tune.reporting.methods import METHOD_INFO, Look
+from pkd_tune.reporting.importance import MIN_TRIALS, SHUFFLES, importances, tried, varied
+from pkd_tune.reporting.methods import METHOD_INFO, SeriesStyle
 from pkd_tune.reporting.run import ENDED, Run
 
-FEWEST_LINES = 5
+MIN_LINES = 5
 """Number of complete trials below which parallel coordinates are not drawn."""
 
 
@@ -78,7 +78,7 @@ def _best(run: Run, column: str, x: str) -> list[Panel]:
             series += _best_of_method(of_depth[of_depth["method"] == method], METHOD_INFO[method].title, method, column)
         if series:
             title = plural(depth, "layer")
-            panels.append(Panel(title=title, x=x, y=score_title(run), series=series, whole_x=column == "trials"))
+            panels.append(Panel(title=title, x=x, y=score_title(run), series=series, integer_x=column == "trials"))
     return panels
 
 
@@ -168,7 +168,7 @@ def _stopped(run: Run, depth: int) -> Series | None:
         labels += [f"{METHOD_INFO[method].title}, trial {number}, stopped early"] * len(last)
     if not x:
         return None
-    return Series(name="stopped early", look=Look(symbol="x"), x=x, y=y, kind="points", labels=labels)
+    return Series(name="stopped early", look=SeriesStyle(symbol="x"), x=x, y=y, kind="points", labels=labels)
 
 
 def slices(run: Run) -> Figure:
@@ -178,7 +178,7 @@ def slices(run: Run) -> Figure:
         found = {
             method: trials
             for method in run.methods
-            if method.startswith("pkd") and len(trials := tried(run, depth, method)) >= FEWEST_LINES
+            if method.startswith("pkd") and len(trials := tried(run, depth, method)) >= MIN_LINES
         }
         for name in dict.fromkeys(name for trials in found.values() for name in varied(trials)):
             with_it = {method: trials for method, trials in found.items() if name in trials}
@@ -187,7 +187,7 @@ def slices(run: Run) -> Figure:
         name="slices",
         title="Score against each hyperparameter",
         caption="One point per complete trial. The other hyperparameters vary too, so a trend can be theirs. Depths "
-        f"with fewer than {FEWEST_LINES} complete trials are left out.",
+        f"with fewer than {MIN_LINES} complete trials are left out.",
         panels=panels,
     )
 
@@ -242,7 +242,7 @@ def parameter_importances(run: Run) -> Figure:
         title="Hyperparameter importances",
         caption="Permutation importance in a random forest fitted to the complete trials of a depth: the decrease of "
         f"its R² when the values of one hyperparameter are shuffled among the trials (mean and standard deviation of "
-        f"{SHUFFLES} shuffles; depths with fewer than {FEWEST_TRIALS} complete trials are left out). The out-of-bag R² "
+        f"{SHUFFLES} shuffles; depths with fewer than {MIN_TRIALS} complete trials are left out). The out-of-bag R² "
         "is that of trials a tree has not seen; where it is near or below 0, as with few trials, the forest does not "
         f"generalise and the importances are not reliable. {'; '.join(fits)}.",
         panels=panels,
@@ -256,7 +256,7 @@ def parallel_coordinates(run: Run) -> list[Parallel]:
         for method in run.methods:
             trials = tried(run, depth, method)
             names = varied(trials)
-            if method.startswith("pkd") and len(trials) >= FEWEST_LINES and names:
+            if method.startswith("pkd") and len(trials) >= MIN_LINES and names:
                 axes = [_axis(name, trials[name], run.record["space"][name]) for name in names]
                 title = f"{METHOD_INFO[method].title}, {plural(depth, 'layer')}"
                 plots.append(Parallel(title=title, axes=[*axes, _axis("score", trials["score"], {})]))

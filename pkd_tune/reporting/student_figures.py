@@ -6,7 +6,7 @@ import pandas as pd
 
 from pkd_tune.reporting.figures import Figure, Panel, Series
 from pkd_tune.reporting.formatting import plural
-from pkd_tune.reporting.methods import METHOD_INFO, Look, student_title
+from pkd_tune.reporting.methods import METHOD_INFO, SeriesStyle, student_title
 from pkd_tune.reporting.run import Run
 from pkd_tune.reporting.search_figures import evaluations
 
@@ -59,7 +59,7 @@ def _costs(run: Run, teacher: dict[str, Any], column: str) -> list[Series]:
     points = [(s[column], score) for s, (score, _) in zip(run.students, scores, strict=True)]
     own = (teacher[column], teacher["metrics"]["score"])
     xs, ys = zip(*front([*points, own]), strict=True)
-    series = [Series(name="Pareto front", look=Look(dash="dot"), x=xs, y=ys, width=1.5, opacity=0.6)]
+    series = [Series(name="Pareto front", look=SeriesStyle(dash="dot"), x=xs, y=ys, width=1.5, opacity=0.6)]
     for method in dict.fromkeys(student["method"] for student in run.students):
         mine = [i for i, student in enumerate(run.students) if student["method"] == method]
         series.append(
@@ -74,7 +74,7 @@ def _costs(run: Run, teacher: dict[str, Any], column: str) -> list[Series]:
             )
         )
     label = f"teacher, {plural(teacher['layers'], 'layer')}"
-    look = Look(symbol="star")
+    look = SeriesStyle(symbol="star")
     return [*series, Series(name="teacher", look=look, x=[own[0]], y=[own[1]], kind="points", labels=[label])]
 
 
@@ -86,8 +86,8 @@ def losses(run: Run) -> Figure:
         if rows.empty or "loss_total" not in rows:
             continue
         alpha, beta = student["settings"]["alpha"], student["settings"]["beta"]
-        terms: list[tuple[str, pd.Series[float], Look]] = [
-            ("L", rows["loss_total"], Look()),
+        terms: list[tuple[str, pd.Series[float], SeriesStyle]] = [
+            ("L", rows["loss_total"], SeriesStyle()),
             ("(1 − α)·CE", rows["loss_ce"] * (1 - alpha), METHOD_INFO["finetuned"].look),
             ("α·KD", rows["loss_kd"] * alpha, METHOD_INFO["kd"].look),
             ("β·PT", rows["loss_pt"] * beta, METHOD_INFO["pkd"].look),
@@ -138,7 +138,7 @@ def cosines(run: Run) -> Figure:
         series = [found for student in _of_depth(run, depth) if (found := _cosines_of(run, student))]
         if series:
             y = "cosine similarity"
-            panels.append(Panel(title=plural(depth, "layer"), x="student layer", y=y, series=series, whole_x=True))
+            panels.append(Panel(title=plural(depth, "layer"), x="student layer", y=y, series=series, integer_x=True))
     return Figure(
         name="cosines",
         title="Similarity to the teacher's layers",

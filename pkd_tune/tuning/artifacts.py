@@ -28,7 +28,7 @@ class ArtifactStore:
     uri: str | None = None
     """Where the files are, such as `s3://bucket/runs`; None: in the folder."""
 
-    def with_copies_in(self, folder: Path) -> "ArtifactStore":
+    def with_cache_dir(self, folder: Path) -> "ArtifactStore":
         """Returns the store as a process has it that keeps its copies of files at a URI in another folder."""
         return self if self.uri is None else ArtifactStore(folder, self.uri)
 
@@ -58,14 +58,14 @@ class ArtifactStore:
                 system.create_dir(there.rpartition("/")[0], recursive=True)
                 fs.copy_files(str(self.path(name)), there, destination_filesystem=system)
             finally:
-                self.forget(name)
+                self.evict(name)
 
-    def forget(self, name: str) -> None:
+    def evict(self, name: str) -> None:
         """Removes the copy of a file; does nothing where there is no URI."""
         if self.uri is not None:
             self.path(name).unlink(missing_ok=True)
 
-    def forget_all(self) -> None:
+    def evict_all(self) -> None:
         """Removes all copies and their folder; does nothing where there is no URI."""
         if self.uri is not None and self.folder.exists():
             shutil.rmtree(self.folder)
@@ -111,9 +111,9 @@ def check_uri(uri: str) -> None:
             artifacts.delete(name)
         except (OSError, pyarrow.ArrowException) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"--storage {uri}: no files can be kept there ({reason}); {REMEDY}") from error
+            raise UserError(f"--storage {uri}: files cannot be kept there ({reason}); {REMEDY}") from error
     if not kept:
-        raise UserError(f"--storage {uri}: what is written there is gone again; {REMEDY}")
+        raise UserError(f"--storage {uri}: a file written there cannot be read back; {REMEDY}")
 
 
 def location_of_run(run_dir: Path, storage: str | None, run_id: str) -> str:

@@ -29,7 +29,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pkd_tune.config import UserError
 from pkd_tune.tuning.artifacts import REMEDY, ArtifactStore
 from pkd_tune.tuning.process import environment
-from pkd_tune.tuning.resources import Resources, resources_among
+from pkd_tune.tuning.resources import Resources, resolve_resources
 from pkd_tune.tuning.temporary import temporary_folder
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ _LONGEST_SOCKET_PATH = 103
 
 
 @contextmanager
-def own_cluster(resources: Resources, log_file: Path, *, dashboard: bool = False) -> Iterator[str | None]:
+def local_cluster(resources: Resources, log_file: Path, *, dashboard: bool = False) -> Iterator[str | None]:
     """Starts Ray on this machine, listening on loopback only, and stops it at the end; yields its dashboard's address.
 
     Its session folder is readable by this user only, and removed at the end. Whoever connects to it needs a random
@@ -108,7 +108,7 @@ def own_cluster(resources: Resources, log_file: Path, *, dashboard: bool = False
                 raise
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"Ray did not start ({reason}); where this machine is only busy, the same command again may do; "
+                f"Ray did not start ({reason}); if this machine is only busy, run the same command again; "
                 f"{log_file} says more"
             ) from error
         yield f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None
@@ -117,7 +117,7 @@ def own_cluster(resources: Resources, log_file: Path, *, dashboard: bool = False
 def node_folder() -> Path:
     """Returns a folder of this search on the node that the calling trial runs on, below that of the Ray session.
 
-    The session's name cannot be foreseen by other users. The folder of `own_cluster()` is removed at its end.
+    The session's name cannot be foreseen by other users. The folder of `local_cluster()` is removed at its end.
     """
     return Path(ray_worker._global_node.get_session_dir_path(), f"pkd_tune-{ray.get_runtime_context().get_job_id()}")
 
@@ -233,7 +233,7 @@ def _on_loopback() -> Iterator[None]:
 
 
 @contextmanager
-def joined_cluster(address: str, log_file: Path) -> Iterator[None]:
+def connected_cluster(address: str, log_file: Path) -> Iterator[None]:
     """Connects to a running Ray cluster, and disconnects at the end.
 
     Args:
@@ -262,8 +262,8 @@ def joined_cluster(address: str, log_file: Path) -> Iterator[None]:
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"--address {address}: no Ray cluster answers there ({reason}); on its head node, `ray status` "
-                "shows whether it runs"
+                f"--address {address}: no Ray cluster answers at this address ({reason}); on its head node, `ray "
+                "status` shows whether it runs"
             ) from error
         if not ray.cluster_resources().get("CPU"):
             raise UserError(
@@ -322,7 +322,7 @@ def cluster_resources(gpus: int | None, trials_per_gpu: int | None) -> Resources
         UserError: When it has fewer GPUs than asked for, or none for trials to share.
     """
     found = ray.cluster_resources()
-    return resources_among(int(found.get("GPU", 0)), int(found.get("CPU", 1)), gpus, trials_per_gpu)
+    return resolve_resources(int(found.get("GPU", 0)), int(found.get("CPU", 1)), gpus, trials_per_gpu)
 
 
 def check_shared(places: Sequence[tuple[str, str]]) -> None:
@@ -383,7 +383,7 @@ def check_shared(places: Sequence[tuple[str, str]]) -> None:
     finally:
         for artifacts in artifact_stores:
             artifacts.delete(marker)
-            artifacts.forget_all()
+            artifacts.evict_all()
     if problems:
         raise UserError(*problems)
 

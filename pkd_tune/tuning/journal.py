@@ -95,7 +95,7 @@ def check_journal(path: Path) -> None:
 
 
 def was_started(trial: FrozenTrial) -> bool:
-    """Tells whether a trial was run here: it is not queued, no repeat, and not another run's."""
+    """Returns whether a trial was run here: it is not queued, no repeat, and not another run's."""
     return trial.state is not TrialState.WAITING and not {REPEATS, FROM} & trial.user_attrs.keys()
 
 
@@ -116,7 +116,7 @@ def why_ended(trial: FrozenTrial) -> str | None:
 
 
 def has_attributes(trial: FrozenTrial | optuna.Trial, attributes: Mapping[str, Any]) -> bool:
-    """Tells whether a trial has these attributes with these values, perhaps among others."""
+    """Returns whether a trial has these attributes with these values, perhaps among others."""
     return all(trial.user_attrs.get(name) == value for name, value in attributes.items())
 
 
@@ -137,7 +137,7 @@ def finished_trials(run_dir: Path, task: str, plans: Sequence[StudyPlan]) -> dic
     try:
         recorded = read_json(run_dir / RUN)["search"]["data"]["task"]["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--warm-start {run_dir}: not a run's folder; give one like results/{task}/<name>") from error
+        raise UserError(f"--warm-start {run_dir}: not a run folder; give one like results/{task}/<name>") from error
     if recorded != task:
         raise UserError(f"--warm-start {run_dir}: is a run of {recorded}; give one of {task}")
     if not (run_dir / JOURNAL).exists():
@@ -160,5 +160,5 @@ def finished_trials(run_dir: Path, task: str, plans: Sequence[StudyPlan]) -> dic
         ]
     if not any(found.values()):
         names = ", ".join(plan.study_key.name for plan in plans)
-        raise UserError(f"--warm-start {run_dir}: no finished trial there lies inside this space (for {names})")
+        raise UserError(f"--warm-start {run_dir}: no complete trial of it lies inside this space (for {names})")
     return found

@@ -133,7 +133,7 @@ def check_shares(stages: Sequence[SearchStage], depths: Sequence[int], trials: i
 
 
 def is_control(method: Method, stages: Sequence[SearchStage]) -> bool:
-    """Tells whether a method has `control_trials` trials; none has where a stage keeps values of another."""
+    """Returns whether a method has `control_trials` trials; none has where a stage keeps values of another."""
     return method in CONTROLS and not any(stage.keep for stage in stages)
 
 

@@ -61,7 +61,7 @@ def choose_resources(gpus: int | None, trials_per_gpu: int | None = None) -> Res
     """
     import torch  # takes seconds, which --help need not wait for
 
-    return resources_among(torch.cuda.device_count(), usable_cores(), gpus, trials_per_gpu)
+    return resolve_resources(torch.cuda.device_count(), usable_cores(), gpus, trials_per_gpu)
 
 
 def gpu_names() -> list[str]:
@@ -71,7 +71,7 @@ def gpu_names() -> list[str]:
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
-def resources_among(found_gpus: int, cores: int, gpus: int | None, trials_per_gpu: int | None) -> Resources:
+def resolve_resources(found_gpus: int, cores: int, gpus: int | None, trials_per_gpu: int | None) -> Resources:
     """Returns the resources of a machine, or a cluster.
 
     Args:

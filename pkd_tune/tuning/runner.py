@@ -26,7 +26,7 @@ from pkd_tune.tuning.trial import TrialContext, predictions_name, run_trial, sta
 
 log = logging.getLogger(__name__)
 
-KEPT_WEIGHTS = 3
+KEEP_BEST = 3
 """Best trials of each depth and method whose weights stay on disk."""
 
 RESTARTS = 3
@@ -63,7 +63,7 @@ def run_search(
         MachineError: When files or memory were refused, or a trial's process died too often. No trial is recorded as
             failed for it; those that were running continue when the search does.
     """
-    remove_leftovers(studies, context.artifacts)
+    delete_stale_files(studies, context.artifacts)
     bar = SearchProgress(studies, context.search.student_training.epochs)
     callbacks: list[tune.Callback] = [] if quiet else [bar]
     # The journal records how trials end; Ray would print a traceback for each.
@@ -121,14 +121,14 @@ def disk_bytes(weights: int, study_keys: int, resources: Resources) -> int:
         study_keys: Number of studies, each of which keeps weights.
         resources: Of the search.
     """
-    return weights * (2 * 4 * resources.count + (KEPT_WEIGHTS + 1) * study_keys)
+    return weights * (2 * 4 * resources.count + (KEEP_BEST + 1) * study_keys)
 
 
-def remove_leftovers(studies: Studies, artifacts: ArtifactStore) -> None:
+def delete_stale_files(studies: Studies, artifacts: ArtifactStore) -> None:
     """Deletes files that a killed search left behind: all but those of running, best and confirming trials."""
     kept = set()
     for study_key in studies.plans:
-        best = [TrialId(study_key, "search", trial.number) for trial in studies.ranking(study_key)[:KEPT_WEIGHTS]]
+        best = [TrialId(study_key, "search", trial.number) for trial in studies.ranking(study_key)[:KEEP_BEST]]
         kept |= {weights_name(trial_id) for trial_id in best}
         for stage in ("search", "confirm"):
             for trial in studies.trials(study_key, stage):
@@ -156,7 +156,7 @@ class TrialCleanup(tune.Callback):
             return
         trial_id = trial_id_of(trial.config)
         self.artifacts.delete(state_name(trial_id))
-        for outdone in self.studies.ranking(trial_id.study_key)[KEPT_WEIGHTS:]:
+        for outdone in self.studies.ranking(trial_id.study_key)[KEEP_BEST:]:
             self.artifacts.delete(weights_name(TrialId(trial_id.study_key, "search", outdone.number)))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -182,7 +182,7 @@ class TrialCleanup(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Logs that a trial is restarted."""
-        log.info("%s: its process ended; it is restarted", trial_id_of(trial.config).name)
+        log.info("%s: its process died; the trial is restarted", trial_id_of(trial.config).name)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns no state: Ray pickles callbacks, but the journal is the only state."""

@@ -21,7 +21,7 @@ WARM_UP_TRIALS = 4
 STARTUP_TRIALS = 5
 """Trials of a study that TPE samples at random before it fits its model."""
 
-DEGENERATE_AFTER = 1.0
+DEGENERATE_GRACE = 1.0
 """Epochs after which a trial that still predicts a single class may be stopped at a rung. Earlier, many good trials do
 so too, while the learning rate is still rising."""
 
@@ -35,7 +35,7 @@ class HalvingPruner(optuna.pruners.BasePruner):
         self._halving = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Tells whether a trial should be stopped; the study records its values at the rungs."""
+        """Returns whether a trial should be stopped; the study records its values at the rungs."""
         before = _rungs(trial)
         stop = self._halving.prune(study, trial)  # records every rung passed, and the one it decides at
         if not stop:
@@ -46,7 +46,7 @@ class HalvingPruner(optuna.pruners.BasePruner):
 
 
 def should_stop_degenerate(study: optuna.Study, trials: Sequence[FrozenTrial], step: int, epoch: float) -> bool:
-    """Tells whether a trial that predicts a single class should be stopped.
+    """Returns whether a trial that predicts a single class should be stopped.
 
     It is stopped at a rung after the first epoch, when another trial that is running or complete predicted several
     classes at the same evaluation. Without such a trial, training may just be slow to begin; and of trials that all
@@ -58,7 +58,7 @@ def should_stop_degenerate(study: optuna.Study, trials: Sequence[FrozenTrial], s
         step: Number of the evaluation.
         epoch: When it took place.
     """
-    if not isinstance(study.pruner, HalvingPruner) or step & (step - 1) or epoch < DEGENERATE_AFTER:
+    if not isinstance(study.pruner, HalvingPruner) or step & (step - 1) or epoch < DEGENERATE_GRACE:
         return False
     alive = (TrialState.RUNNING, TrialState.COMPLETE)
     examples = (evaluations(trial).get(step, {}) for trial in trials if trial.state in alive)

@@ -22,7 +22,7 @@ from pkd_tune.config import DistillConfig, Method, TrainingConfig
 Value = float | str | bool
 Settings = dict[str, Any]
 
-MOST_LISTED = 100_000
+MAX_LISTED = 100_000
 """Settings of a space beyond which it is treated like one that has a range of real numbers."""
 
 
@@ -164,7 +164,7 @@ def fix(parameters: Parameters, values: Mapping[str, Value]) -> Parameters:
 
 
 def contains(parameters: Parameters, settings: Settings) -> bool:
-    """Tells whether a setting lies inside the space."""
+    """Returns whether a setting lies inside the space."""
 
     def within(parameter: Parameter, value: Any) -> bool:
         if not _is_active(parameter, settings):
@@ -183,7 +183,7 @@ def contains(parameters: Parameters, settings: Settings) -> bool:
 def all_settings(parameters: Parameters) -> list[Settings] | None:
     """Returns every setting of a finite space once, the last parameter changing fastest; None when it is not finite.
 
-    A space of more than `MOST_LISTED` settings counts as not finite.
+    A space of more than `MAX_LISTED` settings counts as not finite.
     """
     size = 1
     for parameter in parameters.values():
@@ -194,7 +194,7 @@ def all_settings(parameters: Parameters) -> list[Settings] | None:
                 size *= high - low + 1
             case Choice(values):
                 size *= len(values)
-    if size > MOST_LISTED:
+    if size > MAX_LISTED:
         return None
     columns = [
         list(parameter.values) if isinstance(parameter, Choice) else list(range(parameter.low, parameter.high + 1))

@@ -1,7 +1,7 @@
 """Search spaces on disk: TOML files, checked by pydantic models, become typed parameters and budgets.
 
 A file has the tables [search], [teacher], [training] and [space]; `search_spaces/default.toml` explains each key. A
-file only needs the keys that differ from `default.toml`: it is laid over it key by key, and a parameter in [space] is
+file only needs the keys that differ from `default.toml`: it is merged into it key by key, and a parameter in [space] is
 replaced as a whole. A file is data and never executed.
 """
 
@@ -26,7 +26,7 @@ from pkd_tune.data.toml_file import StrictTable, cut, message, model_error, must
 from pkd_tune.tuning.space import Choice, Condition, Float, Int, Parameter, Parameters
 
 DEFAULT = "default"
-"""The shipped space that every other file is laid over."""
+"""The shipped space that every other file is merged into."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,7 @@ class Space:
     stages: tuple[SearchStage, ...]
     """Methods searched one after another, each from the best of the one before; empty: all at once."""
     max_length: int
-    """Longest example in word pieces."""
+    """Longest example in tokens."""
     teacher: tuple[TrainingConfig, ...]
     """How the teacher is fine-tuned, once per learning rate."""
     init: Init
@@ -88,7 +88,7 @@ def find_space(name: str | Path) -> Path:
         with as_file(files("pkd_tune.search_spaces") / f"{name}.toml") as shipped_path:
             return shipped_path.resolve()
     names = ", ".join(shipped_spaces())
-    raise UserError(f"--space {name}: no such file, nor a shipped space of that name ({names})")
+    raise UserError(f"--space {name}: neither a file nor a shipped space ({names})")
 
 
 def load_space(path: Path, overrides: Sequence[str] = ()) -> Space:
@@ -125,7 +125,7 @@ def load_space(path: Path, overrides: Sequence[str] = ()) -> Space:
             f"{source(found['loc'])}: {message(found, _where, _known_keys)}"
             for found in error.errors(include_url=False)
         ]
-    problems += [f"{source(location)}: {text}" for location, text in _contradictions(tables)]
+    problems += [f"{source(location)}: {text}" for location, text in _cross_field_errors(tables)]
     if problems:
         raise UserError(*dict.fromkeys(problems))
     return _space(file)
@@ -306,7 +306,7 @@ class _File(StrictTable):
     space: _SpaceTable
 
 
-def _contradictions(tables: Mapping[str, Any]) -> list[tuple[tuple[str, str], str]]:
+def _cross_field_errors(tables: Mapping[str, Any]) -> list[tuple[tuple[str, str], str]]:
     """Returns what is wrong between keys, each with the location of one of them.
 
     Values that break a rule by themselves are passed over: they are reported already.

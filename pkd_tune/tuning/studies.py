@@ -214,7 +214,7 @@ class Studies:
         return self.remaining() + len(self._running)
 
     def idle(self) -> bool:
-        """Tells whether no trial is running."""
+        """Returns whether no trial is running."""
         return not self._running
 
     def quota(self, study_key: StudyKey) -> int:
@@ -310,7 +310,7 @@ class Studies:
         return [seed for seed in self.seeds if seed not in done]
 
     def _is_unfinished(self, study_key: StudyKey) -> bool:
-        """Tells whether a study's search has trials that are not started or not ended."""
+        """Returns whether a study's search has trials that are not started or not ended."""
         trials = self.trials(study_key)
         return len(trials) < self.quota(study_key) or any(trial.state is TrialState.RUNNING for trial in trials)
 

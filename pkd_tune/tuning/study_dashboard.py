@@ -44,7 +44,7 @@ class Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-class Silent(WSGIRequestHandler):
+class QuietRequestHandler(WSGIRequestHandler):
     """Logs no requests: an open page makes one every few seconds."""
 
     def log_message(self, format: str, *args: object) -> None:
@@ -52,4 +52,4 @@ class Silent(WSGIRequestHandler):
 
 
 if __name__ == "__main__":
-    make_server("127.0.0.1", int(sys.argv[2]), pages(Path(sys.argv[1])), Server, Silent).serve_forever()
+    make_server("127.0.0.1", int(sys.argv[2]), pages(Path(sys.argv[1])), Server, QuietRequestHandler).serve_forever()

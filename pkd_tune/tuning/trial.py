@@ -72,7 +72,7 @@ def run_trial(config: dict[str, Any], *, context: TrialContext) -> None:
     trial_id = trial_id_of(config)
     resources = context.resources
     scratch = context.scratch or node_folder()
-    artifacts = context.artifacts.with_copies_in(scratch / "artifacts")
+    artifacts = context.artifacts.with_cache_dir(scratch / "artifacts")
     if resources.device == "cpu":
         bind_to_cores(scratch / "cores", resources.threads)
     unusable = trial_process.begin_trial(threads=resources.threads if resources.device == "cpu" else None)
@@ -92,11 +92,11 @@ def run_trial(config: dict[str, Any], *, context: TrialContext) -> None:
     except TrainingDivergedError as error:
         tune.report({"failure": str(error)})  # a matter of the settings; the process stays usable
     except SURROUNDINGS as error:
-        trial_process.retire_process(f"the trial before ended with {type(error).__name__}")
+        trial_process.mark_for_replacement(f"the trial before ended with {type(error).__name__}")
         reason = machine_failure(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
         tune.report({"machine": f"{trial_id.name}: {reason}", "traceback": traceback.format_exc()})
     except Exception as error:
-        trial_process.retire_process(f"the trial before ended with {type(error).__name__}")
+        trial_process.mark_for_replacement(f"the trial before ended with {type(error).__name__}")
         reason = traceback.format_exception_only(error)[-1].strip()
         last_line = textwrap.shorten(reason.splitlines()[-1], REASON_LENGTH)
         tune.report({"failure": last_line, "traceback": traceback.format_exc()})
@@ -142,7 +142,7 @@ def _distil(
             model_pool,
         )
     finally:  # Ray stops a trial by an exception, and one that diverges ends with one
-        artifacts.forget(state)
+        artifacts.evict(state)
         trial_process.set_expected_gpu_bytes(model_pool.gpu_bytes())
     if trial_id.stage == "search":
         return None, _leave(artifacts, weights_name(trial_id), student.state_dict())

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import torch
 
-from pkd_tune.distillation.memory import release_memory
+from pkd_tune.distillation.allocator import release_memory
 from pkd_tune.tuning.process import prepare_process
 
-GROWTH = 1.5
+MAX_GROWTH = 1.5
 """A process is replaced when it holds this many times the memory it held after its first trial ..."""
 GROWTH_BYTES = 500_000_000
 """... and at least this much more."""
@@ -27,7 +27,7 @@ _trials = 0
 _expected_on_gpu = 0
 
 
-def retire_process(reason: str) -> None:
+def mark_for_replacement(reason: str) -> None:
     """Makes this process unusable for other trials."""
     global _retired
     _retired = reason
@@ -60,7 +60,7 @@ def begin_trial(threads: int | None) -> str | None:
     if _trials == 2:
         _baseline = held
     for what, before, now in zip(("memory", "GPU memory"), _baseline or (), held, strict=False):
-        if now > GROWTH * before and now - before > GROWTH_BYTES:
+        if now > MAX_GROWTH * before and now - before > GROWTH_BYTES:
             return f"its process holds {now / 1e9:.1f} GB of {what} between trials, {before / 1e9:.1f} GB at first"
     return None
 

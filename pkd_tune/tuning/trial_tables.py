@@ -93,7 +93,7 @@ def epochs_done(studies: Studies) -> float:
     return sum(float(seen[max(seen)]["epoch"]) for _, _, trial in _all(studies) if (seen := evaluations(trial)))
 
 
-def commonest_failure(studies: Studies) -> str | None:
+def most_common_failure(studies: Studies) -> str | None:
     """Returns the most common reason of failed trials; None when none failed."""
     reasons = [why_ended(trial) for _, _, trial in _all(studies) if trial.state.name == "FAIL"]
     return max(reasons, key=reasons.count, default=None)

@@ -25,9 +25,9 @@ from pkd_tune.workflows.request import SearchRequest
 
 log = logging.getLogger(__name__)
 
-USED_SHARE = 0.9
+USED_FRACTION = 0.9
 """Share of what is free of memory, a GPU's or the machine's, that trials may fill."""
-MOST_PER_GPU = 4
+MAX_TRIALS_PER_GPU = 4
 """Trials that share a GPU at most: more only take each other's time."""
 
 SEARCH_BYTES = 1_500_000_000
@@ -38,7 +38,7 @@ ACTIVATIONS = 32
 """Numbers that a layer keeps for its backward pass, for each token and unit of its width."""
 
 
-def fitting(request: SearchRequest, resources: Resources, plans: Sequence[StudyPlan]) -> Resources:
+def limit_concurrency(request: SearchRequest, resources: Resources, plans: Sequence[StudyPlan]) -> Resources:
     """Returns the resources that a search uses of those it was given, and whether its steps are captured.
 
     On a CPU: a concurrent trial for each core, unless there are fewer trials, or less memory. On GPUs: a trial on each;
@@ -85,7 +85,7 @@ def _fitting_gpus(request: SearchRequest, resources: Resources, trials: int) -> 
     room = per_gpu(
         free=memory.gpu_free,
         peak=memory.gpu,
-        data=resident_bytes(split, outputs_to_come(config, len(split))),
+        data=resident_bytes(split, meta_teacher_outputs(config, len(split))),
         cores=usable_cores() // resources.gpus,
     )
     return share_gpus(resources, trials, room if of_host is None else min(room, of_host // resources.gpus))
@@ -98,8 +98,10 @@ def _training_split(config: SearchConfig) -> Split:
 
 
 def cpu_bytes(config: SearchConfig) -> int:
-    """Returns about how many bytes a trial takes on a CPU: of the model that students are cut from, its weights; of the
-    deepest student, weights, gradients, two moments and the best weights; and activations.
+    """Returns about how many bytes a trial takes on a CPU.
+
+    These are the weights of the model that students are initialised from; weights, gradients, two moments and the best
+    weights of the deepest student; and activations.
 
     Measured: at most 1.3 GB for 3 layers of a BERT of 6 that is 384 wide, and 1.4 GB for all 6; this says 1.3 and 1.5.
     """
@@ -114,7 +116,7 @@ def cpu_bytes(config: SearchConfig) -> int:
 
 def free_bytes() -> int:
     """Returns the bytes of memory that trials may fill: a share of what is free, less what the search itself takes."""
-    return int(USED_SHARE * free_memory()) - SEARCH_BYTES
+    return int(USED_FRACTION * free_memory()) - SEARCH_BYTES
 
 
 def concurrency_text(resources: Resources) -> str:
@@ -123,7 +125,7 @@ def concurrency_text(resources: Resources) -> str:
     return f"{plural(resources.count, 'trial')} at once on {resources.device}{cores}"
 
 
-def outputs_to_come(config: SearchConfig, examples: int) -> TeacherOutputs:
+def meta_teacher_outputs(config: SearchConfig, examples: int) -> TeacherOutputs:
     """Returns tensors like what the teacher will say of so many examples, which have shapes but take no memory."""
     shape = sizes(config.data.teacher_dir)
     layers, width = shape["num_hidden_layers"], shape["hidden_size"]
@@ -147,8 +149,8 @@ def per_gpu(free: int, peak: int, data: int, cores: int) -> int:
     return max(
         (
             trials
-            for trials in range(1, min(cores, MOST_PER_GPU) + 1)
-            if trials * (peak + data * may_be_resident(data, free, trials)) <= USED_SHARE * free
+            for trials in range(1, min(cores, MAX_TRIALS_PER_GPU) + 1)
+            if trials * (peak + data * may_be_resident(data, free, trials)) <= USED_FRACTION * free
         ),
         default=1,
     )

@@ -96,7 +96,7 @@ def check_new_folder(target: Path, problems: Problems) -> None:
     """Records a problem when the folder that --to names exists and is not empty, or cannot be written."""
     check_writable(target.parent, "--to", problems)
     if target.is_dir() and any(target.iterdir()):
-        problems.add(f"--to {target}: there is something in it; give a new folder, or empty this one")
+        problems.add(f"--to {target}: it is not empty; give a new folder, or empty this one")
     elif target.exists() and not target.is_dir():
         problems.add(f"--to {target}: is a file; give a new folder")
     elif target == Path.cwd():
@@ -105,14 +105,14 @@ def check_new_folder(target: Path, problems: Problems) -> None:
 
 def check_student_folder(target: Path, problems: Problems) -> None:
     """Records a problem when a student cannot be written to a folder, or anything but a student would be lost."""
-    if holds_only_a_student(target):
+    if is_distill_output(target):
         check_writable(target.parent, "--to", problems)
     else:
         check_new_folder(target, problems)
 
 
-def holds_only_a_student(folder: Path) -> bool:
-    """Tells whether the command `distill` wrote a folder, and nobody added anything to it."""
+def is_distill_output(folder: Path) -> bool:
+    """Returns whether the command `distill` wrote a folder, and nobody added anything to it."""
     if not (folder / RESULT).is_file() or not {path.name for path in folder.iterdir()} <= STUDENT_FILES:
         return False
     try:

@@ -35,7 +35,7 @@ class Server:
     """Receives all it prints."""
 
 
-class ServerEnded(Exception):
+class ServerExitedError(Exception):
     """A server ended although nobody stopped it."""
 
 
@@ -46,7 +46,7 @@ def serve(run_dir: Path) -> NoReturn:
         run_dir: From `find_run()`.
 
     Raises:
-        ServerEnded: When a server ended by itself.
+        ServerExitedError: When a server ended by itself.
         KeyboardInterrupt: At Ctrl-C, after all servers were stopped.
     """
     journal, events = str(run_dir / JOURNAL), str(run_dir / RAY)
@@ -54,12 +54,12 @@ def serve(run_dir: Path) -> NoReturn:
     with ExitStack() as stack:
         port = free_port(TRIALS_PORT)
         command = ["pkd_tune.tuning.study_dashboard", journal, str(port)]
-        trials = stack.enter_context(serving("trials", port, command))
+        trials = stack.enter_context(start_server("trials", port, command))
         port = free_port(TENSORBOARD_PORT)
         # Its fast loader is a process of its own, which outlives it a little.
         loader = "--load_fast=false"
         command = ["tensorboard.main", "--logdir", events, "--host", HOST, "--port", str(port), loader]
-        curves = stack.enter_context(serving("TensorBoard", port, command))
+        curves = stack.enter_context(start_server("TensorBoard", port, command))
         servers = [trials, curves]
         for server in servers:
             while not answers(HOST, server.port):
@@ -87,7 +87,7 @@ def find_run(run_dir: Path | None) -> Path:
     if run_dir is None:
         journals = sorted(Path("results").glob(f"*/*/{JOURNAL}"), key=lambda path: path.stat().st_mtime)
         if not journals:
-            raise UserError("there is no run below results/ whose trials have begun; name the folder of one as RUN")
+            raise UserError("there is no run under results/ that has trials; give its folder as RUN")
         return journals[-1].parent.resolve()
     if not (run_dir / JOURNAL).is_file():
         raise UserError(f"{run_dir}: no {JOURNAL} there; give the folder of a run whose trials have begun")
@@ -95,7 +95,7 @@ def find_run(run_dir: Path | None) -> Path:
 
 
 @contextmanager
-def serving(name: str, port: int, command: Sequence[str]) -> Iterator[Server]:
+def start_server(name: str, port: int, command: Sequence[str]) -> Iterator[Server]:
     """Starts a server, and stops it at the end.
 
     Args:
@@ -121,13 +121,13 @@ def check_alive(servers: Sequence[Server]) -> None:
     """Raises when a server has ended.
 
     Raises:
-        ServerEnded: With the last line it printed.
+        ServerExitedError: With the last line it printed.
     """
     for server in servers:
         if (code := server.process.poll()) is not None:
             server.output.seek(0)
-            lines = server.output.read().decode(errors="replace").splitlines() or ["it said nothing"]
-            raise ServerEnded(f"{server.name} ended with code {code}: {lines[-1].strip()}")
+            lines = server.output.read().decode(errors="replace").splitlines() or ["it printed nothing"]
+            raise ServerExitedError(f"{server.name} ended with code {code}: {lines[-1].strip()}")
 
 
 def free_port(usual: int) -> int:
@@ -145,7 +145,7 @@ def free_port(usual: int) -> int:
 
 
 def answers(host: str, port: int) -> bool:
-    """Tells whether something listens there."""
+    """Returns whether something listens there."""
     try:
         with socket.create_connection((host, port), timeout=1):
             return True

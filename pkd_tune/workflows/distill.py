@@ -13,7 +13,7 @@ from typing import Any
 from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig, UserError
 from pkd_tune.data.loading import load_features
 from pkd_tune.distillation.layer_map import teacher_layers
-from pkd_tune.distillation.published import Published, published
+from pkd_tune.distillation.published_settings import Published, published
 from pkd_tune.encoders.folder import layer_count, model_name, weights_key
 from pkd_tune.files import RESULT, write_json
 from pkd_tune.reporting.formatting import metrics_text
@@ -26,7 +26,7 @@ from pkd_tune.workflows.checks import (
     check_positive,
     check_seed,
     check_student_folder,
-    holds_only_a_student,
+    is_distill_output,
 )
 from pkd_tune.workflows.finetune import TrainedModel
 from pkd_tune.workflows.inputs import (
@@ -112,7 +112,7 @@ def distill(request: DistillRequest) -> TrainedModel:
         pairs = ", ".join(f"{i}→{layer}" for i, layer in enumerate(imitated, start=1))
         log.info("student layers imitate teacher layers: %s", pairs)
     elif config.beta > 0:
-        log.warning("a student of one layer has no inner layer to imitate with; beta has no effect")
+        log.warning("a student of one layer has no intermediate layer to imitate with; beta has no effect")
 
     student_data = students.open_student_data(data, teacher, device, settings.training.seed)
     with training_progress(name) as show, graphs_of_a_training(device, captured=request.cuda_graphs) as graphs:
@@ -147,7 +147,7 @@ def publish(unfinished: Path, target: Path) -> None:
     Raises:
         OSError: When something else is there by now; the finished folder stays where it is.
     """
-    if holds_only_a_student(target):
+    if is_distill_output(target):
         shutil.rmtree(target)
     os.replace(unfinished, target)  # onto an empty folder at most
 

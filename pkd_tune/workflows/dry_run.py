@@ -16,9 +16,9 @@ from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning import cluster
 from pkd_tune.tuning.plan import StudyPlan
 from pkd_tune.tuning.resources import Resources
-from pkd_tune.tuning.runner import KEPT_WEIGHTS, disk_bytes
+from pkd_tune.tuning.runner import KEEP_BEST, disk_bytes
 from pkd_tune.tuning.sampling import REDUCTION, WARM_UP_TRIALS
-from pkd_tune.workflows.capacity import concurrency_text, fitting
+from pkd_tune.workflows.capacity import concurrency_text, limit_concurrency
 from pkd_tune.workflows.inputs import load_examples
 from pkd_tune.workflows.request import SearchRequest
 from pkd_tune.workflows.search import plan_search
@@ -37,7 +37,7 @@ def plan(request: SearchRequest) -> str:
     load_examples(task, data.data_dir, demo=request.options.demo)
     features = load_features(task, data.data_dir, data.student_dir, data.max_length)
     splits = selection_splits(task, features, data.select_on)
-    resources = fitting(request, resources, plans)
+    resources = limit_concurrency(request, resources, plans)
     torch.set_num_threads(resources.threads if device.type == "cpu" else torch.get_num_threads())
     costs = {}
     for depth in config.depths:
@@ -80,7 +80,7 @@ def cluster_resources(request: SearchRequest) -> Resources:
     assert request.options.address is not None
     with (
         tempfile.TemporaryDirectory() as folder,
-        cluster.joined_cluster(request.options.address, Path(folder) / "ray-start.log"),
+        cluster.connected_cluster(request.options.address, Path(folder) / "ray-start.log"),
     ):
         return cluster.cluster_resources(request.options.gpus, request.options.trials_per_gpu)
 
@@ -148,18 +148,18 @@ def plan_text(
     unit = {"cuda": "GPU-hours", "cpu": "core-hours"}[resources.device] if of_slots else "hours of this machine's CPU"
     share = 1.0 if not of_slots else resources.threads if resources.device == "cpu" else 1 / resources.trials_per_gpu
     elsewhere = "" if of_slots else " on this machine's CPU, for it has no GPU: on GPUs all times are shorter"
-    header = ["student", "method", "trials", "seeds", "epochs expected", "an epoch takes", "slot time"]
+    header = ["student", "method", "trials", "seeds", "epochs expected", "time per epoch", "slot time"]
     return "\n".join(
         [
             _table(header, rows),
             "",
             f"{concurrency_text(resources)}. "
             f"Rungs at evaluations {', '.join(map(str, rungs)) or 'none'} of {evaluations}.",
-            f"Teacher, unless it is there already: {teacher / 60:.1f} min.",
+            f"Teacher, unless it is cached: {teacher / 60:.1f} min.",
             f"Search and confirmation: about {expected / resources.count / 60:.1f} min, at most "
             f"{most / resources.count / 60:.1f} min if nothing is stopped early.",
             f"That is {expected / 3600 * share:.2f} {unit}, at most {most / 3600 * share:.2f}.",
-            f"Disk: at most {disk / 1e9:.2f} GB for the files of trials, of which the best {KEPT_WEIGHTS} a row stay, "
+            f"Disk: at most {disk / 1e9:.2f} GB for the files of trials, of which the best {KEEP_BEST} a row stay, "
             "and for exported students.",
             f"Timed alone, {TIMED_STEPS} steps a depth{elsewhere}; trials that run at once share the machine "
             "and may be slower.",

@@ -22,7 +22,7 @@ from pkd_tune.workflows.options import ExportOptions
 log = logging.getLogger(__name__)
 
 
-class ExportRefused(UserError):
+class ExportCheckError(UserError):
     """An exported model scores differently from the student it was made of."""
 
 
@@ -71,7 +71,7 @@ def export(request: ExportRequest) -> Exported:
     """Writes the folder of a student, scores each format in a fresh process, and writes the model card.
 
     Raises:
-        ExportRefused: When a format scores differently from the student; nothing is written then.
+        ExportCheckError: When a format scores differently from the student; nothing is written then.
     """
     # These take seconds to import, which a refused request need not wait for.
     from pkd_tune.deployment.conversion import write_formats
@@ -96,7 +96,7 @@ def export(request: ExportRequest) -> Exported:
         sizes = {name: len(split) for name, split in dev.items()}
         if refused := refusals(formats, request.student["metrics"]["score"], sizes):
             moved = f"is {request.folder} or the data in {request.data_dir} not what the search had?"
-            raise ExportRefused(
+            raise ExportCheckError(
                 *(
                     f"refused: {reason}; {moved if name == PYTORCH else f'leave out --{name}'}"
                     for name, reason in refused.items()

@@ -54,7 +54,7 @@ def export_finalists(
         studies: Say which trial is best.
         run_dir: Receives the folders.
         command: What was run, for the model card.
-        demo: Whether the data is the made-up corpus.
+        demo: Whether the data is the synthetic corpus.
         tolerance: By how many points the student to ship may fall short of the teacher.
         onnx: Whether the student to ship is measured as ONNX and int8 too.
 
@@ -227,11 +227,12 @@ def _rounding(sizes: Mapping[str, int]) -> float:
 
 
 def check_reproduced(student: dict[str, Any], sizes: Mapping[str, int], *, exactly: bool) -> None:
-    """Holds an exported student's score against its trial's: three examples of the smallest dev split, or one point,
-    are let pass, for another machine's rounding.
+    """Checks that an exported student scores what its trial did, within three examples of the smallest dev split or one
+    point, for another machine's rounding.
 
     The export is scored in fp32. A trial in bf16 can be further away without a fault: where a student's two classes
-    nearly tie, as they do when it has learnt nothing, rounding turns many of its predictions. That is said, no more.
+    nearly tie, as those of a student at the constant baseline do, rounding turns many of its predictions. Then there is
+    a warning only.
 
     Args:
         student: As summary.json has it.
@@ -250,7 +251,7 @@ def check_reproduced(student: dict[str, Any], sizes: Mapping[str, int], *, exact
 
 
 def _only_fp32(precision: Precision, resources: Resources) -> bool:
-    """Tells whether no trial can have been scored in bf16; of GPUs elsewhere nothing is known here."""
+    """Returns whether no trial can have been scored in bf16; of GPUs elsewhere nothing is known here."""
     return precision == "fp32" or (resources.device == "cpu" and not has_bf16("cpu"))
 
 

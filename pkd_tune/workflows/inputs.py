@@ -90,7 +90,7 @@ def check_length(folder: Path | None, flag: str, max_length: int, problems: Prob
     if folder is not None and max_length > length_limit(folder):
         model = f"{demo_asked}: the demo's model" if demo_asked else f"{flag} {folder}:"
         problems.add(
-            f"{model} reads at most {length_limit(folder)} word pieces, not {max_length}; "
+            f"{model} reads at most {length_limit(folder)} tokens, not {max_length}; "
             f"give --max-length {length_limit(folder)}"
         )
 
@@ -106,7 +106,7 @@ def student_init(init: Init, student_dir: Path) -> Init:
 
     Args:
         init: What was asked for, or is the default.
-        student_dir: The model students are cut from. A fine-tuned one is the teacher itself; what it was before
+        student_dir: The model students are initialised from. A fine-tuned one is the teacher itself; what it was before
             fine-tuning is not known, so that students start from the teacher's layers.
     """
     if init != "pretrained" or not has_classifier(student_dir):

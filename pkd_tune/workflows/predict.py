@@ -246,8 +246,10 @@ def model_problems(folder: Path, task: Task, max_length: int | None) -> list[str
         return wrong
     found = []
     if not has_classifier(folder):
-        found.append(f"--model {folder}: is pretrained only; fine-tune it with pkd_tune.finetune, or distil a student")
+        found.append(
+            f"--model {folder}: has no fine-tuned classifier; fine-tune it with pkd_tune.finetune, or distil a student"
+        )
     found += classifier_problems(folder, "--model", task)
     if max_length is not None and max_length > length_limit(folder):
-        found.append(f"--model {folder}: reads at most {length_limit(folder)} word pieces, not {max_length}")
+        found.append(f"--model {folder}: reads at most {length_limit(folder)} tokens, not {max_length}")
     return found

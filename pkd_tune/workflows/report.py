@@ -69,7 +69,7 @@ def write_reports(out: Path, *, with_latex: bool = False, tolerance: float | Non
     problems.raise_any()
     runs = [run for run in read if run is not None]
     for folder in sorted(folder for folder in out.glob("*/*") if folder.is_dir() and folder not in folders):
-        log.info("%s: no run, or one that has only just begun; left out", folder)
+        log.info("%s: left out: it has no trials yet, or is not a run", folder)
     unwritten = 0
     for run in runs:
         try:
@@ -123,7 +123,7 @@ def choose(runs: list[Run]) -> tuple[list[Run], list[str]]:
     real = [run for run in ended if not run.demo]
     notes = []
     if real and len(real) < len(ended):
-        notes.append(f"{plural(len(ended) - len(real), 'demo run')} left out: a made-up corpus is not GLUE.")
+        notes.append(f"{plural(len(ended) - len(real), 'demo run')} left out: its corpus is synthetic, not GLUE.")
     if ended and not real:
         notes.append("**All runs are demos, on made-up corpora: these are not GLUE scores.**")
     if len(ended) < len(runs):

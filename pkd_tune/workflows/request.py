@@ -120,7 +120,9 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
     if options.control_trials is not None and (options.control_trials or any(stage.keep for stage in stages)):
         check_controls(stages)
     if options.warm_start and sampler != "tpe":
-        raise UserError(f"--warm-start: earlier trials do not inform the sampler {sampler}; leave it out, or give tpe")
+        raise UserError(
+            f"--warm-start: --sampler {sampler} does not use earlier trials; leave it out, or give --sampler tpe"
+        )
     whole_grid = options.sampler == "grid" and space.sampler == "grid"
     trials = options.trials or (None if whole_grid else space.trials)
     control_trials = space.control_trials if options.control_trials is None else options.control_trials

@@ -150,5 +150,5 @@ def _is(record: dict[str, Any], key: str) -> str:
 
 
 def _follows_flag(key: str) -> bool:
-    """Tells whether a setting is one of several that a flag sets together, and not the one that is named for it."""
+    """Returns whether a setting is one of several that a flag sets together, and not the one that is named for it."""
     return key.endswith((".seed", ".precision")) and key not in FLAGS

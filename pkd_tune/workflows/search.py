@@ -16,9 +16,9 @@ from filelock import FileLock, Timeout
 
 from pkd_tune.config import UserError
 from pkd_tune.data.loading import load_features, selection_splits
-from pkd_tune.distillation.memory import release_memory
+from pkd_tune.distillation.allocator import release_memory
 from pkd_tune.distillation.plain import check_plain
-from pkd_tune.distillation.published import PUBLISHED
+from pkd_tune.distillation.published_settings import PUBLISHED
 from pkd_tune.distillation.student import checked_teacher_outputs
 from pkd_tune.distillation.teacher import Teacher, prepare_teacher
 from pkd_tune.encoders.folder import model_name, weight_bytes
@@ -49,8 +49,8 @@ from pkd_tune.tuning.runner import disk_bytes, run_search
 from pkd_tune.tuning.space import description
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.trial import TrialContext
-from pkd_tune.tuning.trial_tables import commonest_failure, evaluation_rows, trial_rows
-from pkd_tune.workflows.capacity import check_disk, concurrency_text, fitting
+from pkd_tune.tuning.trial_tables import evaluation_rows, most_common_failure, trial_rows
+from pkd_tune.workflows.capacity import check_disk, concurrency_text, limit_concurrency
 from pkd_tune.workflows.environment import check_environment
 from pkd_tune.workflows.finalists import export_finalists
 from pkd_tune.workflows.finished_run import SearchRun
@@ -84,7 +84,7 @@ def search(request: SearchRequest) -> SearchRun:
     record = json.loads(json.dumps(record, default=json_value))
     run_dir = begin_run_folder(request.out / data.task.name, name, record, new=options.new)
     with locked(run_dir), ExitStack() as stack:
-        resources = fitting(request, request.resources or join_cluster(request, run_dir, stack), plans)
+        resources = limit_concurrency(request, request.resources or join_cluster(request, run_dir, stack), plans)
         made = provenance(request.command, gpu_names())
         record |= {"id": secrets.token_hex(4), "resources": resources.record, "provenance": made}
         record |= {"data_from_here": relative_path(run_dir, data.data_dir)}
@@ -94,7 +94,7 @@ def search(request: SearchRequest) -> SearchRun:
         studies = open_studies(request, plans, run_dir)
         for source, trials_of in earlier.items():
             added = sum(studies.warm_start(key, str(source.resolve()), trials) for key, trials in trials_of.items())
-            log.info("%s: %s inform the search", source, plural(added, "trial"))
+            log.info("%s: %s are added to the sampler's history", source, plural(added, "trial"))
         location = location_of_run(run_dir, options.storage, record["id"])
         context = TrialContext(
             search=request.config,
@@ -108,7 +108,7 @@ def search(request: SearchRequest) -> SearchRun:
             of_trials = disk_bytes(weights, len(plans), resources)
             check_disk({context.artifacts.folder: of_trials, run_dir / BEST: len(plans) * weights})
             if options.address is None:
-                own = cluster.own_cluster(resources, run_dir / RAY_LOG, dashboard=options.ray_dashboard)
+                own = cluster.local_cluster(resources, run_dir / RAY_LOG, dashboard=options.ray_dashboard)
                 stack.enter_context(dashboard_address(run_dir, stack.enter_context(own)))
             run_search(
                 context,
@@ -177,7 +177,7 @@ def join_cluster(request: SearchRequest, run_dir: Path, stack: ExitStack) -> Res
     """
     options = request.options
     assert options.address is not None
-    stack.enter_context(cluster.joined_cluster(options.address, run_dir / RAY_LOG))
+    stack.enter_context(cluster.connected_cluster(options.address, run_dir / RAY_LOG))
     data_dir = request.config.data.data_dir
     data_dir.mkdir(parents=True, exist_ok=True)
     task_folder = request.config.data.task.folder
@@ -201,7 +201,9 @@ def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record:
     methods = ", ".join(stage.method for stage in config.stages)
     log.info("%s: %s at depths %s; %s", task.name, methods, depths, concurrency_text(resources))
     if 1 in config.depths and any(stage.method.startswith("pkd") for stage in config.stages):
-        log.warning("a student of one layer has no inner layer to imitate with; beta has no effect there")
+        log.warning(
+            "a student of one layer has no intermediate layer that could imitate; beta has no effect at that depth"
+        )
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     chosen = selection_splits(task, splits, data.select_on)
     with training_progress("teacher", data.select_on, quiet=request.options.quiet) as show:
@@ -247,8 +249,8 @@ def finish(
     write_rows(run_dir / TRIALS, trial_rows(studies))
     write_rows(run_dir / EVALUATIONS, evaluation_rows(studies))
     if studies.unfinished():
-        log.info("interrupted: writing the report of what there is; Ctrl-C again stops now")
-    log.info("exporting the best student of each depth, and scoring what was exported")
+        log.info("interrupted: writing a report of the trials so far; Ctrl-C again stops immediately")
+    log.info("exporting the best student of each depth, and scoring the exported students")
     options = request.options
     summary = export_finalists(
         context,
@@ -264,7 +266,7 @@ def finish(
     if studies.unfinished():
         return SearchRun(run_dir, "interrupted", remaining=studies.unfinished())
     if not summary["students"]:
-        return SearchRun(run_dir, "no student", reason=commonest_failure(studies) or "all were stopped early")
+        return SearchRun(run_dir, "no student", reason=most_common_failure(studies) or "all were stopped early")
     return SearchRun(run_dir)
 
 

@@ -64,7 +64,7 @@ def time_student(
     loss = DistillConfig(student_layers=depth, alpha=0.5, beta=100, temperature=10, strategy="skip", normalize=True)
     once = replace(config, student_training=replace(config.student_training, evaluations_per_epoch=1))
     model_pool = ModelPool(graphs=graphs)
-    student = train_student(once, splits, part, loss, device, model_pool, epochs=2, report=noting(ends))
+    student = train_student(once, splits, part, loss, device, model_pool, epochs=2, report=record_epoch_ends(ends))
     dev, precision = {name: splits[name] for name in task.dev_splits}, config.student_training.precision
     evaluation, _ = timed(lambda: evaluate(student, dev, task, precision=precision), device)
     return Cost(epoch=(ends[1] - ends[0]) * len(splits["train"]) / len(part), evaluation=evaluation)
@@ -146,13 +146,13 @@ def time_teacher(
     twice = TrainingConfig(epochs=2, evaluations_per_epoch=1, precision=config.student_training.precision)
     ends: list[float] = []
     train_step = TrainStep(model, graphs=graphs)
-    fit(train_step, Loss(), open_source(part, model), dev, task, twice, noting(ends))
+    fit(train_step, Loss(), open_source(part, model), dev, task, twice, record_epoch_ends(ends))
     outputs, _ = timed(lambda: predict(model, part, precision="fp32"), device)
     epochs = 0 if has_classifier(data.teacher_dir) else sum(each.epochs for each in config.teacher_trainings)
     return whole * (epochs * (ends[1] - ends[0]) + outputs)
 
 
-def noting(ends: list[float]) -> Callable[[Evaluation], None]:
+def record_epoch_ends(ends: list[float]) -> Callable[[Evaluation], None]:
     """Returns what notes when each epoch of a training ends; whoever has its score has waited for the GPU.
 
     From one end to the next there is nothing but steps. Loading a model, and on a GPU capturing a step for every

@@ -83,14 +83,14 @@ def test_row_problems_name_file_line_and_what_would_be_right(tmp_path: Path) -> 
         read_tsv(MRPC, path, "train")
     assert caught.value.problems == (
         f"{path}:3: 4 columns, but MRPC needs at least 5",
-        f"{path}:4: label 'yes' is none of MRPC's: 0, 1",
+        f"{path}:4: label 'yes' is not one of MRPC's: 0, 1",
         f"{path}:5: 1 columns, but MRPC needs at least 5",
     )
 
 
 def test_rows_without_header_count_from_line_1(tmp_path: Path) -> None:
     path = written(tmp_path, "src\t2\t\tsentence\n")
-    assert tsv_problems(COLA, path, "train") == [f"{path}:1: label '2' is none of CoLA's: 0, 1"]
+    assert tsv_problems(COLA, path, "train") == [f"{path}:1: label '2' is not one of CoLA's: 0, 1"]
 
 
 @pytest.mark.parametrize("label", ["5.001", "-0.1", "nan", "inf", "", "high"])
@@ -99,7 +99,7 @@ def test_a_label_outside_the_range_of_a_regression_is_refused(tmp_path: Path, la
     header = "\t".join(layout_of(task, "dev").header or ())
     row = "0\tgenre\tfile\t2012\t1\tnone\tnone\ta\tb\t"
     path = written(tmp_path, f"{header}\n{row}5.000\n{row}{label}\n")
-    assert tsv_problems(task, path, "dev") == [f"{path}:3: label {label!r} is none of STS-B's: numbers from 0 to 5"]
+    assert tsv_problems(task, path, "dev") == [f"{path}:3: label {label!r} is not one of STS-B's: numbers from 0 to 5"]
 
 
 def test_regression_labels_are_as_precise_as_the_hubs(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ Usage:
     classify = pipeline("text-classification", "PATH OR NAME OF THIS FOLDER")
     print(classify({"text": "First sentence .", "text_pair": "Second sentence ."}))
 
-Made with `python -m pkd_tune.search --task MRPC`.
+Trained with `python -m pkd_tune.search --task MRPC`.
 """
 
 

@@ -94,7 +94,7 @@ def test_student(case: dict[str, Any], arrays: Any, teacher: BertForSequenceClas
     kd_rounding = case["temperature"] ** 2 * torch.finfo(torch.float32).eps
     assert parts.kd.item() == pytest.approx(case["kd"], rel=1e-5, abs=kd_rounding)
     assert parts.pt.item() == pytest.approx(case.get("pt", 0.0), rel=1e-5)
-    # The original's total holds its patience term rounded to half precision; ours is not rounded.
+    # The original's total holds its intermediate-layer (PT) loss rounded to half precision; ours is not rounded.
     rounding = case["beta"] * abs(case.get("pt_original_half", 0.0) - case.get("pt", 0.0))
     assert parts.total.item() == pytest.approx(case["total"], rel=1e-5, abs=rounding + kd_rounding)
     parts.total.backward()

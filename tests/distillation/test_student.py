@@ -68,7 +68,7 @@ def test_a_student_learns_and_depends_on_its_settings_alone(student_data: Studen
     [
         ({"alpha": 0.0}, {"kd": False, "pt": True}),
         ({"beta": 0.0}, {"kd": True, "pt": False}),
-        ({"student_layers": 1}, {"kd": True, "pt": False}),  # one layer has no inner layer to imitate with
+        ({"student_layers": 1}, {"kd": True, "pt": False}),  # one layer has no intermediate layer to imitate with
         ({}, {"kd": True, "pt": True}),
     ],
 )

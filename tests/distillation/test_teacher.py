@@ -16,7 +16,7 @@ from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.student import compute_teacher_outputs, teacher_cache_folder
-from pkd_tune.distillation.teacher import GATE_MARGIN, Teacher, prepare_teacher
+from pkd_tune.distillation.teacher import MIN_TEACHER_MARGIN, Teacher, prepare_teacher
 from pkd_tune.encoders.folder import weights_key
 from pkd_tune.encoders.modeling import load_classifier, save_classifier
 
@@ -78,13 +78,13 @@ def test_dev_scores_are_computed_once_decide_about_the_teacher_and_survive_damag
         return prepare_teacher(TASK, splits, teacher.folder, tmp_path, [TEACHING], CPU, lambda evaluation: None).metrics
 
     assert scores(splits) == teacher.metrics
-    assert GATE_MARGIN == 2
+    assert MIN_TEACHER_MARGIN == 2
     (record,) = tmp_path.iterdir()
     whole = record.read_text()
     record.write_text(json.dumps({**teacher.metrics, "f1": 12.5}))
     assert scores(splits)["f1"] == 12.5
     assert scores({**splits, "dev": splits["train"]})["f1"] != 12.5  # other examples, another record
-    least = teacher.majority["score"] + GATE_MARGIN
+    least = teacher.majority["score"] + MIN_TEACHER_MARGIN
     record.write_text(json.dumps({**teacher.metrics, "score": least + 0.01}))
     assert scores(splits)["score"] == least + 0.01
     record.write_text(json.dumps({**teacher.metrics, "score": least - 0.01}))

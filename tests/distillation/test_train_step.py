@@ -312,7 +312,7 @@ def test_where_no_graph_fits_steps_stay_eager(caplog: pytest.LogCaptureFixture) 
 
 def test_graphs_of_a_stream_are_discarded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where weight decay is searched there are ever more: destroying some breaks the others, as on a GPU."""
-    monkeypatch.setattr(train_step_module, "MOST_GRAPHS", 10)
+    monkeypatch.setattr(train_step_module, "MAX_GRAPHS", 10)
     stream = EmulatedStream()
     student_data = made_up_student_data()
     model_pool = capturing_pool(student_data, 2, Graphs(stream.capture), resident=True)

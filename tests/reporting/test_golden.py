@@ -17,9 +17,9 @@ if __name__ == "__main__":
 from recorded_run import write_run
 
 from pkd_tune.files import read_json, write_json
-from pkd_tune.reporting.background import background
 from pkd_tune.reporting.document import markdown
 from pkd_tune.reporting.run import read_run
+from pkd_tune.reporting.run_details import background
 from pkd_tune.reporting.run_report import results
 
 GOLDEN = Path(__file__).with_name("golden")

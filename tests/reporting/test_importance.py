@@ -10,7 +10,7 @@ from recorded_run import write_run
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
-from pkd_tune.reporting.importance import FEWEST_TRIALS, SHUFFLES, TREES, importances, tried, without_importances
+from pkd_tune.reporting.importance import MIN_TRIALS, SHUFFLES, TREES, importances, tried, without_importances
 from pkd_tune.reporting.run import Run, read_run
 
 
@@ -59,23 +59,23 @@ def test_as_scikit_learn_finds_them(run: Run) -> None:
 
 
 def test_few_trials_have_none(run: Run) -> None:
-    assert importances(search_of(run, FEWEST_TRIALS - 1), 3, "pkd") is None
-    assert importances(search_of(run, FEWEST_TRIALS), 3, "pkd") is not None
-    assert importances(search_of(run, FEWEST_TRIALS), 2, "pkd") is None
+    assert importances(search_of(run, MIN_TRIALS - 1), 3, "pkd") is None
+    assert importances(search_of(run, MIN_TRIALS), 3, "pkd") is not None
+    assert importances(search_of(run, MIN_TRIALS), 2, "pkd") is None
 
 
 def test_what_has_none_is_named_with_what_it_lacks(run: Run) -> None:
-    (said,) = without_importances(search_of(run, FEWEST_TRIALS - 1))
+    (said,) = without_importances(search_of(run, MIN_TRIALS - 1))
     assert said == (
         "Hyperparameter importances are not available for PKD with 2 layers (0 complete) and PKD with 3 layers (7 "
         "complete): they need 8 complete trials with different hyperparameters. A larger `--trials` adds trials, "
         "unless the search space is exhausted."
     )
-    (said,) = without_importances(search_of(run, FEWEST_TRIALS))
+    (said,) = without_importances(search_of(run, MIN_TRIALS))
     assert "2 layers (0 complete): " in said
     assert "3 layers" not in said
     record = {**run.record, "search": {**run.search, "depths": [3]}}
-    assert list(without_importances(replace(search_of(run, FEWEST_TRIALS), record=record))) == []
+    assert list(without_importances(replace(search_of(run, MIN_TRIALS), record=record))) == []
 
 
 def test_settings_that_never_differ_have_none(run: Run) -> None:

@@ -9,7 +9,7 @@ from plotly.offline import get_plotlyjs
 
 from pkd_tune.reporting.document import Bullets, Heading, Table, Text, literal
 from pkd_tune.reporting.figures import Axis, Figure, Panel, Parallel, Series
-from pkd_tune.reporting.methods import Look
+from pkd_tune.reporting.methods import SeriesStyle
 from pkd_tune.reporting.page import page, panel_figure, parallel_figure, plot_sections
 
 
@@ -38,7 +38,7 @@ def test_the_page_loads_nothing(reported: Path) -> None:
 
 def test_the_table_comes_first_and_the_making_last(reported: Path) -> None:
     text = (reported / "report.html").read_text(encoding="utf-8")
-    parts = ['<div class="table"', "<h2>Plots</h2>", "<h2>Trials</h2>", "<h2>How this run was made</h2>", "plotly.js v"]
+    parts = ['<div class="table"', "<h2>Plots</h2>", "<h2>Trials</h2>", "<h2>Run details</h2>", "plotly.js v"]
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
 
@@ -57,7 +57,7 @@ def test_every_plot_has_axes_with_titles(reported: Path) -> None:
 
 def test_words_of_the_records_cannot_become_markup() -> None:
     bad = "</script><script>alert(1)</script>"
-    series = Series(name=bad, look=Look(), x=[1.0], y=[2.0], labels=[bad])
+    series = Series(name=bad, look=SeriesStyle(), x=[1.0], y=[2.0], labels=[bad])
     figure = Figure(name="a", title=bad, caption=bad, panels=[Panel(title=bad, x=bad, y=bad, series=[series])])
     axis = Axis(name=bad, values=[0.0], low=0.0, high=1.0, ticks=[0.0], texts=[bad])
     text = page(bad, [Text(literal(bad))], plot_sections([figure], [Parallel(title=bad, axes=[axis])]))
@@ -90,9 +90,9 @@ def test_elements_become_html() -> None:
 
 
 def test_gaps_and_looks_reach_plotly() -> None:
-    look = Look("#0077BB", "dash", "square")
+    look = SeriesStyle("#0077BB", "dash", "square")
     line = Series(name="a", look=look, x=[1.0, 2.0], y=[1.0, float("nan")], kind="step", labels=["p", "q"])
-    points = Series(name="b", look=Look(), x=[1.0], y=[1.0], kind="points", hollow=True, error=[0.5])
+    points = Series(name="b", look=SeriesStyle(), x=[1.0], y=[1.0], kind="points", hollow=True, error=[0.5])
     figure = json.loads(panel_figure(Panel(title="t", x="x", y="y", series=[line, points], log_y=True)).to_json())
     first, second = figure["data"]
     assert first["y"] == [1.0, None]
@@ -106,7 +106,7 @@ def test_gaps_and_looks_reach_plotly() -> None:
 
 def test_a_logarithmic_axis_has_few_round_ticks() -> None:
     values = [0.04, 0.9, float("nan"), 0.0]
-    series = Series(name="a", look=Look(), x=[1.0, 2.0, 3.0, 4.0], y=values)
+    series = Series(name="a", look=SeriesStyle(), x=[1.0, 2.0, 3.0, 4.0], y=values)
     axis = panel_figure(Panel(title="t", x="x", y="y", series=[series], log_y=True)).layout.yaxis
     assert list(axis.ticktext) == ["0.05", "0.1", "0.2", "0.5", "1"]
 

@@ -7,11 +7,13 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from pkd_tune.reporting.figures import SCORE_COLOURS, Axis, Figure, Panel, Parallel, Series
-from pkd_tune.reporting.methods import Look
+from pkd_tune.reporting.methods import SeriesStyle
 from pkd_tune.reporting.plots import draw_parallels, write_plots
 
-LINE = Series(name="a", look=Look("#0077BB", "dash", "square"), x=[1.0, 2.0], y=[float("nan"), 2.0], error=[0.1, 0.2])
-BARS = Series(name="b", look=Look(), x=[1.0, 2.0], y=["alpha", "beta"], kind="bars", error=[0.1, 0.2])
+LINE = Series(
+    name="a", look=SeriesStyle("#0077BB", "dash", "square"), x=[1.0, 2.0], y=[float("nan"), 2.0], error=[0.1, 0.2]
+)
+BARS = Series(name="b", look=SeriesStyle(), x=[1.0, 2.0], y=["alpha", "beta"], kind="bars", error=[0.1, 0.2])
 
 
 def figure(name: str, *panels: Panel) -> Figure:
@@ -33,7 +35,7 @@ def test_every_figure_of_a_report_is_an_svg_and_a_pdf_file_with_real_text(report
 
 
 def test_the_same_figure_is_the_same_file_and_old_ones_go(tmp_path: Path) -> None:
-    panel = Panel(title="p", x="x", y="y", series=[LINE], log_y=True, whole_x=True)
+    panel = Panel(title="p", x="x", y="y", series=[LINE], log_y=True, integer_x=True)
     bars = Panel(title="p", x="x", y="", series=[BARS])
     write_plots([figure("one", panel), figure("two", bars, bars, bars, bars), figure("none")], [], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [*("one.pdf", "one.svg", "two.pdf", "two.svg")]

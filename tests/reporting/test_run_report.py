@@ -12,16 +12,16 @@ from recorded_run import write_run
 
 from pkd_tune.config import SelectOn, UserError
 from pkd_tune.files import read_json, write_json
-from pkd_tune.reporting.background import background
 from pkd_tune.reporting.document import markdown
 from pkd_tune.reporting.run import read_run, write_rows
-from pkd_tune.reporting.run_report import learnt_nothing, results, write_report
+from pkd_tune.reporting.run_details import run_details
+from pkd_tune.reporting.run_report import is_at_baseline, results, write_report
 
 
 def text_of(run: Path) -> str:
     """Returns report.md without drawing anything."""
     read = read_run(run)
-    return markdown([*results(read), *background(read)])
+    return markdown([*results(read), *run_details(read)])
 
 
 def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
@@ -106,7 +106,7 @@ def test_a_single_confirmation_has_no_deviation(tmp_path: Path) -> None:
 )
 def test_a_margin_separates_learning_from_chance(metrics: dict[str, float], points: float, expected: bool) -> None:
     teacher = {"examples": 1000, "majority": {**metrics, "score": 0.0}}
-    assert learnt_nothing({"metrics": {**metrics, "score": points}}, teacher) == expected
+    assert is_at_baseline({"metrics": {**metrics, "score": points}}, teacher) == expected
 
 
 def test_the_temperature_of_a_regression_is_not_shown(tmp_path: Path) -> None:
@@ -132,9 +132,9 @@ def test_a_student_that_learnt_nothing_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
     summary = read_json(run / "summary.json")
     student, teacher = summary["students"][0], summary["teacher"]
-    assert not learnt_nothing(student, teacher)
+    assert not is_at_baseline(student, teacher)
     student["metrics"] = teacher["majority"]
-    assert learnt_nothing(student, teacher)
+    assert is_at_baseline(student, teacher)
     write_json(run / "summary.json", summary)
     assert "PKD, 2 layers: no better than a constant prediction of the most frequent class" in text_of(run)
 
@@ -174,7 +174,7 @@ def test_settings_without_effect_are_not_shown(tmp_path: Path) -> None:
     assert [("α" in row, "T " in row, "β" in row or "skip" in row or "last" in row) for row in rows.values()] == [
         (False, False, False),  # fine-tuned
         (True, True, False),  # KD
-        (True, True, False),  # PKD of one layer has no inner layer to imitate with
+        (True, True, False),  # PKD of one layer has no intermediate layer to imitate with
     ]
     assert "A student of one layer has no intermediate layer" in text
 
@@ -192,7 +192,7 @@ def test_what_the_trainings_took_counts_cores_and_shares_of_gpus(
 ) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm")
     change(run / "run.json", lambda record: record.update(resources=resources))
-    assert f"All trainings took {cost} in total, without teacher and export." in text_of(run)
+    assert f"All training runs together took {cost} in total, without teacher and export." in text_of(run)
 
 
 def test_a_search_cut_short_says_so(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_the_terms_of_a_loss_add_up_to_it(run: Run) -> None:
 
 
 def test_cosines_are_those_of_the_best_evaluation(run: Run) -> None:
-    (three,) = cosines(run).panels  # a student of two layers has one inner layer, which is no line
+    (three,) = cosines(run).panels  # a student of two layers has one intermediate layer, which is no line
     assert three.title == "3 layers"
     (student,) = [s for s in run.students if (s["layers"], s["method"]) == (3, "pkd")]
     rows = run.evaluations.query("depth == 3 and method == 'pkd' and stage == 'search' and trial == @student['trial']")

@@ -45,11 +45,11 @@ def test_copies_do_not_stay(nodes: tuple[ArtifactStore, ArtifactStore]) -> None:
     one.publish("weights")
     assert list(one.folder.iterdir()) == []
     two.fetch("weights")
-    two.forget("weights")
+    two.evict("weights")
     assert list(two.folder.iterdir()) == []
     two.fetch("weights")
-    two.forget_all()
-    two.forget_all()  # once more does no harm
+    two.evict_all()
+    two.evict_all()  # once more does no harm
     assert not two.folder.exists()
     assert two.fetch("weights").read_bytes() == b"first"
 
@@ -72,9 +72,9 @@ def test_a_uri_where_files_can_be_kept_is_left_as_it_was(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("uri", "says"),
     [
-        ("foo://bar", r"no files can be kept there \(Unrecognized filesystem type"),
-        ("file://{}/file/below", r"no files can be kept there \(.*Not a directory"),
-        ("mock:///memory", "what is written there is gone again"),  # it is another one each time
+        ("foo://bar", r"files cannot be kept there \(Unrecognized filesystem type"),
+        ("file://{}/file/below", r"files cannot be kept there \(.*Not a directory"),
+        ("mock:///memory", "a file written there cannot be read back"),  # it is another one each time
     ],
 )
 def test_a_uri_that_does_not_serve_is_one_clear_line(tmp_path: Path, uri: str, says: str) -> None:
@@ -90,8 +90,8 @@ def test_a_shared_folder_needs_no_copies(tmp_path: Path) -> None:
     assert artifacts.fetch("weights") == tmp_path / "weights"
     artifacts.path("weights").write_bytes(b"first")
     artifacts.publish("weights")
-    artifacts.forget("weights")
-    artifacts.forget_all()
+    artifacts.evict("weights")
+    artifacts.evict_all()
     assert artifacts.names() == {"weights"}
     artifacts.delete("weights")
     assert artifacts.names() == set()

@@ -38,7 +38,7 @@ def test_our_ray_listens_on_loopback_only_and_leaves_sigterm_alone(
     monkeypatch.setenv("RAY_TMPDIR", str(long))
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with cluster.own_cluster(Resources(), tmp_path / "log"):
+        with cluster.local_cluster(Resources(), tmp_path / "log"):
             assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
             worker = ray.get(ray.remote(lambda: os.getpid()).remote())
             processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
@@ -49,7 +49,7 @@ def test_our_ray_listens_on_loopback_only_and_leaves_sigterm_alone(
             assert all((getattr(each, "ipv4_mapped", None) or each).is_loopback for each in listening), listening
             with (
                 pytest.raises(UserError, match=r"Ray did not start \(.*twice.*/log says more"),
-                cluster.own_cluster(Resources(), tmp_path / "log"),
+                cluster.local_cluster(Resources(), tmp_path / "log"),
             ):
                 pass
     finally:
@@ -75,7 +75,7 @@ def test_the_session_is_private_and_gone_at_the_end_and_so_are_rays_variables(
     def seen() -> tuple[str | None, Path]:
         return os.environ.get("OMP_WAIT_POLICY"), cluster.node_folder()
 
-    with cluster.own_cluster(Resources(), tmp_path / "log"):
+    with cluster.local_cluster(Resources(), tmp_path / "log"):
         policy, folder = ray.get(seen.remote())
         (session,) = short_folder.iterdir()
         assert stat.S_IMODE(session.stat().st_mode) == 0o700
@@ -102,7 +102,7 @@ def test_every_start_has_a_token_of_its_own_that_no_file_holds(tmp_path: Path, m
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv(cluster.AUTH_TOKEN, "the user's, for a cluster of theirs")
     monkeypatch.delenv(cluster.AUTH_MODE, raising=False)
-    with cluster.own_cluster(Resources(), tmp_path / "log"):
+    with cluster.local_cluster(Resources(), tmp_path / "log"):
         token = os.environ[cluster.AUTH_TOKEN]
         assert re.fullmatch(r"[0-9a-f]{64}", token)
         assert ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).remote()) == token
@@ -130,7 +130,7 @@ def test_a_session_without_a_token_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(cluster.AUTH_MODE, "disabled")
-    with cluster.own_cluster(Resources(), tmp_path / "log"):
+    with cluster.local_cluster(Resources(), tmp_path / "log"):
         pass
     assert "RAY_AUTH_MODE=disabled is set: every user of this machine can run code as you" in caplog.text
 
@@ -141,15 +141,15 @@ def test_what_ray_refuses_of_ours_is_a_bug_and_not_the_users_mistake(
     monkeypatch.setattr(cluster, "OBJECT_STORE_BYTES", 1)
     with (
         pytest.raises(ValueError, match="object store"),
-        cluster.own_cluster(Resources(), tmp_path / "log"),
+        cluster.local_cluster(Resources(), tmp_path / "log"),
     ):
         pass
 
 
 def test_no_cluster_at_an_address_is_one_clear_line(tmp_path: Path) -> None:
     with (
-        pytest.raises(UserError, match=r"--address 127.0.0.1:1: no Ray cluster answers there"),
-        cluster.joined_cluster("127.0.0.1:1", tmp_path / "log"),
+        pytest.raises(UserError, match=r"--address 127.0.0.1:1: no Ray cluster answers at this address"),
+        cluster.connected_cluster("127.0.0.1:1", tmp_path / "log"),
     ):
         pass
 
@@ -159,7 +159,7 @@ def test_no_cluster_at_an_address_is_one_clear_line(tmp_path: Path) -> None:
 def test_sixteen_trials_share_eight_gpus_and_each_sees_one(context: TrialContext, tmp_path: Path) -> None:
     studies = Studies(tmp_path / "study.log", [StudyPlan(study_key=StudyKey(1, "pkd"), quota=16, parameters=ALPHA)])
     resources = Resources(gpus=8, trials_per_gpu=2)
-    with cluster.own_cluster(resources, tmp_path / "log"):
+    with cluster.local_cluster(resources, tmp_path / "log"):
         rows = search(replace(context, resources=resources), studies, trainables.together)
     assert [row["state"] for row in rows].count("failed") == 0
     seen = [path.read_text() for path in context.artifacts.folder.glob("*.here")]
@@ -173,7 +173,7 @@ def test_a_node_that_does_not_see_a_place_is_named(tmp_path: Path) -> None:
     machine = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 2**27}
     machines = Cluster(initialize_head=True, head_node_args=machine)
     try:
-        with cluster.joined_cluster(machines.address, tmp_path / "log"):
+        with cluster.connected_cluster(machines.address, tmp_path / "log"):
             places = [("--data-dir", str(tmp_path / "data")), ("--storage", "mock:///far")]
             with pytest.raises(UserError) as raised:
                 cluster.check_shared(places)
@@ -205,7 +205,7 @@ def test_a_lost_node_costs_nothing_but_time(context: TrialContext, tmp_path: Pat
         machines.remove_node(nodes[0], allow_graceful=False)
 
     try:
-        with cluster.joined_cluster(machines.address, tmp_path / "log"):
+        with cluster.connected_cluster(machines.address, tmp_path / "log"):
             assert cluster.cluster_resources(0, None) == TWO
             cluster.check_shared([("--out", str(tmp_path)), ("--storage", f"file://{tmp_path}/far")])
             loser = threading.Thread(target=lose_one)

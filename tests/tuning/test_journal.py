@@ -65,7 +65,7 @@ def test_complete_trials_of_another_run_inform_the_same_study(other_run: Path) -
 def test_trials_outside_the_space_inform_nothing(other_run: Path) -> None:
     elsewhere, more = Float(0.95, 1.0, log=False), Choice((1, 2))
     for parameters in ({**PARAMETERS, "alpha": elsewhere}, {**PARAMETERS, "beta": more}):
-        with pytest.raises(UserError, match=r"no finished trial there lies inside this space \(for 1-layer-pkd\)"):
+        with pytest.raises(UserError, match=r"no complete trial of it lies inside this space \(for 1-layer-pkd\)"):
             finished_trials(other_run, "RTE", [plan(1, 4, parameters=parameters)])
 
 
@@ -82,7 +82,7 @@ def test_what_another_run_was_informed_by_informs_nobody_else(other_run: Path, t
 def test_what_is_no_run_of_the_task_is_refused(other_run: Path, tmp_path: Path) -> None:
     for damage in ("no JSON", "[]", "{}", '{"search": []}'):
         (tmp_path / "run.json").write_text(damage)
-        with pytest.raises(UserError, match="not a run's folder; give one like results/RTE/"):
+        with pytest.raises(UserError, match="not a run folder; give one like results/RTE/"):
             finished_trials(tmp_path, "RTE", [plan(1, 4)])
     with pytest.raises(UserError, match="is a run of RTE; give one of MRPC"):
         finished_trials(other_run, "MRPC", [plan(1, 4)])

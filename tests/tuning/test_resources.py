@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pkd_tune.config import UserError
-from pkd_tune.tuning.resources import Resources, choose_resources, gpu_names, resources_among, share_cores
+from pkd_tune.tuning.resources import Resources, choose_resources, gpu_names, resolve_resources, share_cores
 
 
 def test_cpu_has_a_concurrent_trial_per_core() -> None:
@@ -29,14 +29,14 @@ def test_more_gpus_than_there_are_is_an_error_that_counts_them() -> None:
 
 
 def test_trials_share_gpus_where_there_are_some() -> None:
-    shared = resources_among(8, 16, 4, 2)
+    shared = resolve_resources(8, 16, 4, 2)
     assert shared == Resources(gpus=4, trials_per_gpu=2)
     assert (shared.device, shared.count, shared.trial_resources) == ("cuda", 8, {"cpu": 1, "gpu": 0.5})
     assert shared.record == {"device": "cuda", "count": 8, "per_gpu": 2, "threads": 1, "eager": None}
-    assert resources_among(8, 16, None, None) == Resources(gpus=8)
+    assert resolve_resources(8, 16, None, None) == Resources(gpus=8)
     for found, gpus in ((0, None), (8, 0)):
         with pytest.raises(UserError, match="--trials-per-gpu 2: trials run on the CPU; leave it out"):
-            resources_among(found, 16, gpus, 2)
+            resolve_resources(found, 16, gpus, 2)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from pkd_tune.tuning.artifacts import ArtifactStore
 from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
 from pkd_tune.tuning.ray_bridge import StudySearcher
 from pkd_tune.tuning.resources import Resources
-from pkd_tune.tuning.runner import KEPT_WEIGHTS, TrialCleanup, disk_bytes, remove_leftovers
+from pkd_tune.tuning.runner import KEEP_BEST, TrialCleanup, delete_stale_files, disk_bytes
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.trial import TrialContext
 from pkd_tune.tuning.trial_tables import trial_rows
@@ -31,7 +31,7 @@ from pkd_tune.tuning.trial_tables import trial_rows
 @pytest.fixture(scope="module")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Ray on two cores, for all searches of this module."""
-    with cluster.own_cluster(TWO, tmp_path_factory.mktemp("ray") / "log"):
+    with cluster.local_cluster(TWO, tmp_path_factory.mktemp("ray") / "log"):
         yield
 
 
@@ -169,23 +169,21 @@ def test_the_most_that_files_of_trials_take() -> None:
 
 def test_weights_and_states_of_a_killed_search_do_not_pile_up(tmp_path: Path) -> None:
     study_key = StudyKey(2, "pkd")
-    studies = Studies(
-        tmp_path / "study.log", [StudyPlan(study_key=study_key, quota=KEPT_WEIGHTS + 2, parameters=ALPHA)]
-    )
+    studies = Studies(tmp_path / "study.log", [StudyPlan(study_key=study_key, quota=KEEP_BEST + 2, parameters=ALPHA)])
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    for number in range(KEPT_WEIGHTS + 2):
+    for number in range(KEEP_BEST + 2):
         asked = studies.ask()
         assert asked is not None
-        if number <= KEPT_WEIGHTS:
+        if number <= KEEP_BEST:
             studies.report(asked[0], 1, 70.0 + number, {"epoch": 1.0})
             studies.complete(asked[0])
         for kind in ("safetensors", "training", "safetensors.partial"):
             (folder / f"{TrialId(study_key, 'search', number).name}.{kind}").touch()
-    remove_leftovers(studies, ArtifactStore(folder))
+    delete_stale_files(studies, ArtifactStore(folder))
     assert sorted(path.name for path in folder.iterdir()) == [
-        *(f"2-layer-pkd-trial-000{number}.safetensors" for number in range(1, KEPT_WEIGHTS + 1)),
-        f"2-layer-pkd-trial-000{KEPT_WEIGHTS + 1}.training",  # still running: it goes on from there
+        *(f"2-layer-pkd-trial-000{number}.safetensors" for number in range(1, KEEP_BEST + 1)),
+        f"2-layer-pkd-trial-000{KEEP_BEST + 1}.training",  # still running: it goes on from there
     ]
 
 

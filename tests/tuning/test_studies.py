@@ -13,7 +13,7 @@ from pkd_tune.tuning.plan import StudyKey, TrialId
 from pkd_tune.tuning.sampling import WARM_UP_TRIALS
 from pkd_tune.tuning.space import Choice
 from pkd_tune.tuning.studies import Studies
-from pkd_tune.tuning.trial_tables import commonest_failure, evaluation_rows, trial_rows
+from pkd_tune.tuning.trial_tables import evaluation_rows, most_common_failure, trial_rows
 
 
 def test_studies_are_interleaved_until_all_have_their_quota(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_failed_trial_keeps_its_reason_and_uses_its_quota(tmp_path: Path) -> N
     (row,) = trial_rows(studies)
     assert (row["state"], row["error"]) == ("failed", "the loss was not finite at step 3 of 9")
     assert row["score"] is None
-    assert commonest_failure(studies) == "the loss was not finite at step 3 of 9"
+    assert most_common_failure(studies) == "the loss was not finite at step 3 of 9"
 
 
 def test_what_a_dead_driver_left_running_goes_on_under_its_own_number(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from pkd_tune.workflows import capacity
 from pkd_tune.workflows.capacity import (
     check_disk,
     cpu_bytes,
-    fitting,
-    outputs_to_come,
+    limit_concurrency,
+    meta_teacher_outputs,
     per_gpu,
 )
 from pkd_tune.workflows.gpu_check import TrialMemory
@@ -62,12 +62,12 @@ def test_a_trial_needs_what_was_measured_and_a_larger_model_more(request_: Searc
 
 def test_trials_take_the_cores_that_others_leave(request_: SearchRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "free_bytes", lambda: 10**12)
-    assert fitting(request_, EIGHT, plans(40)) == EIGHT
-    assert fitting(request_, EIGHT, plans(3)) == Resources(cpu_trials=3, threads=2)
+    assert limit_concurrency(request_, EIGHT, plans(40)) == EIGHT
+    assert limit_concurrency(request_, EIGHT, plans(3)) == Resources(cpu_trials=3, threads=2)
     confirming = replace(request_, config=replace(request_.config, seeds=4))
-    assert fitting(confirming, EIGHT, plans(3)) == Resources(cpu_trials=4, threads=2)
+    assert limit_concurrency(confirming, EIGHT, plans(3)) == Resources(cpu_trials=4, threads=2)
     cluster = replace(request_, options=replace(request_.options, address="auto"))
-    assert fitting(cluster, EIGHT, plans(3)) == EIGHT  # whose memory this machine does not know
+    assert limit_concurrency(cluster, EIGHT, plans(3)) == EIGHT  # whose memory this machine does not know
 
 
 def test_a_config_that_says_little_is_a_bert_base(request_: SearchRequest, tmp_path: Path) -> None:
@@ -83,10 +83,10 @@ def test_no_more_trials_run_at_once_than_memory_has_room_for(
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr(capacity, "free_bytes", lambda: 2 * cpu_bytes(request_.config) + 1)
-    assert fitting(request_, EIGHT, plans(40)) == Resources(cpu_trials=2, threads=4)
+    assert limit_concurrency(request_, EIGHT, plans(40)) == Resources(cpu_trials=2, threads=4)
     assert "memory has room for 2 trials at once" in caplog.text
     monkeypatch.setattr(capacity, "free_bytes", lambda: 1)
-    assert fitting(request_, EIGHT, plans(40)).count == 1
+    assert limit_concurrency(request_, EIGHT, plans(40)).count == 1
 
 
 def test_a_gpu_takes_as_many_trials_as_it_has_memory_and_cores_for() -> None:
@@ -106,7 +106,7 @@ def on_gpus(
     monkeypatch.setattr(capacity, "why_not_captured", lambda config: None)
     memory = TrialMemory(gpu=5 * 10**9, host=host, gpu_free=79 * 10**9)
     monkeypatch.setattr(capacity, "measure_trial", lambda config, captured: memory)
-    return lambda quota, **options: fitting(
+    return lambda quota, **options: limit_concurrency(
         replace(request, options=replace(request.options, **options)), Resources(gpus=gpus), plans(quota)
     )
 
@@ -161,7 +161,7 @@ def test_what_the_teacher_will_say_is_known_in_advance(request_: SearchRequest) 
     split = load_features(TASKS["MRPC"], data.data_dir, data.student_dir, data.max_length)["train"]
     teacher = prepare(request_, EIGHT, request_.out, {})
     said = compute_teacher_outputs(data, teacher.folder, teacher.key, torch.device("cpu"))["train"]
-    to_come = outputs_to_come(config, len(split))
+    to_come = meta_teacher_outputs(config, len(split))
     for name in ("logits_NC", "cls_NLH", "row_of_example_N"):
         one, other = getattr(said, name), getattr(to_come, name)
         assert (one.shape, one.dtype) == (other.shape, other.dtype)

@@ -49,7 +49,7 @@ def test_nothing_else_is_lost(tmp_path: Path, other: str) -> None:
         case _:
             (target / "result.json").unlink()
     before = contents(target)
-    said = f"--to {target}: there is something in it; give a new folder, or empty this one"
+    said = f"--to {target}: it is not empty; give a new folder, or empty this one"
     assert problems_of(target) == [said]
     unfinished = write_student(tmp_path / ".unfinished", seed=2)
     with pytest.raises(OSError, match="not empty"):

@@ -38,8 +38,14 @@ def test_a_search_records_that_students_start_from_the_finetuned_teacher(
         (("--space", "paper", "--control-trials", "3"), r"--control-trials: the space searches kd and pkd in stages"),
         (("--space", "paper", "--control-trials", "0"), r"--control-trials: the space searches kd and pkd in stages"),
         (("--methods", "pkd", "--control-trials", "4"), r"--control-trials: none of the methods is a control"),
-        (("--warm-start", "run", "--sampler", "random"), r"--warm-start: .* do not inform the sampler random"),
-        (("--warm-start", "run", "--space", "paper"), r"--warm-start: .* do not inform the sampler grid"),
+        (
+            ("--warm-start", "run", "--sampler", "random"),
+            r"--warm-start: .*random does not use earlier trials",
+        ),
+        (
+            ("--warm-start", "run", "--space", "paper"),
+            r"--warm-start: .*grid does not use earlier trials",
+        ),
         (("--tolerance", "-1"), r"--tolerance must be at least 0, but got -1\.0"),
         (("--tolerance", "inf"), r"--tolerance must be finite"),
     ],
@@ -56,7 +62,7 @@ def test_the_demo_blames_the_space_for_examples_its_model_cannot_read(tmp_path: 
     flags = ("--task", "MRPC", "--gpus", "0", "--demo", "--data-dir", str(tmp_path), "--out", str(tmp_path / "results"))
     with pytest.raises(UserError) as raised:
         search_request(*flags, "--space", "paper")
-    says = "the demo's model reads at most 64 word pieces, not 128; give --max-length 64"
+    says = "the demo's model reads at most 64 tokens, not 128; give --max-length 64"
     assert raised.value.problems == (f"--space paper: {says}",)
     with pytest.raises(UserError, match="--max-length: the demo's model reads"):
         search_request(*flags, "--max-length", "128")

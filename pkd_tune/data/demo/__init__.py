@@ -112,7 +112,7 @@ def write_demo(data_dir: Path, task: str = "MRPC", *, seed: int = 0) -> Path:
         foreign = [data_dir / name for name in made if (data_dir / name).exists() and name not in record["files"]]
         if foreign:
             raise UserError(
-                *(f"{path} is not a file of the demo: choose another data folder, or move it" for path in foreign)
+                *(f"{path} was not written by --demo: choose another --data-dir, or move it" for path in foreign)
             )
         record["files"] |= made
         write_json(record_path, record)

@@ -1,7 +1,7 @@
 import pytest
 
 from pkd_tune.config import DistillConfig, UserError
-from pkd_tune.distillation.published import PUBLISHED, Published, published
+from pkd_tune.distillation.published_settings import PUBLISHED, Published, published
 
 
 def test_known_winners() -> None:

@@ -31,14 +31,14 @@ _DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 _REASONS_SHOWN = 10
 
 
-def background(run: Run) -> list[Element]:
+def run_details(run: Run) -> list[Element]:
     """Returns the elements of the second half of the report."""
     elements: list[Element] = []
     if (run.folder / TRIALS).exists():
         elements += [Heading("Trials"), _counts(run)]
         if reasons := _reasons(run.trials):
             elements.append(Bullets(reasons))
-    elements.append(Heading("How this run was made"))
+    elements.append(Heading("Run details"))
     if run.students:
         elements.append(_students(run))
     return [*elements, Bullets(_facts(run))]
@@ -112,7 +112,9 @@ def _facts(run: Run) -> list[str]:
     facts.append(f"Content hashes: {', '.join(content)}.")
     facts.append(f"Started {made['started']}.")
     if (seconds := run.trials["seconds"].sum()) > 0:
-        facts.append(f"All trainings took {_cost(seconds, resources)} in total, without teacher and export.")
+        facts.append(
+            f"All training runs together took {_cost(seconds, resources)} in total, without teacher and export."
+        )
     files = [f"every training: `{TRIALS}`", f"every evaluation: `{EVALUATIONS}`"] if len(run.trials) else []
     if (run.folder / RAY).is_dir():
         files.append(f"TensorBoard: `tensorboard --logdir {RAY}`")
@@ -137,7 +139,7 @@ def _search(run: Run) -> str:
         shares.append(f"{search['control_trials']} for each control")
     depths = search["depths"]
     at = f"depth {depths[0]}" if len(depths) == 1 else f"depths {listed(depths)}"
-    stopped = "; trials that fall behind are stopped early" if (run.trials["state"] == "stopped early").any() else ""
+    stopped = "; trials with low scores are stopped early" if (run.trials["state"] == "stopped early").any() else ""
     return (
         f"Search: {' and '.join(shares)} at {at}; {_SAMPLERS[search['sampler']]}, one study per depth and method, seed "
         f"{search['seed']}; hyperparameters and epochs selected on {_SELECTED_ON[run.holdout]}{stopped}."

@@ -9,7 +9,7 @@ from typing import Any
 from ray import tune
 
 from pkd_tune.files import JOURNAL, RAY, RAY_LOG
-from pkd_tune.tuning.cluster import own_cluster
+from pkd_tune.tuning.cluster import local_cluster
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.ray_bridge import StudyScheduler, StudySearcher
 from pkd_tune.tuning.resources import Resources
@@ -27,7 +27,7 @@ def report_seconds(reports: int, folder: Path) -> list[float]:
     studies = Studies(folder / JOURNAL, [StudyPlan(study_key=StudyKey(1, "finetuned"), quota=1, parameters={})])
     answer = folder / "seconds.json"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    with own_cluster(resources, folder / RAY_LOG):
+    with local_cluster(resources, folder / RAY_LOG):
         tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(_report, reports=reports, answer=answer), resources.trial_resources

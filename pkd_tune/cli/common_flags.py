@@ -68,7 +68,7 @@ def add_data_flags(parser: Parser) -> None:
     add(
         "--demo",
         action="store_true",
-        help="use a small made-up corpus (of a GLUE task, or of `tickets`) and model: nothing is downloaded",
+        help="use a small synthetic corpus (of a GLUE task, or of `tickets`) and model: nothing is downloaded",
     )
     add(
         "--data-dir",
