@@ -279,7 +279,7 @@ class DataConfig:
     teacher_dir: Path
     """Hugging Face folder the teacher starts from, with the teacher's tokenizer."""
     student_dir: Path
-    """Hugging Face folder of the encoder that students are initialised from, with its tokenizer; often the teacher's."""
+    """Hugging Face folder of the encoder students are initialised from, with its tokenizer; often the teacher's."""
     max_length: int = 128
     """Longest example in tokens; longer ones are truncated. The paper uses 128."""
     init: Init = "pretrained"

@@ -61,7 +61,7 @@ def test_demos_and_unfinished_runs_are_left_out_and_named(tmp_path: Path) -> Non
     counted, notes = choose([demo, begun, real])
     assert counted == [real]
     assert notes == [
-        "1 demo run left out: demo runs use a synthetic corpus, which is not GLUE.",
+        "1 demo run left out: its corpus is synthetic, not GLUE.",
         "Not finished and left out: `RTE/begun`.",
     ]
     assert choose([begun])[0] == []

@@ -107,8 +107,9 @@ def is_at_baseline(student: dict[str, Any], teacher: dict[str, Any]) -> bool:
     """Returns whether a student's dev score is indistinguishable from that of a constant prediction.
 
     The score is compared with the baseline (the most frequent class, or the mean label) plus a margin. The margin is
-    0.05 points, which is rounding: a model that predicts one class scores the baseline exactly. A correlation also differs from 0 by chance: under independence the standard error of a correlation over N
-    examples is about 1 / √N, so where the first metric is a correlation the margin is 100 / √N points.
+    0.05 points, which is rounding: a model that predicts one class scores the baseline exactly. A correlation also
+    differs from 0 by chance: under independence the standard error of a correlation over N examples is about 1 / √N, so
+    where the first metric is a correlation the margin is 100 / √N points.
 
     Args:
         student: Student of summary.json.

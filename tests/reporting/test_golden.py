@@ -19,7 +19,7 @@ from recorded_run import write_run
 from pkd_tune.files import read_json, write_json
 from pkd_tune.reporting.document import markdown
 from pkd_tune.reporting.run import read_run
-from pkd_tune.reporting.run_details import background
+from pkd_tune.reporting.run_details import run_details
 from pkd_tune.reporting.run_report import results
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {"trials": 6, "control_trials": 4, "methods": ("pkd", "k
 def whole(folder: Path) -> str:
     """Returns the whole report of a run with everything: a failed, an interrupted and several stopped trials."""
     run = read_run(write_run(folder))
-    return markdown([*results(run), *background(run)])
+    return markdown([*results(run), *run_details(run)])
 
 
 def results_of(folder: Path, **arguments: Any) -> str:

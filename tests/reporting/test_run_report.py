@@ -136,7 +136,7 @@ def test_a_student_that_learnt_nothing_is_named(tmp_path: Path) -> None:
     student["metrics"] = teacher["majority"]
     assert is_at_baseline(student, teacher)
     write_json(run / "summary.json", summary)
-    assert "PKD, 2 layers: no better than a constant prediction of the most frequent class" in text_of(run)
+    assert "PKD, 2 layers: the student does not beat the constant baseline, which predicts the most" in text_of(run)
 
 
 UNEQUAL = "Intervals do not account for tuning"
