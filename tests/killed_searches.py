@@ -18,10 +18,12 @@ Recorded = dict[tuple[str, int], FrozenTrial]
 
 
 def start(home: Path, *flags: str) -> subprocess.Popen[str]:
-    """Starts a search; what it says goes to the end of output.txt."""
+    """Starts a search with a temporary folder of its own; what it says goes to the end of output.txt."""
     command = [sys.executable, "-m", "pkd_tune.search", *FLAGS, *flags]
     with (home / "output.txt").open("a") as output:
-        return subprocess.Popen(command, cwd=home, stderr=output, text=True, start_new_session=True)
+        (home / "tmp").mkdir(exist_ok=True)
+        environment = {**os.environ, "TMPDIR": str(home / "tmp"), "RAY_TMPDIR": str(home / "tmp")}
+        return subprocess.Popen(command, cwd=home, env=environment, stderr=output, text=True, start_new_session=True)
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -297,7 +297,7 @@ def _download(name: str, data_dir: Path) -> Path:
     elsewhere = f"put its folder at {data_dir / 'models' / 'pretrained' / name} (see --data-dir), or try --demo"
     try:
         if online:  # otherwise snapshot_download() would hide a refusal behind half a model in the cache
-            HfApi().model_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            HfApi().model_info(name, revision="main", timeout=constants.HF_HUB_ETAG_TIMEOUT)
         folder = Path(snapshot_download(name, allow_patterns=list(_MODEL_FILES)))
     except HFValidationError as error:
         raise UserError(f"pretrained model {name!r} is neither a folder nor a valid model name on the hub") from error
