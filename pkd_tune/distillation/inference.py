@@ -1,11 +1,11 @@
-"""A model in evaluation mode on whole splits: its outputs, predictions and metrics, and its similarity to its teacher.
+"""Predictions and metrics of a model on whole splits, and its similarity to its teacher.
 
 Shape suffixes: N examples of a split, B examples of a batch, C classes, L layers, K imitated layers, H hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pkd_tune.config import Precision, Task
-from pkd_tune.data.batches import SCORING_TOKENS, Batch, collate, scoring_batches
+from pkd_tune.data.batches import Batch
 from pkd_tune.data.metrics import predictions, score
 from pkd_tune.data.tokens import Split
-from pkd_tune.encoders.modeling import Output, run
-from pkd_tune.encoders.precision import mixed_precision
+from pkd_tune.encoders.inference import outputs
+from pkd_tune.encoders.modeling import Output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -114,13 +114,3 @@ def predict(
         if similarity is not None:
             similarity.update(split.name, batch, output)
     return logits_NC
-
-
-def outputs(model: PreTrainedModel, split: Split, *, precision: Precision) -> Iterator[tuple[Batch, Output]]:
-    """Yields every example once, in batches of similar length, with the model's output in evaluation mode."""
-    model.eval()
-    for example_ids in scoring_batches(split.lengths, SCORING_TOKENS[model.device.type]):
-        batch = collate(split, example_ids, model.device, model.config.pad_token_id)
-        with torch.inference_mode(), mixed_precision(model.device, precision):
-            output = run(model, batch)
-        yield batch, output

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pkd_tune.data.tokens import Split
-from pkd_tune.distillation.inference import outputs
+from pkd_tune.encoders.inference import outputs
 from pkd_tune.files import LOCK_MODE, atomic_path
 
 if TYPE_CHECKING:

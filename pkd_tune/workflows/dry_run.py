@@ -11,6 +11,7 @@ from pkd_tune.config import DataConfig, SearchConfig
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.distillation.train_step import graphs_of_a_training
 from pkd_tune.encoders.folder import family_of, layer_count, weight_bytes
+from pkd_tune.files import RAY_LOG
 from pkd_tune.reporting.document import Table, markdown
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning import cluster
@@ -80,7 +81,7 @@ def cluster_resources(request: SearchRequest) -> Resources:
     assert request.options.address is not None
     with (
         tempfile.TemporaryDirectory() as folder,
-        cluster.connected_cluster(request.options.address, Path(folder) / "ray-start.log"),
+        cluster.connected_cluster(request.options.address, Path(folder) / RAY_LOG),
     ):
         return cluster.cluster_resources(request.options.gpus, request.options.trials_per_gpu)
 
@@ -115,7 +116,7 @@ def plan_text(
     Args:
         config: Of the search.
         plans: Of its studies.
-        slots: Where its trials would run.
+        resources: Where its trials would run.
         costs: By depth.
         teacher: Seconds that the teacher takes.
         disk: Bytes that the files of trials and the exported students take.

@@ -27,6 +27,7 @@ from pkd_tune.distillation.layer_map import teacher_layers
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.encoders.folder import model_name
 from pkd_tune.encoders.precision import has_bf16
+from pkd_tune.files import BEST
 from pkd_tune.reporting.verdict import choose_student, verdict_text
 from pkd_tune.tuning.journal import FILE, evaluations
 from pkd_tune.tuning.plan import StudyKey, TrialId
@@ -86,7 +87,7 @@ def export_finalists(
         settings = studies.settings(study_key, best)
         target = (
             run_dir
-            / "best"
+            / BEST
             / (f"{study_key.depth}-layer" + ("" if study_key.method == "pkd" else f"-{study_key.method}"))
         )
         weights = trial_file(context, studies, TrialId(study_key, "search", best.number))
