@@ -163,7 +163,7 @@ def test_a_folder_of_other_things_is_refused_before_anything_is_trained(run: Run
     code, output, errors = run(distill, "--teacher", "tiny", "--method", "kd", "--layers", "2", *QUICK, "--to", to)
     assert (code, output) == (2, "")
     assert len(errors.splitlines()) == 1
-    assert f"--to {(home / to).resolve()}: there is something in it" in errors
+    assert f"--to {(home / to).resolve()}: it is not empty" in errors
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()} == before
 
 
@@ -176,7 +176,7 @@ def test_a_folder_of_the_default_name_is_not_emptied_either(run: Run, teacher: s
     (folder / "onnx").mkdir()
     code, _, errors = run(distill, *flags)
     assert code == 2
-    assert f"--to {folder}: there is something in it" in errors
+    assert f"--to {folder}: it is not empty" in errors
     assert (folder / "onnx").is_dir()
 
 

@@ -81,7 +81,7 @@ MISTAKES = {
     ),
     "seeds": (_unchanged, ("--seeds", "-1"), ["--seeds must be at least 0, but got -1"]),
     "grid": (_unchanged, ("--sampler", "grid"), ["--sampler grid: the space has ranges"]),
-    "warm": (_unchanged, ("--warm-start", "data"), ["--warm-start", "not a run's folder"]),
+    "warm": (_unchanged, ("--warm-start", "data"), ["--warm-start", "not a run folder"]),
     "logger": (_unchanged, ("--log", "wandb"), ["--log wandb", 'pip install "pkd_tune[wandb]"']),
     "timeout": (_unchanged, ("--trial-timeout", "0"), ["--trial-timeout must be above 0"]),
     "shared-gpu": (_unchanged, ("--trials-per-gpu", "0"), ["--trials-per-gpu must be above 0"]),

@@ -223,6 +223,6 @@ def test_running_out_of_memory_halves_the_batch_and_keeps_the_training(
     for one, other in zip(whole, halves, strict=True):
         assert other.losses == pytest.approx(one.losses, rel=1e-2)
         assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=2e-2)
-    assert "batches are now split in two" in caplog.text
+    assert "split into two micro-batches" in caplog.text
     with pytest.raises(MemoryError, match="lower batch_size"):
         trained(7)

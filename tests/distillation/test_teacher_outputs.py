@@ -128,7 +128,7 @@ def test_a_file_of_another_origin_is_named_and_built_again(
         os.replace(foreign, path)
     with caplog.at_level(logging.WARNING):
         rebuilt = teacher_outputs(tmp_path, split, "t", lambda: teacher, verify=verify)
-    assert f"{path} is damaged, or of another teacher or split" in caplog.text
+    assert f"{path} is damaged, or belongs to another teacher or split" in caplog.text
     assert torch.equal(rebuilt.logits_NC, expected)
     assert path.read_bytes() == whole
 

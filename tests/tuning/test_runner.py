@@ -89,7 +89,7 @@ def test_a_killed_process_costs_its_trial_an_epoch_at_most_and_a_hung_one_is_giv
         assert trial.intermediate_values == {e.number: e.metrics["score"] for e in seen}
     assert rows[2]["error"] == "took longer than 0.05 seconds"
     log = (tmp_path / "run.log").read_text()
-    assert "it is restarted" in log
+    assert "the trial is restarted" in log
     assert "File" in log  # where the last one hung
 
 
