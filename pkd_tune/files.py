@@ -188,6 +188,8 @@ def machine_failure(error: BaseException) -> str | None:
     while error.__cause__ is not None and not isinstance(error, OSError | MemoryError):
         error = error.__cause__
     number = errno.ENOMEM if isinstance(error, MemoryError) else _error_number(error)
+    if isinstance(error, MemoryError) and str(error):
+        return str(error)  # which has a remedy of its own
     if number not in REMEDIES:
         return None
     where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""

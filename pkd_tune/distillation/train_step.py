@@ -56,6 +56,10 @@ MAX_GRAPHS = 512
 _WEIGHTS = ("alpha", "beta", "temperature")  # numbers of a loss that change between replays of a captured step
 
 
+class BatchTooLargeError(MemoryError):
+    """Not even half a batch fits into the memory of the device."""
+
+
 def make_optimizer(
     parameters: Sequence[tuple[str, torch.nn.Parameter]], learning_rate: float | Tensor, *, capturable: bool
 ) -> torch.optim.AdamW:
@@ -217,7 +221,7 @@ class TrainStep:
         all later ones, in later trainings with batches as large too. Where it runs out again, no more is captured.
 
         Raises:
-            MemoryError: When not even half a batch fits.
+            BatchTooLargeError: When not even half a batch fits.
             RuntimeError: When a step cannot be captured, for any reason but memory. CUDA cannot be used in this process
                 afterwards: torch considers it to be still capturing.
         """
@@ -235,7 +239,9 @@ class TrainStep:
         release_memory()
         if not self._in_memory(lambda: self._do(inputs)):
             self.optimizer.zero_grad(set_to_none=True)
-            raise MemoryError(f"out of memory with batches of {self.config.batch_size} in halves; lower batch_size")
+            raise BatchTooLargeError(
+                f"out of memory with batches of {self.config.batch_size} in halves; lower batch_size"
+            )
 
     def _in_memory(self, work: Work) -> bool:
         """Does some work; returns False where memory ran out, when everything that the error held is free again."""

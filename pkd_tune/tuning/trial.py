@@ -26,7 +26,7 @@ from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError
 from pkd_tune.distillation.student import ModelPool, StudentData, distill, open_student_data
 from pkd_tune.distillation.teacher import Teacher
-from pkd_tune.distillation.train_step import stream_graphs
+from pkd_tune.distillation.train_step import BatchTooLargeError, stream_graphs
 from pkd_tune.files import REASON_LENGTH, machine_failure
 from pkd_tune.tuning import trial_process
 from pkd_tune.tuning.artifacts import ArtifactStore
@@ -91,6 +91,9 @@ def run_trial(config: dict[str, Any], *, context: TrialContext) -> None:
         tune.report({"finished": json.dumps(official), "file": file})
     except TrainingDivergedError as error:
         tune.report({"failure": str(error)})  # a matter of the settings; the process stays usable
+    except BatchTooLargeError as error:
+        trial_process.mark_for_replacement(f"the trial before ended with {type(error).__name__}")
+        tune.report({"failure": str(error)})
     except SURROUNDINGS as error:
         trial_process.mark_for_replacement(f"the trial before ended with {type(error).__name__}")
         reason = machine_failure(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -129,7 +129,7 @@ def test_a_teacher_given_as_its_finetuned_folder_finds_its_outputs(data: DataCon
     given = replace(data, teacher_dir=teacher.folder)
     compute_teacher_outputs(given, teacher.folder, weights_key(teacher.folder), CPU)
     assert sorted(cache.glob("*.safetensors")) == computed
-    assert {path.name.split("-")[0] for path in computed} == {"train", "dev", "test"}
+    assert {path.name.rsplit("-", 1)[0] for path in computed} == {"train", "dev", "test"}
 
 
 def test_a_classifier_is_no_teacher_for_a_regression(tiny_data: Path, tmp_path: Path) -> None:
