@@ -218,7 +218,7 @@ def test_the_latest_run_is_the_default(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("flags", "says"),
-    [((), "no run below results/"), (("results/MRPC/tiny",), "results/MRPC/tiny: no study.log there")],
+    [((), "no run under results/"), (("results/MRPC/tiny",), "results/MRPC/tiny: no study.log there")],
 )
 def test_a_mistake_is_one_line(
     tmp_path: Path,

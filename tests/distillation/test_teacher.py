@@ -148,5 +148,5 @@ def test_a_regression_teacher_must_beat_the_mean(tiny_data: Path, tmp_path: Path
     flat = load_classifier(tiny, (), seed=0)
     flat.classifier.weight.data.zero_()
     save_classifier(flat, tiny, tmp_path / "flat")
-    with pytest.raises(UserError, match=r"scores 0\.0 on STS-B dev, .* mean label, which scores 0\.0, by 2"):
+    with pytest.raises(UserError, match=r"scores 0\.0 on STS-B dev, .* mean label, which scores 0\.0, and reach 2"):
         prepare_teacher(task, splits, tmp_path / "flat", tmp_path, [TEACHING], CPU, print)

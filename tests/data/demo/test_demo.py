@@ -82,7 +82,7 @@ def test_files_of_another_origin_are_left_alone(tmp_path: Path) -> None:
     real.parent.mkdir(parents=True)
     real.write_text("the real one\n", encoding="utf-8")
     before = contents(tmp_path)
-    with pytest.raises(UserError, match=r"RTE.train\.tsv is not a file of the demo"):
+    with pytest.raises(UserError, match=r"RTE.train\.tsv was not written by --demo"):
         write_demo(tmp_path, "RTE")
     assert contents(tmp_path) == before
     # The others still work.
