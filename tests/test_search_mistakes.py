@@ -92,7 +92,7 @@ MISTAKES = {
         ["--ray-dashboard", "--address", "leave it out"],
     ),
     "flag": (_unchanged, ("--trails", "5"), ["--trails", "did you mean --trials?"]),
-    "space": (_unchanged, ("--space", "no.toml"), ["--space no.toml", "no such file"]),
+    "space": (_unchanged, ("--space", "no.toml"), ["--space no.toml", "neither a file nor a shipped space"]),
     "hub-data": (_no_task_folder, (), ["--data-dir", "--demo"]),
     "hub-model": (_unchanged, ("--teacher", "someone/some-bert"), ["someone/some-bert", "--data-dir", "--demo"]),
     "out": (_unchanged, ("--out", "/proc/results"), ["--out /proc/results", "cannot be written to"]),

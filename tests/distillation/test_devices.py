@@ -28,8 +28,15 @@ def library(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     return once("cuda-guard", compile_guard) / "guard.so"
 
 
-@pytest.mark.parametrize("flags", [["resident"], [], ["resident", "projection"]], ids=" ".join)
-def test_a_training_keeps_to_its_gpu_and_no_step_waits_for_it(library: Path, flags: list[str]) -> None:
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param((), marks=pytest.mark.slow, id="from memory"),
+        pytest.param(("resident",), marks=pytest.mark.slow, id="resident"),
+        pytest.param(("resident", "projection"), id="resident, with a projection"),
+    ],
+)
+def test_a_training_keeps_to_its_gpu_and_no_step_waits_for_it(library: Path, flags: tuple[str, ...]) -> None:
     script = Path(__file__).parents[1] / "fake_cuda.py"
     done = subprocess.run([sys.executable, script, library, *flags], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -75,7 +75,7 @@ def test_what_another_run_was_informed_by_informs_nobody_else(other_run: Path, t
     (folder / "run.json").write_text((other_run / "run.json").read_text())
     studies = opened(folder, plan(1, 4))
     studies.warm_start(StudyKey(1, "pkd"), "other", finished_trials(other_run, "RTE", [plan(1, 4)])[StudyKey(1, "pkd")])
-    with pytest.raises(UserError, match="no finished trial"):
+    with pytest.raises(UserError, match="no complete trial"):
         finished_trials(folder, "RTE", [plan(1, 4)])
 
 

@@ -117,6 +117,7 @@ def test_a_process_that_has_grown_is_replaced_and_the_log_says_so(
     assert "1-layer-pkd-trial-0003: started in a new process: its process holds" in log
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_search_in_one_line_and_uses_up_no_trial(
     context: TrialContext, tiny_space: Path, tmp_path: Path, small_disk: Path
 ) -> None:

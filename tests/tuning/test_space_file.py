@@ -238,7 +238,7 @@ def test_all_mistakes_are_reported_together_each_with_where_it_was_made(tmp_path
 
 
 def test_an_unknown_space_lists_the_shipped_ones(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--space nowhere: no such file, .*default, demo, paper"):
+    with pytest.raises(UserError, match=r"--space nowhere: neither a file nor a shipped space .*default, demo, paper"):
         find_space("nowhere")
     path = own(tmp_path, "")
     assert find_space(path) == path.resolve()
