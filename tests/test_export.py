@@ -253,7 +253,7 @@ MISTAKES = {
     ),
     "data-dir": (_unchanged, (RUN, "--layers", "1", *TO, "--data-dir", "nowhere"), ["nowhere, which holds the dev"]),
     "dev": (_no_dev, (RUN, "--layers", "1", *TO), ["dev.tsv"]),
-    "full": (_full, (RUN, "--layers", "1", *TO), ["--to", "something in it; give a new folder, or empty this one"]),
+    "full": (_full, (RUN, "--layers", "1", *TO), ["--to", "it is not empty; give a new folder, or empty this one"]),
     "file": (_file, (RUN, "--layers", "1", *TO), ["--to", "is a file; give a new folder"]),
     "working-folder": (_unchanged, (RUN, "--layers", "1", "--to", "."), ["--to", "it is not empty"]),
 }
