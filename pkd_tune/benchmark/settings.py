@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from pkd_tune.benchmark.interleaving import Workload
 from pkd_tune.config import Precision, UserError
-from pkd_tune.data.find import find_trainable
 from pkd_tune.data.hub import find_pretrained
 from pkd_tune.data.loading import check_source, load_features
+from pkd_tune.data.task import find_trainable
 from pkd_tune.encoders.folder import BERT_BASE, encoder_problems, sizes
 from pkd_tune.encoders.precision import check_precision, has_bf16
 from pkd_tune.reporting.formatting import plural

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pkd_tune.config import Task, UserError
-from pkd_tune.data.find import find_task
 from pkd_tune.data.loading import check_source, load_raw
-from pkd_tune.data.task import task_of_record
+from pkd_tune.data.task import find_task, task_of_record
 from pkd_tune.encoders.folder import WEIGHTS
 from pkd_tune.files import MODEL_CARD, atomic_folder
 from pkd_tune.reporting.document import plain

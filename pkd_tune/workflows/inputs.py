@@ -6,9 +6,9 @@ from pathlib import Path
 from pkd_tune.config import Init, Precision, Task
 from pkd_tune.data.demo import demo_task
 from pkd_tune.data.examples import RawSplit
-from pkd_tune.data.find import find_trainable
 from pkd_tune.data.hub import find_pretrained
 from pkd_tune.data.loading import check_source, load_raw, source_notes
+from pkd_tune.data.task import find_trainable
 from pkd_tune.encoders.folder import classifier_problems, encoder_problems, has_classifier, length_limit
 from pkd_tune.encoders.precision import check_precision
 from pkd_tune.tuning.resources import Resources, choose_resources

@@ -12,14 +12,13 @@ import pandas as pd
 
 from pkd_tune.config import Task, TaskSplit, UserError
 from pkd_tune.data.demo import demo_task
-from pkd_tune.data.find import find_task
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.hub import find_pretrained
 from pkd_tune.data.loading import check_source, load_features
 from pkd_tune.data.metrics import predictions, split_metrics
 from pkd_tune.data.submission import row_problems, write_submission
 from pkd_tune.data.tables import read_table
-from pkd_tune.data.task import find_split
+from pkd_tune.data.task import find_split, find_task
 from pkd_tune.data.tokens import Split
 from pkd_tune.encoders.folder import (
     classifier_problems,

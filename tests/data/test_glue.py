@@ -10,8 +10,8 @@ from glue_files import hub_config, layout_of
 
 import pkd_tune
 from pkd_tune.config import Task, UserError
-from pkd_tune.data.find import find_task, find_trainable
 from pkd_tune.data.glue import TASKS
+from pkd_tune.data.task import find_task, find_trainable
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,9 @@ import pytest
 from tickets import QUEUES, TASK_FILE, ticket_rows, write_csv, write_tickets
 
 from pkd_tune.config import Task, UserError
-from pkd_tune.data.find import find_task
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import check_source, load_raw, source_notes
-from pkd_tune.data.task import task_of_record
+from pkd_tune.data.task import find_task, task_of_record
 from pkd_tune.files import json_value
 
 

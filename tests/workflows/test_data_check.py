@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from tickets import ticket_rows, write_csv, write_tickets
 
-from pkd_tune.data.find import find_task
 from pkd_tune.data.loading import load_raw
+from pkd_tune.data.task import find_task
 from pkd_tune.workflows.data_check import check, duplicate_notes, label_table, length_table, understood
 from pkd_tune.workflows.options import SearchOptions
 from pkd_tune.workflows.request import resolve_search
