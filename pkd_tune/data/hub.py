@@ -21,24 +21,14 @@ from huggingface_hub import constants
 from pkd_tune.config import HubDataset, Task, UserError
 from pkd_tune.data.examples import RawSplit, examples_of
 from pkd_tune.data.tables import Table
+from pkd_tune.data.tokens import TOKENIZER_FILES
 from pkd_tune.files import machine_failure, read_json
 
 if TYPE_CHECKING:
     import datasets
 
 # Not *.bin: loading a pickle can run code.
-_MODEL_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "*.safetensors",
-    "model.safetensors.index.json",
-)
+_MODEL_FILES = ("config.json", *TOKENIZER_FILES, "*.safetensors", "model.safetensors.index.json")
 
 
 def hub_reachable(timeout_s: float = constants.HF_HUB_ETAG_TIMEOUT) -> bool:
