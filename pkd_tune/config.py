@@ -6,7 +6,7 @@ Standard library only: every room may import this module.
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 Strategy = Literal["skip", "last"]
 Init = Literal["pretrained", "teacher", "teacher-skip"]
@@ -85,6 +85,9 @@ class DistillConfig:
     """Which teacher layers the student's intermediate layers imitate."""
     normalize: bool
     """Whether [CLS] states are scaled to length 1 before they are compared."""
+    init: Init = "pretrained"
+    """What the student starts from: the first k layers of the pretrained model (the paper's way), the first k layers of
+    the fine-tuned teacher, or every (N/k)-th layer of it up to its top."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -101,6 +104,8 @@ class DistillConfig:
                 problems.append(f"{name} must be finite, but got {value}")
         if self.strategy not in ("skip", "last"):
             problems.append(f"strategy must be skip or last, but got {self.strategy!r}")
+        if self.init not in get_args(Init):
+            problems.append(f"init must be one of {', '.join(get_args(Init))}, but got {self.init!r}")
         if problems:
             raise UserError(*problems)
 
@@ -282,9 +287,6 @@ class DataConfig:
     """Hugging Face folder of the encoder students are initialised from, with its tokenizer; often the teacher's."""
     max_length: int = 128
     """Longest example in tokens; longer ones are truncated. The paper uses 128."""
-    init: Init = "pretrained"
-    """What students start from: the first k layers of the pretrained model (the paper's way), the first k layers of the
-    fine-tuned teacher, or every (N/k)-th layer of it up to its top."""
     select_on: SelectOn = "dev"
     """Which examples choose epochs, trials and the teacher: the official dev split, as in the paper, or a part of the
     training split."""
@@ -308,7 +310,7 @@ class SearchConfig:
     teacher_trainings: tuple[TrainingConfig, ...]
     """How the teacher is fine-tuned, and the best of them kept; unused where its folder holds a classifier already."""
     student_training: TrainingConfig
-    """How students are trained; each trial brings its own learning rate."""
+    """How students are trained; each trial brings its own learning rate, epochs, and whatever else its space has."""
     depths: tuple[int, ...]
     """Student depths to search, each in a study of its own."""
     stages: tuple[SearchStage, ...]

@@ -10,7 +10,7 @@ from pkd_tune.files import EVALUATIONS, PLOTS, RAY, TRIALS
 from pkd_tune.reporting.document import Bullets, Element, Heading, Table, code, literal
 from pkd_tune.reporting.formatting import listed, number_text, plural, setting_text
 from pkd_tune.reporting.methods import METHOD_INFO, is_regression, student_title, unused_settings
-from pkd_tune.reporting.run import STATES, Run
+from pkd_tune.reporting.run import STATES, Run, fixed_value
 
 _SAMPLERS = {
     "tpe": "TPE (Tree-structured Parzen Estimator)",
@@ -80,15 +80,11 @@ def _students(run: Run) -> Table:
 
 def _facts(run: Run) -> list[str]:
     search, made, resources = run.search, run.record["provenance"], run.record["resources"]
-    training = search["student_training"]
     facts = [f"Command: {code(made['command'])}"]
     facts += [f"Continued with: {code(command)}" for command in run.record.get("continued_with", [])]
     if run.teacher:
         facts.append(f"Teacher: {_teacher(run.teacher, search['teacher_trainings'])}")
-    facts.append(
-        f"Students: {_INITS[search['data']['init']]}, {plural(training['epochs'], 'epoch')}, batch size "
-        f"{training['batch_size']}, maximum length {search['data']['max_length']} tokens, seed {training['seed']}."
-    )
+    facts.append(f"Students: {', '.join(_students_have(run))}.")
     facts += [f"{METHOD_INFO[method].title}: {METHOD_INFO[method].description}." for method in run.methods]
     facts.append(_search(run))
     if search["seeds"]:
@@ -119,6 +115,19 @@ def _facts(run: Run) -> list[str]:
     if (run.folder / RAY).is_dir():
         files.append(f"TensorBoard: `tensorboard --logdir {RAY}`")
     return [*facts, f"In this folder: {'; '.join([*files, f'plots for papers: `{PLOTS}/`'])}."]
+
+
+def _students_have(run: Run) -> list[str]:
+    """Returns what all students of the search have in common besides their hyperparameters."""
+    search, space = run.search, run.record["space"]
+    epochs, init = (fixed_value(space[name]) for name in ("epochs", "init"))
+    return [
+        *([_INITS[init]] if init is not None else []),
+        *([plural(epochs, "epoch")] if epochs is not None else []),
+        *([f"batch size {search['student_training']['batch_size']}"] if "batch_size" not in space else []),
+        f"maximum length {search['data']['max_length']} tokens",
+        f"seed {search['student_training']['seed']}",
+    ]
 
 
 def _search(run: Run) -> str:
@@ -154,7 +163,8 @@ def _effective(run: Run) -> list[str]:
         for depth in run.search["depths"]
         for method in run.methods
     ]
-    return [name for name in run.record["space"] if not all(name in each for each in unused)]
+    said = [name for name in ("epochs", "init") if fixed_value(run.record["space"][name]) is not None]
+    return [name for name in run.record["space"] if name not in said and not all(name in each for each in unused)]
 
 
 def _cost(seconds: float, resources: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from pkd_tune.reporting.importance import without_importances
 from pkd_tune.reporting.latex import latex_table
 from pkd_tune.reporting.methods import METHOD_INFO, is_regression, student_title, unused_settings
 from pkd_tune.reporting.published_scores import PUBLISHED_NOTE, compares, published_dev, published_table
-from pkd_tune.reporting.run import ENDED, Run, read_run
+from pkd_tune.reporting.run import ENDED, Run, fixed_value, read_run
 from pkd_tune.reporting.run_details import run_details
 from pkd_tune.reporting.verdict import verdict_text
 
@@ -165,7 +165,7 @@ def _results(run: Run, teacher: dict[str, Any]) -> Table:
                 f"{student['search_score']:.1f} (best of {student['trials_ended']})",
                 *costs(student),
                 *published[number : number + 1],
-                _settings_text(student),
+                _settings_text(run, student),
             ]
         )
     groups.append(len(rows))
@@ -182,9 +182,13 @@ def _confirmed_text(student: dict[str, Any]) -> str:
     return f"{spread_text(confirmed['mean'], confirmed['sd'])} (n = {len(confirmed['scores'])})"
 
 
-def _settings_text(student: dict[str, Any]) -> str:
-    """Returns the hyperparameters of a student in one line, without those that have no effect."""
+def _settings_text(run: Run, student: dict[str, Any]) -> str:
+    """Returns the hyperparameters of a student in one line, without those that have no effect.
+
+    Epochs and initialisation are left out where they are those of all students.
+    """
     unused = unused_settings(student["method"], student["layers"], regression=is_regression(student["metrics"]))
+    unused |= {name for name in ("epochs", "init") if fixed_value(run.record["space"][name]) is not None}
     words = []
     for name, value in student["settings"].items():
         if name in unused:
@@ -192,6 +196,8 @@ def _settings_text(student: dict[str, Any]) -> str:
         match name:
             case "strategy":
                 words.append(str(value))
+            case "epochs":
+                words.append(plural(value, "epoch"))
             case "normalize":
                 words.append("normalized" if value else "not normalized")
             case _:

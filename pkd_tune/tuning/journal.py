@@ -26,6 +26,8 @@ REPEATS = "repeats"
 """Of a suggestion that was not run: its study has had the same setting before, or it is not wanted any more."""
 KEPT = "kept"
 """Settings that a trial took from another study's winner of that time; there may be another winner by now."""
+RUNG = "rung"
+"""Begins the names of attributes with a trial's score at a rung, after which it has epochs left."""
 ENDED = "ended"
 """Of a trial that did not reach its end: the state it is told, and why. Written before it is told."""
 
@@ -107,6 +109,11 @@ def evaluations(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
 def evaluation_key(step: int) -> str:
     """Returns the name of the attribute with the details of an evaluation."""
     return f"evaluation {step}"
+
+
+def rung_key(epoch: float) -> str:
+    """Returns the name of the attribute with a trial's score at a rung."""
+    return f"{RUNG} {epoch:g}"
 
 
 def why_ended(trial: FrozenTrial) -> str | None:

@@ -66,7 +66,10 @@ class StudyPlan:
 
 
 def plan_studies(
-    search: SearchConfig, parameters: Parameters, first: Sequence[tuple[Method, int, Settings]] = ()
+    search: SearchConfig,
+    parameters: Parameters,
+    first: Sequence[tuple[Method, int, Settings]] = (),
+    trained: Settings | None = None,
 ) -> list[StudyPlan]:
     """Returns the plan of every depth and method.
 
@@ -75,6 +78,7 @@ def plan_studies(
         parameters: Of the space.
         first: Method, depth and settings of students that are known to be good, such as the published winners. A study
             begins with those of its method that lie inside its space, nearest depth first.
+        trained: How these students were trained besides; where the space has a fixed value, that is taken instead.
 
     Raises:
         UserError: When a grid is asked for and the space is not finite.
@@ -94,7 +98,7 @@ def plan_studies(
                 settings
                 for method, _, known in good
                 if method == stage.method.split("-")[0]
-                and contains(own, settings := _as_tried(known, own, stage.method))
+                and contains(own, settings := _as_tried(known, trained or {}, own, stage.method))
             ]
             plans.append(
                 StudyPlan(
@@ -137,14 +141,15 @@ def is_control(method: Method, stages: Sequence[SearchStage]) -> bool:
     return method in CONTROLS and not any(stage.keep for stage in stages)
 
 
-def _as_tried(known: Settings, parameters: Parameters, method: Method) -> Settings:
+def _as_tried(known: Settings, trained: Settings, parameters: Parameters, method: Method) -> Settings:
     """Returns known settings as a study has them: with all its parameters, and with what a control fixes."""
     fixed = {
         name: parameter.values[0]
         for name, parameter in parameters.items()
         if isinstance(parameter, Choice) and len(parameter.values) == 1 and (method in CONTROLS or name not in known)
     }
-    return {name: {**known, **fixed}.get(name) for name in parameters}
+    found = {**trained, **known, **fixed}
+    return {name: found[name] for name in parameters if name in found}
 
 
 def _share(total: int, depths: int, index: int) -> int:

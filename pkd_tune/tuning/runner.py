@@ -64,7 +64,7 @@ def run_search(
             failed for it; those that were running continue when the search does.
     """
     delete_stale_files(studies, context.artifacts)
-    bar = SearchProgress(studies, context.search.student_training.epochs)
+    bar = SearchProgress(studies)
     callbacks: list[tune.Callback] = [] if quiet else [bar]
     # The journal records how trials end; Ray would print a traceback for each.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)

@@ -34,8 +34,8 @@ class Space:
     """A search space with its budgets: `default.toml`, a file laid over it, and overrides."""
 
     parameters: Parameters
-    """What each trial chooses: alpha, beta, temperature, learning_rate, strategy, normalize, and optionally more of how
-    students are trained."""
+    """What each trial chooses: alpha, beta, temperature, learning_rate, strategy, normalize, init, epochs, and
+    optionally more of how students are trained."""
     trials: int | None
     """Trials of each PKD method when --trials is not given; None: every setting of the space, at every depth."""
     control_trials: int
@@ -52,10 +52,8 @@ class Space:
     """Longest example in tokens."""
     teacher: tuple[TrainingConfig, ...]
     """How the teacher is fine-tuned, once per learning rate."""
-    init: Init
-    """What students start from."""
     training: TrainingConfig
-    """How students are trained, but for the learning rate, which each trial chooses."""
+    """How students are trained, as far as no parameter says it."""
 
 
 def shipped_spaces() -> tuple[str, ...]:
@@ -138,12 +136,14 @@ def _space(file: "_File") -> Space:
         evaluations_per_epoch=file.training.evaluations_per_epoch,
         precision=file.training.precision,
     )
+    fixed: Parameters = {"init": Choice((file.training.init,)), "epochs": Choice((file.training.epochs,))}
+    chosen = {
+        name: _parameter(value)
+        for name in type(file.space).model_fields
+        if (value := getattr(file.space, name)) is not None
+    }
     return Space(
-        parameters={
-            name: _parameter(value)
-            for name in type(file.space).model_fields
-            if (value := getattr(file.space, name)) is not None
-        },
+        parameters=chosen | {name: parameter for name, parameter in fixed.items() if name not in chosen},
         trials=None if file.search.trials == "all" else file.search.trials,
         control_trials=file.search.control_trials,
         seeds=file.search.seeds,
@@ -151,7 +151,6 @@ def _space(file: "_File") -> Space:
         early_stopping=file.search.early_stopping,
         stages=tuple(SearchStage(method=stage.method, keep=tuple(stage.keep)) for stage in file.search.stages),
         max_length=file.training.max_length,
-        init=file.training.init,
         teacher=tuple(
             replace(training, epochs=file.teacher.epochs, learning_rate=rate) for rate in file.teacher.learning_rates
         ),
@@ -259,6 +258,8 @@ class _SpaceTable(StrictTable):
     learning_rate: _Numeric[Positive]
     strategy: _Listed[StrategyName]
     normalize: _Listed[Flag]
+    init: _Listed[InitName] | None = None
+    epochs: _Whole[Count] | None = None
     batch_size: _Whole[Count] | None = None
     warmup_fraction: _Numeric[Fraction] | None = None
     weight_decay: _Numeric[NotNegative] | None = None
@@ -380,6 +381,9 @@ def _overlay(
 ) -> tuple[dict[str, Any], dict[tuple[str | int, ...], str]]:
     """Lays files over each other, key by key.
 
+    Of what is both a key of [training] and a parameter of [space], such as `epochs`, the last file that has one of the
+    two decides; of one file, the parameter holds for students.
+
     Returns:
         The tables, and for each table and (table, key) where it was given last.
     """
@@ -393,7 +397,14 @@ def _overlay(
                 continue
             tables[table] = {**tables.get(table, {}), **entries}
             sources |= {(table, key): source for key in entries}
+        of_training, space = (layer[name] if isinstance(layer.get(name), dict) else {} for name in _BOTH)
+        if isinstance(tables.get("space"), dict):
+            for key in of_training.keys() - space.keys():
+                tables["space"].pop(key, None)
     return tables, sources
+
+
+_BOTH = ("training", "space")
 
 
 def _where(location: Sequence[str | int]) -> str:
@@ -422,5 +433,5 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
             "space": _SpaceTable,
         }
         return list(tables[location[0]].model_fields)
-    of_ranges = [] if location[1] in ("strategy", "normalize") else ["low", "high", "log", "int"]
+    of_ranges = [] if location[1] in ("strategy", "normalize", "init") else ["low", "high", "log", "int"]
     return ["choices", *of_ranges, "when", "otherwise"]

@@ -4,6 +4,7 @@ Searcher and scheduler both use this module, in the driver process. The journal 
 Ray or to this process, it has every trial that was started, its evaluations and how it ended.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -21,13 +22,15 @@ from pkd_tune.tuning.journal import (
     KEPT,
     REPEATS,
     evaluation_key,
+    evaluations,
     has_attributes,
     open_journal,
+    rung_key,
     was_started,
 )
 from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
-from pkd_tune.tuning.sampling import HalvingPruner, ask_untried, make_sampler, should_stop_degenerate
-from pkd_tune.tuning.space import Parameters, Settings, fix, settings_of, suggest, suggested_part
+from pkd_tune.tuning.sampling import ask_untried, is_among_better, make_sampler, others_learnt, rung_at
+from pkd_tune.tuning.space import Parameters, Settings, epoch_shares, fix, settings_of, suggest, suggested_part
 
 
 class Studies:
@@ -47,6 +50,7 @@ class Studies:
         seed: int = 0,
         seeds: Sequence[int] = (),
         early_stopping: bool = True,
+        first_rung: float = 0.5,
     ) -> None:
         """Opens the journal; trials that a dead process left running will be asked for first.
 
@@ -57,11 +61,13 @@ class Studies:
             seed: Of the samplers; the number of trials is added, so that a continued search draws other settings.
             seeds: Of the trainings that confirm each study's winner; empty: no confirmation.
             early_stopping: Whether weak trials are stopped at rungs.
+            first_rung: Epoch of the first of them: that of a trial's first evaluation.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.plans = {plan.study_key: plan for plan in plans}
         self.seeds = tuple(seeds)
         self._kind, self._seed = sampler, seed
+        self._first_rung = first_rung if early_stopping else math.inf
         storage = open_journal(journal)
         self._studies: dict[tuple[StudyKey, Stage], optuna.Study] = {}
         self._running: dict[TrialId, optuna.Trial] = {}
@@ -77,8 +83,6 @@ class Studies:
                         study.set_metric_names(["score × 100"])
                 trials = study.get_trials(deepcopy=False)
                 study.sampler = make_sampler(sampler, seed + 1000 * number + len(trials))
-                confirming = stage == "confirm" or not early_stopping
-                study.pruner = optuna.pruners.NopPruner() if confirming else HalvingPruner()
                 self._studies[plan.study_key, stage] = study
                 for trial in trials:
                     if trial.state is TrialState.RUNNING and ENDED in trial.user_attrs:
@@ -132,21 +136,30 @@ class Studies:
             details: Recorded with the evaluation; `epoch` and `degenerate` are needed to decide.
             last: Whether it is the trial's last evaluation.
         """
-        trial = self._running[trial_id]
-        if step in self._frozen(trial_id).intermediate_values:
+        trial, frozen = self._running[trial_id], self._frozen(trial_id)
+        if step in frozen.intermediate_values:
             return False
-        started, before = self._resumed_at[trial_id]
-        trial.set_user_attr(evaluation_key(step), {**details, "seconds": round(before + time.time() - started, 2)})
+        epoch, before = details["epoch"], 0.0
+        if frozen.last_step is not None:
+            before = evaluations(frozen)[frozen.last_step]["epoch"]
+        rung = rung_at(epoch, before, self._first_rung)
+        if (
+            last or trial_id.stage == "confirm"
+        ):  # the last learning rates, which others have yet to come to, raise scores
+            rung = None
+        started, seconds = self._resumed_at[trial_id]
+        trial.set_user_attr(evaluation_key(step), {**details, "seconds": round(seconds + time.time() - started, 2)})
+        if rung is not None:
+            trial.set_user_attr(rung_key(rung), score)
         trial.report(score, step)
-        study = self._studies[trial_id.study_key, trial_id.stage]
-        if last:
+        if rung is None:
             return False
-        if trial.should_prune():
-            reason = f"not in the better half at evaluation {step}"
-        elif details.get("degenerate") and should_stop_degenerate(
-            study, self.trials(trial_id.study_key), step, details["epoch"]
-        ):
-            reason = f"predicts the same for every example at epoch {details['epoch']:g}"
+        others = self.trials(trial_id.study_key)
+        scores = [other.user_attrs[rung_key(rung)] for other in others if rung_key(rung) in other.user_attrs]
+        if not is_among_better(score, scores):
+            reason = f"not in the better half at epoch {rung:g}"
+        elif details.get("degenerate") and others_learnt(others, epoch):
+            reason = f"predicts the same for every example at epoch {epoch:g}"
         else:
             return False
         trial.set_user_attr(ENDED, {"state": TrialState.PRUNED.name, "reason": reason})
@@ -212,6 +225,25 @@ class Studies:
     def unfinished(self) -> int:
         """Returns how many trials have not ended: running ones, and those still to be started or resumed."""
         return self.remaining() + len(self._running)
+
+    def epochs_left(self) -> float:
+        """Returns the epochs of all trials that have not ended, if none is stopped early.
+
+        Of a trial whose settings are not chosen yet, these are the mean over its space.
+        """
+        left = 0.0
+        for (study_key, stage), _ in self._studies.items():
+            for trial in self.trials(study_key, stage):
+                if trial.state is TrialState.RUNNING:
+                    done = evaluations(trial)[trial.last_step]["epoch"] if trial.last_step is not None else 0.0
+                    left += self.settings(study_key, trial)["epochs"] - done
+        for study_key, plan in self.plans.items():
+            mean = sum(epochs * share for epochs, share in epoch_shares(plan.parameters).items())
+            best = self.best(study_key)
+            of_best = mean if best is None else self.settings(study_key, best)["epochs"]
+            left += max(0, self.quota(study_key) - len(self.trials(study_key))) * mean
+            left += len(self._unconfirmed(study_key)) * of_best
+        return left
 
     def idle(self) -> bool:
         """Returns whether no trial is running."""

@@ -35,7 +35,7 @@ def trial_rows(studies: Studies) -> list[dict[str, Any]]:
                 **{name: value for name, value in metrics.items() if name != "score"},
                 "best_epoch": None if best is None else seen[best]["epoch"],
                 "evaluations": len(scores),
-                "epochs": last.get("epoch", 0.0),
+                "epochs_trained": last.get("epoch", 0.0),
                 "started": None if trial.datetime_start is None else trial.datetime_start.isoformat(timespec="seconds"),
                 "seconds": last.get("seconds"),
                 **studies.settings(study_key, trial),

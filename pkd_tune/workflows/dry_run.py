@@ -19,6 +19,7 @@ from pkd_tune.tuning.plan import StudyPlan
 from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.runner import KEEP_BEST, disk_bytes
 from pkd_tune.tuning.sampling import REDUCTION, WARM_UP_TRIALS
+from pkd_tune.tuning.space import epoch_shares
 from pkd_tune.workflows.capacity import concurrency_text, limit_concurrency
 from pkd_tune.workflows.inputs import load_examples
 from pkd_tune.workflows.request import SearchRequest
@@ -86,19 +87,28 @@ def cluster_resources(request: SearchRequest) -> Resources:
         return cluster.cluster_resources(request.options.gpus, request.options.trials_per_gpu)
 
 
-def expected_evaluations(trials: int, evaluations: int, *, early_stopping: bool) -> float:
-    """Returns how many evaluations the trials of one study get, when half of those that reach a rung go on.
+def expected_epochs(trials: int, shares: Mapping[int, float], first_rung: float, *, early_stopping: bool) -> float:
+    """Returns how many epochs the trials of one study get, when half of those that reach a rung go on.
 
-    The first few pass a rung in any case; the best are never stopped.
+    The first few pass a rung in any case; the best are never stopped. At a rung, trials of every budget are stopped
+    alike; those whose budget ends there are not among them.
+
+    Args:
+        trials: Of the study.
+        shares: The numbers of epochs that trials may have, each with its share of them.
+        first_rung: Epoch of the first rung.
+        early_stopping: Whether there are rungs.
     """
-    if not early_stopping:
-        return float(trials * evaluations)
-    total, reaching, done, rung = 0.0, float(trials), 0, 1
-    while rung < evaluations:
-        total += reaching * (rung - done)
-        reaching = min(reaching, WARM_UP_TRIALS) + max(0.0, reaching - WARM_UP_TRIALS) / REDUCTION
-        done, rung = rung, rung * 2
-    return total + reaching * (evaluations - done)
+    going = {epochs: trials * share for epochs, share in shares.items()}
+    total, done, rung = 0.0, 0.0, first_rung
+    while early_stopping and rung < max(going, default=0):
+        total += sum(count * (min(epochs, rung) - done) for epochs, count in going.items())
+        going = {epochs: count for epochs, count in going.items() if epochs > rung}
+        reaching = sum(going.values())
+        kept = min(reaching, WARM_UP_TRIALS) + max(0.0, reaching - WARM_UP_TRIALS) / REDUCTION
+        going = {epochs: count * kept / reaching for epochs, count in going.items() if reaching}
+        done, rung = rung, rung * REDUCTION
+    return total + sum(count * (epochs - done) for epochs, count in going.items())
 
 
 def plan_text(
@@ -122,29 +132,33 @@ def plan_text(
         disk: Bytes that the files of trials and the exported students take.
         timed_on: `cpu` or `cuda`: what the costs are of, which is the CPU where a cluster's GPUs are far away.
     """
-    training = config.student_training
-    evaluations = training.epochs * training.evaluations_per_epoch
-    rows, expected, most = [], 0.0, 0.0
+    per_epoch = config.student_training.evaluations_per_epoch
+    rows, expected, most, budgets = [], 0.0, 0.0, set[int]()
     for plan in plans:
         cost = costs[plan.study_key.depth]
-        each = cost.epoch / training.evaluations_per_epoch + cost.evaluation
-        likely = expected_evaluations(plan.quota, evaluations, early_stopping=config.early_stopping)
-        confirming = config.seeds * evaluations
-        epochs = (likely + confirming) / training.evaluations_per_epoch
-        expected += (likely + confirming) * each
-        most += (plan.quota * evaluations + confirming) * each
+        each = cost.epoch + per_epoch * cost.evaluation
+        shares = epoch_shares(plan.parameters)
+        budgets |= shares.keys()
+        likely = expected_epochs(plan.quota, shares, 1 / per_epoch, early_stopping=config.early_stopping)
+        likely += config.seeds * sum(epochs * share for epochs, share in shares.items())
+        at_most = (plan.quota + config.seeds) * max(shares)
+        expected += likely * each
+        most += at_most * each
         rows.append(
             [
                 plural(plan.study_key.depth, "layer"),
                 plan.study_key.method,
                 plan.quota,
                 config.seeds,
-                f"{epochs:.0f} of {(plan.quota + config.seeds) * training.epochs}",
+                f"{likely:.0f} of {at_most}",
                 f"{cost.epoch:.1f} s",
-                f"{(likely + confirming) * each / 60:.1f} min",
+                f"{likely * each / 60:.1f} min",
             ]
         )
-    rungs = [2**i for i in range(evaluations.bit_length()) if 2**i < evaluations] if config.early_stopping else []
+    rungs: list[str] = []
+    while config.early_stopping and (rung := REDUCTION ** len(rungs) / per_epoch) < max(budgets):
+        rungs.append(f"{rung:g}")
+    ends = f"{min(budgets)} to {max(budgets)}" if len(budgets) > 1 else f"{max(budgets)}"
     of_slots = timed_on == resources.device
     unit = {"cuda": "GPU-hours", "cpu": "core-hours"}[resources.device] if of_slots else "hours of this machine's CPU"
     share = 1.0 if not of_slots else resources.threads if resources.device == "cpu" else 1 / resources.trials_per_gpu
@@ -154,8 +168,7 @@ def plan_text(
         [
             _table(header, rows),
             "",
-            f"{concurrency_text(resources)}. "
-            f"Rungs at evaluations {', '.join(map(str, rungs)) or 'none'} of {evaluations}.",
+            f"{concurrency_text(resources)}. Rungs at epochs {', '.join(rungs) or 'none'} of {ends}.",
             f"Teacher, unless it is cached: {teacher / 60:.1f} min.",
             f"Search and confirmation: about {expected / resources.count / 60:.1f} min, at most "
             f"{most / resources.count / 60:.1f} min if nothing is stopped early.",

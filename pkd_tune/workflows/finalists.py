@@ -24,6 +24,7 @@ from pkd_tune.deployment.formats import FORMATS, PYTORCH
 from pkd_tune.deployment.measurement import latencies_ms, latency_machine, measure, measured, predict, throughputs
 from pkd_tune.deployment.model_card import write_card
 from pkd_tune.distillation.layer_map import teacher_layers
+from pkd_tune.distillation.student import start_folder
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.encoders.folder import model_name
 from pkd_tune.encoders.precision import has_bf16
@@ -66,7 +67,6 @@ def export_finalists(
     data, task = config.data, config.data.task
     raw = load_raw(task, data.data_dir)
     dev = {name: raw[name] for name in task.dev_splits}
-    start = data.student_dir if data.init == "pretrained" else teacher.folder
     of_teacher = predict(teacher.folder, dev, task, data.max_length)
     teacher_record: dict[str, Any] = {
         "name": model_name(data.teacher_dir),
@@ -91,6 +91,7 @@ def export_finalists(
             / (f"{study_key.depth}-layer" + ("" if study_key.method == "pkd" else f"-{study_key.method}"))
         )
         weights = trial_file(context, studies, TrialId(study_key, "search", best.number))
+        start = start_folder(data, teacher.folder, settings["init"])
         export_student(weights, study_key.depth, start, task, config.student_training.seed, target, data.max_length)
         scores = best.intermediate_values
         best_step = max(scores, key=lambda step: (scores[step], -step))

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pkd_tune.config import DataConfig, Method, SearchConfig, SearchStage, UserError
+from pkd_tune.config import DataConfig, Init, Method, SearchConfig, SearchStage, UserError
 from pkd_tune.encoders.folder import layer_count
 from pkd_tune.encoders.precision import check_precision
 from pkd_tune.tuning.artifacts import check_uri
 from pkd_tune.tuning.plan import check_shares, is_control
 from pkd_tune.tuning.resources import Resources, choose_resources
-from pkd_tune.tuning.space import Parameters
+from pkd_tune.tuning.space import Choice, Parameter, Parameters, Value, inits
 from pkd_tune.tuning.space_file import Space, find_space, load_space
 from pkd_tune.workflows.checks import (
     Problems,
@@ -95,8 +95,11 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         check_length(teacher_dir, "--teacher", space.max_length, problems, demo_asked=asked if options.demo else "")
         if options.student:
             check_length(student_dir, "--student", space.max_length, problems)
-        if options.student and space.init != "pretrained":
-            problems.add(f"--student: init in the space is {space.init!r}, the teacher; leave out --student")
+        if options.student and (of_teacher := [init for init in inits(space.parameters) if init != "pretrained"]):
+            problems.add(
+                f"--student: init in the space is {' or '.join(map(repr, of_teacher))}, the teacher; leave out "
+                "--student, or give --set space.init=pretrained"
+            )
     depths = None
     if teacher_dir is not None and student_dir is not None:
         deepest = layer_count(teacher_dir)
@@ -112,7 +115,6 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         teacher_dir=teacher_dir,
         student_dir=student_dir,
         max_length=space.max_length,
-        init=student_init(space.init, student_dir),
         select_on=options.select_on,
     )
     stages = choose_stages(options, space)
@@ -141,9 +143,17 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         early_stopping=space.early_stopping,
         seed=options.seed,
     )
-    return SearchRequest(
-        options=options, config=config, parameters=space.parameters, resources=resources, command=command
-    )
+    parameters = {**space.parameters, "init": replace_inits(space.parameters["init"], student_dir)}
+    return SearchRequest(options=options, config=config, parameters=parameters, resources=resources, command=command)
+
+
+def replace_inits(parameter: Parameter, student_dir: Path) -> Parameter:
+    """Returns the parameter `init` without what students of this model cannot start from; see `student_init`."""
+    assert isinstance(parameter, Choice)
+    found: dict[Value, Init] = {init: student_init(init, student_dir) for init in inits({"init": parameter})}
+    values = tuple(dict.fromkeys(found[value] for value in parameter.values))
+    when = parameter.when and replace(parameter.when, otherwise=found[parameter.when.otherwise])
+    return Choice(values, when)
 
 
 def space_of(options: SearchOptions) -> Space:

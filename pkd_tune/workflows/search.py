@@ -18,7 +18,7 @@ from pkd_tune.config import UserError
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.distillation.allocator import release_memory
 from pkd_tune.distillation.plain import check_plain
-from pkd_tune.distillation.published_settings import PUBLISHED
+from pkd_tune.distillation.published_settings import PUBLISHED, PUBLISHED_TRAINING
 from pkd_tune.distillation.student import checked_teacher_outputs
 from pkd_tune.distillation.teacher import Teacher, prepare_teacher
 from pkd_tune.encoders.folder import model_name, weight_bytes
@@ -153,7 +153,7 @@ def plan_search(request: SearchRequest) -> list[StudyPlan]:
         for (method, depth, task), winner in PUBLISHED.items()
         if task == request.config.data.task.name
     ]
-    return plan_studies(request.config, request.parameters, published)
+    return plan_studies(request.config, request.parameters, published, PUBLISHED_TRAINING)
 
 
 def open_studies(request: SearchRequest, plans: list[StudyPlan], run_dir: Path) -> Studies:
@@ -166,6 +166,7 @@ def open_studies(request: SearchRequest, plans: list[StudyPlan], run_dir: Path) 
         seed=config.seed,
         seeds=[config.seed + i for i in range(1, config.seeds + 1)],
         early_stopping=config.early_stopping,
+        first_rung=1 / config.student_training.evaluations_per_epoch,
     )
 
 

@@ -40,7 +40,13 @@ def test_the_best_trial_is_judged_by_its_best_evaluation(tmp_path: Path) -> None
     assert best.value == 80.0
     assert studies.settings(study_key, best) == {"alpha": best.params["alpha"], "temperature": 10}
     row = trial_rows(studies)[1]
-    assert (row["score"], row["f1"], row["best_epoch"], row["epochs"], row["evaluations"]) == (80.0, 80.0, 1.0, 1.5, 3)
+    assert (row["score"], row["f1"], row["best_epoch"], row["epochs_trained"], row["evaluations"]) == (
+        80.0,
+        80.0,
+        1.0,
+        1.5,
+        3,
+    )
     assert [row["score"] for row in evaluation_rows(studies)] == [70.0, 71.0, 60.0, 80.0, 65.0, 79.0, 79.5]
     assert evaluation_rows(studies)[0]["loss_kd"] == 0.5
     assert evaluation_rows(studies)[0]["agreement"] == 90.0
@@ -217,7 +223,7 @@ def test_what_was_to_be_stopped_or_had_failed_is_ended_after_a_death_too(tmp_pat
     studies = opened(tmp_path, plan(1, WARM_UP_TRIALS + 2))
     assert studies.ask() is None
     ends = [(row["state"], row["error"]) for row in trial_rows(studies)[-2:]]
-    assert ends == [("stopped early", "not in the better half at evaluation 1"), ("failed", "out of memory")]
+    assert ends == [("stopped early", "not in the better half at epoch 0.5"), ("failed", "out of memory")]
 
 
 def test_a_confirmation_that_was_cut_off_goes_on_with_its_seed(tmp_path: Path) -> None:

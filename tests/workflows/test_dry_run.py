@@ -9,15 +9,22 @@ from pkd_tune.data.glue import TASKS
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.resources import Resources
-from pkd_tune.workflows.dry_run import expected_evaluations, plan, plan_text
+from pkd_tune.tuning.space import Choice
+from pkd_tune.workflows.dry_run import expected_epochs, plan, plan_text
 from pkd_tune.workflows.timing import Cost
 
 
 def test_halving_lets_the_first_few_and_half_of_the_others_go_on() -> None:
-    assert expected_evaluations(10, 8, early_stopping=False) == 80
-    # 10 reach evaluation 1; 4 + 3 go on to 2; 4 + 1.5 to 4; 4 + 0.75 to 8
-    assert expected_evaluations(10, 8, early_stopping=True) == 10 + 7 + 2 * 5.5 + 4 * 4.75
-    assert expected_evaluations(3, 8, early_stopping=True) == 24
+    assert expected_epochs(10, {4: 1.0}, 0.5, early_stopping=False) == 40
+    # 10 reach half an epoch; 4 + 3 go on to the first epoch; 4 + 1.5 to the second; 4 + 0.75 to the fourth
+    assert expected_epochs(10, {4: 1.0}, 0.5, early_stopping=True) == (10 + 7 + 2 * 5.5 + 4 * 4.75) / 2
+    assert expected_epochs(3, {4: 1.0}, 0.5, early_stopping=True) == 12
+
+
+def test_trials_of_every_budget_share_the_rungs_before_their_ends() -> None:
+    assert expected_epochs(8, {2: 0.5, 6: 0.5}, 1.0, early_stopping=False) == 4 * 2 + 4 * 6
+    # 8 reach the first epoch; 3 + 3 go on to the second, where 3 end and the others are too few to be stopped
+    assert expected_epochs(8, {2: 0.5, 6: 0.5}, 1.0, early_stopping=True) == 8 + 6 + 3 * 4
 
 
 def test_the_plan_of_a_real_search_is_printed_and_nothing_is_left(
@@ -29,7 +36,7 @@ def test_the_plan_of_a_real_search_is_printed_and_nothing_is_left(
     text = plan(search_request(*flags))
     for line in ("| 1 layer | pkd | 2 | 2 | 8 of 8 |", "| 3 layers | kd | 1 | 2 | 6 of 6 |", "core-hours"):
         assert line in text
-    assert "Rungs at evaluations 1, 2 of 4." in text
+    assert "Rungs at epochs 0.5, 1 of 2." in text
     cores = len(os.sched_getaffinity(0))
     assert f"{plural(min(cores, 8), 'trial')} at once on cpu" in text
     assert not (tmp_path / "results").exists()
@@ -57,7 +64,7 @@ def test_the_plan_of_a_search_on_a_cluster_counts_its_slots(
 
 
 def test_hours_are_those_of_gpus_that_trials_share() -> None:
-    plans = [StudyPlan(study_key=StudyKey(3, "pkd"), quota=2, parameters={})]
+    plans = [StudyPlan(study_key=StudyKey(3, "pkd"), quota=2, parameters={"epochs": Choice((4,))})]
     config = SearchConfig(  # 2 trials of 4 epochs of 2 evaluations
         data=DataConfig(task=TASKS["MRPC"], data_dir=Path("d"), teacher_dir=Path("t"), student_dir=Path("t")),
         teacher_trainings=(),

@@ -8,6 +8,7 @@ from requests_of import search_request
 from pkd_tune.config import UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.encoders.modeling import load_classifier, save_classifier
+from pkd_tune.tuning.space import Choice, Parameter
 from pkd_tune.workflows.request import choose_depths
 
 
@@ -20,14 +21,19 @@ def test_a_search_records_that_students_start_from_the_finetuned_teacher(
     caplog.set_level("INFO")
     usual += ["--out", str(tmp_path / "results")]
 
-    def init(*flags: str) -> str:
-        return search_request(*usual, *flags).config.data.init
+    def init(*flags: str) -> Parameter:
+        return search_request(*usual, *flags).parameters["init"]
 
-    assert init("--teacher", "tiny") == "pretrained"
-    assert init("--teacher", given, "--student", "tiny") == "pretrained"
+    assert init("--teacher", "tiny") == Choice(("pretrained",))
+    assert init("--teacher", given, "--student", "tiny") == Choice(("pretrained",))
     assert caplog.text == ""
-    assert init("--teacher", given) == "teacher"
+    assert init("--teacher", given) == Choice(("teacher",))
     assert "note: the teacher given is fine-tuned already" in caplog.text
+    every = 'space.init={choices = ["pretrained", "teacher-skip", "teacher"]}'
+    assert init("--teacher", "tiny", "--set", every) == Choice(("pretrained", "teacher-skip", "teacher"))
+    assert init("--teacher", given, "--set", every) == Choice(("teacher", "teacher-skip"))
+    with pytest.raises(UserError, match=r"--student: init in the space is 'teacher' or 'teacher-skip', the teacher;"):
+        init("--teacher", given, "--student", "tiny", "--set", every)
     with pytest.raises(UserError, match=r"--student .*: is fine-tuned already"):
         init("--teacher", "tiny", "--student", given)
 
