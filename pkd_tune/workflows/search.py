@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -48,6 +49,7 @@ from pkd_tune.tuning.resources import Resources, gpu_names
 from pkd_tune.tuning.runner import disk_bytes, run_search
 from pkd_tune.tuning.space import description
 from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.time_limit import TimeLimit
 from pkd_tune.tuning.trial import TrialContext
 from pkd_tune.tuning.trial_tables import evaluation_rows, most_common_failure, trial_rows
 from pkd_tune.workflows.capacity import check_disk, concurrency_text, limit_concurrency
@@ -69,6 +71,7 @@ def search(request: SearchRequest) -> SearchRun:
         UserError: When something that the user gave turns out not to fit.
     """
     options, data = request.options, request.config.data
+    ends = None if request.time_limit is None else time.monotonic() + request.time_limit
     plans = plan_search(request)
     check_loggers(options.log)
     if options.ray_dashboard:
@@ -91,7 +94,9 @@ def search(request: SearchRequest) -> SearchRun:
         if data.task.folder is not None:
             record |= {"task_from_here": relative_path(run_dir, data.task.folder)}
         teacher = prepare(request, resources, run_dir, record)
-        studies = open_studies(request, plans, run_dir)
+        epochs = request.config.student_training.epochs
+        time_limit = None if ends is None else TimeLimit(ends, resources.count, epochs)
+        studies = open_studies(request, plans, run_dir, time_limit)
         for source, trials_of in earlier.items():
             added = sum(studies.warm_start(key, str(source.resolve()), trials) for key, trials in trials_of.items())
             log.info("%s: %s are added to the sampler's history", source, plural(added, "trial"))
@@ -103,7 +108,9 @@ def search(request: SearchRequest) -> SearchRun:
             artifacts=stack.enter_context(open_artifacts(location)),
             timeout=options.trial_timeout,
         )
-        if studies.remaining():
+        if studies.remaining() and time_limit is not None and not time_limit.left():
+            log.info("the time limit left no time for trials")
+        elif studies.remaining():
             weights = weight_bytes(teacher.folder)  # a student is smaller
             of_trials = disk_bytes(weights, len(plans), resources)
             check_disk({context.artifacts.folder: of_trials, run_dir / BEST: len(plans) * weights})
@@ -156,7 +163,9 @@ def plan_search(request: SearchRequest) -> list[StudyPlan]:
     return plan_studies(request.config, request.parameters, published)
 
 
-def open_studies(request: SearchRequest, plans: list[StudyPlan], run_dir: Path) -> Studies:
+def open_studies(
+    request: SearchRequest, plans: list[StudyPlan], run_dir: Path, time_limit: TimeLimit | None = None
+) -> Studies:
     """Opens the studies in a run's journal, or creates them."""
     config = request.config
     return Studies(
@@ -166,6 +175,8 @@ def open_studies(request: SearchRequest, plans: list[StudyPlan], run_dir: Path) 
         seed=config.seed,
         seeds=[config.seed + i for i in range(1, config.seeds + 1)],
         early_stopping=config.early_stopping,
+        max_pending=config.max_pending,
+        time_limit=time_limit,
     )
 
 
@@ -248,7 +259,10 @@ def finish(
     """Exports and compares the best students and writes the report of what there is."""
     write_rows(run_dir / TRIALS, trial_rows(studies))
     write_rows(run_dir / EVALUATIONS, evaluation_rows(studies))
-    if studies.unfinished():
+    out_of_time = studies.is_out_of_time()
+    if out_of_time:
+        log.info("time limit: writing a report of the trials so far")
+    elif studies.unfinished():
         log.info("interrupted: writing a report of the trials so far; Ctrl-C again stops immediately")
     log.info("exporting the best student of each depth, and scoring the exported students")
     options = request.options
@@ -264,7 +278,7 @@ def finish(
     write_json(run_dir / SUMMARY, summary)
     write_report(run_dir)
     if studies.unfinished():
-        return SearchRun(run_dir, "interrupted", remaining=studies.unfinished())
+        return SearchRun(run_dir, "time limit" if out_of_time else "interrupted", remaining=studies.unfinished())
     if not summary["students"]:
         return SearchRun(run_dir, "no student", reason=most_common_failure(studies) or "all were stopped early")
     return SearchRun(run_dir)
