@@ -35,13 +35,10 @@ def trial_seconds(trials: Sequence[FrozenTrial], epochs: float) -> float | None:
         trials: Of the depth, from all of its studies.
         epochs: Of a trial that is not stopped early.
     """
-    ends = [(trial.state is TrialState.COMPLETE, list(evaluations(trial).values())[-1:]) for trial in trials]
-    for wanted in (True, False):
-        whole = [
-            last["seconds"] * epochs / last["epoch"] for complete, lasts in ends if complete is wanted for last in lasts
-        ]
-        if whole:
-            return sum(whole) / len(whole)
+    for kind in ([trial for trial in trials if trial.state is TrialState.COMPLETE], trials):
+        lasts = [last for trial in kind for last in list(evaluations(trial).values())[-1:]]
+        if lasts:
+            return math.fsum(last["seconds"] * epochs / last["epoch"] for last in lasts) / len(lasts)
     return None
 
 

@@ -6,9 +6,9 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ from pkd_tune.workflows.capacity import check_disk, concurrency_text, limit_conc
 from pkd_tune.workflows.environment import check_environment
 from pkd_tune.workflows.finalists import export_finalists
 from pkd_tune.workflows.finished_run import SearchRun
+from pkd_tune.workflows.free_slots import free_slots_text
 from pkd_tune.workflows.inputs import load_examples
 from pkd_tune.workflows.progress import training_progress
 from pkd_tune.workflows.request import SearchRequest
@@ -78,16 +79,12 @@ def search(request: SearchRequest) -> SearchRun:
         cluster.check_dashboard()
     earlier = {source: finished_trials(source.resolve(), data.task.name, plans) for source in options.warm_start}
     check_environment({"--data-dir": data.data_dir, "--out": request.out})
-    name = options.name or ("demo" if options.demo else model_name(data.teacher_dir))
-    record = {
-        "demo": options.demo,
-        "search": asdict(request.config),
-        "space": {name: description(parameter) for name, parameter in request.parameters.items()},
-    }
-    record = json.loads(json.dumps(record, default=json_value))
-    run_dir = begin_run_folder(request.out / data.task.name, name, record, new=options.new)
+    record = settings_record(request)
+    run_dir = begin_run_folder(request.out / data.task.name, run_name(request), record, new=options.new)
     with locked(run_dir), ExitStack() as stack:
         resources = limit_concurrency(request, request.resources or join_cluster(request, run_dir, stack), plans)
+        if note := free_slots_note(request, plans, resources.count):
+            log.info(note)
         made = provenance(request.command, gpu_names())
         record |= {"id": secrets.token_hex(4), "resources": resources.record, "provenance": made}
         record |= {"data_from_here": relative_path(run_dir, data.data_dir)}
@@ -147,6 +144,31 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def run_name(request: SearchRequest) -> str:
+    """Returns what the runs of a search are called."""
+    options = request.options
+    return options.name or ("demo" if options.demo else model_name(request.config.data.teacher_dir))
+
+
+def settings_record(request: SearchRequest) -> dict[str, Any]:
+    """Returns the part of run.json that is known at once: what decides which trials there are."""
+    record = {
+        "demo": request.options.demo,
+        "search": asdict(request.config),
+        "space": {name: description(parameter) for name, parameter in request.parameters.items()},
+    }
+    return dict(json.loads(json.dumps(record, default=json_value)))
+
+
+def free_slots_note(request: SearchRequest, plans: Sequence[StudyPlan], slots: int) -> str | None:
+    """Returns a line that says how many trials would make use of free slots; None where hardly any slot is free."""
+
+    def plan_of(trials: int) -> list[StudyPlan]:
+        return plan_search(replace(request, config=replace(request.config, trials=trials)))
+
+    return free_slots_text(request.config, plans, slots, plan_of)
 
 
 def plan_search(request: SearchRequest) -> list[StudyPlan]:
