@@ -93,6 +93,12 @@ def make_parser() -> Parser:
         help="folder or URI (s3://...) that all nodes see, for the files of trials (default: the run's folder)",
     )
     add("--trial-timeout", type=float, metavar="SECONDS", help="stop trials that take longer (default: never)")
+    add(
+        "--time-limit",
+        metavar="TIME",
+        help="end after this time, such as 30m, 2h or 90s, with a report of the trials that fit into it; teacher and "
+        "confirmations are part of it, and the same command continues (default: none)",
+    )
     out = parser.add_argument_group("what comes out")
     add = out.add_argument
     add(
@@ -119,7 +125,10 @@ def make_parser() -> Parser:
 
 
 def search(args: argparse.Namespace, command: str) -> int:
-    """Runs the command; returns its exit code: 0, 1 when no trial was completed, 130 when Ctrl-C cut it short."""
+    """Runs the command; returns its exit code.
+
+    0, also at the time limit; 1 when no trial was completed; 130 when Ctrl-C cut it short.
+    """
     values = vars(args)
     dry_run, check_data = values.pop("dry_run"), values.pop("check")
     options = make_options(SearchOptions, values)

@@ -149,6 +149,25 @@ def test_runs_that_differ_only_in_their_folder_share_a_storage(home: Path, monke
     Path(temporary).rmdir()
 
 
+def test_a_time_limit_that_is_over_at_once_leaves_a_report_of_what_there_is(home: Path, here: Here) -> None:
+    run = home / "results/MRPC/tiny"
+    (run / "report.md").unlink()
+    code, errors = here(*TINY_SEARCH, "--trials", "6", "--time-limit", "0.001s")
+    assert code == 0, errors
+    assert "the time limit was reached with 2 trials to go; the same command continues" in errors
+    assert "| 1 layer" in (run / "report.md").read_text()
+    assert len(pd.read_csv(run / "trials.csv")) == 4
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_after_its_time_limit(home: Path) -> None:
+    for limit, left in ((["--time-limit", "0.001s"], 2), ([], 0)):
+        done = search(home, *TINY_SEARCH, "--trials", "6", *limit)
+        assert done.returncode == 0, done.stderr
+        assert ("to go; the same command continues" in done.stderr) == bool(left)
+        assert len(pd.read_csv(home / "results/MRPC/tiny/trials.csv")) == 6 - left
+
+
 def test_a_teacher_that_is_no_better_than_guessing_stops_the_search(here: Here) -> None:
     code, errors = here(*FLAGS, "--set", "teacher.learning_rates=[1e-9]", "teacher.epochs=1", "--out", "lazy")
     assert code == 2

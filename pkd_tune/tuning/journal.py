@@ -96,6 +96,18 @@ def check_journal(path: Path) -> None:
             ) from error
 
 
+def recorded_trials(journal: Path) -> dict[str, list[FrozenTrial]]:
+    """Returns the trials of a journal by study name, without writing to it.
+
+    Raises:
+        UserError: When the journal is damaged.
+    """
+    check_journal(journal)
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
+    return {name: optuna.load_study(study_name=name, storage=storage).get_trials() for name in names}
+
+
 def was_started(trial: FrozenTrial) -> bool:
     """Returns whether a trial was run here: it is not queued, no repeat, and not another run's."""
     return trial.state is not TrialState.WAITING and not {REPEATS, FROM} & trial.user_attrs.keys()

@@ -46,6 +46,8 @@ def run_search(
 ) -> None:
     """Runs trials until the studies have no more, until Ctrl-C, or until the machine fails. Ray must have been started.
 
+    At the studies' time limit, running trials are stopped as by Ctrl-C: they continue when the search does.
+
     Settings, scores and states of all trials are recorded in the studies; TensorBoard's events go to `ray/` in the run
     folder, the files of trials to the context's artifacts, and messages about processes to `run.log`.
 
@@ -80,6 +82,7 @@ def run_search(
                     scheduler=StudyScheduler(studies),
                     num_samples=-1,
                     max_concurrent_trials=context.resources.count,
+                    time_budget_s=None if studies.time_limit is None else max(0.1, studies.time_limit.left()),
                     reuse_actors=True,
                     trial_dirname_creator=_trial_name,
                     trial_name_creator=_trial_name,

@@ -46,6 +46,8 @@ class Space:
     """Sampler when --sampler is not given."""
     early_stopping: bool
     """Whether weak trials are stopped early."""
+    max_pending: int
+    """Trials of one study that run without a score at most; 0: no limit."""
     stages: tuple[SearchStage, ...]
     """Methods searched one after another, each from the best of the one before; empty: all at once."""
     max_length: int
@@ -149,6 +151,7 @@ def _space(file: "_File") -> Space:
         seeds=file.search.seeds,
         sampler=file.search.sampler,
         early_stopping=file.search.early_stopping,
+        max_pending=file.search.max_pending,
         stages=tuple(SearchStage(method=stage.method, keep=tuple(stage.keep)) for stage in file.search.stages),
         max_length=file.training.max_length,
         teacher=tuple(
@@ -283,6 +286,7 @@ class _SearchTable(StrictTable):
     seeds: Seeds
     sampler: SamplerName
     early_stopping: Flag
+    max_pending: CountOrZero
     stages: list[_StageTable] = Field(default_factory=list)
 
 

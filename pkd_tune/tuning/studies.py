@@ -31,6 +31,7 @@ from pkd_tune.tuning.journal import (
 from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
 from pkd_tune.tuning.sampling import ask_untried, is_among_better, make_sampler, others_learnt, rung_at
 from pkd_tune.tuning.space import Parameters, Settings, epoch_shares, fix, settings_of, suggest, suggested_part
+from pkd_tune.tuning.time_limit import TimeLimit, epoch_seconds, fits
 
 
 class Studies:
@@ -39,6 +40,7 @@ class Studies:
     Attributes:
         plans: The plan of each study, in the order of the search.
         seeds: Seeds of the trainings that confirm each winner.
+        time_limit: When no more trials are given out; None: when there are no more.
     """
 
     def __init__(
@@ -51,6 +53,8 @@ class Studies:
         seeds: Sequence[int] = (),
         early_stopping: bool = True,
         first_rung: float = 0.5,
+        max_pending: int = 0,
+        time_limit: TimeLimit | None = None,
     ) -> None:
         """Opens the journal; trials that a dead process left running will be asked for first.
 
@@ -62,12 +66,19 @@ class Studies:
             seeds: Of the trainings that confirm each study's winner; empty: no confirmation.
             early_stopping: Whether weak trials are stopped at rungs.
             first_rung: Epoch of the first of them: that of a trial's first evaluation.
+            max_pending: Trials of one study that run without a score at most; 0: no limit, as where neither sampler nor
+                early stopping learn from scores.
+            time_limit: When no more trials are given out; None: when there are no more.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.plans = {plan.study_key: plan for plan in plans}
         self.seeds = tuple(seeds)
         self._kind, self._seed = sampler, seed
         self._first_rung = first_rung if early_stopping else math.inf
+        self._max_pending = max_pending if early_stopping or sampler == "tpe" else 0
+        self.time_limit = time_limit
+        self._has_begun = False
+        self._closed: set[StudyKey] = set()  # studies of which no other trial fits into the time that is left
         storage = open_journal(journal)
         self._studies: dict[tuple[StudyKey, Stage], optuna.Study] = {}
         self._running: dict[TrialId, optuna.Trial] = {}
@@ -96,16 +107,21 @@ class Studies:
     def ask(self) -> tuple[TrialId, Settings, int | None] | None:
         """Returns the next trial, its settings, and its seed if it is a confirmation.
 
-        Interrupted trials come first; then the search that has started the smallest share of its quota; then
-        confirmations of studies whose search has ended. None when there is none now; more may follow when running
-        trials end.
+        Interrupted trials come first; then the search that has started the smallest share of its quota, of those with
+        fewer than `max_pending` trials without a score; then confirmations of studies whose search has ended. None when
+        there is none now; more may follow when running trials are evaluated or end.
+
+        With a time limit, a search has ended, for this time, when another trial would not leave enough time for the
+        confirmations.
         """
+        if self._is_time_over():
+            return None
         if self._interrupted:
             trial_id = self._interrupted.pop(0)
             study = self._studies[trial_id.study_key, trial_id.stage]
             trial = optuna.Trial(study, study.get_trials(deepcopy=False)[trial_id.number]._trial_id)
             settings = suggest(trial, self._parameters(trial_id.study_key, self._frozen(trial_id)))
-        elif (study_key := self._next_search()) is not None:
+        elif (study_key := self._next_search_that_fits()) is not None:
             study, parameters = self._studies[study_key, "search"], self._parameters(study_key)
             had = [self.settings(study_key, trial) for trial in self._started(study_key, "search")]
             trial, settings = ask_untried(study, parameters, had, self._kind, self._seed)
@@ -119,6 +135,7 @@ class Studies:
         if keep := self.plans[trial_id.study_key].keep:
             trial.set_user_attr(KEPT, {name: settings[name] for name in keep})
         self._running[trial_id] = trial
+        self._has_begun = True
         self._resumed_at[trial_id] = time.time(), self._seconds(trial_id)
         return trial_id, settings, trial.user_attrs.get("seed")
 
@@ -237,13 +254,15 @@ class Studies:
                 if trial.state is TrialState.RUNNING:
                     done = evaluations(trial)[trial.last_step]["epoch"] if trial.last_step is not None else 0.0
                     left += self.settings(study_key, trial)["epochs"] - done
-        for study_key, plan in self.plans.items():
-            mean = sum(epochs * share for epochs, share in epoch_shares(plan.parameters).items())
-            best = self.best(study_key)
-            of_best = mean if best is None else self.settings(study_key, best)["epochs"]
-            left += max(0, self.quota(study_key) - len(self.trials(study_key))) * mean
-            left += len(self._unconfirmed(study_key)) * of_best
+        for study_key in self.plans:
+            unstarted = max(0, self.quota(study_key) - len(self.trials(study_key)))
+            left += unstarted * self._mean_epochs(study_key)
+            left += len(self._unconfirmed(study_key)) * self._epochs_of_winner(study_key)
         return left
+
+    def is_out_of_time(self) -> bool:
+        """Returns whether trials are missing because of the time limit, rather than because of an interruption."""
+        return self.time_limit is not None and self.unfinished() > 0 and (self._is_time_over() or self.idle())
 
     def idle(self) -> bool:
         """Returns whether no trial is running."""
@@ -315,6 +334,15 @@ class Studies:
         kept = self.settings(plan.after, winner)
         return fix(plan.parameters, {name: kept[name] for name in plan.keep})
 
+    def _next_search_that_fits(self) -> StudyKey | None:
+        """Returns the study whose search goes on; closes those of which no other trial fits into the time limit.
+
+        A search's first trial is begun in any case, so that it gets on however short the time is.
+        """
+        while (study_key := self._next_search()) is not None and self._has_begun and not self._fits(study_key):
+            self._closed.add(study_key)
+        return study_key
+
     def _next_search(self) -> StudyKey | None:
         """Returns the study that has started the smallest share of its quota; None when none can start a trial."""
         started = {
@@ -322,24 +350,70 @@ class Studies:
             for study_key, plan in self.plans.items()
             if self.quota(study_key) and (plan.after is None or not self._is_unfinished(plan.after))
         }
-        behind = [study_key for study_key, share in started.items() if share < 1]
+        behind = [
+            study_key
+            for study_key, share in started.items()
+            if share < 1 and study_key not in self._closed and not self._is_full(study_key)
+        ]
         return min(behind, key=lambda study_key: started[study_key]) if behind else None
+
+    def _is_full(self, study_key: StudyKey) -> bool:
+        """Returns whether as many trials of a study run without a score as may."""
+        searching = [
+            trial_id for trial_id in self._running if (trial_id.study_key, trial_id.stage) == (study_key, "search")
+        ]
+        pending = sum(self._frozen(trial_id).last_step is None for trial_id in searching)
+        return 0 < self._max_pending <= pending
+
+    def _fits(self, study_key: StudyKey) -> bool:
+        """Returns whether another trial of a study, and the confirmations after it, fit into the time limit."""
+        if self.time_limit is None:
+            return True
+        tried: dict[int, list[FrozenTrial]] = {}
+        for other in self.plans:
+            tried.setdefault(other.depth, []).extend(self._started(other, "search"))
+        per_epoch = {depth: epoch_seconds(trials) for depth, trials in tried.items()}
+        known = [
+            (self._epochs_of_winner(other), seconds)
+            for other in self.plans
+            if self._started(other, "search") and (seconds := per_epoch[other.depth]) is not None
+            for _ in self._unconfirmed(other)
+        ]
+        seconds = per_epoch[study_key.depth]
+        own = None if seconds is None else seconds * self._mean_epochs(study_key)
+        return fits(self.time_limit.left(), own, [epochs * each for epochs, each in known], self.time_limit.slots)
+
+    def _mean_epochs(self, study_key: StudyKey) -> float:
+        """Returns how many epochs a trial of a study has in the mean over its space."""
+        shares = epoch_shares(self.plans[study_key].parameters)
+        return math.fsum(epochs * share for epochs, share in shares.items())
+
+    def _epochs_of_winner(self, study_key: StudyKey) -> float:
+        """Returns how many epochs a confirmation of a study has; before there is a winner, the mean over its space."""
+        best = self.best(study_key)
+        return self._mean_epochs(study_key) if best is None else float(self.settings(study_key, best)["epochs"])
+
+    def _is_time_over(self) -> bool:
+        return self.time_limit is not None and not self.time_limit.left()
 
     def _next_confirmation(self) -> tuple[StudyKey, int] | None:
         """Returns a study whose search has ended, and a seed that its winner was not yet trained with."""
-        ready = [study_key for study_key in self.plans if not self._is_unfinished(study_key)]
+        ready = [
+            study_key for study_key in self.plans if not self._goes_on(study_key) and self.best(study_key) is not None
+        ]
         return next(((study_key, seed) for study_key in ready for seed in self._unconfirmed(study_key)), None)
 
     def _unconfirmed(self, study_key: StudyKey) -> list[int]:
         """Returns the seeds that a study's winner is still to be trained with; all of them while its search runs."""
         if not self._is_unfinished(study_key) and self.best(study_key) is None:
             return []
-        done = (
-            set()
-            if self._is_unfinished(study_key)
-            else {t.user_attrs["seed"] for t in self.trials(study_key, "confirm")}
-        )
+        done = set() if self._goes_on(study_key) else {t.user_attrs["seed"] for t in self.trials(study_key, "confirm")}
         return [seed for seed in self.seeds if seed not in done]
+
+    def _goes_on(self, study_key: StudyKey) -> bool:
+        """Returns whether a study's search has running trials, or is to start more within the time limit."""
+        running = any(trial.state is TrialState.RUNNING for trial in self.trials(study_key))
+        return running or (study_key not in self._closed and self._is_unfinished(study_key))
 
     def _is_unfinished(self, study_key: StudyKey) -> bool:
         """Returns whether a study's search has trials that are not started or not ended."""

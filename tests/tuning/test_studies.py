@@ -1,5 +1,8 @@
 """The studies of a search: who gets its turn, what survives a restart, and what is confirmed."""
 
+import itertools
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -13,6 +16,7 @@ from pkd_tune.tuning.plan import StudyKey, TrialId
 from pkd_tune.tuning.sampling import WARM_UP_TRIALS
 from pkd_tune.tuning.space import Choice
 from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.time_limit import TimeLimit
 from pkd_tune.tuning.trial_tables import evaluation_rows, most_common_failure, trial_rows
 
 
@@ -247,3 +251,73 @@ def test_what_has_not_ended_is_counted(tmp_path: Path) -> None:
     finish(studies, trial_id, 70.0)
     assert (studies.remaining(), studies.unfinished(), studies.total()) == (2, 2, 3)
     assert opened(tmp_path, plan(1, 1)).remaining() == 0
+
+
+def test_the_next_trial_waits_while_enough_of_its_study_run_without_a_score(tmp_path: Path) -> None:
+    """Free slots go to other studies, and to confirmations of one that has ended."""
+    studies = opened(tmp_path, plan(1, 1), plan(2, 8), plan(3, 3), seeds=(7, 8), max_pending=2)
+    asked = [ask(studies)[0] for _ in range(5)]
+    assert [trial_id.study_key.depth for trial_id in asked] == [1, 2, 3, 2, 3]
+    assert studies.ask() is None
+    finish(studies, asked[0], 70.0)
+    confirming, _ = ask(studies)
+    assert (confirming.study_key.depth, confirming.stage) == (1, "confirm")
+    report(studies, asked[1], 60.0)
+    assert ask(studies)[0] == TrialId(StudyKey(2, "pkd"), "search", 2)
+    assert ask(studies)[0].stage == "confirm"
+    assert studies.ask() is None
+
+
+def test_trials_do_not_wait_for_scores_that_nothing_learns_from(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(1, 4), sampler="random", early_stopping=False, max_pending=1)
+    assert [studies.ask() is None for _ in range(5)] == [False, False, False, False, True]
+
+
+def seconds_pass(monkeypatch: pytest.MonkeyPatch, each: float) -> None:
+    """Lets the clock by which trials are timed run on by so many seconds whenever it is read."""
+    clock = itertools.count(step=each)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+
+
+def test_a_search_ends_where_another_trial_would_leave_no_time_to_confirm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The winners of all depths are confirmed, and the same search goes on with more time."""
+    plans = (plan(1, 20), plan(2, 20))
+    limit = TimeLimit(time.monotonic() + 1e6, slots=1)
+    seconds_pass(monkeypatch, 1e5)  # a trial takes 2e5 with its two evaluations
+    studies = opened(tmp_path, *plans, seeds=(7,), time_limit=limit)
+    for _ in range(2):
+        finish(studies, ask(studies)[0], 70.0, 71.0)
+    assert ask(studies)[0].stage == "search"  # 1e6 is left, and a trial and two confirmations take 6e5
+    studies = opened(tmp_path, *plans, seeds=(7,), time_limit=replace(limit, ends=time.monotonic() + 5e5))
+    finish(studies, ask(studies)[0], 70.0, 71.0)  # what was interrupted
+    confirmed = run_all(studies)
+    assert [(trial_id.study_key.depth, trial_id.stage) for trial_id, _, _ in confirmed] == [
+        (1, "confirm"),
+        (2, "confirm"),
+    ]
+    assert studies.is_out_of_time()
+    assert studies.unfinished() == 37
+    assert ask(opened(tmp_path, *plans, seeds=(7,)))[0].stage == "search"
+
+
+def test_nothing_is_started_after_the_time_limit_but_what_runs_stays(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(1, 2))
+    ask(studies)
+    studies = opened(tmp_path, plan(1, 2), time_limit=TimeLimit(time.monotonic(), slots=1))
+    assert studies.ask() is None
+    assert studies.is_out_of_time()
+    assert trial_rows(studies)[0]["state"] == "interrupted"
+    assert studies.unfinished() == 2
+
+
+def test_a_trial_that_is_longer_than_the_time_limit_is_begun_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds_pass(monkeypatch, 1e5)
+    studies = opened(tmp_path, plan(1, 3))
+    finish(studies, ask(studies)[0], 70.0)
+    studies = opened(tmp_path, plan(1, 3), time_limit=TimeLimit(time.monotonic() + 1e3, slots=1))
+    assert ask(studies)[0].number == 1
+    assert studies.ask() is None

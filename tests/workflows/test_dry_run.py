@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from requests_of import search_request
+from tiny import TINY_SEARCH
 
 from pkd_tune.config import DataConfig, SearchConfig, SearchStage, TrainingConfig, UserError
 from pkd_tune.data.glue import TASKS
@@ -10,7 +11,8 @@ from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.space import Choice
-from pkd_tune.workflows.dry_run import expected_epochs, plan, plan_text
+from pkd_tune.workflows.dry_run import Done, expected_epochs, plan, plan_text, trials_done
+from pkd_tune.workflows.search import plan_search
 from pkd_tune.workflows.timing import Cost
 
 
@@ -61,6 +63,26 @@ def test_the_plan_of_a_search_on_a_cluster_counts_its_slots(
     finally:
         machines.shutdown()
     assert not (tmp_path / "results").exists()
+
+
+def test_the_plan_of_a_continued_run_is_of_what_is_left(tiny_search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_search)
+    request = search_request(*TINY_SEARCH, "--trials", "7", "--seeds", "1")
+    plans = plan_search(request)
+    done = trials_done(request, tiny_search / "results/MRPC/tiny", plans)
+    assert done == {StudyKey(1, "pkd"): Done(trials=2), StudyKey(3, "pkd"): Done(trials=2)}
+    assert trials_done(request, tiny_search / "results/MRPC/tiny-2", plans) == {}
+    costs = {depth: Cost(epoch=60.0, evaluation=0.0) for depth in (1, 3)}
+    resources = Resources(cpu_trials=1)
+    text = plan_text(request.config, plans, resources, costs, 600.0, 0, timed_on="cpu", done=done, time_limit=1200.0)
+    assert "Of the run that is continued, 4 trials are done. What is left:" in text
+    for line in ("| 1 layer | pkd | 2 | 1 | 18 of 18 |", "| 3 layers | pkd | 1 | 1 | 12 of 12 |"):
+        assert line in text
+    # 30 epochs of a minute are left, and half of the 20 minutes is the teacher's
+    assert "The time limit of 20.0 min, the teacher included, is enough for about 33% of search and confirm" in text
+    other = search_request(*TINY_SEARCH, "--seed", "7")
+    with pytest.raises(UserError, match="--seed was 42 in this run and is now 7"):
+        trials_done(other, tiny_search / "results/MRPC/tiny", plans)
 
 
 def test_hours_are_those_of_gpus_that_trials_share() -> None:
