@@ -123,8 +123,8 @@ def predictions(task: Task, students: Sequence[str]) -> str:
     rows: list[dict[str, Any]] = []
     for number in range(per_split * len(task.dev_splits)):
         split, example = task.dev_splits[number // per_split], number % per_split
-        label = round(draws.uniform(0, 5), 2) if task.regression else draws.choice(task.labels)
-        row = {"split": split, "example_id": example, "label": label}
+        label: Any = round(draws.uniform(0, 5), 2) if task.regression else draws.choice(task.labels)
+        row: dict[str, Any] = {"split": split, "example_id": example, "label": label}
         for place, model in enumerate((TEACHER, *students), start=1):
             if task.regression:
                 row[model] = round(min(5.0, max(0.0, label + draws.gauss(0, 0.3 * place))), 4)

@@ -5,6 +5,7 @@ each student, named after its folder: class names, or numbers in a regression. `
 the examples that a report may list, and are empty for all others.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,8 +120,10 @@ def scatter(run: Run) -> Figure:
         table = read_predictions(run.folder / DEV_PREDICTIONS, [student["folder"]], regression=True)
         if table is not None:
             drawn = table.iloc[:: -(-len(table) // MOST_POINTS)]
-            looks = ((TEACHER, "teacher", SeriesStyle(symbol="square")),)
-            looks += ((student["folder"], "student", METHOD_INFO[student["method"]].look),)
+            looks = [
+                (TEACHER, "teacher", SeriesStyle(symbol="square")),
+                (student["folder"], "student", METHOD_INFO[student["method"]].look),
+            ]
             series = [
                 Series(name=name, look=look, x=list(drawn["label"]), y=list(drawn[column]), kind="points", opacity=0.5)
                 for column, name, look in looks
@@ -151,28 +154,25 @@ def _confusion(table: pd.DataFrame, student: str, title: str, classes: Sequence[
     """Returns a student's confusion matrix over all dev splits, or of many classes the most frequent confusions."""
     splits = list(table["split"].unique())
     over = "" if len(splits) == 1 else f", {' and '.join(map(literal, splits))} together"
-    counts = table.groupby(["label", student]).size()
+    counts = Counter(zip(table["label"], table[student], strict=True))
     if len(classes) > MOST_CLASSES:
-        wrong = counts[[label != predicted for label, predicted in counts.index]]
-        most = wrong.sort_values(ascending=False, kind="stable").head(CONFUSIONS)
-        of_label = table["label"].value_counts()
+        of_label = Counter(table["label"])
+        wrong = [(pair, count) for pair, count in counts.most_common() if pair[0] != pair[1]]
         confused = [
-            [literal(label), literal(predicted), int(count), f"{count / of_label[label]:.0%}"]
-            for (label, predicted), count in most.items()  # type: ignore[misc]
+            [literal(label), literal(predicted), count, f"{count / of_label[label]:.0%}"]
+            for (label, predicted), count in wrong[:CONFUSIONS]
         ]
         text = f"The most frequent confusions of {title}{over}; with {len(classes)} classes there is no matrix."
         header = ["label", "predicted", "examples", "share of the label's"]
         return [Text(text), Table(header, confused, left=(0, 1))] if confused else []
-    rows = [
-        [literal(label), *(int(counts.get((label, predicted), 0)) for predicted in classes)]  # type: ignore[call-overload]
-        for label in classes
-    ]
+    rows = [[literal(label), *(counts[label, predicted] for predicted in classes)] for label in classes]
     text = f"Confusion matrix of {title}{over}: a row for each label, a column for each predicted class."
     return [Text(text), Table(["label", *(f"predicted {literal(each)}" for each in classes)], rows)]
 
 
 def _examples(listed: Sequence[tuple[str, pd.DataFrame]], student: str, *, regression: bool) -> Table:
-    rows, groups = [], list[int]()
+    rows: list[list[object]] = []
+    groups: list[int] = []
     texts = [name for name in TEXTS if name in listed[0][1]]
 
     def shown(value: object) -> str:

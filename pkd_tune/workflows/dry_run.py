@@ -9,8 +9,9 @@ import torch
 
 from pkd_tune.config import DataConfig, SearchConfig
 from pkd_tune.data.loading import load_features, selection_splits
+from pkd_tune.distillation.teacher import finetuned_cache, finetuned_folder, is_finetuned
 from pkd_tune.distillation.train_step import graphs_of_a_training
-from pkd_tune.encoders.folder import family_of, layer_count, weight_bytes
+from pkd_tune.encoders.folder import family_of, has_classifier, layer_count, model_name, weight_bytes
 from pkd_tune.files import RAY_LOG
 from pkd_tune.reporting.document import Table, markdown
 from pkd_tune.reporting.formatting import plural
@@ -45,15 +46,29 @@ def plan(request: SearchRequest) -> str:
         log.info("timing a student of %s", plural(depth, "layer"))
         with graphs_of_a_training(device, captured=resources.eager is None) as graphs:
             costs[depth] = time_student(config, splits, depth, device, graphs)
-    log.info("timing the teacher, %s", plural(layer_count(data.teacher_dir), "layer"))
-    of_teacher = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
-    teacher_splits = selection_splits(task, of_teacher, data.select_on)
-    with graphs_of_a_training(device, captured=resources.eager is None) as graphs:
-        teacher_seconds = time_teacher(config, teacher_splits, device, graphs)
+    teacher = teacher_text(config, device, captured=resources.eager is None)
     weights = weight_bytes(data.student_dir)
     disk = disk_bytes(weights, len(plans), resources) + len(plans) * weights
-    text = plan_text(config, plans, resources, costs, teacher_seconds, disk, timed_on=device.type)
+    text = plan_text(config, plans, resources, costs, teacher, disk, timed_on=device.type)
     return f"{text}\n{forward_pass_text(data)}"
+
+
+def teacher_text(config: SearchConfig, device: torch.device, *, captured: bool) -> str:
+    """Returns in one line whether the teacher is there, and otherwise how long fine-tuning takes, which is timed."""
+    data, task = config.data, config.data.task
+    if has_classifier(data.teacher_dir):
+        return f"Teacher: {model_name(data.teacher_dir)}, which is given fine-tuned."
+    splits = selection_splits(
+        task, load_features(task, data.data_dir, data.teacher_dir, data.max_length), data.select_on
+    )
+    layers, cache = layer_count(data.teacher_dir), finetuned_cache(data)
+    folder = finetuned_folder(task, splits, data.teacher_dir, layers, cache, config.teacher_trainings)
+    if is_finetuned(folder):
+        return f"Teacher: fine-tuned already, in {folder}."
+    log.info("timing the teacher, %s", plural(layers, "layer"))
+    with graphs_of_a_training(device, captured=captured) as graphs:
+        seconds = time_teacher(config, splits, device, graphs)
+    return f"Teacher: to be fine-tuned, about {seconds / 60:.1f} min."
 
 
 def forward_pass_text(data: DataConfig) -> str:
@@ -106,7 +121,7 @@ def plan_text(
     plans: Sequence[StudyPlan],
     resources: Resources,
     costs: Mapping[int, Cost],
-    teacher: float,
+    teacher: str,
     disk: int,
     *,
     timed_on: str,
@@ -118,7 +133,7 @@ def plan_text(
         plans: Of its studies.
         resources: Where its trials would run.
         costs: By depth.
-        teacher: Seconds that the teacher takes.
+        teacher: What `teacher_text()` returns.
         disk: Bytes that the files of trials and the exported students take.
         timed_on: `cpu` or `cuda`: what the costs are of, which is the CPU where a cluster's GPUs are far away.
     """
@@ -156,7 +171,7 @@ def plan_text(
             "",
             f"{concurrency_text(resources)}. "
             f"Rungs at evaluations {', '.join(map(str, rungs)) or 'none'} of {evaluations}.",
-            f"Teacher, unless it is cached: {teacher / 60:.1f} min.",
+            teacher,
             f"Search and confirmation: about {expected / resources.count / 60:.1f} min, at most "
             f"{most / resources.count / 60:.1f} min if nothing is stopped early.",
             f"That is {expected / 3600 * share:.2f} {unit}, at most {most / 3600 * share:.2f}.",

@@ -1,6 +1,7 @@
 """What reports say of the predictions of student and teacher, where test_golden.py does not show it."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,7 +21,7 @@ from pkd_tune.reporting.page import page
 from pkd_tune.reporting.run import read_run
 
 STUDENT = "best/2-layer"
-SMALL = {"trials": 4, "depths": (2,), "methods": ("pkd",)}
+SMALL: dict[str, Any] = {"trials": 4, "depths": (2,), "methods": ("pkd",)}
 
 
 def text_of(run: Path) -> str:

@@ -2,14 +2,16 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from requests_of import search_request
+from tiny import TINY_SEARCH
 
 from pkd_tune.config import DataConfig, SearchConfig, SearchStage, TrainingConfig, UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.resources import Resources
-from pkd_tune.workflows.dry_run import expected_evaluations, plan, plan_text
+from pkd_tune.workflows.dry_run import expected_evaluations, plan, plan_text, teacher_text
 from pkd_tune.workflows.timing import Cost
 
 
@@ -30,9 +32,28 @@ def test_the_plan_of_a_real_search_is_printed_and_nothing_is_left(
     for line in ("| 1 layer | pkd | 2 | 2 | 8 of 8 |", "| 3 layers | kd | 1 | 2 | 6 of 6 |", "core-hours"):
         assert line in text
     assert "Rungs at evaluations 1, 2 of 4." in text
+    assert "Teacher: to be fine-tuned, about " in text
     cores = len(os.sched_getaffinity(0))
     assert f"{plural(min(cores, 8), 'trial')} at once on cpu" in text
     assert not (tmp_path / "results").exists()
+
+
+def test_a_plan_says_where_the_teacher_is(
+    tiny_search: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tiny_search)
+    caplog.set_level("INFO")
+    (finetuned,) = tiny_search.glob("data/models/finetuned/MRPC/tiny-*-layer-*/")
+
+    def teacher(*flags: str) -> str:
+        config = search_request(*TINY_SEARCH, *flags).config
+        return teacher_text(config, torch.device("cpu"), captured=False)
+
+    assert teacher() == f"Teacher: fine-tuned already, in {finetuned}."
+    given = teacher("--teacher", str(finetuned))
+    assert given == f"Teacher: {finetuned.name}, which is given fine-tuned."
+    assert "timing" not in caplog.text
+    assert teacher("--seed", "7").startswith("Teacher: to be fine-tuned, about ")
 
 
 @pytest.mark.timeout(200)
@@ -68,12 +89,12 @@ def test_hours_are_those_of_gpus_that_trials_share() -> None:
         early_stopping=False,
     )
     costs = {3: Cost(epoch=880.0, evaluation=10.0)}  # 8 x (440 + 10) s = an hour a trial
-    text = plan_text(config, plans, Resources(gpus=2, trials_per_gpu=2), costs, 0.0, 0, timed_on="cuda")
+    text = plan_text(config, plans, Resources(gpus=2, trials_per_gpu=2), costs, "", 0, timed_on="cuda")
     assert "That is 1.00 GPU-hours, at most 1.00." in text
     assert "about 30.0 min" in text
-    text = plan_text(config, plans, Resources(gpus=2, trials_per_gpu=2), costs, 0.0, 0, timed_on="cpu")
+    text = plan_text(config, plans, Resources(gpus=2, trials_per_gpu=2), costs, "", 0, timed_on="cpu")
     assert "That is 2.00 hours of this machine's CPU, at most 2.00." in text
     assert "steps a depth on this machine's CPU, for it has no GPU: on GPUs all times are shorter;" in text
-    text = plan_text(config, plans, Resources(cpu_trials=2, threads=4), costs, 0.0, 0, timed_on="cpu")
+    text = plan_text(config, plans, Resources(cpu_trials=2, threads=4), costs, "", 0, timed_on="cpu")
     assert "2 trials at once on cpu, 4 cores each." in text
     assert "That is 8.00 core-hours, at most 8.00." in text
