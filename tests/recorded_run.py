@@ -7,14 +7,18 @@ Everything is drawn from the random generator of the standard library, so equal 
 
 import random
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recorded_trainings import EPOCHS, SPACE, STARTED, Maker
+import pandas as pd
+from recorded_trainings import EPOCHS, EXAMPLES, SPACE, STARTED, Maker
 
-from pkd_tune.config import DataConfig, Method, SearchConfig, SearchStage, SelectOn, TrainingConfig
+from pkd_tune.config import DataConfig, Method, SearchConfig, SearchStage, SelectOn, Task, TrainingConfig
 from pkd_tune.data.glue import TASKS
-from pkd_tune.files import EVALUATIONS, RUN, SUMMARY, TRIALS, write_json
+from pkd_tune.files import DEV_PREDICTIONS, EVALUATIONS, RUN, SUMMARY, TRIALS, write_json, write_text
+from pkd_tune.reporting.dev_predictions import TEACHER, TEXTS, disagreements
 from pkd_tune.reporting.run import write_rows
 
 
@@ -32,6 +36,7 @@ def write_run(
     tolerance: float = 1.0,
     select_on: SelectOn = "dev",
     demo: bool = False,
+    labels: tuple[str, ...] = (),
     seed: int = 0,
 ) -> Path:
     """Writes run.json, trials.csv, evaluations.csv and summary.json into a folder, and returns it.
@@ -52,8 +57,10 @@ def write_run(
         tolerance: By how many points the student to ship may fall short of the teacher.
         select_on: Which examples selected the students.
         demo: Whether the run is recorded as a demo.
+        labels: Classes of the task instead of its own.
         seed: Seed of the random generator.
     """
+    of_task = replace(TASKS[task], labels=labels, raw_labels=labels) if labels else TASKS[task]
     maker = Maker(random.Random(seed), task, teacher_layers)
     for depth in depths:
         for method in methods:
@@ -82,7 +89,7 @@ def write_run(
     pretrained = Path(f"data/models/pretrained/{teacher}")
     search = SearchConfig(
         data=DataConfig(
-            task=TASKS[task], data_dir=Path("data"), teacher_dir=pretrained, student_dir=pretrained, select_on=select_on
+            task=of_task, data_dir=Path("data"), teacher_dir=pretrained, student_dir=pretrained, select_on=select_on
         ),
         teacher_trainings=tuple(TrainingConfig(learning_rate=rate, epochs=EPOCHS) for rate in (2e-5, 5e-5)),
         student_training=TrainingConfig(epochs=EPOCHS),
@@ -101,7 +108,35 @@ def write_run(
         folder / SUMMARY,
         {"teacher": record, "latency_on": latency_on, "planned": planned, "students": found, "tolerance": tolerance},
     )
+    if found:
+        write_text(folder / DEV_PREDICTIONS, predictions(of_task, [each["folder"] for each in found]))
     return folder
+
+
+def predictions(task: Task, students: Sequence[str]) -> str:
+    """Returns a dev-predictions.csv in which the teacher, then each student, is more often wrong than the one before.
+
+    The texts hold what a report must not take for markup.
+    """
+    draws = random.Random(1)
+    per_split = EXAMPLES[task.name] // len(task.dev_splits)
+    rows: list[dict[str, Any]] = []
+    for number in range(per_split * len(task.dev_splits)):
+        split, example = task.dev_splits[number // per_split], number % per_split
+        label: Any = round(draws.uniform(0, 5), 2) if task.regression else draws.choice(task.labels)
+        row: dict[str, Any] = {"split": split, "example_id": example, "label": label}
+        for place, model in enumerate((TEACHER, *students), start=1):
+            if task.regression:
+                row[model] = round(min(5.0, max(0.0, label + draws.gauss(0, 0.3 * place))), 4)
+            else:
+                row[model] = draws.choice(task.labels) if draws.random() < 0.15 * place else label
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    listed = {row for student in students for _, those in disagreements(table, student) for row in those.index}
+    for name, text in zip(TEXTS, ("<b>First</b> sentence, number {} of *many*", "| `Second` |"), strict=True):
+        if len(task.text) == 2 or name == TEXTS[0]:
+            table[name] = [text.format(row) if row in listed else "" for row in range(len(table))]
+    return table.to_csv(index=False)
 
 
 def _is_control_of(control: dict[str, Any], student: dict[str, Any]) -> bool:

@@ -72,6 +72,16 @@ def test_every_trial_is_in_the_table(tiny_run: Path) -> None:
     assert trials["alpha"].between(0.2, 0.9).all()
 
 
+def test_predictions_on_dev_are_those_that_were_scored(tiny_run: Path) -> None:
+    predicted = pd.read_csv(tiny_run / "dev-predictions.csv")
+    summary = json.loads((tiny_run / "summary.json").read_text())
+    models = {"teacher": summary["teacher"], **{student["folder"]: student for student in summary["students"]}}
+    for column, model in models.items():
+        accuracy = 100 * (predicted[column] == predicted["label"]).mean()
+        assert accuracy == pytest.approx(model["metrics"]["accuracy"])
+    assert "Confusion matrix of" in (tiny_run / "report.html").read_text()
+
+
 def test_tensorboard_events_are_there_for_every_trial(tiny_run: Path) -> None:
     folders = {path.parent.name for path in (tiny_run / "ray").rglob("events.out.tfevents.*")}
     assert folders == {f"{depth}-layer-pkd-trial-{number:04d}" for depth in (1, 3) for number in (0, 1)}

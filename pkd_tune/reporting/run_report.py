@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pkd_tune.files import PLOTS, write_text
+from pkd_tune.reporting.dev_predictions import student_and_teacher
 from pkd_tune.reporting.document import Bullets, Element, Heading, Table, Text, literal, markdown
 from pkd_tune.reporting.formatting import (
     SETTING_SYMBOLS,
@@ -98,6 +99,7 @@ def results(run: Run) -> list[Element]:
     ]
     if any(student["confirmed"] for student in run.students):
         elements += [Heading("Confirmation on fresh seeds"), _confirmations(run)]
+    elements += student_and_teacher(run)
     if compares(run):
         elements += [Heading("Published scores of BERT-base"), published_table(run), Text(PUBLISHED_NOTE)]
     return [*elements, Heading("Notes"), Bullets(list(_notes(run, run.teacher)))]

@@ -31,6 +31,7 @@ from pkd_tune.tuning.journal import (
 from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
 from pkd_tune.tuning.sampling import ask_untried, is_among_better, make_sampler, others_learnt, rung_at
 from pkd_tune.tuning.space import Parameters, Settings, epoch_shares, fix, settings_of, suggest, suggested_part
+from pkd_tune.tuning.study_notes import RESULT, result_text, set_note, study_note
 from pkd_tune.tuning.time_limit import TimeLimit, epoch_seconds, fits
 
 
@@ -103,6 +104,8 @@ class Studies:
                 if stage == "search":
                     for settings in plan.first:
                         study.enqueue_trial(suggested_part(plan.parameters, settings), skip_if_exists=True)
+        for plan in plans:
+            self._note(plan.study_key)
 
     def ask(self) -> tuple[TrialId, Settings, int | None] | None:
         """Returns the next trial, its settings, and its seed if it is a confirmation.
@@ -179,6 +182,7 @@ class Studies:
             reason = f"predicts the same for every example at epoch {epoch:g}"
         else:
             return False
+        trial.set_user_attr(RESULT, result_text(self._frozen(trial_id)))
         trial.set_user_attr(ENDED, {"state": TrialState.PRUNED.name, "reason": reason})
         return True
 
@@ -197,8 +201,11 @@ class Studies:
             trial.set_user_attr(FILE, file_hash)
         if official is not None:
             trial.set_user_attr("official", official)
-        best = max(self._frozen(trial_id).intermediate_values.values())
-        self._studies[trial_id.study_key, trial_id.stage].tell(trial, best)
+        frozen = self._frozen(trial_id)
+        trial.set_user_attr(RESULT, result_text(frozen))
+        self._studies[trial_id.study_key, trial_id.stage].tell(trial, max(frozen.intermediate_values.values()))
+        if trial_id.stage == "search":
+            self._note(trial_id.study_key)
 
     def stop(self, trial_id: TrialId) -> None:
         """Ends a trial that was stopped before its budget was used."""
@@ -294,6 +301,15 @@ class Studies:
     def settings(self, study_key: StudyKey, trial: FrozenTrial) -> Settings:
         """Returns the settings of a trial, fixed ones included."""
         return settings_of(self._parameters(study_key, trial), trial.params)
+
+    def _note(self, study_key: StudyKey) -> None:
+        """Renews the notes of a study and of its confirmation."""
+        best = self.best(study_key)
+        settings = None if best is None else self.settings(study_key, best)
+        quota = self.plans[study_key].quota
+        set_note(self._studies[study_key, "search"], study_note(study_key, "search", quota, best, settings))
+        confirmation = study_note(study_key, "confirm", len(self.seeds), None, None)
+        set_note(self._studies[study_key, "confirm"], confirmation)
 
     def _started(self, study_key: StudyKey, stage: Stage) -> list[FrozenTrial]:
         """Returns all trials that were started in this run."""

@@ -10,8 +10,9 @@ import torch
 
 from pkd_tune.config import DataConfig, SearchConfig
 from pkd_tune.data.loading import load_features, selection_splits
+from pkd_tune.distillation.teacher import finetuned_cache, finetuned_folder, is_finetuned
 from pkd_tune.distillation.train_step import graphs_of_a_training
-from pkd_tune.encoders.folder import family_of, layer_count, weight_bytes
+from pkd_tune.encoders.folder import family_of, has_classifier, layer_count, model_name, weight_bytes
 from pkd_tune.files import JOURNAL, RAY_LOG, RUN
 from pkd_tune.reporting.document import Table, markdown
 from pkd_tune.reporting.formatting import plural
@@ -49,11 +50,7 @@ def plan(request: SearchRequest) -> str:
         log.info("timing a student of %s", plural(depth, "layer"))
         with graphs_of_a_training(device, captured=resources.eager is None) as graphs:
             costs[depth] = time_student(config, splits, depth, device, graphs)
-    log.info("timing the teacher, %s", plural(layer_count(data.teacher_dir), "layer"))
-    of_teacher = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
-    teacher_splits = selection_splits(task, of_teacher, data.select_on)
-    with graphs_of_a_training(device, captured=resources.eager is None) as graphs:
-        teacher_seconds = time_teacher(config, teacher_splits, device, graphs)
+    teacher = plan_teacher(config, device, captured=resources.eager is None)
     weights = weight_bytes(data.student_dir)
     disk = disk_bytes(weights, len(plans), resources) + len(plans) * weights
     run_dir = choose_run_folder(request.out / task.name, run_name(request), new=request.options.new)
@@ -62,7 +59,7 @@ def plan(request: SearchRequest) -> str:
         plans,
         resources,
         costs,
-        teacher_seconds,
+        teacher,
         disk,
         timed_on=device.type,
         done=trials_done(request, run_dir, plans),
@@ -106,6 +103,34 @@ def trials_done(request: SearchRequest, run_dir: Path, plans: Sequence[StudyPlan
         ]
         found[plan.study_key] = Done(len(ended), len(confirmed))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherPlan:
+    """Whether the teacher is there, and what it takes otherwise."""
+
+    text: str
+    """In one line."""
+    seconds: float = 0.0
+    """Of fine-tuning it and computing its outputs."""
+
+
+def plan_teacher(config: SearchConfig, device: torch.device, *, captured: bool) -> TeacherPlan:
+    """Returns whether the teacher is there; fine-tuning is timed where it is not."""
+    data, task = config.data, config.data.task
+    if has_classifier(data.teacher_dir):
+        return TeacherPlan(f"Teacher: {model_name(data.teacher_dir)}, which is given fine-tuned.")
+    splits = selection_splits(
+        task, load_features(task, data.data_dir, data.teacher_dir, data.max_length), data.select_on
+    )
+    layers, cache = layer_count(data.teacher_dir), finetuned_cache(data)
+    folder = finetuned_folder(task, splits, data.teacher_dir, layers, cache, config.teacher_trainings)
+    if is_finetuned(folder):
+        return TeacherPlan(f"Teacher: fine-tuned already, in {folder}.")
+    log.info("timing the teacher, %s", plural(layers, "layer"))
+    with graphs_of_a_training(device, captured=captured) as graphs:
+        seconds = time_teacher(config, splits, device, graphs)
+    return TeacherPlan(f"Teacher: to be fine-tuned, about {seconds / 60:.1f} min.", seconds)
 
 
 def forward_pass_text(data: DataConfig) -> str:
@@ -167,7 +192,7 @@ def plan_text(
     plans: Sequence[StudyPlan],
     resources: Resources,
     costs: Mapping[int, Cost],
-    teacher: float,
+    teacher: TeacherPlan,
     disk: int,
     *,
     timed_on: str,
@@ -181,7 +206,7 @@ def plan_text(
         plans: Of its studies.
         resources: Where its trials would run.
         costs: By depth.
-        teacher: Seconds that the teacher takes.
+        teacher: Whether it is there.
         disk: Bytes that the files of trials and the exported students take.
         timed_on: `cpu` or `cuda`: what the costs are of, which is the CPU where a cluster's GPUs are far away.
         done: What the run that is continued has of each study; the plan is of the rest.
@@ -231,10 +256,10 @@ def plan_text(
             _table(header, rows),
             "",
             f"{concurrency_text(resources)}. Rungs at epochs {', '.join(rungs) or 'none'} of {ends}.",
-            f"Teacher, unless it is cached: {teacher / 60:.1f} min.",
+            teacher.text,
             f"Search and confirmation: about {expected / resources.count / 60:.1f} min, at most "
             f"{most / resources.count / 60:.1f} min if nothing is stopped early.",
-            *([_limit_text(time_limit, teacher, expected / resources.count)] if time_limit is not None else []),
+            *([_limit_text(time_limit, teacher.seconds, expected / resources.count)] if time_limit is not None else []),
             f"That is {expected / 3600 * share:.2f} {unit}, at most {most / 3600 * share:.2f}.",
             f"Disk: at most {disk / 1e9:.2f} GB for the files of trials, of which the best {KEEP_BEST} a row stay, "
             "and for exported students.",

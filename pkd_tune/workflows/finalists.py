@@ -4,12 +4,13 @@ import logging
 import shutil
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from safetensors.numpy import load_file
 
@@ -28,7 +29,8 @@ from pkd_tune.distillation.student import start_folder
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.encoders.folder import model_name
 from pkd_tune.encoders.precision import has_bf16
-from pkd_tune.files import BEST
+from pkd_tune.files import BEST, DEV_PREDICTIONS, write_text
+from pkd_tune.reporting.dev_predictions import TEACHER, TEXT_LENGTH, TEXTS, disagreements
 from pkd_tune.reporting.verdict import choose_student, verdict_text
 from pkd_tune.tuning.journal import FILE, evaluations
 from pkd_tune.tuning.plan import StudyKey, TrialId
@@ -80,6 +82,7 @@ def export_finalists(
     if data.select_on == "dev":
         check_teacher(teacher, teacher_record["metrics"]["score"], sizes)
     students: list[dict[str, Any]] = []
+    exported: dict[str, Predicted] = {}
     for study_key in sorted(studies.plans, key=lambda study_key: study_key.depth):
         best = studies.best(study_key)
         if best is None:
@@ -93,6 +96,8 @@ def export_finalists(
         weights = trial_file(context, studies, TrialId(study_key, "search", best.number))
         start = start_folder(data, teacher.folder, settings["init"])
         export_student(weights, study_key.depth, start, task, config.student_training.seed, target, data.max_length)
+        of_student = predict(target, dev, task, data.max_length)
+        exported[target.relative_to(run_dir).as_posix()] = of_student
         scores = best.intermediate_values
         best_step = max(scores, key=lambda step: (scores[step], -step))
         student: dict[str, Any] = {
@@ -108,11 +113,12 @@ def export_finalists(
             else (),
             "confirmed": confirmed(studies, study_key),
             "folder": target.relative_to(run_dir).as_posix(),
-            **measure(target, dev, task, data.max_length),
+            **measured(target, dev, task, of_student),
         }
         if data.select_on == "dev":
             check_reproduced(student, sizes, exactly=_only_fp32(config.student_training.precision, context.resources))
         students.append(student)
+    write_text(run_dir / DEV_PREDICTIONS, predictions_csv(task, dev, of_teacher, exported))
     architectures = {student["layers"]: run_dir / student["folder"] for student in students}  # cut from the same model
     folders = [teacher.folder, *architectures.values()]
     timed = latencies_ms([(folder, PYTORCH) for folder in folders], dev[task.dev_splits[0]], data.max_length)
@@ -146,6 +152,47 @@ def export_finalists(
         "latency_on": latency_machine(),
         "tolerance": tolerance,
     }
+
+
+def predictions_csv(
+    task: Task, dev: Mapping[str, RawSplit], of_teacher: Predicted, of_students: Mapping[str, Predicted]
+) -> str:
+    """Returns the content of dev-predictions.csv, whose columns `reporting.dev_predictions` describes.
+
+    Args:
+        task: Of teacher and students.
+        dev: The dev splits of the task by name.
+        of_teacher: What the teacher predicts.
+        of_students: What each exported student predicts, by its folder.
+    """
+
+    def written(values: Iterable[Any]) -> list[Any]:
+        return [round(float(value), 4) if task.regression else task.labels[int(value)] for value in values]
+
+    tables = [
+        pd.DataFrame(
+            {
+                "split": name,
+                "example_id": range(len(split)),
+                "label": written(split.labels or ()),
+                TEACHER: written(of_teacher[name]),
+                **{folder: written(predicted[name]) for folder, predicted in of_students.items()},
+            }
+        )
+        for name, split in dev.items()
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    shown = {row for student in of_students for _, rows in disagreements(table, student) for row in rows.index}
+    for column, texts in zip(TEXTS, ("sentence1", "sentence2")[: len(task.text)], strict=False):
+        everything = [text for split in dev.values() for text in getattr(split, texts)]
+        table[column] = [short(text) if row in shown else "" for row, text in enumerate(everything)]
+    return table.to_csv(index=False)
+
+
+def short(text: str) -> str:
+    """Returns a text on one line, cut where it is longer than what a report shows."""
+    line = " ".join(text.split())
+    return line if len(line) <= TEXT_LENGTH else f"{line[:TEXT_LENGTH]}…"
 
 
 def measure_formats(

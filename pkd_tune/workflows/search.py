@@ -21,7 +21,7 @@ from pkd_tune.distillation.allocator import release_memory
 from pkd_tune.distillation.plain import check_plain
 from pkd_tune.distillation.published_settings import PUBLISHED, PUBLISHED_TRAINING
 from pkd_tune.distillation.student import checked_teacher_outputs
-from pkd_tune.distillation.teacher import Teacher, prepare_teacher
+from pkd_tune.distillation.teacher import Teacher, finetuned_cache, prepare_teacher
 from pkd_tune.encoders.folder import model_name, weight_bytes
 from pkd_tune.files import (
     BEST,
@@ -240,12 +240,11 @@ def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record:
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     chosen = selection_splits(task, splits, data.select_on)
     with training_progress("teacher", data.select_on, quiet=request.options.quiet) as show:
-        finetuned = data.data_dir / "models" / "finetuned" / task.name
         teacher = prepare_teacher(
             task,
             chosen,
             data.teacher_dir,
-            finetuned,
+            finetuned_cache(data),
             config.teacher_trainings,
             device,
             show,
@@ -343,6 +342,7 @@ def dashboard_address(run_dir: Path, address: str | None) -> Iterator[None]:
     path = run_dir / DASHBOARD
     if address is not None:
         write_json(path, {"ray": address, "token": os.environ[cluster.AUTH_TOKEN]}, private=True)
+        log.info("Ray's dashboard: %s (the token that it asks for is in %s)", address, path)
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna_dashboard import get_note
 from studies import FLAT, ask, finish, opened, plan, report, run_all
 
 from pkd_tune.tuning.journal import ENDED
@@ -321,3 +322,28 @@ def test_a_trial_that_is_longer_than_the_time_limit_is_begun_all_the_same(
     studies = opened(tmp_path, plan(1, 3), time_limit=TimeLimit(time.monotonic() + 1e3, slots=1))
     assert ask(studies)[0].number == 1
     assert studies.ask() is None
+
+
+def test_notes_say_in_words_what_a_study_is_and_its_best_so_far(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(2, 3), seeds=(7, 8))
+
+    def notes() -> dict[str, str]:
+        storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.log")))
+        return {
+            study.study_name: get_note(study)
+            for study in [
+                optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)
+            ]
+        }
+
+    assert "Search: 3 trials are planned" in notes()["2-layer-pkd"]
+    assert "Best so far" not in notes()["2-layer-pkd"]
+    finish(studies, ask(studies)[0], 70.0, 80.04)
+    finish(studies, ask(studies)[0], 60.0)
+    assert "Students of 2 layers, trained by Patient Knowledge Distillation." in notes()["2-layer-pkd"]
+    assert "Best so far: trial 0, score 80.0 at epoch 1 (f1 80.0)." in notes()["2-layer-pkd"]
+    assert "Its settings: alpha 0." in notes()["2-layer-pkd"]
+    assert "the best settings of `2-layer-pkd`, trained again on 2 fresh seeds" in notes()["2-layer-pkd confirmed"]
+    written = (tmp_path / "study.log").read_text().count("note_str")
+    opened(tmp_path, plan(2, 3), seeds=(7, 8))
+    assert (tmp_path / "study.log").read_text().count("note_str") == written  # what is there is not written again

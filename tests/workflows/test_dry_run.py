@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from requests_of import search_request
 from tiny import TINY_SEARCH
 
@@ -11,7 +12,7 @@ from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.space import Choice
-from pkd_tune.workflows.dry_run import Done, expected_epochs, plan, plan_text, trials_done
+from pkd_tune.workflows.dry_run import Done, TeacherPlan, expected_epochs, plan, plan_teacher, plan_text, trials_done
 from pkd_tune.workflows.search import plan_search
 from pkd_tune.workflows.timing import Cost
 
@@ -39,9 +40,28 @@ def test_the_plan_of_a_real_search_is_printed_and_nothing_is_left(
     for line in ("| 1 layer | pkd | 2 | 2 | 8 of 8 |", "| 3 layers | kd | 1 | 2 | 6 of 6 |", "core-hours"):
         assert line in text
     assert "Rungs at epochs 0.5, 1 of 2." in text
+    assert "Teacher: to be fine-tuned, about " in text
     cores = len(os.sched_getaffinity(0))
     assert f"{plural(min(cores, 8), 'trial')} at once on cpu" in text
     assert not (tmp_path / "results").exists()
+
+
+def test_a_plan_says_where_the_teacher_is(
+    tiny_search: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tiny_search)
+    caplog.set_level("INFO")
+    (finetuned,) = tiny_search.glob("data/models/finetuned/MRPC/tiny-*-layer-*/")
+
+    def teacher(*flags: str) -> str:
+        config = search_request(*TINY_SEARCH, *flags).config
+        return plan_teacher(config, torch.device("cpu"), captured=False).text
+
+    assert teacher() == f"Teacher: fine-tuned already, in {finetuned}."
+    given = teacher("--teacher", str(finetuned))
+    assert given == f"Teacher: {finetuned.name}, which is given fine-tuned."
+    assert "timing" not in caplog.text
+    assert teacher("--seed", "7").startswith("Teacher: to be fine-tuned, about ")
 
 
 @pytest.mark.timeout(200)
@@ -74,7 +94,9 @@ def test_the_plan_of_a_continued_run_is_of_what_is_left(tiny_search: Path, monke
     assert trials_done(request, tiny_search / "results/MRPC/tiny-2", plans) == {}
     costs = {depth: Cost(epoch=60.0, evaluation=0.0) for depth in (1, 3)}
     resources = Resources(cpu_trials=1)
-    text = plan_text(request.config, plans, resources, costs, 600.0, 0, timed_on="cpu", done=done, time_limit=1200.0)
+    text = plan_text(
+        request.config, plans, resources, costs, TeacherPlan("", 600.0), 0, timed_on="cpu", done=done, time_limit=1200.0
+    )
     assert "Of the run that is continued, 4 trials are done. What is left:" in text
     for line in ("| 1 layer | pkd | 2 | 1 | 18 of 18 |", "| 3 layers | pkd | 1 | 1 | 12 of 12 |"):
         assert line in text
@@ -97,12 +119,12 @@ def test_hours_are_those_of_gpus_that_trials_share() -> None:
         early_stopping=False,
     )
     costs = {3: Cost(epoch=880.0, evaluation=10.0)}  # 8 x (440 + 10) s = an hour a trial
-    text = plan_text(config, plans, Resources(gpus=2, trials_per_gpu=2), costs, 0.0, 0, timed_on="cuda")
+    text = plan_text(config, plans, Resources(gpus=2, trials_per_gpu=2), costs, TeacherPlan(""), 0, timed_on="cuda")
     assert "That is 1.00 GPU-hours, at most 1.00." in text
     assert "about 30.0 min" in text
-    text = plan_text(config, plans, Resources(gpus=2, trials_per_gpu=2), costs, 0.0, 0, timed_on="cpu")
+    text = plan_text(config, plans, Resources(gpus=2, trials_per_gpu=2), costs, TeacherPlan(""), 0, timed_on="cpu")
     assert "That is 2.00 hours of this machine's CPU, at most 2.00." in text
     assert "steps a depth on this machine's CPU, for it has no GPU: on GPUs all times are shorter;" in text
-    text = plan_text(config, plans, Resources(cpu_trials=2, threads=4), costs, 0.0, 0, timed_on="cpu")
+    text = plan_text(config, plans, Resources(cpu_trials=2, threads=4), costs, TeacherPlan(""), 0, timed_on="cpu")
     assert "2 trials at once on cpu, 4 cores each." in text
     assert "That is 8.00 core-hours, at most 8.00." in text

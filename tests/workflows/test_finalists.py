@@ -1,13 +1,16 @@
 """Confirmed scores and comparisons, from studies and predictions on disk; the whole way is in test_methods.py."""
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from pkd_tune.config import DataConfig, SearchConfig, SearchStage, TrainingConfig
+from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.glue import TASKS
 from pkd_tune.distillation.checkpoint import write_tensors
 from pkd_tune.distillation.teacher import Teacher
@@ -17,7 +20,7 @@ from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.space import Choice
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.trial import TrialContext, predictions_name
-from pkd_tune.workflows.finalists import check_reproduced, compare, confirmed
+from pkd_tune.workflows.finalists import check_reproduced, compare, confirmed, predictions_csv
 
 PKD, KD, ALONE = StudyKey(3, "pkd"), StudyKey(3, "kd"), StudyKey(3, "finetuned")
 TRUTH = np.random.default_rng(0).integers(2, size=100)
@@ -132,3 +135,30 @@ def test_an_export_that_is_not_what_was_searched_is_refused(caplog: pytest.LogCa
     assert caplog.text == ""
     check_reproduced({**student, "search_score": 81.0}, {"dev": 1000}, exactly=False)
     assert caplog.messages == ["best/3-layer scores 79.2 in fp32, but 81.0 in its trial's bf16"]
+
+
+def test_predictions_are_kept_with_the_texts_that_a_report_lists() -> None:
+    task = TASKS["RTE"]
+    dev = {"dev": RawSplit(["NA", "x " * 400, 'a "quoted"\nline'], ["", "y", "z"], [0, 1, 1])}
+    csv = predictions_csv(task, dev, {"dev": np.array([0, 1, 1])}, {"best/3-layer": {"dev": np.array([0, 0, 0])}})
+    table = pd.read_csv(StringIO(csv), keep_default_na=False)
+    assert list(table) == ["split", "example_id", "label", "teacher", "best/3-layer", "text_1", "text_2"]
+    assert list(table["best/3-layer"]) == ["entailment"] * 3
+    assert list(table["label"]) == ["entailment", "not_entailment", "not_entailment"]
+    assert list(table["text_1"]) == ["", "x " * 150 + "…", 'a "quoted" line']  # the first is not listed
+    assert list(table["text_2"]) == ["", "y", "z"]
+
+
+def test_predictions_of_all_dev_splits_are_in_one_table() -> None:
+    dev = {name: RawSplit(["a", "b"], ["c", "d"], [0, 1]) for name in ("dev", "dev_mm")}
+    of_teacher = {"dev": np.array([0, 1]), "dev_mm": np.array([2, 1])}
+    csv = predictions_csv(TASKS["MNLI"], dev, of_teacher, {})
+    rows = [line.split(",") for line in csv.splitlines()]
+    assert [row[:2] for row in rows[1:]] == [["dev", "0"], ["dev", "1"], ["dev_mm", "0"], ["dev_mm", "1"]]
+
+
+def test_predictions_of_a_regression_are_numbers() -> None:
+    dev = {"dev": RawSplit(["a"], ["b"], [2.5])}
+    of_student = {"dev": np.array([1 / 3], dtype=np.float32)}
+    csv = predictions_csv(TASKS["STS-B"], dev, {"dev": np.array([2.4], dtype=np.float32)}, {"best/1-layer": of_student})
+    assert csv.splitlines()[1] == "dev,0,2.5,2.4,0.3333,a,b"
