@@ -38,14 +38,16 @@ class Space:
     students are trained."""
     trials: int | None
     """Trials of each PKD method when --trials is not given; None: every setting of the space, at every depth."""
-    control_trials: int
-    """Trials of each control (vanilla KD, fine-tuning alone) when --control-trials is not given."""
+    control_trials: int | Literal["equal"]
+    """Trials of vanilla KD when --control-trials is not given; `equal`: as many as of each PKD method."""
     seeds: int
     """Trainings that confirm each winner when --seeds is not given."""
     sampler: Sampler
     """Sampler when --sampler is not given."""
     early_stopping: bool
     """Whether weak trials are stopped early."""
+    transfer: bool
+    """Whether a study tries the best settings of its siblings."""
     stages: tuple[SearchStage, ...]
     """Methods searched one after another, each from the best of the one before; empty: all at once."""
     max_length: int
@@ -149,6 +151,7 @@ def _space(file: "_File") -> Space:
         seeds=file.search.seeds,
         sampler=file.search.sampler,
         early_stopping=file.search.early_stopping,
+        transfer=file.search.transfer,
         stages=tuple(SearchStage(method=stage.method, keep=tuple(stage.keep)) for stage in file.search.stages),
         max_length=file.training.max_length,
         init=file.training.init,
@@ -176,7 +179,6 @@ def _parameter(table: "_Listed[Any] | _Numeric[Any]") -> Parameter:
 _LARGEST = 1e300
 _Number = int | float
 Count = Annotated[int, Field(ge=1, le=1_000_000), must_be("a whole number from 1 to 1000000")]
-CountOrZero = Annotated[int, Field(ge=0, le=1_000_000), must_be("a whole number from 0 to 1000000")]
 Seeds = Annotated[int, Field(ge=0, le=1000), must_be("a whole number from 0 to 1000")]
 Length = Annotated[int, Field(ge=8, le=512), must_be("a whole number from 8 to 512")]
 Fraction = Annotated[_Number, Field(ge=0, le=1), must_be("a number in [0, 1]")]
@@ -184,6 +186,10 @@ NotNegative = Annotated[_Number, Field(ge=0, le=_LARGEST), must_be("a finite num
 Positive = Annotated[_Number, Field(gt=0, le=_LARGEST), must_be("a finite number above 0")]
 Flag = Annotated[bool, must_be("true or false")]
 True_ = Annotated[Literal[True], must_be("true")]
+ControlCount = Annotated[
+    Annotated[int, Field(ge=0, le=1_000_000)] | Literal["equal"],
+    must_be('a whole number from 0 to 1000000, or "equal"'),
+]
 TrialCount = Annotated[Count | Literal["all"], must_be('a whole number from 1 to 1000000, or "all"')]
 SamplerName = Annotated[Sampler, must_be('"tpe", "random" or "grid"')]
 PrecisionName = Annotated[Precision, must_be('"auto", "bf16" or "fp32"')]
@@ -278,10 +284,11 @@ class _StageTable(StrictTable):
 
 class _SearchTable(StrictTable):
     trials: TrialCount
-    control_trials: CountOrZero
+    control_trials: ControlCount
     seeds: Seeds
     sampler: SamplerName
     early_stopping: Flag
+    transfer: Flag
     stages: list[_StageTable] = Field(default_factory=list)
 
 

@@ -129,7 +129,8 @@ def plan_text(
         cost = costs[plan.study_key.depth]
         each = cost.epoch / training.evaluations_per_epoch + cost.evaluation
         likely = expected_evaluations(plan.quota, evaluations, early_stopping=config.early_stopping)
-        confirming = config.seeds * evaluations
+        ablations = config.seeds * len(plan.ablations)
+        confirming = (config.seeds + ablations) * evaluations
         epochs = (likely + confirming) / training.evaluations_per_epoch
         expected += (likely + confirming) * each
         most += (plan.quota * evaluations + confirming) * each
@@ -139,7 +140,8 @@ def plan_text(
                 plan.study_key.method,
                 plan.quota,
                 config.seeds,
-                f"{epochs:.0f} of {(plan.quota + config.seeds) * training.epochs}",
+                ablations,
+                f"{epochs:.0f} of {(plan.quota + config.seeds + ablations) * training.epochs}",
                 f"{cost.epoch:.1f} s",
                 f"{(likely + confirming) * each / 60:.1f} min",
             ]
@@ -149,7 +151,7 @@ def plan_text(
     unit = {"cuda": "GPU-hours", "cpu": "core-hours"}[resources.device] if of_slots else "hours of this machine's CPU"
     share = 1.0 if not of_slots else resources.threads if resources.device == "cpu" else 1 / resources.trials_per_gpu
     elsewhere = "" if of_slots else " on this machine's CPU, for it has no GPU: on GPUs all times are shorter"
-    header = ["student", "method", "trials", "seeds", "epochs expected", "time per epoch", "slot time"]
+    header = ["student", "method", "trials", "seeds", "ablations", "epochs expected", "time per epoch", "slot time"]
     return "\n".join(
         [
             _table(header, rows),
@@ -157,7 +159,7 @@ def plan_text(
             f"{concurrency_text(resources)}. "
             f"Rungs at evaluations {', '.join(map(str, rungs)) or 'none'} of {evaluations}.",
             f"Teacher, unless it is cached: {teacher / 60:.1f} min.",
-            f"Search and confirmation: about {expected / resources.count / 60:.1f} min, at most "
+            f"Search, confirmation and ablations: about {expected / resources.count / 60:.1f} min, at most "
             f"{most / resources.count / 60:.1f} min if nothing is stopped early.",
             f"That is {expected / 3600 * share:.2f} {unit}, at most {most / 3600 * share:.2f}.",
             f"Disk: at most {disk / 1e9:.2f} GB for the files of trials, of which the best {KEEP_BEST} a row stay, "

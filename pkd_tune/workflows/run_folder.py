@@ -26,7 +26,7 @@ FLAGS = {
 PLACES = ("search.data.data_dir", "search.data.teacher_dir", "search.data.student_dir", "search.data.task.folder")
 """Settings that only say where something lies; what lies there is compared by content."""
 
-TOTALS = ("search.trials", "search.control_trials", "search.seeds")
+TOTALS = ("search.trials", "search.control_trials", "search.finetuned_trials", "search.seeds")
 """Settings that a continued run may raise."""
 
 
