@@ -54,9 +54,14 @@ def make_parser() -> Parser:
         "when --control-trials is not 0)",
     )
     add("--trials", type=int, metavar="N", help="trials of each PKD method over all depths (default: the space's)")
-    controls = "trials of each control, vanilla KD and fine-tuning alone, over all depths (default: the space's)"
+    controls = (
+        "trials of vanilla KD over all depths; fine-tuning alone has fewer (default: the space's, as many as PKD)"
+    )
     add("--control-trials", type=int, metavar="N", help=controls)
-    fresh = "trainings on fresh seeds that confirm each study's best settings; 0: none (default: the space's)"
+    fresh = (
+        "trainings on fresh seeds of each study's best settings, and of PKD's without terms of its loss; 0: none "
+        "(default: the space's)"
+    )
     add("--seeds", type=int, metavar="N", help=fresh)
     add("--space", metavar="FILE", help="a TOML file, or default, demo or paper (default: default, or demo)")
     add(

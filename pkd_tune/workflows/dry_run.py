@@ -23,6 +23,7 @@ from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.runner import KEEP_BEST, disk_bytes
 from pkd_tune.tuning.sampling import REDUCTION, WARM_UP_TRIALS
 from pkd_tune.tuning.space import epoch_shares
+from pkd_tune.tuning.studies import STUDY_NAMES
 from pkd_tune.workflows.capacity import concurrency_text, limit_concurrency
 from pkd_tune.workflows.inputs import load_examples
 from pkd_tune.workflows.request import SearchRequest
@@ -77,6 +78,8 @@ class Done:
     """Trials that have ended."""
     confirmed: int = 0
     """Trainings that confirm its winner."""
+    ablated: int = 0
+    """Trainings of its winner's ablations."""
 
 
 def trials_done(request: SearchRequest, run_dir: Path, plans: Sequence[StudyPlan]) -> dict[StudyKey, Done]:
@@ -96,12 +99,16 @@ def trials_done(request: SearchRequest, run_dir: Path, plans: Sequence[StudyPlan
         ]
         complete = [trial for trial in ended if trial.state.name == "COMPLETE"]
         winner = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
-        confirmed = [
-            trial
-            for trial in recorded.get(f"{plan.study_key.name} confirmed", [])
-            if trial.state.name == "COMPLETE" and winner and trial.user_attrs.get("winner") == winner.number
-        ]
-        found[plan.study_key] = Done(len(ended), len(confirmed))
+        confirmed, ablated = (
+            sum(
+                trial.state.name == "COMPLETE"
+                and winner is not None
+                and trial.user_attrs.get("winner") == winner.number
+                for trial in recorded.get(STUDY_NAMES[stage].format(plan.study_key.name), [])
+            )
+            for stage in ("confirm", "ablation")
+        )
+        found[plan.study_key] = Done(len(ended), confirmed, ablated)
     return found
 
 
@@ -222,12 +229,18 @@ def plan_text(
         before = (done or {}).get(plan.study_key, Done())
         trials = max(0, plan.quota - before.trials)
         seeds = config.seeds if trials else max(0, config.seeds - before.confirmed)
+        ablations = (
+            config.seeds * len(plan.ablations)
+            if trials
+            else max(0, config.seeds * len(plan.ablations) - before.ablated)
+        )
         of_all, of_some = (
             expected_epochs(number, shares, 1 / per_epoch, early_stopping=config.early_stopping)
             for number in (before.trials + trials, before.trials)
         )
-        likely = of_all - of_some + seeds * sum(epochs * share for epochs, share in shares.items())
-        at_most = (trials + seeds) * max(shares)
+        mean = sum(epochs * share for epochs, share in shares.items())
+        likely = of_all - of_some + (seeds + ablations) * mean
+        at_most = (trials + seeds + ablations) * max(shares)
         expected += likely * each
         most += at_most * each
         rows.append(
@@ -236,6 +249,7 @@ def plan_text(
                 plan.study_key.method,
                 trials,
                 seeds,
+                ablations,
                 f"{likely:.0f} of {at_most}",
                 f"{cost.epoch:.1f} s",
                 f"{likely * each / 60:.1f} min",
@@ -249,7 +263,7 @@ def plan_text(
     unit = {"cuda": "GPU-hours", "cpu": "core-hours"}[resources.device] if of_slots else "hours of this machine's CPU"
     share = 1.0 if not of_slots else resources.threads if resources.device == "cpu" else 1 / resources.trials_per_gpu
     elsewhere = "" if of_slots else " on this machine's CPU, for it has no GPU: on GPUs all times are shorter"
-    header = ["student", "method", "trials", "seeds", "epochs expected", "time per epoch", "slot time"]
+    header = ["student", "method", "trials", "seeds", "ablations", "epochs expected", "time per epoch", "slot time"]
     return "\n".join(
         [
             *([_done_text(done)] if done else []),
@@ -257,7 +271,7 @@ def plan_text(
             "",
             f"{concurrency_text(resources)}. Rungs at epochs {', '.join(rungs) or 'none'} of {ends}.",
             teacher.text,
-            f"Search and confirmation: about {expected / resources.count / 60:.1f} min, at most "
+            f"Search, confirmation and ablations: about {expected / resources.count / 60:.1f} min, at most "
             f"{most / resources.count / 60:.1f} min if nothing is stopped early.",
             *([_limit_text(time_limit, teacher.seconds, expected / resources.count)] if time_limit is not None else []),
             f"That is {expected / 3600 * share:.2f} {unit}, at most {most / 3600 * share:.2f}.",

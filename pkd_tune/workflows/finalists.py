@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from safetensors.numpy import load_file
 
-from pkd_tune.config import CONTROLS, Precision, Task, UserError
+from pkd_tune.config import CONTROLS, Precision, Stage, Task, UserError
 from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.loading import load_raw
 from pkd_tune.data.metrics import majority_score, score
@@ -309,7 +309,16 @@ def confirmed(studies: Studies, study_key: StudyKey) -> dict[str, Any] | None:
 
     `sd` is the sample standard deviation, None for a single training.
     """
-    trials = [trial for trial in studies.trials(study_key, "confirm") if "official" in trial.user_attrs]
+    return _scores_of(_ended(studies.trials(study_key, "confirm")))
+
+
+def _ended(trials: Sequence[Any]) -> list[Any]:
+    """Returns the trainings on fresh seeds that were completed."""
+    return [trial for trial in trials if "official" in trial.user_attrs]
+
+
+def _scores_of(trials: Sequence[Any]) -> dict[str, Any] | None:
+    """Returns the scores of trainings on fresh seeds as summary.json has them; None without any."""
     if not trials:
         return None
 
@@ -338,8 +347,9 @@ def compare(
     Args:
         context: Holds the predictions of confirmations.
         studies: Say which confirmations there are.
-        students: As summary.json has them. Each gets `against`: the controls of its depth; `against_shallower`: the
-            next shallower student of its method, None where there is none; and `against_teacher`.
+        students: As summary.json has them. Each gets `against`: the controls of its depth; `ablations`: its own
+            settings without terms of the loss; `against_shallower`: the next shallower student of its method, None
+            where there is none; and `against_teacher`.
         of_teacher: Predictions of the teacher.
         labels: Of the official dev splits.
     """
@@ -352,10 +362,56 @@ def compare(
         study_key = StudyKey(student["layers"], student["method"])
         student["against"] = against_controls(task, predicted, study_key, labels)
         student["against_shallower"] = against_shallower(task, predicted, study_key, labels)
+    compare_ablations(context, studies, students, labels)
     for study_key, found in against_teacher(task, predicted, of_teacher, labels).items():
         for student in students:
             if study_key == StudyKey(student["layers"], student["method"]):
                 student["against_teacher"] = found
+
+
+def compare_ablations(
+    context: TrialContext,
+    studies: Studies,
+    students: Sequence[dict[str, Any]],
+    labels: Mapping[str, npt.NDArray[np.generic]],
+) -> None:
+    """Compares the confirmations of students with ablations, which have their settings without terms of the loss.
+
+    Both are trained on the same seeds and differ in the loss alone, so that they are compared seed by seed; the
+    variance of these differences is pooled over all ablations of the search.
+
+    Args:
+        context: Holds the predictions of confirmations and ablations.
+        studies: Say which there are.
+        students: As summary.json has them. Each gets `ablations`: the method that each is, its settings, its scores as
+            `confirmed` has them, and the difference of the student to it.
+        labels: Of the official dev splits.
+    """
+    task = context.search.data.task
+
+    def predictions(study_key: StudyKey, stage: Stage, trials: Sequence[Any]) -> list[Predicted]:
+        return [load_file(trial_file(context, studies, TrialId(study_key, stage, t.number))) for t in trials]
+
+    pairs = []
+    for student in students:
+        study_key = StudyKey(student["layers"], student["method"])
+        student["ablations"] = []
+        ours = {trial.user_attrs["seed"]: trial for trial in _ended(studies.trials(study_key, "confirm"))}
+        for ablation in studies.ablations(study_key):
+            theirs = {trial.user_attrs["seed"]: trial for trial in _ended(studies.ablation_trials(ablation))}
+            if seeds := [seed for seed in ours if seed in theirs]:
+                record = {"method": ablation.method, "settings": ablation.settings}
+                student["ablations"].append(record | (_scores_of([theirs[seed] for seed in seeds]) or {}))
+                with_term = predictions(study_key, "confirm", [ours[seed] for seed in seeds])
+                without = predictions(ablation.study_key, ablation.stage, [theirs[seed] for seed in seeds])
+                pairs.append((student["ablations"][-1], with_term, without))
+
+    def scores(trainings: Sequence[Predicted]) -> npt.NDArray[np.float64]:
+        return np.array([score(task, each, labels)["score"] for each in trainings])
+
+    pool = [scores(with_term) - scores(without) for _, with_term, without in pairs]
+    for record, with_term, without in pairs:
+        record |= _recorded(paired_bootstrap(task, with_term, without, labels, pool=pool, by_seed=True))
 
 
 def against_controls(
@@ -450,6 +506,5 @@ def _recorded(difference: Difference) -> dict[str, Any]:
 def _predictions(context: TrialContext, studies: Studies, study_key: StudyKey) -> list[Predicted]:
     return [
         load_file(trial_file(context, studies, TrialId(study_key, "confirm", trial.number)))
-        for trial in studies.trials(study_key, "confirm")
-        if "official" in trial.user_attrs
+        for trial in _ended(studies.trials(study_key, "confirm"))
     ]

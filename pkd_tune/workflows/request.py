@@ -10,7 +10,7 @@ from pkd_tune.config import DataConfig, Init, Method, SearchConfig, SearchStage,
 from pkd_tune.encoders.folder import layer_count
 from pkd_tune.encoders.precision import check_precision
 from pkd_tune.tuning.artifacts import check_uri
-from pkd_tune.tuning.plan import check_shares, is_control
+from pkd_tune.tuning.plan import check_shares, finetuned_share, is_control
 from pkd_tune.tuning.resources import Resources, choose_resources
 from pkd_tune.tuning.space import Choice, Parameter, Parameters, Value, inits
 from pkd_tune.tuning.space_file import Space, find_space, load_space
@@ -131,7 +131,9 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         )
     whole_grid = options.sampler == "grid" and space.sampler == "grid"
     trials = options.trials or (None if whole_grid else space.trials)
-    control_trials = space.control_trials if options.control_trials is None else options.control_trials
+    control_trials = options.control_trials
+    if control_trials is None:
+        control_trials = trials if space.control_trials == "equal" else space.control_trials
     check_shares(stages, depths, trials, control_trials)
     of_all: dict[str, Any] = {"seed": options.seed, "precision": options.precision or space.training.precision}
     config = SearchConfig(
@@ -142,10 +144,12 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         stages=stages,
         trials=trials,
         control_trials=control_trials,
+        finetuned_trials=finetuned_share(control_trials, space.parameters, len(depths), regression=task.regression),
         seeds=space.seeds if options.seeds is None else options.seeds,
         sampler=sampler,
         early_stopping=space.early_stopping,
         max_pending=space.max_pending,
+        transfer=space.transfer,
         seed=options.seed,
     )
     return SearchRequest(

@@ -37,7 +37,13 @@ def test_the_plan_of_a_real_search_is_printed_and_nothing_is_left(
     flags = ["--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--teacher", "tiny"]
     flags += ["--space", str(tiny_space), "--depths", "1", "3", "--control-trials", "2", "--seeds", "2"]
     text = plan(search_request(*flags))
-    for line in ("| 1 layer | pkd | 2 | 2 | 8 of 8 |", "| 3 layers | kd | 1 | 2 | 6 of 6 |", "core-hours"):
+    for line in (
+        "| student | method | trials | seeds | ablations | epochs expected |",
+        "| 1 layer | pkd | 2 | 2 | 2 | 12 of 12 |",
+        "| 3 layers | pkd | 2 | 2 | 4 | 16 of 16 |",
+        "| 3 layers | kd | 1 | 2 | 0 | 6 of 6 |",
+        "core-hours",
+    ):
         assert line in text
     assert "Rungs at epochs 0.5, 1 of 2." in text
     assert "Teacher: to be fine-tuned, about " in text
