@@ -1,14 +1,16 @@
 """Search policies that can be replayed on a recorded table: the paper's staged grid, random search, what other tools
 do, and this package's own search.
 
-`ours` and `tpe without stopping` are the code of `pkd_tune.tuning` itself. A sampler of continuous values is given a
-range in which every recorded value has its cell, half-way to its neighbours; what it suggests is trained with the
-values of the cell.
+`ours` and `tpe without stopping` are the code of `pkd_tune.tuning` itself, for a single study. A sampler of continuous
+values is given a range in which every recorded value has its cell, half-way to its neighbours; what it suggests is
+trained with the values of the cell.
 """
 
 import contextlib
+import functools
 import math
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +25,9 @@ from pkd_tune.benchmark.simulation import Job, Policy, Seen
 from pkd_tune.files import JOURNAL
 from pkd_tune.tuning import sampling
 from pkd_tune.tuning import studies as studies_module
-from pkd_tune.tuning.plan import StudyKey, StudyPlan
+from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
 from pkd_tune.tuning.space import Choice, Float, Parameters, Settings, suggest
-from pkd_tune.tuning.space_file import DEFAULT, find_space, load_space
+from pkd_tune.tuning.space_file import DEFAULT, Space, find_space, load_space
 from pkd_tune.tuning.studies import Studies
 
 METHOD = "pkd"
@@ -69,10 +71,16 @@ class Scales:
         return min(self.values[name], key=lambda recorded: abs(scale(recorded) - scale(value)))
 
 
+@functools.cache
+def default_space() -> Space:
+    """Returns default.toml, which this package's search uses."""
+    return load_space(find_space(DEFAULT))
+
+
 def scales_of(table: Table) -> Scales:
     """Returns the continuous space of a table; which parameters are logarithmic is what default.toml says."""
     values = table.values(METHOD)
-    defaults = load_space(find_space(DEFAULT)).parameters
+    defaults = default_space().parameters
     log = frozenset(name for name in values if getattr(defaults.get(name), "log", False))
     parameters: Parameters = {}
     for name, recorded in values.items():
@@ -137,7 +145,15 @@ def random_search(table: Table, seed: int, folder: Path) -> Policy:
     return Policy(ask=lambda: next(jobs, None), report=_continue, end=_nothing)
 
 
-def own_search(table: Table, seed: int, folder: Path, *, early_stopping: bool = True, max_pending: int = 0) -> Policy:
+def own_search(
+    table: Table,
+    seed: int,
+    folder: Path,
+    *,
+    early_stopping: bool = True,
+    max_pending: int | None = None,
+    first_rung: int = 1,
+) -> Policy:
     """Returns this package's search: the studies of `pkd_tune.tuning`, with a storage in memory in place of a journal.
 
     Args:
@@ -145,26 +161,31 @@ def own_search(table: Table, seed: int, folder: Path, *, early_stopping: bool = 
         seed: Of the sampler.
         folder: Is not used.
         early_stopping: Whether weak trials are stopped at rungs.
-        max_pending: Trials that run without a score at most; 0: no limit.
+        max_pending: Trials that run without a score at most; 0: no limit; None: as in default.toml.
+        first_rung: Evaluation at which the first rung is.
     """
     scales = _cached_scales(table)
     plan = StudyPlan(study_key=StudyKey(2, METHOD), quota=100_000, parameters=scales.parameters)
     with _replaced("open_journal", lambda path: optuna.storages.InMemoryStorage()):
-        studies = Studies(folder / JOURNAL, [plan], seed=seed, early_stopping=early_stopping)
-    trials: dict[int, Any] = {}
-    pending: set[int] = set()
+        studies = Studies(
+            folder / JOURNAL,
+            [plan],
+            seed=seed,
+            early_stopping=early_stopping,
+            first_rung=table.recordings[0].trainings[0].epochs[first_rung - 1],
+            max_pending=default_space().max_pending if max_pending is None else max_pending,
+        )
+    trials: dict[int, TrialId] = {}
 
     def ask() -> Job | None:
-        if 0 < max_pending <= len(pending) or (asked := studies.ask()) is None:
+        if (asked := studies.ask()) is None:
             return None
         trial_id, settings, _ = asked
         trials[trial_id.number] = trial_id
-        pending.add(trial_id.number)
         return Job(trial_id.number, scales.recording(settings))
 
     def report(job: Job, seen: Seen) -> bool:
-        pending.discard(job.trial)
-        details = {"epoch": seen.epoch, "degenerate": seen.degenerate}
+        details = {"epoch": seen.epoch, "degenerate": seen.degenerate, "metrics": {"score": seen.score}}
         return studies.report(trials[job.trial], seen.evaluation, seen.score, details, last=seen.last)
 
     def end(job: Job, seen: Seen) -> None:
@@ -203,16 +224,6 @@ def asha_with_optuna(table: Table, seed: int, folder: Path) -> Policy:
         study.tell(trials.pop(job.trial), seen.score)
 
     return Policy(ask=ask, report=report, end=end)
-
-
-def optuna_search(sampler: Callable[[int], optuna.samplers.BaseSampler], *, early_stopping: bool = True) -> Maker:
-    """Returns the maker of a search with another sampler of Optuna, and this package's successive halving."""
-
-    def make(table: Table, seed: int, folder: Path) -> Policy:
-        with _replaced("make_sampler", lambda kind, seed: sampler(seed)):
-            return own_search(table, seed, folder, early_stopping=early_stopping)
-
-    return make
 
 
 def hyperband(table: Table, seed: int, folder: Path) -> Policy:
@@ -380,13 +391,16 @@ def variant(assignments: Sequence[str]) -> Maker:
     """Returns the maker of this package's search with other constants of `pkd_tune.tuning.sampling`.
 
     Args:
-        assignments: Such as `REDUCTION=3`; or `sampler=gp`, `sampler=cmaes`, `sampler=random`; or `max_pending=8`.
+        assignments: Such as `REDUCTION=3`; or `sampler=gp`, `sampler=cmaes`, `sampler=random`; or
+            `max_pending=8`; or `first_rung=2`, the evaluation at which the first rung is.
 
     Raises:
         ValueError: When one is not of that form, or there is no such constant.
     """
-    given = dict(text.split("=", 1) for text in assignments)
-    pending = int(given.pop("max_pending", 0))
+    if unreadable := [text for text in assignments if not re.fullmatch(r"\w+=[\w.]+", text)]:
+        raise ValueError(f"{' '.join(unreadable)} is neither a policy nor NAME=VALUE")
+    given = dict(text.split("=") for text in assignments)
+    limits = {name: int(given.pop(name)) for name in ("max_pending", "first_rung") if name in given}
     kind = given.pop("sampler", "tpe")
     constants = {name: float(value) if "." in value else int(value) for name, value in given.items()}
     if unknown := [name for name in constants if not isinstance(getattr(sampling, name, None), (int, float))]:
@@ -402,7 +416,7 @@ def variant(assignments: Sequence[str]) -> Maker:
     def make(table: Table, seed: int, folder: Path) -> Policy:
         replaced = _replaced("make_sampler", lambda _, seed: samplers[kind](seed)) if kind in samplers else None
         with replaced or contextlib.nullcontext(), _constants(constants):
-            policy = own_search(table, seed, folder, max_pending=pending)
+            policy = own_search(table, seed, folder, **limits)
 
         def report(job: Job, seen: Seen) -> bool:
             with _constants(constants):
@@ -458,7 +472,14 @@ def _grid(table: Table, method: str, counts: Mapping[str, int], kept: Settings) 
     wanted: list[Settings] = [{}]
     for name, choices in chosen.items():
         wanted = [{**settings, name: value} for settings in wanted for value in choices]
-    return list(dict.fromkeys(nearest(table, method, settings) for settings in wanted))
+    numbers = {tuple(table.recordings[i].settings[name] for name in values): i for i in table.of(method)}
+    found = [numbers.get(tuple(settings.values())) for settings in wanted]
+    return list(
+        dict.fromkeys(
+            nearest(table, method, settings) if number is None else number
+            for number, settings in zip(found, wanted, strict=True)
+        )
+    )
 
 
 def _spread(values: Sequence[Any], count: int) -> list[Any]:

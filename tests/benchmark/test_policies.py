@@ -150,7 +150,8 @@ def test_few_trials_run_without_a_score_where_that_is_limited(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [("NO_SUCH=3", "has no number NO_SUCH"), ("sampler=best", "there are tpe, gp")]
+    ("given", "said"),
+    [("NO_SUCH=3", "has no number NO_SUCH"), ("sampler=best", "there are tpe, gp"), ("best", "neither a policy nor")],
 )
 def test_an_unknown_variant_is_named(given: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
