@@ -20,8 +20,8 @@ SMALL = Path(__file__).parents[1] / "reference" / "recorded_search.parquet"
 @pytest.mark.parametrize(
     ("policy", "slots", "expected"),
     [
-        ("random", 1, []),
-        ("staged grid", 4, []),
+        ("random", 1, [(72.92, 70.44, 92.11), (96.32, 74.03, 97.0), (96.66, 96.32, 97.0)]),
+        ("staged grid", 4, [(93.46, 75.27, 95.6), (95.23, 93.46, 97.0), (95.23, 93.46, 97.0)]),
     ],
 )
 def test_a_replay_gives_the_committed_numbers(policy: str, slots: int, expected: list[tuple[float, ...]]) -> None:
