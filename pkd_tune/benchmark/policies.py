@@ -22,6 +22,7 @@ import optuna
 
 from pkd_tune.benchmark.recorded import Table, nearest
 from pkd_tune.benchmark.simulation import Job, Policy, Seen
+from pkd_tune.config import Method
 from pkd_tune.files import JOURNAL
 from pkd_tune.tuning import sampling
 from pkd_tune.tuning import studies as studies_module
@@ -30,13 +31,14 @@ from pkd_tune.tuning.space import Choice, Float, Parameters, Settings, suggest
 from pkd_tune.tuning.space_file import DEFAULT, Space, find_space, load_space
 from pkd_tune.tuning.studies import Studies
 
-METHOD = "pkd"
+METHOD: Method = "pkd"
 """What is searched; the staged grid begins with vanilla KD."""
 
 STAGED_KD = {"alpha": 3, "temperature": 3, "learning_rate": 3}
 """Values of each parameter in the paper's first stage: 27 settings of vanilla KD."""
 STAGED_PKD = {"beta": 4, "learning_rate": 3, "normalize": 2}
 """The same in its second, which keeps the best alpha and temperature: 24 settings of PKD."""
+STAGED_KEPT: tuple[str, ...] = ("alpha", "temperature")
 STAGED_TRIALS = math.prod(STAGED_KD.values()) + math.prod(STAGED_PKD.values())
 
 ASHA_REDUCTION = 4
@@ -120,7 +122,7 @@ def staged_grid(table: Table, seed: int, folder: Path) -> Policy:
             return None
         if not second:
             winner = table.recordings[max(scores, key=lambda number: scores[number])]
-            kept = {name: winner.settings[name] for name in ("alpha", "temperature") if name in winner.settings}
+            kept: Settings = {name: winner.settings[name] for name in STAGED_KEPT if name in winner.settings}
             numbers = _grid(table, METHOD, STAGED_PKD, kept)
             rng.shuffle(numbers)
             second.append(iter([Job(len(first) + i, number) for i, number in enumerate(numbers)]))
@@ -243,7 +245,7 @@ def hyperband(table: Table, seed: int, folder: Path) -> Policy:
     begun = [0]
 
     def budget(kind: int, rung: int) -> int:
-        return max(1, round(longest * HYPERBAND_REDUCTION ** (rung - kind)))
+        return max(1, round(longest * math.pow(HYPERBAND_REDUCTION, rung - kind)))
 
     def begin() -> None:
         number = begun[0]
@@ -400,7 +402,8 @@ def variant(assignments: Sequence[str]) -> Maker:
     if unreadable := [text for text in assignments if not re.fullmatch(r"\w+=[\w.]+", text)]:
         raise ValueError(f"{' '.join(unreadable)} is neither a policy nor NAME=VALUE")
     given = dict(text.split("=") for text in assignments)
-    limits = {name: int(given.pop(name)) for name in ("max_pending", "first_rung") if name in given}
+    pending = int(given.pop("max_pending")) if "max_pending" in given else None
+    rung = int(given.pop("first_rung", 1))
     kind = given.pop("sampler", "tpe")
     constants = {name: float(value) if "." in value else int(value) for name, value in given.items()}
     if unknown := [name for name in constants if not isinstance(getattr(sampling, name, None), (int, float))]:
@@ -416,7 +419,7 @@ def variant(assignments: Sequence[str]) -> Maker:
     def make(table: Table, seed: int, folder: Path) -> Policy:
         replaced = _replaced("make_sampler", lambda _, seed: samplers[kind](seed)) if kind in samplers else None
         with replaced or contextlib.nullcontext(), _constants(constants):
-            policy = own_search(table, seed, folder, **limits)
+            policy = own_search(table, seed, folder, max_pending=pending, first_rung=rung)
 
         def report(job: Job, seen: Seen) -> bool:
             with _constants(constants):

@@ -138,6 +138,7 @@ def finding(summary: pd.DataFrame) -> str:
         medians = {name: rows.set_index("epochs")["median"] for name, rows in group.groupby("policy", sort=False)}
         staged, chance = medians.get("staged grid"), medians.get("random")
         for name, scores in medians.items():
+            row = " | ".join([str(table), str(slots), str(name)])
             reached = below = "–"
             if staged is not None:
                 short = scores[scores < staged.iloc[-1] - 1e-9]
@@ -146,7 +147,7 @@ def finding(summary: pd.DataFrame) -> str:
             if chance is not None:
                 both = scores.index.intersection(chance.index)
                 below = f"{int((scores[both] < chance[both] - 1e-9).sum())} of {len(both)} budgets"
-            lines.append(f"| {table} | {slots} | {name} | {scores.iloc[-1]:.2f} | {reached} | {below} |")
+            lines.append(f"| {row} | {scores.iloc[-1]:.2f} | {reached} | {below} |")
     return "\n".join(lines) + "\n"
 
 
