@@ -94,7 +94,7 @@ def _place(spec: dict[str, Any], value: float) -> float:
     low, high = spec["low"], spec["high"]
     if spec["log"]:
         low, high, value = math.log(low), math.log(high), math.log(value)
-    return (value - low) / (high - low)
+    return float((value - low) / (high - low))
 
 
 def _widened(name: str, spec: dict[str, Any], end: End) -> dict[str, Any]:
