@@ -47,7 +47,7 @@ class Space:
     early_stopping: bool
     """Whether weak trials are stopped early."""
     max_pending: int
-    """Trials of one study that run without a score at most; 0: no limit."""
+    """Trials of one study that run without a score at most, or as many as have one; 0: no limit."""
     transfer: bool
     """Whether a study tries the best settings of its siblings."""
     stages: tuple[SearchStage, ...]

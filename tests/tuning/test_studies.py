@@ -269,6 +269,11 @@ def test_the_next_trial_waits_while_enough_of_its_study_run_without_a_score(tmp_
     assert ask(studies)[0] == TrialId(StudyKey(2, "pkd"), "search", 2)
     assert ask(studies)[0].stage == "confirm"
     assert studies.ask() is None
+    more = [TrialId(StudyKey(2, "pkd"), "search", number) for number in range(8)]
+    for trial_id in more[1:3]:  # three have a score now, so that three may run without
+        report(studies, trial_id, 60.0)
+    assert [ask(studies)[0] for _ in range(3)] == more[3:6]
+    assert studies.ask() is None
 
 
 def test_trials_do_not_wait_for_scores_that_nothing_learns_from(tmp_path: Path) -> None:
