@@ -67,17 +67,18 @@ def bench(args: argparse.Namespace, command: str) -> int:
     problems = Problems()
     check_positive(args, problems, "--layers", "--width", "--depths", "--max-length", "--batch-size", "--steps")
     check_positive(args, problems, "--repeats", "--threads", "--slots")
-    if args.to is not None:
-        check_writable(args.to.resolve().parent, "--to", problems)
+    to = args.to and args.to.expanduser()
+    if to is not None:
+        check_writable(to.resolve().parent, "--to", problems)
     problems.raise_any()
     settings = resolve(to_config(args))
     from pkd_tune.benchmark.measurement import measure  # PyTorch and Ray take seconds to import, --help need not wait
 
     record = measure(settings, command)
     print(as_text(record))
-    if args.to is not None:
-        write_json(args.to, record)
-        print(f"every measurement: {args.to}", file=sys.stderr)
+    if to is not None:
+        write_json(to, record)
+        print(f"every measurement: {to}", file=sys.stderr)
     return 0
 
 

@@ -73,7 +73,8 @@ def make_parser() -> Parser:
     add("--sampler", choices=get_args(Sampler), help="what suggests settings (default: the space's, usually tpe)")
     add(
         "--select-on",
-        choices=get_args(SelectOn),
+        choices=(*get_args(SelectOn), "validation"),
+        metavar="{dev,holdout}",
         help="examples that select trials and epochs: the official dev split as in the paper, or a tenth of train held "
         "out, so that dev scores are not selected on (default: %(default)s)",
     )
