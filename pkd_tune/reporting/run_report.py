@@ -184,7 +184,12 @@ def _confirmed_text(student: dict[str, Any]) -> str:
 
 def _settings_text(student: dict[str, Any]) -> str:
     """Returns the hyperparameters of a student in one line, without those that have no effect."""
-    unused = unused_settings(student["method"], student["layers"], regression=is_regression(student["metrics"]))
+    unused = unused_settings(
+        student["method"],
+        student["layers"],
+        regression=is_regression(student["metrics"]),
+        settings=student["settings"],
+    )
     words = []
     for name, value in student["settings"].items():
         if name in unused:

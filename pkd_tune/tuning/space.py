@@ -132,11 +132,8 @@ def suggested_part(parameters: Parameters, settings: Settings) -> Settings:
     }
 
 
-def for_method(parameters: Parameters, method: Method, *, regression: bool = False) -> Parameters:
-    """Returns the parameters of a method; those that its loss does not use are fixed.
-
-    The soft-label term of a regression is a squared error, without a temperature.
-    """
+def for_method(parameters: Parameters, method: Method) -> Parameters:
+    """Returns the parameters of a method; those that its loss does not use are fixed."""
     fixed: dict[str, Value] = {}
     match method:
         case "finetuned":
@@ -145,8 +142,6 @@ def for_method(parameters: Parameters, method: Method, *, regression: bool = Fal
             fixed = {"beta": 0.0, "strategy": "skip", "normalize": False}
         case "pkd-skip" | "pkd-last":
             fixed = {"strategy": method.removeprefix("pkd-")}
-    if regression:
-        fixed["temperature"] = 1.0
     return fix(parameters, fixed)
 
 
