@@ -1,4 +1,4 @@
-"""A server of a test's own that speaks as much of the Hugging Face hub as a model's download needs, and can misbehave."""
+"""A server that speaks as much of the Hugging Face hub as a model's download needs, and can misbehave."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Which hyperparameters can have no effect on the trials of a study; they are fixed, so that no sampler searches them."""
+"""Which hyperparameters have no effect on the trials of a study; they are fixed, so that no sampler searches them."""
 
 from pkd_tune.tuning.space import Choice, Parameters, Value
 
