@@ -61,7 +61,9 @@ def write_card(
     rows = [
         [title, f"{student['metrics'][name]:.1f}", f"{teacher['metrics'][name]:.1f}"] for name, title in titles.items()
     ]
-    unused = unused_settings(student["method"], student["layers"], regression=task.regression)
+    unused = unused_settings(
+        student["method"], student["layers"], regression=task.regression, settings=student["settings"]
+    )
     held = {measured["format"] for measured in formats} or {PYTORCH}
     card = _template().render(
         metadata=Markup(_metadata(student, task, demo=demo, onnx=held != {PYTORCH}).to_yaml() + "\n"),

@@ -160,8 +160,13 @@ def _search(run: Run) -> str:
 def _effective(run: Run) -> list[str]:
     """Returns the hyperparameters of the search space that have an effect on at least one study."""
     regression = is_regression(run.teacher["metrics"] if run.teacher else run.trials.columns)
+    fixed = {
+        name: spec["values"][0]
+        for name, spec in run.record["space"].items()
+        if len(spec.get("values", ())) == 1 and "when" not in spec
+    }
     unused = [
-        unused_settings(method, depth, regression=regression)
+        unused_settings(method, depth, regression=regression, settings=fixed)
         for depth in run.search["depths"]
         for method in run.methods
     ]

@@ -186,7 +186,12 @@ def _settings_text(run: Run, student: dict[str, Any]) -> str:
 
     Epochs and initialisation are left out where they are those of all students.
     """
-    unused = unused_settings(student["method"], student["layers"], regression=is_regression(student["metrics"]))
+    unused = unused_settings(
+        student["method"],
+        student["layers"],
+        regression=is_regression(student["metrics"]),
+        settings=student["settings"],
+    )
     unused |= {name for name in ("epochs", "init") if fixed_value(run.record["space"][name]) is not None}
     words = []
     for name, value in student["settings"].items():

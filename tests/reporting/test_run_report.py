@@ -118,6 +118,20 @@ def test_the_temperature_of_a_regression_is_not_shown(tmp_path: Path) -> None:
     assert "temperature" not in text
 
 
+def test_what_a_weight_of_0_makes_idle_is_not_shown(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
+
+    def without_soft_labels(record: dict[str, Any]) -> None:
+        record["space"]["alpha"] = {"values": [0.0]}
+
+    change(run / "run.json", without_soft_labels)
+    change(run / "summary.json", lambda record: [s["settings"].update(alpha=0.0) for s in record["students"]])
+    text = text_of(run)
+    (row,) = [line for line in text.splitlines() if line.startswith("| PKD, 2 layers |") and "lr" in line]
+    assert "β" in row
+    assert "T " not in row
+
+
 def test_a_grid_gives_controls_the_trials_of_other_methods(tmp_path: Path) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
 
