@@ -16,8 +16,9 @@ Sampler = Literal["tpe", "random", "grid"]
 Precision = Literal["auto", "bf16", "fp32"]
 Metric = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
 Kind = Literal["classification", "regression"]
-Stage = Literal["search", "confirm"]
-"""What a trial is for: to choose settings, or to confirm a study's best ones on a fresh seed."""
+Stage = Literal["search", "confirm", "ablation"]
+"""What a trial is for: to choose settings, to confirm a study's best ones on a fresh seed, or to train these without a
+term of the loss on the same seed."""
 
 METHODS: tuple[Method, ...] = ("finetuned", "kd", "pkd", "pkd-skip", "pkd-last")
 """Every method, in the order of reports: the controls first."""
@@ -318,13 +319,20 @@ class SearchConfig:
     trials: int | None
     """Trials of each PKD method, shared evenly between the depths; None: every setting of a finite space, at every
     depth. A larger number continues a finished search."""
-    control_trials: int = 0
-    """Trials of each control, vanilla KD and fine-tuning alone, shared evenly between the depths."""
+    control_trials: int | None = 0
+    """Trials of vanilla KD, shared evenly between the depths; None: every setting of a finite space."""
+    finetuned_trials: int | None = 0
+    """Trials of fine-tuning alone, shared in the same way; None: every setting of a finite space."""
     seeds: int = 0
-    """Trainings on fresh seeds that confirm the best settings of each method and depth."""
+    """Trainings on fresh seeds that confirm the best settings of each method and depth; each ablation has as many."""
     sampler: Sampler = "tpe"
     """What chooses the settings."""
     early_stopping: bool = True
     """Whether trials that are not among the better half at a rung are stopped there."""
+    max_pending: int = 4
+    """Trials of one study that run without a score at most; 0: no limit."""
+    transfer: bool = True
+    """Whether a study tries the best settings of its siblings: its method at another depth, KD for PKD and PKD for
+    KD."""
     seed: int = 42
     """Seeds the sampler; the trainings have their own."""

@@ -49,7 +49,7 @@ def _counts(run: Run) -> Table:
     groups = []
     for depth in run.search["depths"]:
         groups.append(len(rows))
-        for stage, title in (("search", ""), ("confirm", ", fresh seeds")):
+        for stage, title in (("search", ""), ("confirm", ", fresh seeds"), ("ablation", ", ablations")):
             for method in run.methods:
                 trials = run.of_stage(stage)
                 trials = trials[(trials["depth"] == depth) & (trials["method"] == method)]
@@ -144,13 +144,15 @@ def _search(run: Run) -> str:
             if search["trials"] is None
             else f"{search['trials']} trials for each {of}"
         )
-    if controls:
-        shares.append(f"{search['control_trials']} for each control")
+    totals = {"kd": search["control_trials"], "finetuned": search.get("finetuned_trials", search["control_trials"])}
+    for method in controls:
+        total = "every grid point" if totals[method] is None else f"{totals[method]} trials"
+        shares.append(f"{total} for {METHOD_INFO[method].title}")
     depths = search["depths"]
     at = f"depth {depths[0]}" if len(depths) == 1 else f"depths {listed(depths)}"
     stopped = "; trials with low scores are stopped early" if (run.trials["state"] == "stopped early").any() else ""
     return (
-        f"Search: {' and '.join(shares)} at {at}; {_SAMPLERS[search['sampler']]}, one study per depth and method, seed "
+        f"Search: {listed(shares)} at {at}; {_SAMPLERS[search['sampler']]}, one study per depth and method, seed "
         f"{search['seed']}; hyperparameters and epochs selected on {_SELECTED_ON[run.holdout]}{stopped}."
     )
 

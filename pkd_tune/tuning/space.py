@@ -68,6 +68,15 @@ class Choice:
 Parameter = Float | Int | Choice
 Parameters = dict[str, Parameter]
 
+LEFT_OUT: dict[Method, dict[str, Value]] = {
+    "finetuned": {"alpha": 0.0, "beta": 0.0, "temperature": 1.0, "strategy": "skip", "normalize": False},
+    "kd": {"beta": 0.0, "strategy": "skip", "normalize": False},
+    "pkd": {},
+    "pkd-skip": {"strategy": "skip"},
+    "pkd-last": {"strategy": "last"},
+}
+"""What each method does not choose, with the value it has instead."""
+
 
 def suggest(trial: Trial, parameters: Parameters) -> Settings:
     """Lets an Optuna trial choose a value for every parameter; fixed values are not suggested."""
@@ -133,19 +142,30 @@ def suggested_part(parameters: Parameters, settings: Settings) -> Settings:
     }
 
 
+def shared_part(parameters: Parameters, settings: Settings, method: Method) -> Settings:
+    """Returns those of another study's settings that may be suggested in this space as they are.
+
+    Args:
+        parameters: Of this space.
+        settings: Of the other study.
+        method: Of the other study; its value of what it leaves out of the loss says nothing.
+    """
+    return {
+        name: settings[name]
+        for name, parameter in parameters.items()
+        if name in settings
+        and name not in LEFT_OUT[method]
+        and distribution(parameter) is not None
+        and contains({name: replace(parameter, when=None)}, settings)
+    }
+
+
 def for_method(parameters: Parameters, method: Method, *, regression: bool = False) -> Parameters:
     """Returns the parameters of a method; those that its loss does not use are fixed.
 
     The soft-label term of a regression is a squared error, without a temperature.
     """
-    fixed: dict[str, Value] = {}
-    match method:
-        case "finetuned":
-            fixed = {"alpha": 0.0, "beta": 0.0, "temperature": 1.0, "strategy": "skip", "normalize": False}
-        case "kd":
-            fixed = {"beta": 0.0, "strategy": "skip", "normalize": False}
-        case "pkd-skip" | "pkd-last":
-            fixed = {"strategy": method.removeprefix("pkd-")}
+    fixed = dict(LEFT_OUT[method])
     if regression:
         fixed["temperature"] = 1.0
     return fix(parameters, fixed)

@@ -38,14 +38,18 @@ class Space:
     optionally more of how students are trained."""
     trials: int | None
     """Trials of each PKD method when --trials is not given; None: every setting of the space, at every depth."""
-    control_trials: int
-    """Trials of each control (vanilla KD, fine-tuning alone) when --control-trials is not given."""
+    control_trials: int | Literal["equal"]
+    """Trials of vanilla KD when --control-trials is not given; `equal`: as many as of each PKD method."""
     seeds: int
     """Trainings that confirm each winner when --seeds is not given."""
     sampler: Sampler
     """Sampler when --sampler is not given."""
     early_stopping: bool
     """Whether weak trials are stopped early."""
+    max_pending: int
+    """Trials of one study that run without a score at most; 0: no limit."""
+    transfer: bool
+    """Whether a study tries the best settings of its siblings."""
     stages: tuple[SearchStage, ...]
     """Methods searched one after another, each from the best of the one before; empty: all at once."""
     max_length: int
@@ -149,6 +153,8 @@ def _space(file: "_File") -> Space:
         seeds=file.search.seeds,
         sampler=file.search.sampler,
         early_stopping=file.search.early_stopping,
+        max_pending=file.search.max_pending,
+        transfer=file.search.transfer,
         stages=tuple(SearchStage(method=stage.method, keep=tuple(stage.keep)) for stage in file.search.stages),
         max_length=file.training.max_length,
         teacher=tuple(
@@ -183,6 +189,10 @@ NotNegative = Annotated[_Number, Field(ge=0, le=_LARGEST), must_be("a finite num
 Positive = Annotated[_Number, Field(gt=0, le=_LARGEST), must_be("a finite number above 0")]
 Flag = Annotated[bool, must_be("true or false")]
 True_ = Annotated[Literal[True], must_be("true")]
+ControlCount = Annotated[
+    Annotated[int, Field(ge=0, le=1_000_000)] | Literal["equal"],
+    must_be('a whole number from 0 to 1000000, or "equal"'),
+]
 TrialCount = Annotated[Count | Literal["all"], must_be('a whole number from 1 to 1000000, or "all"')]
 SamplerName = Annotated[Sampler, must_be('"tpe", "random" or "grid"')]
 PrecisionName = Annotated[Precision, must_be('"auto", "bf16" or "fp32"')]
@@ -279,10 +289,12 @@ class _StageTable(StrictTable):
 
 class _SearchTable(StrictTable):
     trials: TrialCount
-    control_trials: CountOrZero
+    control_trials: ControlCount
     seeds: Seeds
     sampler: SamplerName
     early_stopping: Flag
+    max_pending: CountOrZero
+    transfer: Flag
     stages: list[_StageTable] = Field(default_factory=list)
 
 
