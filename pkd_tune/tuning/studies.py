@@ -203,11 +203,9 @@ class Studies:
         epoch, before = details["epoch"], 0.0
         if frozen.last_step is not None:
             before = evaluations(frozen)[frozen.last_step]["epoch"]
-        rung = rung_at(epoch, before, self._first_rung)
-        if (
-            last or trial_id.stage == "confirm"
-        ):  # the last learning rates, which others have yet to come to, raise scores
-            rung = None
+        # The last evaluation is at no rung: learning rates that others have yet to come to have raised its score.
+        at_rungs = trial_id.stage == "search" and not last
+        rung = rung_at(epoch, before, self._first_rung) if at_rungs else None
         started, seconds = self._resumed_at[trial_id]
         trial.set_user_attr(evaluation_key(step), {**details, "seconds": round(seconds + time.time() - started, 2)})
         if rung is not None:

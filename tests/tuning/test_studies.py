@@ -415,6 +415,20 @@ def test_ablations_are_the_winner_without_terms_of_its_loss_on_its_seeds(tmp_pat
     ]
 
 
+def test_neither_confirmations_nor_ablations_are_stopped_early(tmp_path: Path) -> None:
+    quota = WARM_UP_TRIALS + 2
+    plans = patient(2, quota, ablations=("kd", "finetuned")), patient(2, 1, "kd"), patient(2, 1, "finetuned")
+    studies = opened(tmp_path, *plans, seeds=(7,))
+    stages = []
+    while (asked := studies.ask()) is not None:
+        stages.append(asked[0].stage)
+        scores = (80.0, 80.0, 80.0) if asked[0].stage == "search" else (10.0, 10.0, 10.0)
+        assert report(studies, asked[0], *scores) == [False] * 3
+        studies.complete(asked[0], None if asked[0].stage == "search" else {"f1": 10.0, "score": 10.0})
+    assert stages.count("search") == quota + 2
+    assert {"confirm", "ablation"} < set(stages)
+
+
 def test_settings_that_are_confirmed_anyway_are_not_trained_again_as_an_ablation(tmp_path: Path) -> None:
     """All methods have one setting, and the fine-tuned student another learning rate."""
     values: Settings = {"alpha": 0.5, "beta": 10, "temperature": 5, "learning_rate": 5e-4, "strategy": "skip"}
