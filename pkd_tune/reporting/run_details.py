@@ -89,6 +89,11 @@ def _facts(run: Run) -> list[str]:
         f"Students: {_INITS[search['data']['init']]}, {plural(training['epochs'], 'epoch')}, batch size "
         f"{training['batch_size']}, maximum length {search['data']['max_length']} tokens, seed {training['seed']}."
     )
+    if unlabeled := run.record.get("unlabeled"):
+        facts.append(
+            f"Texts without labels: {unlabeled['examples']:,} of {code(unlabeled['file'])}, on which KD and PKD learn "
+            "from the teacher's outputs alone; fine-tuning does not use them."
+        )
     facts += [f"{METHOD_INFO[method].title}: {METHOD_INFO[method].description}." for method in run.methods]
     facts.append(_search(run))
     if search["seeds"]:
