@@ -291,6 +291,8 @@ class DataConfig:
     select_on: SelectOn = "dev"
     """Which examples choose epochs, trials and the teacher: the official dev split, as in the paper, or a part of the
     training split."""
+    unlabeled: Path | None = None
+    """File of texts without labels, on which students are trained with the teacher's outputs; None: there are none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

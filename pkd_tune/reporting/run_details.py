@@ -85,6 +85,11 @@ def _facts(run: Run) -> list[str]:
     if run.teacher:
         facts.append(f"Teacher: {_teacher(run.teacher, search['teacher_trainings'])}")
     facts.append(f"Students: {', '.join(_students_have(run))}.")
+    if unlabeled := run.record.get("unlabeled"):
+        facts.append(
+            f"Texts without labels: {unlabeled['examples']:,} of {code(unlabeled['file'])}, on which KD and PKD learn "
+            "from the teacher's outputs alone; fine-tuning does not use them."
+        )
     facts += [f"{METHOD_INFO[method].title}: {METHOD_INFO[method].description}." for method in run.methods]
     facts.append(_search(run))
     if search["seeds"]:

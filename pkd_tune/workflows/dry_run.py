@@ -10,6 +10,7 @@ import torch
 
 from pkd_tune.config import DataConfig, SearchConfig
 from pkd_tune.data.loading import load_features, selection_splits
+from pkd_tune.distillation.student import training_split
 from pkd_tune.distillation.teacher import finetuned_cache, finetuned_folder, is_finetuned
 from pkd_tune.distillation.train_step import graphs_of_a_training
 from pkd_tune.encoders.folder import family_of, has_classifier, layer_count, model_name, weight_bytes
@@ -44,6 +45,7 @@ def plan(request: SearchRequest) -> str:
     load_examples(task, data.data_dir, demo=request.options.demo)
     features = load_features(task, data.data_dir, data.student_dir, data.max_length)
     splits = selection_splits(task, features, data.select_on)
+    splits["train"] = training_split(data, splits["train"], data.student_dir)
     resources = limit_concurrency(request, resources, plans)
     torch.set_num_threads(resources.threads if device.type == "cpu" else torch.get_num_threads())
     costs = {}

@@ -9,6 +9,7 @@ from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.hub import find_pretrained
 from pkd_tune.data.loading import check_source, load_raw, source_notes
 from pkd_tune.data.task import find_trainable
+from pkd_tune.data.unlabeled import read_unlabeled
 from pkd_tune.encoders.folder import classifier_problems, encoder_problems, has_classifier, length_limit
 from pkd_tune.encoders.precision import check_precision
 from pkd_tune.tuning.resources import Resources, choose_resources
@@ -133,6 +134,13 @@ def find_device(gpus: int | None, precision: Precision, problems: Problems) -> R
         device = resources.device
         problems.attempt(lambda: check_precision(precision, device))
     return resources
+
+
+def find_unlabeled(path: Path | None, task: Task | None, problems: Problems) -> Path | None:
+    """Returns the file of texts without labels, absolute, after reading it; None where none was given."""
+    if path is not None and task is not None:
+        problems.attempt(lambda: read_unlabeled(task, path.resolve()))
+    return None if path is None else path.resolve()
 
 
 def load_examples(task: Task, data_dir: Path, *, demo: bool) -> dict[str, RawSplit]:

@@ -28,6 +28,7 @@ from pkd_tune.workflows.inputs import (
     check_pretrained,
     find_data,
     find_encoder,
+    find_unlabeled,
     student_init,
 )
 from pkd_tune.workflows.options import DistillOptions, FinetuneOptions, SearchOptions
@@ -91,6 +92,7 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         check_writable(Path(storage).expanduser().resolve(), "--storage", problems)
     task, data_dir = find_data(options, problems)
     teacher_dir = find_encoder(options.teacher, "--teacher", options, task, data_dir, problems)
+    unlabeled = find_unlabeled(options.unlabeled, task, problems)
     student_dir = teacher_dir
     if options.student:
         student_dir = find_encoder(options.student, "--student", options, task, data_dir, problems)
@@ -122,8 +124,11 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         student_dir=student_dir,
         max_length=space.max_length,
         select_on=select_on,
+        unlabeled=unlabeled,
     )
     stages = choose_stages(options, space)
+    if unlabeled is not None and all(stage.method == "finetuned" for stage in stages):
+        raise UserError("--unlabeled: fine-tuning alone learns nothing from texts without labels; leave it out")
     sampler = options.sampler or space.sampler
     if options.control_trials is not None and (options.control_trials or any(stage.keep for stage in stages)):
         check_controls(stages)

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from pkd_tune.config import UserError
 from pkd_tune.data.loading import load_features, selection_splits
+from pkd_tune.data.unlabeled import load_unlabeled
 from pkd_tune.distillation.allocator import release_memory
 from pkd_tune.distillation.plain import check_plain
 from pkd_tune.distillation.published_settings import PUBLISHED, PUBLISHED_TRAINING
@@ -213,10 +214,15 @@ def join_cluster(request: SearchRequest, run_dir: Path, stack: ExitStack) -> Res
     stack.enter_context(cluster.connected_cluster(options.address, run_dir / RAY_LOG))
     data_dir = request.config.data.data_dir
     data_dir.mkdir(parents=True, exist_ok=True)
-    task_folder = request.config.data.task.folder
+    task_folder, unlabeled = request.config.data.task.folder, request.config.data.unlabeled
     storage = ("--storage", options.storage) if options.storage else ("--out", str(run_dir))
     cluster.check_shared(
-        [("--data-dir", str(data_dir)), *([("--task", str(task_folder))] if task_folder is not None else []), storage]
+        [
+            ("--data-dir", str(data_dir)),
+            *([("--task", str(task_folder))] if task_folder is not None else []),
+            *([("--unlabeled", str(unlabeled.parent))] if unlabeled is not None else []),
+            storage,
+        ]
     )
     return cluster.cluster_resources(options.gpus, options.trials_per_gpu)
 
@@ -264,6 +270,15 @@ def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record:
         teacher.majority["score"],
     )
     record["content"] = {"teacher": teacher.key, **{name: split.key for name, split in chosen.items()}}
+    if data.unlabeled is not None:
+        texts = load_unlabeled(task, data.data_dir, data.unlabeled, data.teacher_dir, data.max_length)
+        record["content"]["unlabeled"] = texts.key
+        record["unlabeled"] = {"file": data.unlabeled.name, "examples": len(texts)}
+        log.info(
+            "%s: %s, which the teacher labels for distilled students; fine-tuning does not use them",
+            data.unlabeled,
+            plural(len(texts), "text"),
+        )
     if (run_dir / RUN).exists():
         before = read_record(run_dir)
         check_same_search(run_dir, before, record)
