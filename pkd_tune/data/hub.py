@@ -28,8 +28,8 @@ from pkd_tune.files import machine_failure, read_json
 if TYPE_CHECKING:
     import datasets
 
-# Not *.bin: loading a pickle can run code.
-_MODEL_FILES = ("config.json", *TOKENIZER_FILES, "*.safetensors", "model.safetensors.index.json")
+# Not *.bin: loading a pickle can run code. The model card states the licence.
+_MODEL_FILES = ("config.json", *TOKENIZER_FILES, "*.safetensors", "model.safetensors.index.json", "README.md")
 
 
 def hub_reachable(timeout_s: float = constants.HF_HUB_ETAG_TIMEOUT) -> bool:

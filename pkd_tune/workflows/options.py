@@ -134,6 +134,8 @@ class ExportOptions:
     tolerance: float | None = None
     onnx: bool = False
     int8: bool = False
+    push: str | None = None
+    public: bool = False
     task: str | None = None
     data_dir: Path | None = None
 
