@@ -3,14 +3,15 @@
 import logging
 from pathlib import Path
 
-from pkd_tune.config import Init, Precision, Task
+from pkd_tune.config import DataConfig, Init, Precision, Task
 from pkd_tune.data.demo import demo_task
 from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.hub import find_pretrained
 from pkd_tune.data.loading import check_source, load_raw, source_notes
 from pkd_tune.data.task import find_trainable
 from pkd_tune.data.unlabeled import read_unlabeled
-from pkd_tune.encoders.folder import classifier_problems, encoder_problems, has_classifier, length_limit
+from pkd_tune.encoders.families import Family
+from pkd_tune.encoders.folder import classifier_problems, encoder_problems, family_of, has_classifier, length_limit
 from pkd_tune.encoders.precision import check_precision
 from pkd_tune.tuning.resources import Resources, choose_resources
 from pkd_tune.workflows.checks import Problems, check_writable
@@ -117,6 +118,19 @@ def student_init(init: Init, student_dir: Path) -> Init:
         "--student names a pretrained model to start from, as published"
     )
     return "teacher"
+
+
+def forward_pass_text(data: DataConfig) -> str:
+    """Returns which forward pass teacher and students run, and what that of transformers costs."""
+    families = {"teacher": family_of(data.teacher_dir), "students": family_of(data.student_dir)}
+    ways = [f"{who} ({family.title}) {_way(family)}" for who, family in families.items()]
+    return f"Forward pass: {', '.join(ways)}."
+
+
+def _way(family: Family) -> str:
+    if family.slowdown is None:
+        return "fast"
+    return f"transformers, about {family.slowdown:g} x slower per example than BERT's fast one"
 
 
 def find_one_device(gpus: int | None, problems: Problems) -> Resources | None:

@@ -23,7 +23,7 @@ from pkd_tune.distillation.plain import check_plain
 from pkd_tune.distillation.published_settings import PUBLISHED, PUBLISHED_TRAINING
 from pkd_tune.distillation.student import checked_teacher_outputs
 from pkd_tune.distillation.teacher import Teacher, finetuned_cache, prepare_teacher
-from pkd_tune.encoders.folder import model_name, weight_bytes
+from pkd_tune.encoders.folder import family_of, model_name, weight_bytes
 from pkd_tune.files import (
     BEST,
     DASHBOARD,
@@ -58,7 +58,7 @@ from pkd_tune.workflows.environment import check_environment
 from pkd_tune.workflows.finalists import export_finalists
 from pkd_tune.workflows.finished_run import SearchRun
 from pkd_tune.workflows.free_slots import free_slots_text
-from pkd_tune.workflows.inputs import load_examples
+from pkd_tune.workflows.inputs import forward_pass_text, load_examples
 from pkd_tune.workflows.progress import training_progress
 from pkd_tune.workflows.request import SearchRequest
 from pkd_tune.workflows.run_folder import begin_run_folder, check_same_search, read_record, relative_path
@@ -239,6 +239,8 @@ def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record:
     depths = ", ".join(map(str, config.depths))
     methods = ", ".join(stage.method for stage in config.stages)
     log.info("%s: %s at depths %s; %s", task.name, methods, depths, concurrency_text(resources))
+    if not all(family_of(folder).paths for folder in (data.teacher_dir, data.student_dir)):
+        log.info("%s", forward_pass_text(data))
     if 1 in config.depths and any(stage.method.startswith("pkd") for stage in config.stages):
         log.warning(
             "a student of one layer has no intermediate layer that could imitate; beta has no effect at that depth"

@@ -111,3 +111,14 @@ def test_the_synthetic_teacher_is_deeper_than_the_student(workload: Workload) ->
     student_data = synthetic_student_data(workload)
     assert student_data.teacher_train.cls_NLH.shape == (8, 4, 24)
     assert student_data.start("pretrained").config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize("kind", ["roberta", "deberta-v2", "modernbert"])
+def test_families_train_with_their_own_loop_and_both_forward_passes(
+    workload: Workload, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_family = replace(workload, family=kind, repeats=1)
+    for run in (worker.plain, worker.training):
+        assert answers(run, of_family, 2)[1]["seconds"] > 0
+    monkeypatch.setitem(worker.FAMILIES, kind, replace(worker.FAMILIES[kind], paths=None))
+    assert answers(worker.training, of_family, 2)[1]["seconds"] > 0
