@@ -12,6 +12,7 @@ from transformers import BertForSequenceClassification
 from pkd_tune.benchmark import worker
 from pkd_tune.benchmark.interleaving import Workload
 from pkd_tune.benchmark.worker import Answer, InputClosedError, synthetic_split, synthetic_student_data
+from pkd_tune.encoders.families import FAMILIES
 
 
 def answers(run: Callable[[Workload, Answer], None], workload: Workload, count: int) -> list[dict[str, Any]]:
@@ -120,5 +121,5 @@ def test_families_train_with_their_own_loop_and_both_forward_passes(
     of_family = replace(workload, family=kind, repeats=1)
     for run in (worker.plain, worker.training):
         assert answers(run, of_family, 2)[1]["seconds"] > 0
-    monkeypatch.setitem(worker.FAMILIES, kind, replace(worker.FAMILIES[kind], paths=None))
+    monkeypatch.setitem(FAMILIES, kind, replace(FAMILIES[kind], paths=None))
     assert answers(worker.training, of_family, 2)[1]["seconds"] > 0
