@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from recordings import recording, table
 
+from pkd_tune.benchmark.policies import POLICIES
 from pkd_tune.benchmark.recorded import read_tables
-from pkd_tune.benchmark.replay import confirmed, finding, replay
+from pkd_tune.benchmark.replay import confirmed, finding, replay, search_once
 from pkd_tune.benchmark.simulation import Choice
 
 SMALL = Path(__file__).parents[1] / "reference" / "recorded_search.parquet"
@@ -20,8 +21,8 @@ SMALL = Path(__file__).parents[1] / "reference" / "recorded_search.parquet"
 @pytest.mark.parametrize(
     ("policy", "slots", "expected"),
     [
-        ("random", 1, []),
-        ("staged grid", 4, []),
+        ("random", 1, [(72.92, 70.44, 92.11), (96.32, 74.03, 97.0), (96.66, 96.32, 97.0)]),
+        ("staged grid", 4, [(93.46, 75.27, 95.6), (95.23, 93.46, 97.0), (95.23, 93.46, 97.0)]),
     ],
 )
 def test_a_replay_gives_the_committed_numbers(policy: str, slots: int, expected: list[tuple[float, ...]]) -> None:
@@ -32,11 +33,12 @@ def test_a_replay_gives_the_committed_numbers(policy: str, slots: int, expected:
     assert found == expected
 
 
-def test_our_search_is_replayed_on_it() -> None:
+def test_our_search_is_replayed_on_it(tmp_path: Path) -> None:
     (small,) = read_tables(SMALL)
-    one, again = (replay(small, ["ours"], [4], 2) for _ in range(2))
-    assert one.equals(again)
-    assert one["median"].iloc[-1] > one["median"].iloc[0]
+    budgets = np.arange(2, 11) * small.budget
+    one, again = (search_once(small, POLICIES["ours"], 4, budgets, 0, tmp_path) for _ in range(2))
+    assert one.tolist() == again.tolist()
+    assert one[-1] > one[0]
 
 
 def test_a_choice_is_scored_by_the_best_evaluation_with_the_other_seed() -> None:
