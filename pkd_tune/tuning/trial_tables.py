@@ -5,7 +5,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from pkd_tune.config import Stage
-from pkd_tune.tuning.journal import evaluations, why_ended
+from pkd_tune.tuning.journal import NODE, evaluations, why_ended
 from pkd_tune.tuning.plan import StudyKey
 from pkd_tune.tuning.studies import Studies
 
@@ -61,6 +61,7 @@ def evaluation_rows(studies: Studies) -> list[dict[str, Any]]:
             "learning_rate": seen["learning_rate"],
             **seen["watched"],
             "seconds": seen["seconds"],
+            "node": seen.get(NODE),
         }
         for study_key, stage, trial in _all(studies)
         for step, seen in evaluations(trial).items()
