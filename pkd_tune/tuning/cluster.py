@@ -61,6 +61,8 @@ _NEEDED = (ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAY
 
 JOIN_SECONDS = 20
 """How long a cluster has to answer."""
+NODE_SECONDS = 60
+"""How long its nodes have, which start a process for it."""
 
 _KIND = "accelerator_type:"
 """Begins the resource by which Ray names the kind of a node's GPUs."""
@@ -482,7 +484,7 @@ def _ask_every_node(function: Callable[..., T], *arguments: object) -> tuple[dic
         for node in ray.nodes()
         if node["Alive"]
     }
-    until = time.monotonic() + JOIN_SECONDS
+    until = time.monotonic() + NODE_SECONDS
     answers, problems = {}, []
     for node, answer in asked.items():
         try:

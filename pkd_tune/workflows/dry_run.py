@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -29,11 +30,24 @@ log = logging.getLogger(__name__)
 
 
 def plan(request: SearchRequest) -> str:
-    """Returns what a search would do and cost, as text for a terminal."""
+    """Returns what a search would do and cost, as text for a terminal.
+
+    Raises:
+        UserError: When a cluster that it would join is out of reach, or has too few GPUs.
+    """
+    with ExitStack() as stack:
+        if request.options.address is not None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            stack.enter_context(cluster.connected_cluster(request.options.address, folder / RAY_LOG))
+        return _plan(request)
+
+
+def _plan(request: SearchRequest) -> str:
     config = request.config
     data, task = config.data, config.data.task
     plans = plan_search(request)
-    resources = request.resources or cluster_resources(request)
+    options = request.options
+    resources = request.resources or cluster.cluster_resources(options.gpus, options.trials_per_gpu)
     device = torch.device(resources.device if torch.cuda.is_available() else "cpu")
     load_examples(task, data.data_dir, demo=request.options.demo)
     features = load_features(task, data.data_dir, data.student_dir, data.max_length)
@@ -70,20 +84,6 @@ def forward_pass_text(data: DataConfig) -> str:
         f"{text} A step with that of transformers took about 1.5 times as long for 3 or 6 layers, and nearly 5 times "
         "for one, with BERT on a CPU."
     )
-
-
-def cluster_resources(request: SearchRequest) -> Resources:
-    """Returns the slots of the cluster that a search would join.
-
-    Raises:
-        UserError: When it is out of reach, or has too few GPUs.
-    """
-    assert request.options.address is not None
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        cluster.connected_cluster(request.options.address, Path(folder) / RAY_LOG),
-    ):
-        return cluster.cluster_resources(request.options.gpus, request.options.trials_per_gpu)
 
 
 def expected_evaluations(trials: int, evaluations: int, *, early_stopping: bool) -> float:

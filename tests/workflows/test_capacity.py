@@ -104,7 +104,7 @@ def on_gpus(
     monkeypatch.setattr(capacity, "usable_cores", lambda: cores)
     monkeypatch.setattr(capacity, "free_bytes", lambda: 200 * 10**9)
     monkeypatch.setattr(capacity, "why_not_captured", lambda config: None)
-    memory = TrialMemory(gpu=5 * 10**9, host=host, gpu_free=79 * 10**9)
+    memory = TrialMemory(gpu=5 * 10**9, host=host, gpu_free=79 * 10**9, host_free=10**12)
     monkeypatch.setattr(capacity, "measure_trial", lambda config, captured: memory)
     return lambda quota, **options: limit_concurrency(
         replace(request, options=replace(request.options, **options)), Resources(gpus=gpus), plans(quota)
