@@ -242,10 +242,10 @@ def prepare(
         before = read_record(run_dir)
         check_same_search(run_dir, before, record)
         record |= continued(before, record)
+    record["work"] = [*record.get("work", []), *(nodes.work if nodes is not None else [])]
     write_json(run_dir / RUN, record)
-    make_teacher_outputs(data, teacher, resources, nodes)
-    if nodes is not None and nodes.work:
-        record["work"] = [*record.get("work", []), *nodes.work]
+    if of_outputs := make_teacher_outputs(data, teacher, resources, nodes):
+        record["work"] += of_outputs
         write_json(run_dir / RUN, record)
     return teacher
 

@@ -112,7 +112,9 @@ def make_teacher(
     return teacher
 
 
-def make_teacher_outputs(data: DataConfig, teacher: Teacher, resources: Resources, nodes: Nodes | None) -> None:
+def make_teacher_outputs(
+    data: DataConfig, teacher: Teacher, resources: Resources, nodes: Nodes | None
+) -> list[dict[str, str]]:
     """Computes the outputs of the teacher that are missing, and checks all that trials read.
 
     Args:
@@ -121,6 +123,9 @@ def make_teacher_outputs(data: DataConfig, teacher: Teacher, resources: Resource
         resources: Of the search.
         nodes: One of them computes them; None: this process does.
 
+    Returns:
+        What `Nodes.work` has more because of it.
+
     Raises:
         UserError: When they do not reproduce the teacher's dev score.
         MachineError: When the process of the job died too often.
@@ -128,11 +133,13 @@ def make_teacher_outputs(data: DataConfig, teacher: Teacher, resources: Resource
     if nodes is None:
         checked_teacher_outputs(data, teacher, _device_here(resources))
         release_memory()  # the trials need it
-        return
+        return []
+    before = len(nodes.work)
     try:
         checked_teacher_outputs(data, teacher, None)
     except OutputsMissingError:
         nodes(Job(name="teacher outputs", function=_compute_outputs, arguments=(data, teacher, resources.device)))
+    return nodes.work[before:]
 
 
 def _device_here(resources: Resources) -> torch.device:
