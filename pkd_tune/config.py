@@ -6,7 +6,7 @@ Standard library only: every room may import this module.
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 Strategy = Literal["skip", "last"]
 Init = Literal["pretrained", "teacher", "teacher-skip"]
@@ -16,8 +16,9 @@ Sampler = Literal["tpe", "random", "grid"]
 Precision = Literal["auto", "bf16", "fp32"]
 Metric = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
 Kind = Literal["classification", "regression"]
-Stage = Literal["search", "confirm"]
-"""What a trial is for: to choose settings, or to confirm a study's best ones on a fresh seed."""
+Stage = Literal["search", "confirm", "ablation"]
+"""What a trial is for: to choose settings, to confirm a study's best ones on a fresh seed, or to train these without a
+term of the loss on the same seed."""
 
 METHODS: tuple[Method, ...] = ("finetuned", "kd", "pkd", "pkd-skip", "pkd-last")
 """Every method, in the order of reports: the controls first."""
@@ -89,6 +90,9 @@ class DistillConfig:
     """Which teacher layers the student's intermediate layers imitate."""
     normalize: bool
     """Whether [CLS] states are scaled to length 1 before they are compared."""
+    init: Init = "pretrained"
+    """What the student starts from: the first k layers of the pretrained model (the paper's way), the first k layers of
+    the fine-tuned teacher, or every (N/k)-th layer of it up to its top."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -105,6 +109,8 @@ class DistillConfig:
                 problems.append(f"{name} must be finite, but got {value}")
         if self.strategy not in ("skip", "last"):
             problems.append(f"strategy must be skip or last, but got {self.strategy!r}")
+        if self.init not in get_args(Init):
+            problems.append(f"init must be one of {', '.join(get_args(Init))}, but got {self.init!r}")
         if problems:
             raise UserError(*problems)
 
@@ -286,9 +292,6 @@ class DataConfig:
     """Hugging Face folder of the encoder students are initialised from, with its tokenizer; often the teacher's."""
     max_length: int = 128
     """Longest example in tokens; longer ones are truncated. The paper uses 128."""
-    init: Init = "pretrained"
-    """What students start from: the first k layers of the pretrained model (the paper's way), the first k layers of the
-    fine-tuned teacher, or every (N/k)-th layer of it up to its top."""
     select_on: SelectOn = "dev"
     """Which examples choose epochs, trials and the teacher: the official dev split, as in the paper, or a part of the
     training split."""
@@ -312,7 +315,7 @@ class SearchConfig:
     teacher_trainings: tuple[TrainingConfig, ...]
     """How the teacher is fine-tuned, and the best of them kept; unused where its folder holds a classifier already."""
     student_training: TrainingConfig
-    """How students are trained; each trial brings its own learning rate."""
+    """How students are trained; each trial brings its own learning rate, epochs, and whatever else its space has."""
     depths: tuple[int, ...]
     """Student depths to search, each in a study of its own."""
     stages: tuple[SearchStage, ...]
@@ -320,13 +323,20 @@ class SearchConfig:
     trials: int | None
     """Trials of each PKD method, shared evenly between the depths; None: every setting of a finite space, at every
     depth. A larger number continues a finished search."""
-    control_trials: int = 0
-    """Trials of each control, vanilla KD and fine-tuning alone, shared evenly between the depths."""
+    control_trials: int | None = 0
+    """Trials of vanilla KD, shared evenly between the depths; None: every setting of a finite space."""
+    finetuned_trials: int | None = 0
+    """Trials of fine-tuning alone, shared in the same way; None: every setting of a finite space."""
     seeds: int = 0
-    """Trainings on fresh seeds that confirm the best settings of each method and depth."""
+    """Trainings on fresh seeds that confirm the best settings of each method and depth; each ablation has as many."""
     sampler: Sampler = "tpe"
     """What chooses the settings."""
     early_stopping: bool = True
     """Whether trials that are not among the better half at a rung are stopped there."""
+    max_pending: int = 4
+    """Trials of one study that run without a score at most; 0: no limit."""
+    transfer: bool = True
+    """Whether a study tries the best settings of its siblings: its method at another depth, KD for PKD and PKD for
+    KD."""
     seed: int = 42
     """Seeds the sampler; the trainings have their own."""

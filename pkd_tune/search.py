@@ -54,9 +54,14 @@ def make_parser() -> Parser:
         "when --control-trials is not 0)",
     )
     add("--trials", type=int, metavar="N", help="trials of each PKD method over all depths (default: the space's)")
-    controls = "trials of each control, vanilla KD and fine-tuning alone, over all depths (default: the space's)"
+    controls = (
+        "trials of vanilla KD over all depths; fine-tuning alone has fewer (default: the space's, as many as PKD)"
+    )
     add("--control-trials", type=int, metavar="N", help=controls)
-    fresh = "trainings on fresh seeds that confirm each study's best settings; 0: none (default: the space's)"
+    fresh = (
+        "trainings on fresh seeds of each study's best settings, and of PKD's without terms of its loss; 0: none "
+        "(default: the space's)"
+    )
     add("--seeds", type=int, metavar="N", help=fresh)
     add("--space", metavar="FILE", help="a TOML file, or default, demo or paper (default: default, or demo)")
     add(
@@ -93,6 +98,12 @@ def make_parser() -> Parser:
         help="folder or URI (s3://...) that all nodes see, for the files of trials (default: the run's folder)",
     )
     add("--trial-timeout", type=float, metavar="SECONDS", help="stop trials that take longer (default: never)")
+    add(
+        "--time-limit",
+        metavar="TIME",
+        help="end after this time, such as 30m, 2h or 90s, with a report of the trials that fit into it; teacher and "
+        "confirmations are part of it, and the same command continues (default: none)",
+    )
     out = parser.add_argument_group("what comes out")
     add = out.add_argument
     add(
@@ -119,7 +130,10 @@ def make_parser() -> Parser:
 
 
 def search(args: argparse.Namespace, command: str) -> int:
-    """Runs the command; returns its exit code: 0, 1 when no trial was completed, 130 when Ctrl-C cut it short."""
+    """Runs the command; returns its exit code.
+
+    0, also at the time limit; 1 when no trial was completed; 130 when Ctrl-C cut it short.
+    """
     values = vars(args)
     dry_run, check_data = values.pop("dry_run"), values.pop("check")
     options = make_options(SearchOptions, values)

@@ -39,6 +39,26 @@ def _unigram(kind: str) -> Any:
     return tokenizer(vocab=vocabulary)
 
 
+def write_sentencepiece(folder: Path, kind: str, *, vocab_size: int = 30) -> None:
+    """Puts a SentencePiece model in the place of a model folder's tokenizer.json; takes the package sentencepiece."""
+    import sentencepiece
+
+    special = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
+    names = dict(zip(("pad_piece", "bos_piece", "eos_piece", "unk_piece"), special, strict=True))
+    own = {**names, "user_defined_symbols": ["[MASK]"]} if kind == "deberta-v2" else {}
+    path = folder / ("spm.model" if kind == "deberta-v2" else "sentencepiece.bpe.model")
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(f"{first} {second} ." for first in _TEXT for second in _TEXT),
+            model_writer=file,
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            minloglevel=2,
+            **({"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, **own} if own else {}),
+        )
+    (folder / "tokenizer.json").unlink()
+
+
 def _wordpiece(kind: str) -> Any:
     import transformers
 

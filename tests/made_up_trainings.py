@@ -46,14 +46,13 @@ def made_up_student_data(device: torch.device = CPU, dropout: float = 0.0, teach
     torch.manual_seed(0)
     drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     config = BertConfig(**SHAPE, num_hidden_layers=3, max_position_embeddings=40, initializer_range=0.2, **drop)
-    dev = {"dev": made_up_split("dev", 5)}
+    start, dev = BertForSequenceClassification(config).to(device), {"dev": made_up_split("dev", 5)}
     return StudentData(
         task=TASKS["MRPC"],
         train=made_up_split(),
         dev=dev,
         official_dev=dev,
-        start=BertForSequenceClassification(config).to(device),
-        init="pretrained",
+        start=lambda init: start,
         teacher_train=made_up_outputs(N, teacher_width),
         teacher_dev={"dev": made_up_outputs(5, teacher_width)},
         device=device,
@@ -74,7 +73,7 @@ def train(
 def capturing_pool(student_data: StudentData, depth: int, graphs: Graphs, *, resident: bool) -> ModelPool:
     """Returns a model pool with a train step that captures, whose model has another student's weights."""
     model_pool = ModelPool(graphs=graphs)
-    config = BertConfig.from_dict({**student_data.start.config.to_dict(), "num_hidden_layers": depth})
+    config = BertConfig.from_dict({**student_data.start("pretrained").config.to_dict(), "num_hidden_layers": depth})
     config._attn_implementation = "sdpa"
     student = BertForSequenceClassification(config).to(student_data.device)
     narrow = student_data.teacher_train.cls_NLH.shape[2] != SHAPE["hidden_size"]

@@ -99,14 +99,13 @@ def train(n: int, folder: Path, shape: dict[str, int], layers: int) -> int:
         name: mapped_split(folder, name, size, MEAN_LENGTH["train"]) for name, size in (("train", n), ("dev", 50))
     }
     outputs = {name: mapped_outputs(folder, split, layers + 1, shape["hidden_size"]) for name, split in splits.items()}
-    dev = {"dev": splits["dev"]}
+    start, dev = bert(shape, layers), {"dev": splits["dev"]}
     student_data = StudentData(
         task=TASKS["RTE"],
         train=splits["train"],
         dev=dev,
         official_dev=dev,
-        start=bert(shape, layers),
-        init="pretrained",
+        start=lambda init: start,
         teacher_train=outputs["train"],
         teacher_dev={"dev": outputs["dev"]},
         device=torch.device("cpu"),

@@ -7,14 +7,18 @@ Everything is drawn from the random generator of the standard library, so equal 
 
 import random
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recorded_trainings import EPOCHS, SPACE, STARTED, Maker
+import pandas as pd
+from recorded_trainings import EPOCHS, EXAMPLES, SPACE, STARTED, Maker
 
-from pkd_tune.config import DataConfig, Method, SearchConfig, SearchStage, SelectOn, TrainingConfig
+from pkd_tune.config import DataConfig, Method, SearchConfig, SearchStage, SelectOn, Task, TrainingConfig
 from pkd_tune.data.glue import TASKS
-from pkd_tune.files import EVALUATIONS, RUN, SUMMARY, TRIALS, write_json
+from pkd_tune.files import DEV_PREDICTIONS, EVALUATIONS, RUN, SUMMARY, TRIALS, write_json, write_text
+from pkd_tune.reporting.dev_predictions import TEACHER, TEXTS, disagreements
 from pkd_tune.reporting.run import write_rows
 
 
@@ -32,6 +36,7 @@ def write_run(
     tolerance: float = 1.0,
     select_on: SelectOn = "dev",
     demo: bool = False,
+    labels: tuple[str, ...] = (),
     seed: int = 0,
 ) -> Path:
     """Writes run.json, trials.csv, evaluations.csv and summary.json into a folder, and returns it.
@@ -52,8 +57,10 @@ def write_run(
         tolerance: By how many points the student to ship may fall short of the teacher.
         select_on: Which examples selected the students.
         demo: Whether the run is recorded as a demo.
+        labels: Classes of the task instead of its own.
         seed: Seed of the random generator.
     """
+    of_task = replace(TASKS[task], labels=labels, raw_labels=labels) if labels else TASKS[task]
     maker = Maker(random.Random(seed), task, teacher_layers)
     for depth in depths:
         for method in methods:
@@ -75,6 +82,11 @@ def write_run(
         if shallower and student["confirmed"]:
             other = max(shallower, key=lambda s: s["layers"])
             student["against_shallower"] = {"layers": other["layers"], **_against(student, other)}
+        student["ablations"] = []
+        if student["confirmed"] and student["method"].startswith("pkd"):
+            student["ablations"] = [
+                _ablation(student, method, loss) for method, loss in (("kd", 0.4), ("finetuned", 3.0))
+            ]
         student["against_teacher"] = None
         if seeds > 1:
             whole = {"confirmed": None, "search_score": record["metrics"]["score"]}
@@ -82,7 +94,7 @@ def write_run(
     pretrained = Path(f"data/models/pretrained/{teacher}")
     search = SearchConfig(
         data=DataConfig(
-            task=TASKS[task], data_dir=Path("data"), teacher_dir=pretrained, student_dir=pretrained, select_on=select_on
+            task=of_task, data_dir=Path("data"), teacher_dir=pretrained, student_dir=pretrained, select_on=select_on
         ),
         teacher_trainings=tuple(TrainingConfig(learning_rate=rate, epochs=EPOCHS) for rate in (2e-5, 5e-5)),
         student_training=TrainingConfig(epochs=EPOCHS),
@@ -90,6 +102,7 @@ def write_run(
         stages=tuple(SearchStage(method=method) for method in methods),
         trials=trials,
         control_trials=control_trials,
+        finetuned_trials=control_trials,
         seeds=seeds,
     )
     write_json(folder / RUN, _record(search, demo=demo))
@@ -101,7 +114,35 @@ def write_run(
         folder / SUMMARY,
         {"teacher": record, "latency_on": latency_on, "planned": planned, "students": found, "tolerance": tolerance},
     )
+    if found:
+        write_text(folder / DEV_PREDICTIONS, predictions(of_task, [each["folder"] for each in found]))
     return folder
+
+
+def predictions(task: Task, students: Sequence[str]) -> str:
+    """Returns a dev-predictions.csv in which the teacher, then each student, is more often wrong than the one before.
+
+    The texts hold what a report must not take for markup.
+    """
+    draws = random.Random(1)
+    per_split = EXAMPLES[task.name] // len(task.dev_splits)
+    rows: list[dict[str, Any]] = []
+    for number in range(per_split * len(task.dev_splits)):
+        split, example = task.dev_splits[number // per_split], number % per_split
+        label: Any = round(draws.uniform(0, 5), 2) if task.regression else draws.choice(task.labels)
+        row: dict[str, Any] = {"split": split, "example_id": example, "label": label}
+        for place, model in enumerate((TEACHER, *students), start=1):
+            if task.regression:
+                row[model] = round(min(5.0, max(0.0, label + draws.gauss(0, 0.3 * place))), 4)
+            else:
+                row[model] = draws.choice(task.labels) if draws.random() < 0.15 * place else label
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    listed = {row for student in students for _, those in disagreements(table, student) for row in those.index}
+    for name, text in zip(TEXTS, ("<b>First</b> sentence, number {} of *many*", "| `Second` |"), strict=True):
+        if len(task.text) == 2 or name == TEXTS[0]:
+            table[name] = [text.format(row) if row in listed else "" for row in range(len(table))]
+    return table.to_csv(index=False)
 
 
 def _is_control_of(control: dict[str, Any], student: dict[str, Any]) -> bool:
@@ -118,6 +159,25 @@ def _against(student: dict[str, Any], other: dict[str, Any], half: float = 1.5) 
     difference = scores[0] - scores[1]
     low, high = difference - half, difference + half
     return {"difference": difference, "low": low, "high": high, "distinguishable": low > 0 or high < 0}
+
+
+def _ablation(student: dict[str, Any], method: str, loss: float) -> dict[str, Any]:
+    """Returns a student's settings without a term of the loss, which cost it so many points on every seed."""
+    confirmed, settings = student["confirmed"], {**student["settings"], "beta": 0.0}
+    spreads = {name: {"mean": each["mean"] - loss, "sd": each["sd"]} for name, each in confirmed["metrics"].items()}
+    return {
+        "method": method,
+        "settings": settings if method == "kd" else {**settings, "alpha": 0.0},
+        "seeds": confirmed["seeds"],
+        "scores": [each - loss for each in confirmed["scores"]],
+        "mean": confirmed["mean"] - loss,
+        "sd": confirmed["sd"],
+        "metrics": spreads,
+        "difference": loss,
+        "low": loss - 1.0,
+        "high": loss + 1.0,
+        "distinguishable": loss > 1.0,
+    }
 
 
 def _record(search: SearchConfig, *, demo: bool) -> dict[str, Any]:

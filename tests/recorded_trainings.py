@@ -13,6 +13,8 @@ SPACE: dict[str, dict[str, Any]] = {
     "learning_rate": {"low": 1e-5, "high": 3e-4, "log": True, "int": False},
     "strategy": {"values": ["skip", "last"]},
     "normalize": {"values": [True, False]},
+    "init": {"values": ["pretrained"]},
+    "epochs": {"values": [4]},
 }
 METRICS = {
     "MRPC": {"f1": 4.5, "accuracy": -4.5},
@@ -44,7 +46,8 @@ class Maker:
         settings: dict[str, Any] = {}
         for name, spec in SPACE.items():
             if "values" in spec:
-                settings[name] = self.draws.choice(spec["values"])
+                several = len(spec["values"]) > 1
+                settings[name] = self.draws.choice(spec["values"]) if several else spec["values"][0]
             elif spec["log"]:
                 settings[name] = math.exp(self.draws.uniform(math.log(spec["low"]), math.log(spec["high"])))
             else:
@@ -99,7 +102,7 @@ class Maker:
                 **self.metrics(best),
                 "best_epoch": (scores.index(best) + 1) / EVALUATIONS_PER_EPOCH,
                 "evaluations": len(scores),
-                "epochs": len(scores) / EVALUATIONS_PER_EPOCH,
+                "epochs_trained": len(scores) / EVALUATIONS_PER_EPOCH,
                 "started": self.now.isoformat(timespec="seconds"),
                 "seconds": seconds,
                 **settings,

@@ -73,6 +73,7 @@ def test_a_search_that_is_killed_loses_nothing(home: Path, killed: Killed, run: 
 def test_a_larger_total_adds_to_every_trial_there_was(killed: Killed, run: Path) -> None:
     rows = pd.read_csv(run / "trials.csv")
     counts = rows.groupby(["method", "stage"]).size().to_dict()
+    assert counts.pop(("pkd", "ablation")) == 4
     confirmed = counts.pop(("pkd", "confirm"))
     assert confirmed in (2, 4)  # as the third trial is the best or not
     assert counts == {
@@ -80,7 +81,7 @@ def test_a_larger_total_adds_to_every_trial_there_was(killed: Killed, run: Path)
         **{("kd", "search"): 1, ("kd", "confirm"): 2},
         **{("finetuned", "search"): 1, ("finetuned", "confirm"): 2},
     }
-    assert len(killed.exporting) == 10
+    assert len(killed.exporting) == 14
 
 
 def test_every_method_is_searched_and_confirmed(run: Path) -> None:
@@ -106,10 +107,20 @@ def test_the_summary_has_every_student_confirmed_on_the_official_dev_split(run: 
         # Of 40 official dev examples accuracies are multiples of 2.5; of the 9 held out they are not.
         assert all(abs(value / 2.5 - round(value / 2.5)) < 1e-9 for value in confirmations["accuracy"])
     assert [each["method"] for each in students["pkd"]["against"]] == ["kd", "finetuned"]
+    for each, fixed in zip(students["pkd"]["ablations"], ({"beta": 0.0}, {"alpha": 0.0, "beta": 0.0}), strict=True):
+        ablations = rows[(rows["stage"] == "ablation") & (rows["origin"].str.endswith(f" as {each['method']}"))]
+        assert (ablations["seed"].tolist(), ablations["score"].tolist()) == (
+            each["seeds"],
+            pytest.approx(each["scores"]),
+        )
+        same = ("learning_rate",) if each["method"] == "finetuned" else ("learning_rate", "alpha", "temperature")
+        assert {name: each["settings"][name] for name in fixed} == fixed
+        assert all(each["settings"][name] == students["pkd"]["settings"][name] for name in same)
     assert (run / "report.html").exists()
     report = (run / "report.md").read_text()
     assert "fine-tuned" in report
     assert "dev played no part in the choice" in report
+    assert "the same settings without distillation" in report
 
 
 @pytest.mark.slow

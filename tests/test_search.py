@@ -72,6 +72,16 @@ def test_every_trial_is_in_the_table(tiny_run: Path) -> None:
     assert trials["alpha"].between(0.2, 0.9).all()
 
 
+def test_predictions_on_dev_are_those_that_were_scored(tiny_run: Path) -> None:
+    predicted = pd.read_csv(tiny_run / "dev-predictions.csv")
+    summary = json.loads((tiny_run / "summary.json").read_text())
+    models = {"teacher": summary["teacher"], **{student["folder"]: student for student in summary["students"]}}
+    for column, model in models.items():
+        accuracy = 100 * (predicted[column] == predicted["label"]).mean()
+        assert accuracy == pytest.approx(model["metrics"]["accuracy"])
+    assert "Confusion matrix of" in (tiny_run / "report.html").read_text()
+
+
 def test_tensorboard_events_are_there_for_every_trial(tiny_run: Path) -> None:
     folders = {path.parent.name for path in (tiny_run / "ray").rglob("events.out.tfevents.*")}
     assert folders == {f"{depth}-layer-pkd-trial-{number:04d}" for depth in (1, 3) for number in (0, 1)}
@@ -147,6 +157,25 @@ def test_runs_that_differ_only_in_their_folder_share_a_storage(home: Path, monke
         assert (place / "ray").is_dir()
     assert list(Path(temporary).iterdir()) == []
     Path(temporary).rmdir()
+
+
+def test_a_time_limit_that_is_over_at_once_leaves_a_report_of_what_there_is(home: Path, here: Here) -> None:
+    run = home / "results/MRPC/tiny"
+    (run / "report.md").unlink()
+    code, errors = here(*TINY_SEARCH, "--trials", "6", "--time-limit", "0.001s")
+    assert code == 0, errors
+    assert "the time limit was reached with 2 trials to go; the same command continues" in errors
+    assert "| 1 layer" in (run / "report.md").read_text()
+    assert len(pd.read_csv(run / "trials.csv")) == 4
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_after_its_time_limit(home: Path) -> None:
+    for limit, left in ((["--time-limit", "0.001s"], 2), ([], 0)):
+        done = search(home, *TINY_SEARCH, "--trials", "6", *limit)
+        assert done.returncode == 0, done.stderr
+        assert ("to go; the same command continues" in done.stderr) == bool(left)
+        assert len(pd.read_csv(home / "results/MRPC/tiny/trials.csv")) == 6 - left
 
 
 def test_a_teacher_that_is_no_better_than_guessing_stops_the_search(here: Here) -> None:

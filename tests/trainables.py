@@ -108,6 +108,13 @@ def short_of_memory(config: dict[str, Any], *, context: TrialContext) -> None:
     (context.artifacts.folder.parent / "threads").write_text(str(torch.get_num_threads()))
 
 
+def waiting(config: dict[str, Any], *, context: TrialContext) -> None:
+    """Waits for the file `go`, and then takes an instant."""
+    while not (context.artifacts.folder / "go").exists():
+        time.sleep(0.1)
+    instant(config, context=context)
+
+
 def patient(config: dict[str, Any], *, context: TrialContext) -> None:
     """Ten steps that are kept in a file; each takes as long as it takes to see the file `go`, or a moment."""
     done = context.artifacts.folder / f"{trial_id_of(config).name}.steps"

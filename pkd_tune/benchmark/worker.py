@@ -108,7 +108,7 @@ def train(student_data: StudentData, workload: Workload, config: TrainingConfig,
     if workload.kind != "finetune":
         distill(student_data, _distill_config(workload), config, report)
         return
-    model = cut_to_layers(student_data.start, range(1, workload.depth + 1)).to(student_data.device)
+    model = cut_to_layers(student_data.start("pretrained"), range(1, workload.depth + 1)).to(student_data.device)
 
     train_step = TrainStep(model, graphs=stream_graphs(model.device))
     fit(train_step, Loss(), open_source(student_data.train, model), student_data.dev, TASK, config, report)
@@ -129,7 +129,7 @@ def peak(workload: Workload, answer: Answer) -> None:
 def overheads(workload: Workload, answer: Answer) -> None:
     """Does what a trial does besides training steps: an evaluation, a checkpoint, and the start and end of a trial."""
     student_data = synthetic_student_data(workload)
-    student = cut_to_layers(student_data.start, range(1, workload.depth + 1)).to(student_data.device)
+    student = cut_to_layers(student_data.start("pretrained"), range(1, workload.depth + 1)).to(student_data.device)
     dev = synthetic_split("dev", workload, workload.dev_lengths)
     similarity = TeacherSimilarity({"dev": _synthetic_outputs(workload, len(dev))}, ())
     one_example = _training_config(workload, epochs=1, batch_size=1)
@@ -180,13 +180,13 @@ def synthetic_student_data(workload: Workload) -> StudentData:
     """Returns student data with random initial weights, and random outputs of a teacher twice as deep."""
     lengths = workload.lengths[:1] if workload.kind == "overheads" else workload.lengths
     dev = {"dev": synthetic_split("dev", workload, workload.lengths[:1])}
+    start = BertForSequenceClassification(BertConfig(**workload.model, num_hidden_layers=workload.depth))
     return StudentData(
         task=TASK,
         train=synthetic_split("train", workload, lengths),
         dev=dev,
         official_dev=dev,
-        start=BertForSequenceClassification(BertConfig(**workload.model, num_hidden_layers=workload.depth)),
-        init="pretrained",
+        start=lambda init: start,
         teacher_train=_synthetic_outputs(workload, len(lengths)),
         teacher_dev={"dev": _synthetic_outputs(workload, 1)},
         device=torch.device(workload.device),

@@ -65,12 +65,14 @@ def print_outcome(run: SearchRun, again: str) -> int:
         again: What continues it.
 
     Returns:
-        0; 130 after an interruption; 1 when there is no student.
+        0, also at the time limit; 130 after an interruption; 1 when there is no student.
     """
     lines = summary_lines(run.summary, run.folder)
     if run.status == "interrupted":
         lines.append(f"stopped with {plural(run.remaining, 'trial')} to go; {again} continues")
+    elif run.status == "time limit":
+        lines.append(f"the time limit was reached with {plural(run.remaining, 'trial')} to go; {again} continues")
     elif run.status == "no student":
         lines.append(f"no trial was completed; most often because: {run.reason}")
     print("\n".join(lines), file=sys.stderr, flush=True)
-    return {"finished": 0, "interrupted": 130, "no student": 1}[run.status]
+    return {"finished": 0, "time limit": 0, "interrupted": 130, "no student": 1}[run.status]

@@ -21,7 +21,7 @@ from huggingface_hub import constants
 from pkd_tune.config import HubDataset, Task, UserError
 from pkd_tune.data.examples import RawSplit, examples_of
 from pkd_tune.data.tables import Table
-from pkd_tune.data.tokens import TOKENIZER_FILES
+from pkd_tune.data.tokens import TOKENIZER_FILES, TOKENIZER_MAIN_FILES
 from pkd_tune.files import machine_failure, read_json
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def _cached(name: str) -> Path | None:
         folder = Path(snapshot_download(name, allow_patterns=list(_MODEL_FILES), local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError):
         return None
-    tokenizer = any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt"))
+    tokenizer = any((folder / file).is_file() for file in TOKENIZER_MAIN_FILES)
     index = folder / "model.safetensors.index.json"
     shards = set(read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
     whole = tokenizer and all((folder / file).is_file() for file in ("config.json", *shards))

@@ -48,6 +48,8 @@ def paired_bootstrap(
     seed: int = 0,
     level: float = 0.95,
     pool: Sequence[Array] | None = None,
+    *,
+    by_seed: bool = False,
 ) -> Difference:
     """Compares the mean scores of two models, each trained on one or several seeds.
 
@@ -68,6 +70,8 @@ def paired_bootstrap(
         seed: Seed of the resampling.
         level: Confidence level of the interval.
         pool: Scores of the models over which the variance over seeds is pooled, as `half_width` takes them.
+        by_seed: Whether the n-th trainings of both have the same seed. What varies over seeds is then their difference,
+            and `pool` has such differences.
     """
     models = [*ours, *theirs]
     scores_MR = resampled_scores(task, models, labels, resamples, seed)
@@ -75,7 +79,10 @@ def paired_bootstrap(
     found = np.array([score(task, model, labels)["score"] for model in models])
     of_ours, of_theirs = found[: len(ours)], found[len(ours) :]
     mean = float(of_ours.mean() - of_theirs.mean())
-    half = float(half_width(of_ours, of_theirs, means_R, level, pool))
+    if by_seed:
+        half = float(half_width(of_ours - of_theirs, np.zeros(1), means_R, level, pool or [of_ours - of_theirs]))
+    else:
+        half = float(half_width(of_ours, of_theirs, means_R, level, pool))
     return Difference(mean, mean - half, mean + half)
 
 

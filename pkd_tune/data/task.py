@@ -1,12 +1,22 @@
 """Tasks and splits by what users call them, and tasks as run.json records them."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pkd_tune.config import HubDataset, Layout, Task, TaskSplit, UserError
 from pkd_tune.data.glue import glue_task, is_glue
-from pkd_tune.data.task_file import task_of_file, task_of_folder, task_of_hub
+from pkd_tune.data.tables import read_table
+from pkd_tune.data.task_file import (
+    Description,
+    describe_file,
+    describe_folder,
+    describe_hub,
+    task_of_data,
+    task_of_model,
+)
 
 HUB = "hub:"
 """Begins the name of a task that is a dataset on the hub."""
@@ -22,20 +32,70 @@ def find_task(name: str) -> Task:
     Raises:
         UserError: There is no such task, or its file or its data are wrong.
     """
+    described = _described(name)
+    return glue_task(name) if described is None else task_of_data(described)
+
+
+def task_of_files(name: str, files: Sequence[Path], classes: Sequence[str]) -> Task:
+    """Returns a task with the given files as its only splits, called as the files are; labels in them are scored.
+
+    The task's own data is not read, unless it alone can say what the classes are.
+
+    Args:
+        name: As for `find_task`.
+        files: Of any kind that a task may have.
+        classes: Names of the classes of the model that predicts them; LABEL_0 and so on are no names.
+
+    Raises:
+        UserError: There is no such task, a file cannot be read, or two have the same name.
+    """
+    described = _described(name)
+    if described is None:
+        return with_files(glue_task(name), files)
+    unknown = described.kind == "classification" and described.labels is None and all(map(_GENERIC.fullmatch, classes))
+    task = task_of_data(described) if unknown else task_of_model(described, classes, read_table(files[0], []))
+    return with_files(task, files)
+
+
+def with_files(task: Task, files: Sequence[Path]) -> Task:
+    """Returns the task with the given files as its only splits, called as the files are; labels in them are scored.
+
+    Raises:
+        UserError: A file cannot be read, or two have the same name.
+    """
+    splits = []
+    for path in files:
+        table = read_table(path, [task.label])
+        labelled = any(value not in (None, "") for value in table.columns.get(task.label, ()))
+        splits.append(TaskSplit(part="test", called=path.stem, file=str(path.resolve()), labelled=labelled))
+    if len({split.name for split in splits}) < len(splits):
+        raise UserError("--file: two files have the same name; predict them one after the other")
+    return replace(task, splits=tuple(splits), folder=Path())
+
+
+_GENERIC = re.compile(r"LABEL_\d+")
+
+
+def _described(name: str) -> Description | None:
+    """Returns the description of a task of one's own; None for a name that can only be GLUE's.
+
+    Raises:
+        UserError: Its file or its folder is wrong, or it has the name of a GLUE task.
+    """
     path = Path(name).expanduser()
     if name.startswith(HUB):
-        task = task_of_hub(name.removeprefix(HUB))
+        described = describe_hub(name.removeprefix(HUB))
     elif path.suffix == ".toml":
-        task = task_of_file(path)
+        described = describe_file(path)
     elif path.is_dir() and not is_glue(name):
-        task = task_of_folder(path)
+        described = describe_folder(path)
     else:
-        return glue_task(name)
-    if is_glue(task.name):
+        return None
+    if is_glue(described.name):
         raise UserError(
-            f"--task {name}: {task.name} is the name of a GLUE task; give another in a task file: name = ..."
+            f"--task {name}: {described.name} is the name of a GLUE task; give another in a task file: name = ..."
         )
-    return task
+    return described
 
 
 def find_trainable(name: str) -> Task:

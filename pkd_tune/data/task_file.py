@@ -61,11 +61,11 @@ class Description:
     score: Literal["first", "mean"] = "first"
 
 
-def task_of_file(path: Path) -> Task:
-    """Returns the task that a TOML file describes.
+def describe_file(path: Path) -> Description:
+    """Returns what a TOML file says of a task.
 
     Raises:
-        UserError: With every problem in the file, or in the data that it names.
+        UserError: With every problem in the file.
     """
     content = read_toml(path, "task file")
     try:
@@ -82,28 +82,26 @@ def task_of_file(path: Path) -> Task:
         local = folder / data.dataset
         hub = HubDataset(repository=str(local) if local.is_dir() else data.dataset, config=data.config)
     named = {"train": data.train, "dev": data.dev, "test": data.test}
-    return _resolve(
-        Description(
-            name=file.name or path.stem,
-            source=str(path),
-            files={part: name for part, name in named.items() if name is not None},
-            folder=folder if hub is None else None,
-            hub=hub,
-            text=None if data.text is None else (data.text,) if isinstance(data.text, str) else tuple(data.text),
-            label=data.label,
-            kind=data.kind,
-            labels=None if data.labels is None else tuple(map(str, data.labels)),
-            metrics=None if data.metrics is None else tuple(data.metrics),
-            score=data.score,
-        )
+    return Description(
+        name=file.name or path.stem,
+        source=str(path),
+        files={part: name for part, name in named.items() if name is not None},
+        folder=folder if hub is None else None,
+        hub=hub,
+        text=None if data.text is None else (data.text,) if isinstance(data.text, str) else tuple(data.text),
+        label=data.label,
+        kind=data.kind,
+        labels=None if data.labels is None else tuple(map(str, data.labels)),
+        metrics=None if data.metrics is None else tuple(data.metrics),
+        score=data.score,
     )
 
 
-def task_of_folder(folder: Path) -> Task:
-    """Returns the task in a folder with train.csv and perhaps dev.csv and test.csv, or files of another kind.
+def describe_folder(folder: Path) -> Description:
+    """Returns the description of a folder with train.csv and perhaps dev.csv and test.csv, or files of another kind.
 
     Raises:
-        UserError: There is no train file, or several, or the data cannot be used.
+        UserError: There is no train file, or several of one part.
     """
     files: dict[str, str] = {}
     for part in HUB_NAMES:
@@ -118,47 +116,33 @@ def task_of_folder(folder: Path) -> Task:
             "give a folder with one, or a task file"
         )
     folder = folder.resolve()
-    return _resolve(Description(name=folder.name, source=f"--task {folder}", files=files, folder=folder))
+    return Description(name=folder.name, source=f"--task {folder}", files=files, folder=folder)
 
 
-def task_of_hub(repository: str) -> Task:
-    """Returns the task of a hub dataset, 'owner/name', or of a local folder that is laid out as one.
-
-    Raises:
-        UserError: It has several configurations, or the data cannot be used.
-    """
+def describe_hub(repository: str) -> Description:
+    """Returns the description of a hub dataset, 'owner/name', or of a local folder that is laid out as one."""
     if Path(repository).is_dir():
         repository = str(Path(repository).resolve())
     name = repository.rstrip("/").rpartition("/")[2]
-    return _resolve(Description(name=name, source=f"--task hub:{repository}", hub=HubDataset(repository=repository)))
+    return Description(name=name, source=f"--task hub:{repository}", hub=HubDataset(repository=repository))
 
 
-def _resolve(description: Description) -> Task:
-    """Returns the task of a description, with what is only known from its data.
+def task_of_data(described: Description) -> Task:
+    """Returns the task of a description; what it does not say is found in its data.
 
     Raises:
         UserError: With every problem.
     """
-    described = description
-    if not _NAME.fullmatch(described.name):
-        raise UserError(
-            f"{described.source}: the name {described.name!r} must be letters, digits, '.', '_' and '-', at most 64 "
-            'of them; give another in a task file: name = "..."'
-        )
+    _check_name(described)
     sources = _tables(described)
     train = sources["train"][1]
-    text = described.text or (("text", "text_pair") if "text_pair" in train.names else ("text",))
+    text = _text_columns(described, train)
     if missing := missing_columns(train, [*text, described.label]):
         hint = (
             "" if described.text else f"; name the columns in a task file: text = [...] and label = {described.label!r}"
         )
         raise UserError(*(f"{line}{hint}" for line in missing))
     labels = () if described.kind == "regression" else described.labels or _classes(described, train, sources)
-    metrics = described.metrics or (VALUE_METRICS if described.kind == "regression" else ("macro_f1", "accuracy"))
-    if "f1" in metrics and len(labels) != 2:
-        raise UserError(
-            f"{described.source}: the metric f1 is of the second of two classes; for {len(labels)} give macro_f1"
-        )
     splits = [
         TaskSplit(part=part, file=name, labelled=_is_labelled(table, described.label))
         if described.hub is None
@@ -168,6 +152,45 @@ def _resolve(description: Description) -> Task:
     ]
     if "dev" not in sources:
         splits.insert(1, TaskSplit(part="dev"))
+    return _task(described, text, labels, tuple(splits))
+
+
+def task_of_model(described: Description, classes: Sequence[str], table: Table) -> Task:
+    """Returns the task of a description without splits and without reading its data, which may be elsewhere.
+
+    Args:
+        described: The description.
+        classes: Those of a model that was trained for it, where the description does not list them.
+        table: One to be predicted, which says whether an example has one text or two where the description does not.
+
+    Raises:
+        UserError: The name or the metrics do not fit.
+    """
+    _check_name(described)
+    labels = () if described.kind == "regression" else described.labels or tuple(classes)
+    return _task(described, _text_columns(described, table), labels, ())
+
+
+def _check_name(described: Description) -> None:
+    if not _NAME.fullmatch(described.name):
+        raise UserError(
+            f"{described.source}: the name {described.name!r} must be letters, digits, '.', '_' and '-', at most 64 "
+            'of them; give another in a task file: name = "..."'
+        )
+
+
+def _text_columns(described: Description, table: Table) -> tuple[str, ...]:
+    return described.text or (("text", "text_pair") if "text_pair" in table.names else ("text",))
+
+
+def _task(
+    described: Description, text: tuple[str, ...], labels: tuple[str, ...], splits: tuple[TaskSplit, ...]
+) -> Task:
+    metrics = described.metrics or (VALUE_METRICS if described.kind == "regression" else ("macro_f1", "accuracy"))
+    if "f1" in metrics and len(labels) != 2:
+        raise UserError(
+            f"{described.source}: the metric f1 is of the second of two classes; for {len(labels)} give macro_f1"
+        )
     return Task(
         name=described.name,
         kind=described.kind,
@@ -177,7 +200,7 @@ def _resolve(description: Description) -> Task:
         raw_labels=labels,
         folder=described.folder,
         hub=described.hub,
-        splits=tuple(splits),
+        splits=splits,
         metrics=metrics,
         score=described.score,
     )

@@ -5,6 +5,7 @@ Shapes: N examples of a split, T tokens of all its examples together.
 
 import functools
 import hashlib
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", bound=np.number)
 
+SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spm.model", "spiece.model")
+"""Names of SentencePiece models, which transformers converts where there is no tokenizer.json."""
+
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -31,10 +35,11 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    *SENTENCEPIECE_FILES,
 )
 """Files that a tokenizer may consist of."""
 
-TOKENIZER_MAIN_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+TOKENIZER_MAIN_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *SENTENCEPIECE_FILES)
 """Any of these is sufficient to load the tokenizer, vocab.json with merges.txt beside it."""
 
 SHORTEST = 8
@@ -112,19 +117,49 @@ def tokenizer_key(model_dir: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+def needs_sentencepiece(model_dir: Path) -> bool:
+    """Returns whether the tokenizer in a model folder is a SentencePiece model alone, which has to be converted."""
+    found = [name for name in TOKENIZER_MAIN_FILES if (model_dir / name).is_file()]
+    return bool(found) and all(name in SENTENCEPIECE_FILES for name in found)
+
+
 def read_tokenizer(model_dir: Path) -> "PreTrainedTokenizerBase":
     """Returns the fast tokenizer of a model folder, set to pad and truncate at the end.
 
-    Raises:
-        UserError: There is no fast tokenizer.
-    """
-    from transformers import AutoTokenizer
+    A SentencePiece model is converted by transformers where there is no tokenizer.json.
 
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        model_dir, local_files_only=True, use_fast=True, padding_side="right", truncation_side="right"
-    )
+    Raises:
+        UserError: There is no fast tokenizer, its vocabulary is missing or damaged, or the package that converts a
+            SentencePiece model is not installed.
+    """
+    convert = needs_sentencepiece(model_dir)
+    if convert and importlib.util.find_spec("sentencepiece") is None:
+        # transformers would try another kind of file, and say that.
+        raise UserError(
+            f"{model_dir}: its tokenizer is a SentencePiece model without tokenizer.json, which takes sentencepiece to "
+            'convert: pip install "pkd_tune[sentencepiece]"'
+        )
+    from transformers import AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    if convert:
+        transformers_logging.set_verbosity_error()
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            model_dir, local_files_only=True, use_fast=True, padding_side="right", truncation_side="right"
+        )
+    except ValueError as error:
+        if not convert:
+            raise
+        raise UserError(f"{model_dir}: its SentencePiece model cannot be read; download the tokenizer again") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
     if not tokenizer.is_fast:
         raise UserError(f"{model_dir}: its tokenizer {type(tokenizer).__name__} has no fast version")
+    if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
+        # transformers makes such a tokenizer where the file that its class reads is not there.
+        raise UserError(f"{model_dir}: its {type(tokenizer).__name__} finds no vocabulary there; add a tokenizer.json")
     return tokenizer
 
 

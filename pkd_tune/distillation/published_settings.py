@@ -22,6 +22,16 @@ class Published:
     strategy: Strategy = "skip"
 
 
+PUBLISHED_TRAINING = {
+    "init": "pretrained",
+    "epochs": 4,
+    "batch_size": 32,
+    "warmup_fraction": 0.1,
+    "weight_decay": 0.01,
+    "max_grad_norm": 1.0,
+}
+"""How all of these were trained, by the names of a space's parameters."""
+
 PUBLISHED: dict[tuple[Method, int, str], Published] = {
     ("pkd", 6, "MRPC"): Published(2e-5, 20, 0.7, 8, True),
     ("pkd", 6, "SST-2"): Published(5e-5, 10, 0.5, 100, True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,10 +42,8 @@ class StudentData:
     """The splits that select epochs and trials, by the names of the task's dev splits."""
     official_dev: Mapping[str, Split]
     """The task's own dev splits by name; the same as `dev` unless part of the training split is held out."""
-    start: PreTrainedModel
-    """The model from which every student is initialised."""
-    init: Init
-    """Which of its layers a student starts from."""
+    start: Callable[[Init], PreTrainedModel]
+    """Returns the model whose layers a student of this `init` starts from, which must not be changed."""
     teacher_train: TeacherOutputs
     """Teacher outputs of the training split."""
     teacher_dev: Mapping[str, TeacherOutputs]
@@ -55,7 +54,9 @@ class StudentData:
 def open_student_data(
     data: DataConfig, teacher: Teacher, device: torch.device, seed: int, *, verify: bool = True
 ) -> StudentData:
-    """Opens tokens, teacher outputs and initial weights, computing teacher outputs where they are missing.
+    """Opens tokens and teacher outputs, computing the latter where they are missing.
+
+    Models that students start from are loaded when the first student needs them, and kept.
 
     Args:
         data: The task and its models.
@@ -71,19 +72,32 @@ def open_student_data(
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length, verify=verify)
     chosen = selection_splits(task, splits, data.select_on)
     outputs = checked_teacher_outputs(data, teacher, device, verify=verify)
+
+    @cache
+    def load_start(folder: Path) -> PreTrainedModel:
+        return load_classifier(folder, task.labels, seed).to(device)
+
     return StudentData(
         task=task,
         train=chosen["train"],
         dev={name: chosen[name] for name in task.dev_splits},
         official_dev={name: splits[name] for name in task.dev_splits},
-        start=load_classifier(data.student_dir if data.init == "pretrained" else teacher.folder, task.labels, seed).to(
-            device
-        ),
-        init=data.init,
+        start=lambda init: load_start(start_folder(data, teacher.folder, init)),
         teacher_train=outputs["train"],
         teacher_dev={name: outputs[name] for name in task.dev_splits},
         device=device,
     )
+
+
+def start_folder(data: DataConfig, teacher_dir: Path, init: Init) -> Path:
+    """Returns the folder of the model that students of an `init` start from.
+
+    Args:
+        data: Has the pretrained model.
+        teacher_dir: The fine-tuned teacher.
+        init: Of the students.
+    """
+    return data.student_dir if init == "pretrained" else teacher_dir
 
 
 def checked_teacher_outputs(
@@ -200,7 +214,7 @@ def distill(
 
     Args:
         student_data: Shared by all students; not changed.
-        config: The student's depth and the weights of the three loss terms.
+        config: The student's depth, what it starts from, and the weights of the three loss terms.
         training: Learning rate, epochs, seed and the rest.
         report: Called after every evaluation; what it raises ends the training.
         checkpoint: Lets an interrupted training resume from its last epoch.
@@ -222,7 +236,7 @@ def distill(
         normalize=config.normalize,
         imitated=imitated,
     )
-    train_step = _train_step(model_pool, student_data, config.student_layers, training.seed, loss)
+    train_step = _train_step(model_pool, student_data, config, training.seed, loss)
     student, key = train_step.model, student_data.train.key
     if key not in model_pool.sources:
         model_pool.sources[key] = open_source(student_data.train, student, outputs, per_gpu=model_pool.per_gpu)
@@ -239,10 +253,12 @@ def distill(
     )
 
 
-def _train_step(model_pool: ModelPool, student_data: StudentData, depth: int, seed: int, loss: Loss) -> TrainStep:
+def _train_step(
+    model_pool: ModelPool, student_data: StudentData, config: DistillConfig, seed: int, loss: Loss
+) -> TrainStep:
     """Returns the train step of a depth with a student that has its initial weights."""
-    start, device = student_data.start, student_data.device
-    layers = start_layers(student_data.init, depth, start.config.num_hidden_layers)
+    start, depth, device = student_data.start(config.init), config.student_layers, student_data.device
+    layers = start_layers(config.init, depth, start.config.num_hidden_layers)
     projection = None
     if loss.needs_layers:
         projection = _projection(start.config.hidden_size, student_data.teacher_train.cls_NLH.shape[2], seed)

@@ -14,7 +14,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from pkd_tune.config import Task, TrainingConfig, UserError
+from pkd_tune.config import DataConfig, Task, TrainingConfig, UserError
 from pkd_tune.data.metrics import majority_score
 from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.batch_source import open_source
@@ -197,16 +197,9 @@ def finetune(
     Raises:
         UserError: When a loss is not finite.
     """
-    content = {
-        "layers": layers,
-        "pretrained": weights_key(pretrained_dir),
-        **{name: splits[name].key for name in ("train", *task.dev_splits)},
-        "labels": task.labels,
-        "trainings": [asdict(config) for config in configs],
-    }
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    finished = folder / f"{model_name(pretrained_dir)}-{layers}-layer-{key}"
-    if finished.is_dir() and not changed_files(finished):
+    content = _training_content(task, splits, pretrained_dir, layers, configs)
+    finished = finetuned_folder(task, splits, pretrained_dir, layers, folder, configs)
+    if is_finetuned(finished):
         return finished  # without a lock, which only those who may write there can take
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{finished}.lock", mode=LOCK_MODE):
@@ -233,6 +226,43 @@ def finetune(
         for path in paths:
             path.unlink()
         return finished
+
+
+def finetuned_cache(data: DataConfig) -> Path:
+    """Returns the folder below the data folder that holds the fine-tuned models of a task."""
+    return data.data_dir / "models" / "finetuned" / data.task.name
+
+
+def finetuned_folder(
+    task: Task,
+    splits: dict[str, Split],
+    pretrained_dir: Path,
+    layers: int,
+    folder: Path,
+    configs: Sequence[TrainingConfig],
+) -> Path:
+    """Returns the folder in the cache that `finetune()` returns for these arguments, whether it is there or not."""
+    content = _training_content(task, splits, pretrained_dir, layers, configs)
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return folder / f"{model_name(pretrained_dir)}-{layers}-layer-{key}"
+
+
+def is_finetuned(folder: Path) -> bool:
+    """Returns whether a folder of the cache holds a fine-tuned model, as it was written."""
+    return folder.is_dir() and not changed_files(folder)
+
+
+def _training_content(
+    task: Task, splits: dict[str, Split], pretrained_dir: Path, layers: int, configs: Sequence[TrainingConfig]
+) -> dict[str, object]:
+    """Returns all that decides what a fine-tuned model is."""
+    return {
+        "layers": layers,
+        "pretrained": weights_key(pretrained_dir),
+        **{name: splits[name].key for name in ("train", *task.dev_splits)},
+        "labels": task.labels,
+        "trainings": [asdict(config) for config in configs],
+    }
 
 
 def finetune_once(

@@ -42,6 +42,7 @@ HASH = "sha256"
 
 _NO_HASH = "0" * 64  # placeholder in the header until the tensors are written
 _HEADER_BYTES = 4096  # more than any header takes
+_ZEROS = 2**20  # bytes written at once to allocate a file
 
 
 class OutputsMissingError(LookupError):
@@ -183,5 +184,10 @@ def _create_safetensors(
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        os.posix_fallocate(file.fileno(), 0, 8 + len(text) + offset)  # so that a full disk is an error here
+        # All blocks are taken now, so that a full disk is an error here.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, 8 + len(text) + offset)
+        else:  # macOS
+            for start in range(0, offset, _ZEROS):
+                file.write(bytes(min(_ZEROS, offset - start)))
     return {name: 8 + len(text) + start for name, start in starts.items()}

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from pkd_tune.config import Task, UserError
-from pkd_tune.data.tokens import TOKENIZER_MAIN_FILES, file_hash
+from pkd_tune.data.tokens import TOKENIZER_MAIN_FILES, file_hash, needs_sentencepiece, read_tokenizer
 from pkd_tune.encoders.families import BERT_SETTINGS, FAMILIES, Family, refusal
 from pkd_tune.files import TRAINING, read_json
 
@@ -130,8 +130,13 @@ def encoder_problems(folder: Path, flag: str) -> list[str]:
     for name in (name for name in TOKENIZER_JSON if (folder / name).is_file()):
         if wrong := _tokenizer_problem(folder / name):
             problems.append(f"{flag} {folder}: {wrong}; download or save the tokenizer again")
-    if not problems and (wrong := _vocabulary_problem(folder, family.value(config, "vocab_size"))):
-        problems.append(f"{flag} {folder}: {wrong}; give the tokenizer that belongs to the model")
+    if not problems:
+        try:
+            wrong = _vocabulary_problem(folder, family.value(config, "vocab_size"))
+        except UserError as error:  # which names the folder
+            return [f"{flag} {problem}" for problem in error.problems]
+        if wrong:
+            problems.append(f"{flag} {folder}: {wrong}; give the tokenizer that belongs to the model")
     return problems
 
 
@@ -150,27 +155,41 @@ def _tokenizer_problem(path: Path) -> str | None:
 
 
 def _vocabulary_problem(folder: Path, vocab_size: int) -> str | None:
-    """Returns the problem of a tokenizer that has a token whose id the model has no embedding for, if it has one."""
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        content = read_object(path)
-        try:
-            vocabulary = content["model"]["vocab"]
-            ids = vocabulary.values() if isinstance(vocabulary, dict) else [len(vocabulary) - 1]
-            highest = max([*ids, *(token["id"] for token in content["added_tokens"])])
-            if highest < vocab_size:
-                return None
-        except (KeyError, TypeError, ValueError):
-            return "tokenizer.json has no vocabulary of tokens and ids"
-    elif (folder / "vocab.txt").is_file():
-        path = folder / "vocab.txt"
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            highest = sum(1 for _ in lines) - 1
-        if highest < vocab_size:
-            return None
+    """Returns the problem of a tokenizer that has a token whose id the model has no embedding for, if it has one.
+
+    Raises:
+        UserError: A SentencePiece model, which is converted to count its tokens, cannot be.
+    """
+    name = next(name for name in TOKENIZER_MAIN_FILES if (folder / name).is_file())
+    if needs_sentencepiece(folder):
+        ids = list(read_tokenizer(folder).get_vocab().values())
     else:
+        try:
+            ids = _token_ids(folder / name)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return f"{name} has no vocabulary of tokens and ids"
+    if (highest := max(ids, default=-1)) < vocab_size:
         return None
-    return f"{path.name} has token ids up to {highest}, but vocab_size in config.json is {vocab_size}"
+    return f"{name} has token ids up to {highest}, but vocab_size in config.json is {vocab_size}"
+
+
+def _token_ids(path: Path) -> list[int]:
+    """Returns the token ids in a tokenizer's main file, or the highest of them; added tokens have theirs beside it.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: When the file has no vocabulary.
+    """
+    added = path.parent / "added_tokens.json"
+    ids = [int(number) for number in read_object(added).values()] if added.is_file() else []
+    if path.name == "vocab.txt":
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            return [*ids, sum(1 for _ in lines) - 1]
+    content = read_object(path)
+    if path.name == "vocab.json":
+        return [*ids, *map(int, content.values())]
+    vocabulary = content["model"]["vocab"]
+    of_model = vocabulary.values() if isinstance(vocabulary, dict) else [len(vocabulary) - 1]
+    return [*of_model, *(token["id"] for token in content["added_tokens"])]
 
 
 def _unsupported(config: dict[str, Any]) -> str | None:

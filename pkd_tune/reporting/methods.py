@@ -69,6 +69,13 @@ METHOD_INFO: dict[str, MethodInfo] = {
 """Every method by its name in records."""
 
 
+ABLATION_TITLES = {
+    "kd": "the same settings without the patience term (β = 0)",
+    "finetuned": "the same settings without distillation (α = β = 0)",
+}
+"""What an ablation is, by the method that a student's settings become."""
+
+
 def student_title(student: dict[str, Any]) -> str:
     """Returns the title of a student of summary.json: `PKD, 3 layers`."""
     return f"{METHOD_INFO[student['method']].title}, {plural(student['layers'], 'layer')}"

@@ -19,14 +19,14 @@ ENDED = ("complete", "stopped early", "failed")
 
 STATES = (*ENDED, "interrupted")
 
-_TRAINING = ("epochs", "batch_size", "seed")
+_TRAINING = ("batch_size", "seed")
 _RUN_KEYS = (
     "demo",
-    *(f"search.data.{name}" for name in ("task.name", "task.score", "max_length", "init", "select_on")),
+    *(f"search.data.{name}" for name in ("task.name", "task.score", "max_length", "select_on")),
     *(f"search.student_training.{name}" for name in _TRAINING),
     *(f"search.{name}" for name in ("teacher_trainings", "depths", "stages", "trials", "control_trials", "seeds")),
     *(f"search.{name}" for name in ("sampler", "seed")),
-    "space",
+    *(f"space.{name}" for name in ("epochs", "init")),
     *(f"resources.{name}" for name in ("device", "count", "per_gpu", "threads")),
     *(f"provenance.{name}" for name in ("command", "started", "git", "python", "versions", "machine")),
     "data_from_here",
@@ -44,8 +44,8 @@ _STUDENT_KEYS = (
     *("folder", "against", *_MODEL_KEYS),
 )
 _TRIAL_COLUMNS = (
-    *("depth", "method", "stage", "trial", "seed", "state", "score", "best_epoch", "evaluations", "epochs"),
-    *("started", "seconds", "error"),
+    *("depth", "method", "stage", "trial", "seed", "state", "score", "best_epoch", "evaluations"),
+    *("epochs_trained", "started", "seconds", "error"),
 )
 _EVALUATION_COLUMNS = ("depth", "method", "stage", "trial", "evaluation", "epoch", "score")
 
@@ -119,6 +119,16 @@ class Run:
     def of_stage(self, stage: str) -> pd.DataFrame:
         """Returns the trainings of a stage, `search` or `confirm`."""
         return self.trials[self.trials["stage"] == stage]
+
+
+def fixed_value(spec: dict[str, Any]) -> Any:
+    """Returns the value of a hyperparameter that is the same for all students; None where there are several.
+
+    Args:
+        spec: Its description in run.json.
+    """
+    values = spec.get("values", ())
+    return values[0] if len(values) == 1 and "when" not in spec else None
 
 
 def is_run(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from pkd_tune.files import EVALUATIONS, PLOTS, RAY, TRIALS
 from pkd_tune.reporting.document import Bullets, Element, Heading, Table, code, literal
 from pkd_tune.reporting.formatting import listed, number_text, plural, setting_text
 from pkd_tune.reporting.methods import METHOD_INFO, is_regression, student_title, unused_settings
-from pkd_tune.reporting.run import STATES, Run
+from pkd_tune.reporting.run import STATES, Run, fixed_value
 
 _SAMPLERS = {
     "tpe": "TPE (Tree-structured Parzen Estimator)",
@@ -49,7 +49,7 @@ def _counts(run: Run) -> Table:
     groups = []
     for depth in run.search["depths"]:
         groups.append(len(rows))
-        for stage, title in (("search", ""), ("confirm", ", fresh seeds")):
+        for stage, title in (("search", ""), ("confirm", ", fresh seeds"), ("ablation", ", ablations")):
             for method in run.methods:
                 trials = run.of_stage(stage)
                 trials = trials[(trials["depth"] == depth) & (trials["method"] == method)]
@@ -80,15 +80,11 @@ def _students(run: Run) -> Table:
 
 def _facts(run: Run) -> list[str]:
     search, made, resources = run.search, run.record["provenance"], run.record["resources"]
-    training = search["student_training"]
     facts = [f"Command: {code(made['command'])}"]
     facts += [f"Continued with: {code(command)}" for command in run.record.get("continued_with", [])]
     if run.teacher:
         facts.append(f"Teacher: {_teacher(run.teacher, search['teacher_trainings'])}")
-    facts.append(
-        f"Students: {_INITS[search['data']['init']]}, {plural(training['epochs'], 'epoch')}, batch size "
-        f"{training['batch_size']}, maximum length {search['data']['max_length']} tokens, seed {training['seed']}."
-    )
+    facts.append(f"Students: {', '.join(_students_have(run))}.")
     facts += [f"{METHOD_INFO[method].title}: {METHOD_INFO[method].description}." for method in run.methods]
     facts.append(_search(run))
     if search["seeds"]:
@@ -136,6 +132,19 @@ def _nodes(run: Run) -> dict[str, list[str]]:
     return dict(sorted(did.items())) if len(did) > 1 else {}
 
 
+def _students_have(run: Run) -> list[str]:
+    """Returns what all students of the search have in common besides their hyperparameters."""
+    search, space = run.search, run.record["space"]
+    epochs, init = (fixed_value(space[name]) for name in ("epochs", "init"))
+    return [
+        *([_INITS[init]] if init is not None else []),
+        *([plural(epochs, "epoch")] if epochs is not None else []),
+        *([f"batch size {search['student_training']['batch_size']}"] if "batch_size" not in space else []),
+        f"maximum length {search['data']['max_length']} tokens",
+        f"seed {search['student_training']['seed']}",
+    ]
+
+
 def _search(run: Run) -> str:
     """Returns how hyperparameters were searched."""
     search = run.search
@@ -150,13 +159,15 @@ def _search(run: Run) -> str:
             if search["trials"] is None
             else f"{search['trials']} trials for each {of}"
         )
-    if controls:
-        shares.append(f"{search['control_trials']} for each control")
+    totals = {"kd": search["control_trials"], "finetuned": search.get("finetuned_trials", search["control_trials"])}
+    for method in controls:
+        total = "every grid point" if totals[method] is None else f"{totals[method]} trials"
+        shares.append(f"{total} for {METHOD_INFO[method].title}")
     depths = search["depths"]
     at = f"depth {depths[0]}" if len(depths) == 1 else f"depths {listed(depths)}"
     stopped = "; trials with low scores are stopped early" if (run.trials["state"] == "stopped early").any() else ""
     return (
-        f"Search: {' and '.join(shares)} at {at}; {_SAMPLERS[search['sampler']]}, one study per depth and method, seed "
+        f"Search: {listed(shares)} at {at}; {_SAMPLERS[search['sampler']]}, one study per depth and method, seed "
         f"{search['seed']}; hyperparameters and epochs selected on {_SELECTED_ON[run.holdout]}{stopped}."
     )
 
@@ -169,7 +180,8 @@ def _effective(run: Run) -> list[str]:
         for depth in run.search["depths"]
         for method in run.methods
     ]
-    return [name for name in run.record["space"] if not all(name in each for each in unused)]
+    said = [name for name in ("epochs", "init") if fixed_value(run.record["space"][name]) is not None]
+    return [name for name in run.record["space"] if name not in said and not all(name in each for each in unused)]
 
 
 def _cost(seconds: float, resources: dict[str, Any]) -> str:

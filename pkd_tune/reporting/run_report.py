@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pkd_tune.files import PLOTS, write_text
+from pkd_tune.reporting.dev_predictions import student_and_teacher
 from pkd_tune.reporting.document import Bullets, Element, Heading, Table, Text, literal, markdown
 from pkd_tune.reporting.formatting import (
     SETTING_SYMBOLS,
@@ -19,11 +21,11 @@ from pkd_tune.reporting.formatting import (
 )
 from pkd_tune.reporting.importance import without_importances
 from pkd_tune.reporting.latex import latex_table
-from pkd_tune.reporting.methods import METHOD_INFO, is_regression, student_title, unused_settings
+from pkd_tune.reporting.methods import ABLATION_TITLES, METHOD_INFO, is_regression, student_title, unused_settings
 from pkd_tune.reporting.published_scores import PUBLISHED_NOTE, compares, published_dev, published_table
-from pkd_tune.reporting.run import ENDED, Run, read_run
+from pkd_tune.reporting.run import ENDED, Run, fixed_value, read_run
 from pkd_tune.reporting.run_details import run_details
-from pkd_tune.reporting.verdict import verdict_text
+from pkd_tune.reporting.verdict import distillation_text, tuning_text, verdict_text
 
 CORRELATIONS = {"matthews", "pearson", "spearman"}
 """Metrics whose score is 0 for predictions that are independent of the labels."""
@@ -46,7 +48,7 @@ def write_report(run_dir: Path, tolerance: float | None = None, *, with_latex: b
     Args:
         run_dir: The run folder.
         tolerance: By how many points the student to ship may fall short of the teacher; None: what the search had.
-        with_latex: Whether report.tex, the table of results, is written too.
+        with_latex: Whether report.tex, with the tables of results and of differences, is written too.
 
     Raises:
         UserError: When a record is damaged or missing; nothing is written then.
@@ -65,7 +67,10 @@ def write_report(run_dir: Path, tolerance: float | None = None, *, with_latex: b
     write_plots(figures, parallels, run_dir / PLOTS)
     write_text(run_dir / "report.html", html)
     if with_latex and run.teacher:
-        write_text(run_dir / "report.tex", latex_table(_results(run, run.teacher), _title(run), f"{run.task}-results"))
+        tables = [latex_table(_results(run, run.teacher), _title(run), f"{run.task}-results")]
+        if (differences := differences_table(run)).rows:
+            tables.append(latex_table(differences, f"{_title(run)}, differences", f"{run.task}-differences"))
+        write_text(run_dir / "report.tex", "\n".join(tables))
     write_text(run_dir / "report.md", markdown([*before, *after]))
     return run_dir / "report.md"
 
@@ -77,27 +82,20 @@ def results(run: Run) -> list[Element]:
         elements.append(Text("**The data is a synthetic demo corpus, not GLUE.**"))
     if run.verdict:
         elements.append(Text(verdict_text(run.verdict)))
+        if gain := distillation_text(run.verdict.student, run.students):
+            elements.append(Text(gain))
     elements.append(_results(run, run.teacher) if run.teacher else Text(_UNFINISHED))
     if run.teacher and (gaps := list(_gaps(run, run.teacher))):
         elements.append(Bullets(gaps))
     if not run.teacher or not run.students:
         return elements
-    if comparisons := list(_comparisons(run)):
-        note = (
-            "Trainings on fresh seeds are compared. Confidence intervals (CI) cover the choice of dev examples (paired "
-            "bootstrap) and of seeds (Student's t, with the variance pooled over students). Those of the teacher hold "
-            "for all students together (Bonferroni)."
-        )
-        if any(_tuning(run, student, each) for student in run.students for each in student["against"]):
-            note += (
-                " Intervals do not account for tuning: part of a difference may be due to a larger number of trials."
-            )
-        elements += [Heading("Significant differences"), Bullets(comparisons), Text(note)]
+    elements += _differences(run)
     elements += [
         element for student in run.students if "formats" in student for element in _formats(student, run.latency_on)
     ]
     if any(student["confirmed"] for student in run.students):
         elements += [Heading("Confirmation on fresh seeds"), _confirmations(run)]
+    elements += student_and_teacher(run)
     if compares(run):
         elements += [Heading("Published scores of BERT-base"), published_table(run), Text(PUBLISHED_NOTE)]
     return [*elements, Heading("Notes"), Bullets(list(_notes(run, run.teacher)))]
@@ -165,7 +163,7 @@ def _results(run: Run, teacher: dict[str, Any]) -> Table:
                 f"{student['search_score']:.1f} (best of {student['trials_ended']})",
                 *costs(student),
                 *published[number : number + 1],
-                _settings_text(student),
+                _settings_text(run, student),
             ]
         )
     groups.append(len(rows))
@@ -182,9 +180,13 @@ def _confirmed_text(student: dict[str, Any]) -> str:
     return f"{spread_text(confirmed['mean'], confirmed['sd'])} (n = {len(confirmed['scores'])})"
 
 
-def _settings_text(student: dict[str, Any]) -> str:
-    """Returns the hyperparameters of a student in one line, without those that have no effect."""
+def _settings_text(run: Run, student: dict[str, Any]) -> str:
+    """Returns the hyperparameters of a student in one line, without those that have no effect.
+
+    Epochs and initialisation are left out where they are those of all students.
+    """
     unused = unused_settings(student["method"], student["layers"], regression=is_regression(student["metrics"]))
+    unused |= {name for name in ("epochs", "init") if fixed_value(run.record["space"][name]) is not None}
     words = []
     for name, value in student["settings"].items():
         if name in unused:
@@ -192,6 +194,8 @@ def _settings_text(student: dict[str, Any]) -> str:
         match name:
             case "strategy":
                 words.append(str(value))
+            case "epochs":
+                words.append(plural(value, "epoch"))
             case "normalize":
                 words.append("normalized" if value else "not normalized")
             case _:
@@ -223,32 +227,98 @@ def _gaps(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
         yield from without_importances(run)
 
 
-def _comparisons(run: Run) -> Iterator[str]:
-    """Yields the comparisons of students with the controls of their depth, with shallower ones, and the teacher."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Comparison:
+    """A difference between the trainings of two models on fresh seeds."""
+
+    subject: str
+    """The student, as a sentence begins with it."""
+    other: str
+    against: dict[str, Any]
+    """The difference with its interval, of summary.json."""
+    plural: bool = False
+    """Whether the subject is plural."""
+    tuning: str = ""
+    """Which of the two had fewer trials; empty where both had as many, or it does not matter."""
+
+    def sentence(self) -> str:
+        """Returns the comparison as a sentence of the report."""
+        against, tuning = self.against, f"; {self.tuning}" if self.tuning else ""
+        interval = f"95 % CI {signed(against['low'])} to {signed(against['high'])}"
+        if not against["distinguishable"]:
+            numbers = f"difference {signed(against['difference'])}, {interval}"
+            return f"{self.subject} and {self.other} do **not differ significantly** ({numbers}){tuning}."
+        word, verb = "better" if against["difference"] > 0 else "worse", "are" if self.plural else "is"
+        points = f"{abs(against['difference']):.1f} points"
+        return f"{self.subject} {verb} **significantly {word}** than {self.other} by {points} ({interval}){tuning}."
+
+
+def _comparisons(run: Run) -> dict[str, list[_Comparison]]:
+    """Returns the comparisons of students by their kind, whose description is the key; kinds without any are left out.
+
+    Students are compared with the controls of their depth and with shallower ones of their method (each the best of its
+    own trials), with ablations, and with the teacher.
+    """
+    tuned, ablated, teacher = [], [], []
+    students = {(student["layers"], student["method"]): student for student in run.students}
     for student in run.students:
-        depth, name = plural(student["layers"], "layer"), METHOD_INFO[student["method"]].title
+        subject = f"{plural(student['layers'], 'layer')}: {METHOD_INFO[student['method']].title}"
         for against in student["against"]:
             other = METHOD_INFO[against["method"]].title
-            yield _difference(f"{depth}: {name}", "is", other, against, _tuning(run, student, against))
+            fewer = tuning_text(student, students[student["layers"], against["method"]])
+            tuned.append(_Comparison(subject=subject, other=other, against=against, tuning=fewer))
+        ablated += [
+            _Comparison(subject=subject, other=ABLATION_TITLES[against["method"]], against=against)
+            for against in student.get("ablations", ())
+        ]
+        if against := student.get("against_teacher"):
+            teacher.append(_Comparison(subject=subject, other="the teacher", against=against))
     for student in run.students:
         if against := student.get("against_shallower"):
-            name, fewer = METHOD_INFO[student["method"]].title, plural(against["layers"], "layer")
-            yield _difference(f"{name}: {plural(student['layers'], 'layer')}", "are", fewer, against)
-    for student in run.students:
-        if against := student.get("against_teacher"):
-            depth, name = plural(student["layers"], "layer"), METHOD_INFO[student["method"]].title
-            yield _difference(f"{depth}: {name}", "is", "the teacher", against)
+            subject = f"{METHOD_INFO[student['method']].title}: {plural(student['layers'], 'layer')}"
+            fewer = tuning_text(student, students[against["layers"], student["method"]], depths=True)
+            other = plural(against["layers"], "layer")
+            tuned.append(_Comparison(subject=subject, other=other, against=against, plural=True, tuning=fewer))
+    kinds = {
+        "*Tuned against tuned*: each is the best of its own trials.": tuned,
+        "*Ablation*: a student and its own settings without a term of the loss, not tuned for that, on the same "
+        "seeds.": ablated,
+        "*Against the teacher*:": teacher,
+    }
+    return {kind: found for kind, found in kinds.items() if found}
 
 
-def _difference(subject: str, verb: str, other: str, against: dict[str, Any], tuning: str = "") -> str:
-    """Returns a comparison as a sentence."""
-    interval = f"95 % CI {signed(against['low'])} to {signed(against['high'])}"
-    if not against["distinguishable"]:
-        numbers = f"difference {signed(against['difference'])}, {interval}"
-        return f"{subject} and {other} do **not differ significantly** ({numbers}){tuning}."
-    word = "better" if against["difference"] > 0 else "worse"
-    points = f"{abs(against['difference']):.1f} points"
-    return f"{subject} {verb} **significantly {word}** than {other} by {points} ({interval}){tuning}."
+def _differences(run: Run) -> list[Element]:
+    """Returns the section about significant differences; no elements without any comparison."""
+    if not (comparisons := _comparisons(run)):
+        return []
+    elements: list[Element] = [Heading("Significant differences")]
+    for kind, those in comparisons.items():
+        elements += [Text(kind), Bullets([each.sentence() for each in those])]
+    note = (
+        "Trainings on fresh seeds are compared. Confidence intervals (CI) cover the choice of dev examples (paired "
+        "bootstrap) and of seeds (Student's t, with the variance pooled over students; for ablations that of the "
+        "differences between trainings on the same seed). Those of the teacher hold for all students together "
+        "(Bonferroni)."
+    )
+    if any(each.tuning for those in comparisons.values() for each in those):
+        note += " Intervals do not account for tuning: part of a difference may be due to a larger number of trials."
+    return [*elements, Text(note)]
+
+
+def differences_table(run: Run) -> Table:
+    """Returns all comparisons as a table, for LaTeX."""
+    rows: list[list[object]] = []
+    groups = []
+    for kind, those in _comparisons(run).items():
+        groups.append(len(rows))
+        for each in those:
+            against = each.against
+            interval = f"{signed(against['low'])} to {signed(against['high'])}"
+            names = [kind.split("*")[1], each.subject, each.other]
+            rows.append([*names, signed(against["difference"]), interval, each.tuning])
+    header = ["kind", "student", "compared with", "difference", "95 % CI", "trials"]
+    return Table(header, rows, left=(0, 1, 2, 5), groups=tuple(groups[1:]))
 
 
 def _formats(student: dict[str, Any], latency_on: str) -> list[Element]:
@@ -276,29 +346,27 @@ def _formats(student: dict[str, Any], latency_on: str) -> list[Element]:
     return [Heading(f"Formats of {student_title(student)}"), Table(header, rows), Text(note)]
 
 
-def _tuning(run: Run, student: dict[str, Any], against: dict[str, Any]) -> str:
-    """Returns the numbers of trials of which a student and its control are the best; empty where they are equal."""
-    (control,) = [s for s in run.students if (s["layers"], s["method"]) == (student["layers"], against["method"])]
-    tried, other = student["trials_ended"], control["trials_ended"]
-    return "" if tried == other else f"; best of {plural(tried, 'trial')} compared with best of {other}"
-
-
 def _confirmations(run: Run) -> Table:
     confirmed = [student for student in run.students if student["confirmed"]]
     titles = metric_titles({**confirmed[0]["confirmed"]["metrics"], "score": None}, run.score)
     rows = []
     for student in confirmed:
-        record = student["confirmed"]
-        spreads = {**record["metrics"], "score": {"mean": record["mean"], "sd": record["sd"]}}
-        rows.append(
-            [
-                student_title(student),
-                len(record["scores"]),
-                *(spread_text(spreads[name]["mean"], spreads[name]["sd"]) for name in titles),
-                ", ".join(f"{score:.1f}" for score in record["scores"]),
-            ]
-        )
-    depths = [student["layers"] for student in confirmed]
+        named = [(student_title(student), student["confirmed"])]
+        named += [
+            (f"{student_title(student)}: {ABLATION_TITLES[each['method']]}", each)
+            for each in student.get("ablations", ())
+        ]
+        for title, record in named:
+            spreads = {**record["metrics"], "score": {"mean": record["mean"], "sd": record["sd"]}}
+            rows.append(
+                [
+                    title,
+                    len(record["scores"]),
+                    *(spread_text(spreads[name]["mean"], spreads[name]["sd"]) for name in titles),
+                    ", ".join(f"{score:.1f}" for score in record["scores"]),
+                ]
+            )
+    depths = [student["layers"] for student in confirmed for _ in (0, *student.get("ablations", ()))]
     groups = tuple(i for i in range(1, len(depths)) if depths[i] != depths[i - 1])
     return Table(["mean ± sd", "n", *titles.values(), "score of each seed"], rows, groups=groups)
 

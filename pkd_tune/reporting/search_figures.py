@@ -63,7 +63,7 @@ def best_so_far(run: Run) -> pd.DataFrame:
     complete = trials["score"].astype(float).where(trials["state"] == "complete")
     trials["best"] = complete.groupby(keys).cummax().groupby(keys).ffill()
     trials["trials"] = trials.groupby(keys).cumcount() + 1
-    trials["spent"] = trials["epochs"].astype(float).groupby(keys).cumsum()
+    trials["spent"] = trials["epochs_trained"].astype(float).groupby(keys).cumsum()
     return trials
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from pkd_tune.reporting.dev_predictions import scatter
 from pkd_tune.reporting.figures import Figure, Panel, Series
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.reporting.methods import METHOD_INFO, SeriesStyle, student_title
@@ -21,6 +22,7 @@ def student_figures(run: Run) -> list[Figure]:
     """Returns the figures of the students, in the order of the report."""
     return [
         score_by_cost(run),
+        scatter(run),
         losses(run),
         agreement(run),
         cosines(run),

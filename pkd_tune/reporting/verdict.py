@@ -6,6 +6,7 @@ from typing import Any
 
 from pkd_tune.reporting.document import code
 from pkd_tune.reporting.formatting import number_text, plural, signed, spread_text
+from pkd_tune.reporting.methods import METHOD_INFO
 
 DEFAULT_TOLERANCE = 1.0
 """By how many points a student may fall short of the teacher, unless a search was given another number."""
@@ -76,6 +77,49 @@ def verdict_text(verdict: Verdict, name: str = "") -> str:
         )
     nearest = f"{called} comes nearest: {_facts(student, teacher)}; {_interval(student)}."
     return f"**No student is shown to be within {limit} of the teacher.** {nearest[0].upper()}{nearest[1:]}"
+
+
+def distillation_text(student: dict[str, Any], students: Sequence[dict[str, Any]]) -> str:
+    """Returns how a distilled student compares with fine-tuning alone: tuned against tuned, and its own settings.
+
+    Args:
+        student: Of summary.json.
+        students: Of summary.json, with the fine-tuned student of its depth.
+
+    Returns:
+        A text of a report; empty where there is neither comparison.
+    """
+    found = []
+    for against in student["against"]:
+        if against["method"] == "finetuned":
+            (control,) = [s for s in students if (s["layers"], s["method"]) == (student["layers"], "finetuned")]
+            fewer = tuning_text(student, control)
+            found.append(f"tuned against tuned {_gain(against)}" + (f" ({fewer})" if fewer else ""))
+    for against in student.get("ablations", ()):
+        if against["method"] == "finetuned":
+            found.append(f"as an ablation, which has its own settings, {_gain(against)}")
+    return f"Compared with a student that is fine-tuned without distillation: {'; '.join(found)}." if found else ""
+
+
+def tuning_text(student: dict[str, Any], other: dict[str, Any], *, depths: bool = False) -> str:
+    """Returns which of two students had fewer trials to be tuned with; empty where both had as many.
+
+    Args:
+        student: Of summary.json.
+        other: Of summary.json.
+        depths: Whether the two differ in their depth rather than in their method.
+    """
+    fewer, more = sorted((student, other), key=lambda each: int(each["trials_ended"]))
+    if fewer["trials_ended"] == more["trials_ended"]:
+        return ""
+    name = plural(fewer["layers"], "layer") if depths else METHOD_INFO[fewer["method"]].title
+    return f"{name} had fewer trials: best of {fewer['trials_ended']} against best of {more['trials_ended']}"
+
+
+def _gain(against: dict[str, Any]) -> str:
+    interval = f"95 % CI {signed(against['low'])} to {signed(against['high'])}"
+    points = f"{signed(against['difference'])} points, {interval}"
+    return points + ("" if against["distinguishable"] else ", not significant")
 
 
 def _facts(student: dict[str, Any], teacher: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ import pyarrow
 import ray
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
+from ray._private.services import canonicalize_bootstrap_address
 from ray._private.utils import get_dashboard_dependency_error
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
@@ -59,8 +60,10 @@ WATCH_SECONDS = 0.5
 """How often it is looked whether Ray's processes live."""
 _NEEDED = (ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAYLET)
 
+CONNECT_SECONDS = 3
+"""How long a cluster has to accept a connection, and then to greet."""
 JOIN_SECONDS = 20
-"""How long a cluster has to answer."""
+"""How long a cluster that has greeted has to answer a question."""
 NODE_SECONDS = 60
 """How long its nodes have, which start a process for it."""
 
@@ -260,7 +263,7 @@ def connected_cluster(address: str, log_file: Path) -> Iterator[None]:
         try:
             with _stderr_to(log_file), _own_sigterm():
                 _check_reachable(address)
-                ray.init(
+                context = ray.init(
                     address=address,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
@@ -281,6 +284,8 @@ def connected_cluster(address: str, log_file: Path) -> Iterator[None]:
                 f"--address {address}: this cluster has no workers; add nodes by `ray start --address HEAD:6379`, and "
                 "see them by `ray status`"
             )
+        if context.dashboard_url:
+            log.info("Ray's dashboard: http://%s", context.dashboard_url)
         yield
 
 
@@ -297,6 +302,17 @@ GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, timeout=5)
 """
 
 
+def _greets(connection: socket.socket) -> bool:
+    """Returns whether a server speaks HTTP/2, as Ray's does over gRPC: it answers the client's preface with settings
+    (RFC 9113, section 3.4)."""
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    try:
+        frame = connection.recv(9)
+    except OSError:
+        return False
+    return len(frame) > 3 and frame[3] == 4
+
+
 def _check_reachable(address: str) -> None:
     """Checks that a Ray cluster answers at HOST:PORT; Ray itself would keep trying for minutes.
 
@@ -305,12 +321,17 @@ def _check_reachable(address: str) -> None:
         OSError: When nothing listens there, or something that is no Ray cluster.
         ValueError: When it is no address.
     """
-    if address == "auto" or "://" in address:
-        return
+    if address == "auto":  # what `ray start` left here, be it alive or not
+        found = canonicalize_bootstrap_address(address)
+        if found is None:
+            raise OSError("this machine belongs to none")
+        address = found
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError("an address is like 10.0.0.1:6379")
-    socket.create_connection((host, int(port)), timeout=5).close()
+    if not host or not port.isdigit() or "://" in address:
+        raise ValueError("an address is auto, or like 10.0.0.1:6379")
+    with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") == "0" and not _greets(connection):
+            raise OSError("something listens there that is no Ray cluster")
     try:  # in a process of its own, because Ray's core gives no time-out, and may end its process
         command = [sys.executable, "-c", _PING, address]
         done = subprocess.run(command, capture_output=True, text=True, timeout=JOIN_SECONDS)

@@ -24,8 +24,16 @@ FROM = "from"
 """Of a trial that another run made: which run. It informs the sampler, and is nothing else to this run."""
 REPEATS = "repeats"
 """Of a suggestion that was not run: its study has had the same setting before, or it is not wanted any more."""
+ORIGIN = "origin"
+"""Of a trial whose settings the sampler did not choose: where they are from, in words."""
+SIBLING = "sibling"
+"""Of a trial that tries the best settings of another study of the search: that study's name."""
+ABLATION = "ablation"
+"""Of a trial that trains its study's winner without a term of the loss: the method that this is."""
 KEPT = "kept"
 """Settings that a trial took from another study's winner of that time; there may be another winner by now."""
+RUNG = "rung"
+"""Begins the names of attributes with a trial's score at a rung, after which it has epochs left."""
 ENDED = "ended"
 """Of a trial that did not reach its end: the state it is told, and why. Written before it is told."""
 
@@ -97,6 +105,18 @@ def check_journal(path: Path) -> None:
             ) from error
 
 
+def recorded_trials(journal: Path) -> dict[str, list[FrozenTrial]]:
+    """Returns the trials of a journal by study name, without writing to it.
+
+    Raises:
+        UserError: When the journal is damaged.
+    """
+    check_journal(journal)
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
+    return {name: optuna.load_study(study_name=name, storage=storage).get_trials() for name in names}
+
+
 def was_started(trial: FrozenTrial) -> bool:
     """Returns whether a trial was run here: it is not queued, no repeat, and not another run's."""
     return trial.state is not TrialState.WAITING and not {REPEATS, FROM} & trial.user_attrs.keys()
@@ -110,6 +130,11 @@ def evaluations(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
 def evaluation_key(step: int) -> str:
     """Returns the name of the attribute with the details of an evaluation."""
     return f"evaluation {step}"
+
+
+def rung_key(epoch: float) -> str:
+    """Returns the name of the attribute with a trial's score at a rung."""
+    return f"{RUNG} {epoch:g}"
 
 
 def why_ended(trial: FrozenTrial) -> str | None:

@@ -18,6 +18,8 @@ JOB_CORES = ("SLURM_CPUS_PER_TASK", "PBS_NCPUS", "NCPUS", "LSB_DJOB_NUMPROC", "N
 """Variables in which Slurm, PBS, LSF and Grid Engine say how many cores a job's process has on its node."""
 JOB_MEGABYTES = ("SLURM_MEM_PER_NODE",)
 """Variables in which Slurm says how much memory a job has on its node, in MiB."""
+JOB_MEGABYTES_PER_CORE, CORES_OF_NODE = "SLURM_MEM_PER_CPU", ("SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK")
+"""Variables in which Slurm says that instead for each core that the job has on its node, and how many these are."""
 
 
 def usable_cores(
@@ -52,6 +54,9 @@ def free_memory(
     """
     of_groups = [left for folder in _groups("memory", groups, membership) if (left := _bytes_left(folder)) is not None]
     of_job = [int(text) * 2**20 for name in JOB_MEGABYTES if (text := environment.get(name, "")).isdigit()]
+    cores = next((int(text) for name in CORES_OF_NODE if (text := environment.get(name, "")).isdigit()), 1)
+    if (text := environment.get(JOB_MEGABYTES_PER_CORE, "")).isdigit():
+        of_job.append(int(text) * 2**20 * cores)
     return min([psutil.virtual_memory().available, *of_groups, *filter(None, of_job)])
 
 

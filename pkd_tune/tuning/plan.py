@@ -1,10 +1,13 @@
-"""The plan of a search: for every depth and method its number of trials, parameters, and the study it depends on."""
+"""The plan of a search: for every depth and method its number of trials, parameters, and the studies it depends on or
+learns from."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pkd_tune.config import CONTROLS, Method, SearchConfig, SearchStage, Stage, UserError
 from pkd_tune.tuning.space import (
+    LEFT_OUT,
     Choice,
     Parameter,
     Parameters,
@@ -12,6 +15,7 @@ from pkd_tune.tuning.space import (
     Value,
     all_settings,
     contains,
+    distribution,
     fix,
     for_method,
 )
@@ -37,14 +41,14 @@ class TrialId:
 
     study_key: StudyKey
     stage: Stage
-    """Whether it searches, or confirms the study's winner."""
+    """Whether it searches, confirms the study's winner, or trains that without a term of the loss."""
     number: int
     """Number of the Optuna trial within the study of this stage."""
 
     @property
     def name(self) -> str:
         """The name of the trial in file names and in logs."""
-        kind = "trial" if self.stage == "search" else "confirm"
+        kind = "trial" if self.stage == "search" else self.stage
         return f"{self.study_key.name}-{kind}-{self.number:04d}"
 
 
@@ -63,10 +67,18 @@ class StudyPlan:
     """Parameters that are fixed to the values of that study's best trial."""
     first: tuple[Settings, ...] = ()
     """Settings that are enqueued before the sampler suggests any."""
+    siblings: tuple[StudyKey, ...] = ()
+    """Studies whose best settings it tries, once each, as soon as they have some."""
+    ablations: tuple[Method, ...] = ()
+    """Methods as which its winner's settings are trained too, on the seeds that confirm it: `kd` is without the
+    patience term, `finetuned` without distillation."""
 
 
 def plan_studies(
-    search: SearchConfig, parameters: Parameters, first: Sequence[tuple[Method, int, Settings]] = ()
+    search: SearchConfig,
+    parameters: Parameters,
+    first: Sequence[tuple[Method, int, Settings]] = (),
+    trained: Settings | None = None,
 ) -> list[StudyPlan]:
     """Returns the plan of every depth and method.
 
@@ -75,6 +87,7 @@ def plan_studies(
         parameters: Of the space.
         first: Method, depth and settings of students that are known to be good, such as the published winners. A study
             begins with those of its method that lie inside its space, nearest depth first.
+        trained: How these students were trained besides; where the space has a fixed value, that is taken instead.
 
     Raises:
         UserError: When a grid is asked for and the space is not finite.
@@ -86,7 +99,7 @@ def plan_studies(
         everything = all_settings(fix(own, {name: _any_value(own[name]) for name in stage.keep}))
         if everything is None and (search.sampler == "grid" or search.trials is None):
             raise UserError("--sampler grid: the space has ranges; give every parameter choices, as paper.toml does")
-        total = search.control_trials if is_control(stage.method, search.stages) else search.trials
+        total = total_trials(search, stage.method)
         for i, depth in enumerate(search.depths):
             share = len(everything or ()) if total is None else _share(total, len(search.depths), i)
             good = sorted(first, key=lambda entry: abs(entry[1] - depth))
@@ -94,7 +107,7 @@ def plan_studies(
                 settings
                 for method, _, known in good
                 if method == stage.method.split("-")[0]
-                and contains(own, settings := _as_tried(known, own, stage.method))
+                and contains(own, settings := _as_tried(known, trained or {}, own, stage.method))
             ]
             plans.append(
                 StudyPlan(
@@ -104,19 +117,56 @@ def plan_studies(
                     after=StudyKey(depth, before) if before is not None else None,
                     keep=stage.keep,
                     first=() if search.sampler == "grid" or stage.keep else tuple(inside),
+                    siblings=_siblings(search, stage, depth),
+                    ablations=_ablations(stage.method, depth),
                 )
             )
     return plans
 
 
-def check_shares(stages: Sequence[SearchStage], depths: Sequence[int], trials: int | None, control_trials: int) -> None:
+def total_trials(search: SearchConfig, method: Method) -> int | None:
+    """Returns how many trials a method has over all depths; None: every setting of a finite space, at each depth."""
+    if not is_control(method, search.stages):
+        return search.trials
+    return search.control_trials if method == "kd" else search.finetuned_trials
+
+
+def finetuned_share(
+    control_trials: int | None, parameters: Parameters, depths: int, *, regression: bool = False
+) -> int | None:
+    """Returns the number of trials of fine-tuning alone: fewer than KD's, in proportion to what each has to search.
+
+    With the default space KD searches alpha, temperature and learning rate, and fine-tuning the learning rate alone:
+    it has a third of KD's trials, rounded up, and at least one for each depth.
+
+    Args:
+        control_trials: Trials of vanilla KD; None: every setting of a finite space.
+        parameters: Of the space.
+        depths: Number of student depths.
+        regression: Whether the task is one: its KD has no temperature.
+    """
+    if not control_trials:
+        return control_trials
+    searched = {
+        method: sum(
+            distribution(each) is not None for each in for_method(parameters, method, regression=regression).values()
+        )
+        for method in CONTROLS
+    }
+    share = math.ceil(control_trials * searched["finetuned"] / max(1, searched["kd"]))
+    return min(control_trials, max(share, depths))
+
+
+def check_shares(
+    stages: Sequence[SearchStage], depths: Sequence[int], trials: int | None, control_trials: int | None
+) -> None:
     """Checks that every method has a trial at every depth.
 
     Args:
         stages: Stages of the search.
         depths: Depths of its students.
         trials: Trials of each PKD method over all depths; None: one for each setting of the space.
-        control_trials: Trials of each control over all depths.
+        control_trials: Trials of vanilla KD over all depths, and at least those of fine-tuning; None as above.
 
     Raises:
         UserError: One line for each number that is too small.
@@ -133,18 +183,57 @@ def check_shares(stages: Sequence[SearchStage], depths: Sequence[int], trials: i
 
 
 def is_control(method: Method, stages: Sequence[SearchStage]) -> bool:
-    """Returns whether a method has `control_trials` trials; none has where a stage keeps values of another."""
+    """Returns whether a method has trials of a control; none has where a stage keeps values of another."""
     return method in CONTROLS and not any(stage.keep for stage in stages)
 
 
-def _as_tried(known: Settings, parameters: Parameters, method: Method) -> Settings:
+def as_method(settings: Settings, method: Method) -> Settings:
+    """Returns settings without what a method leaves out: the patience term for `kd`, and soft labels too for
+    `finetuned`. All other values stay."""
+    return {name: LEFT_OUT[method].get(name, value) for name, value in settings.items()}
+
+
+def effective(settings: Settings, depth: int) -> Settings:
+    """Returns settings with one value for all that have no effect, so that equal ones train alike.
+
+    Without the patience term, and in a student of one layer, which has no intermediate layer, beta, strategy and
+    normalize have none; without soft labels the temperature has none.
+    """
+    if settings["beta"] and depth > 1:
+        return settings
+    return as_method(settings, "kd" if settings["alpha"] else "finetuned")
+
+
+def _siblings(search: SearchConfig, stage: SearchStage, depth: int) -> tuple[StudyKey, ...]:
+    """Returns the studies that a study learns from: its method at other depths, nearest first, and, of methods that
+    distil, the others at its depth.
+
+    None where settings are not to depend on others: in a grid, in random search, and in a stage that keeps values.
+    """
+    if not search.transfer or search.sampler in ("grid", "random") or stage.keep:
+        return ()
+    methods = [other.method for other in search.stages if not other.keep]
+    others = sorted((other for other in search.depths if other != depth), key=lambda other: abs(other - depth))
+    beside = [method for method in methods if "finetuned" not in (method, stage.method) and method != stage.method]
+    return (*(StudyKey(other, stage.method) for other in others), *(StudyKey(depth, method) for method in beside))
+
+
+def _ablations(method: Method, depth: int) -> tuple[Method, ...]:
+    """Returns the methods as which a winner is trained too; a PKD student of one layer is one of KD."""
+    if not method.startswith("pkd"):
+        return ()
+    return ("kd", "finetuned") if depth > 1 else ("finetuned",)
+
+
+def _as_tried(known: Settings, trained: Settings, parameters: Parameters, method: Method) -> Settings:
     """Returns known settings as a study has them: with all its parameters, and with what a control fixes."""
     fixed = {
         name: parameter.values[0]
         for name, parameter in parameters.items()
         if isinstance(parameter, Choice) and len(parameter.values) == 1 and (method in CONTROLS or name not in known)
     }
-    return {name: {**known, **fixed}.get(name) for name in parameters}
+    found = {**trained, **known, **fixed}
+    return {name: found[name] for name in parameters if name in found}
 
 
 def _share(total: int, depths: int, index: int) -> int:

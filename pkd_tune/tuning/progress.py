@@ -18,16 +18,14 @@ class SearchProgress(tune.Callback):
     On a terminal it is one line that stays; elsewhere (a pipe, nohup) it prints a line for each trial that ends.
     """
 
-    def __init__(self, studies: Studies, epochs: float, stream: TextIO | None = None) -> None:
+    def __init__(self, studies: Studies, stream: TextIO | None = None) -> None:
         """Prepares the bar.
 
         Args:
             studies: The studies of the search.
-            epochs: Epochs of a trial that is not stopped early.
             stream: Where to draw; None: standard error.
         """
         self.studies = studies
-        self.epochs = epochs
         self.stream = stream or sys.stderr
         self.bar: Any = None
         self.began = time.monotonic()
@@ -91,9 +89,7 @@ class SearchProgress(tune.Callback):
         if done <= self.epochs_before or elapsed <= 0:
             return ""
         per_second = (done - self.epochs_before) / elapsed
-        found = counts(self.studies)
-        left = (self.studies.remaining() + found["running"] / 2) * self.epochs / per_second
-        return f" {per_second:.2g} epochs/s {tqdm.format_interval(left)} left"
+        return f" {per_second:.2g} epochs/s {tqdm.format_interval(self.studies.epochs_left() / per_second)} left"
 
     def _draw(self, *, ended: bool = False) -> None:
         if self.bar is not None:

@@ -20,7 +20,7 @@ from pkd_tune.tuning.plan import TrialId
 from pkd_tune.tuning.progress import SearchProgress
 from pkd_tune.tuning.ray_bridge import StudyScheduler, StudySearcher, trial_id_of
 from pkd_tune.tuning.resources import Resources
-from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.studies import STUDY_NAMES, Studies
 from pkd_tune.tuning.tensorboard import TensorBoardLogger
 from pkd_tune.tuning.trial import TrialContext, predictions_name, run_trial, state_name, weights_name
 
@@ -46,6 +46,8 @@ def run_search(
 ) -> None:
     """Runs trials until the studies have no more, until Ctrl-C, or until the machine fails. Ray must have been started.
 
+    At the studies' time limit, running trials are stopped as by Ctrl-C: they continue when the search does.
+
     Settings, scores and states of all trials are recorded in the studies; TensorBoard's events go to `ray/` in the run
     folder, the files of trials to the context's artifacts, and messages about processes to `run.log`.
 
@@ -64,7 +66,7 @@ def run_search(
             failed for it; those that were running continue when the search does.
     """
     delete_stale_files(studies, context.artifacts)
-    bar = SearchProgress(studies, context.search.student_training.epochs)
+    bar = SearchProgress(studies)
     callbacks: list[tune.Callback] = [] if quiet else [bar]
     # The journal records how trials end; Ray would print a traceback for each.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -80,6 +82,7 @@ def run_search(
                     scheduler=StudyScheduler(studies),
                     num_samples=-1,
                     max_concurrent_trials=context.resources.count,
+                    time_budget_s=None if studies.time_limit is None else max(0.1, studies.time_limit.left()),
                     reuse_actors=True,
                     trial_dirname_creator=_trial_name,
                     trial_name_creator=_trial_name,
@@ -130,13 +133,13 @@ def delete_stale_files(studies: Studies, artifacts: ArtifactStore) -> None:
     for study_key in studies.plans:
         best = [TrialId(study_key, "search", trial.number) for trial in studies.ranking(study_key)[:KEEP_BEST]]
         kept |= {weights_name(trial_id) for trial_id in best}
-        for stage in ("search", "confirm"):
+        for stage in STUDY_NAMES:
             for trial in studies.trials(study_key, stage):
+                trial_id = TrialId(study_key, stage, trial.number)
                 if trial.state.name == "RUNNING":
-                    kept.add(state_name(TrialId(study_key, stage, trial.number)))
-        kept |= {
-            predictions_name(TrialId(study_key, "confirm", t.number)) for t in studies.trials(study_key, "confirm")
-        }
+                    kept.add(state_name(trial_id))
+                if stage != "search":
+                    kept.add(predictions_name(trial_id))
     for name in artifacts.names() - kept:
         artifacts.delete(name)
 

@@ -13,7 +13,8 @@ from pkd_tune.tuning.journal import REPEATS, evaluations
 from pkd_tune.tuning.space import Parameters, Settings, all_settings, suggest, suggested_part
 
 REDUCTION = 2
-"""Successive halving: of all trials that reach a rung, the better half continues. Rungs are evaluations 1, 2, 4, ..."""
+"""Successive halving: of all trials that reach a rung, the better half continues; each rung is at twice the epoch of
+the one before."""
 
 WARM_UP_TRIALS = 4
 """Trials that must have reached a rung before it stops any: the order of the first few is mostly chance."""
@@ -26,43 +27,56 @@ DEGENERATE_GRACE = 1.0
 so too, while the learning rate is still rising."""
 
 _DRAWS = 10
+_ROUNDING = 1e-6
 
 
-class HalvingPruner(optuna.pruners.BasePruner):
-    """Optuna's asynchronous successive halving, which stops nothing at a rung that few trials have reached."""
+def rung_at(epoch: float, before: float, first: float) -> float | None:
+    """Returns the rung that an evaluation is at, in epochs; None where it is at none.
 
-    def __init__(self) -> None:
-        self._halving = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
-
-    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Returns whether a trial should be stopped; the study records its values at the rungs."""
-        before = _rungs(trial)
-        stop = self._halving.prune(study, trial)  # records every rung passed, and the one it decides at
-        if not stop:
-            return False
-        rung = f"completed_rung_{before}"
-        reached = sum(rung in other.system_attrs for other in study.get_trials(deepcopy=False))
-        return reached > WARM_UP_TRIALS
-
-
-def should_stop_degenerate(study: optuna.Study, trials: Sequence[FrozenTrial], step: int, epoch: float) -> bool:
-    """Returns whether a trial that predicts a single class should be stopped.
-
-    It is stopped at a rung after the first epoch, when another trial that is running or complete predicted several
-    classes at the same evaluation. Without such a trial, training may just be slow to begin; and of trials that all
-    fall back to one class, the last one continues.
+    Rungs are at `first`, 2 `first`, 4 `first`, ... epochs, whatever the budget of a trial. An evaluation that is the
+    first at or after several of them is at the last.
 
     Args:
-        study: The trial's; one without early stopping stops none.
-        trials: Of its study's search.
-        step: Number of the evaluation.
-        epoch: When it took place.
+        epoch: Of the evaluation.
+        before: Of the evaluation before it; 0 for the first.
+        first: Epoch of the first rung.
     """
-    if not isinstance(study.pruner, HalvingPruner) or step & (step - 1) or epoch < DEGENERATE_GRACE:
-        return False
+    rung = None
+    at = first
+    while at <= epoch + _ROUNDING:
+        if at > before + _ROUNDING:
+            rung = at
+        at *= REDUCTION
+    return rung
+
+
+def is_among_better(score: float, scores: Sequence[float]) -> bool:
+    """Returns whether a trial continues at a rung: it is in the better half, or few have reached the rung.
+
+    This is asynchronous successive halving (Li et al., MLSys 2020), which decides at once, by what is known by then.
+
+    Args:
+        score: Of the trial at the rung.
+        scores: Of all trials that reached the rung, this one included.
+    """
+    kept = max(1, len(scores) // REDUCTION)
+    return len(scores) <= WARM_UP_TRIALS or score >= sorted(scores, reverse=True)[kept - 1]
+
+
+def others_learnt(trials: Sequence[FrozenTrial], epoch: float) -> bool:
+    """Returns whether a trial that predicts a single class should be stopped at a rung.
+
+    After the first epoch it should, when another trial that is running or complete predicted several classes at the
+    same epoch. Without such a trial, training may just be slow to begin; and of trials that all fall back to one class,
+    the last one continues.
+
+    Args:
+        trials: Of its study's search.
+        epoch: Of the rung's evaluation.
+    """
     alive = (TrialState.RUNNING, TrialState.COMPLETE)
-    examples = (evaluations(trial).get(step, {}) for trial in trials if trial.state in alive)
-    return any(not example.get("degenerate", True) for example in examples)
+    seen = (each for trial in trials if trial.state in alive for each in evaluations(trial).values())
+    return epoch >= DEGENERATE_GRACE and any(each["epoch"] == epoch and not each["degenerate"] for each in seen)
 
 
 def make_sampler(kind: Sampler, seed: int) -> optuna.samplers.BaseSampler:
@@ -112,7 +126,3 @@ def ask_untried(
 
 def _key(settings: Settings) -> tuple[tuple[str, Any], ...]:
     return tuple(settings.items())
-
-
-def _rungs(trial: FrozenTrial) -> int:
-    return sum(name.startswith("completed_rung_") for name in trial.system_attrs)

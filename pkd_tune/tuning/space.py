@@ -5,9 +5,10 @@ configs that a trial's settings become.
 """
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, get_args
 
 from optuna.distributions import (
     BaseDistribution,
@@ -17,7 +18,7 @@ from optuna.distributions import (
 )
 from optuna.trial import Trial
 
-from pkd_tune.config import DistillConfig, Method, TrainingConfig
+from pkd_tune.config import DistillConfig, Init, Method, TrainingConfig
 
 Value = float | str | bool
 Settings = dict[str, Any]
@@ -66,6 +67,15 @@ class Choice:
 
 Parameter = Float | Int | Choice
 Parameters = dict[str, Parameter]
+
+LEFT_OUT: dict[Method, dict[str, Value]] = {
+    "finetuned": {"alpha": 0.0, "beta": 0.0, "temperature": 1.0, "strategy": "skip", "normalize": False},
+    "kd": {"beta": 0.0, "strategy": "skip", "normalize": False},
+    "pkd": {},
+    "pkd-skip": {"strategy": "skip"},
+    "pkd-last": {"strategy": "last"},
+}
+"""What each method does not choose, with the value it has instead."""
 
 
 def suggest(trial: Trial, parameters: Parameters) -> Settings:
@@ -132,19 +142,30 @@ def suggested_part(parameters: Parameters, settings: Settings) -> Settings:
     }
 
 
+def shared_part(parameters: Parameters, settings: Settings, method: Method) -> Settings:
+    """Returns those of another study's settings that may be suggested in this space as they are.
+
+    Args:
+        parameters: Of this space.
+        settings: Of the other study.
+        method: Of the other study; its value of what it leaves out of the loss says nothing.
+    """
+    return {
+        name: settings[name]
+        for name, parameter in parameters.items()
+        if name in settings
+        and name not in LEFT_OUT[method]
+        and distribution(parameter) is not None
+        and contains({name: replace(parameter, when=None)}, settings)
+    }
+
+
 def for_method(parameters: Parameters, method: Method, *, regression: bool = False) -> Parameters:
     """Returns the parameters of a method; those that its loss does not use are fixed.
 
     The soft-label term of a regression is a squared error, without a temperature.
     """
-    fixed: dict[str, Value] = {}
-    match method:
-        case "finetuned":
-            fixed = {"alpha": 0.0, "beta": 0.0, "temperature": 1.0, "strategy": "skip", "normalize": False}
-        case "kd":
-            fixed = {"beta": 0.0, "strategy": "skip", "normalize": False}
-        case "pkd-skip" | "pkd-last":
-            fixed = {"strategy": method.removeprefix("pkd-")}
+    fixed = dict(LEFT_OUT[method])
     if regression:
         fixed["temperature"] = 1.0
     return fix(parameters, fixed)
@@ -177,7 +198,9 @@ def contains(parameters: Parameters, settings: Settings) -> bool:
             case Float(low, high):
                 return bool(low <= value <= high)
 
-    return all(name in settings and within(parameter, settings[name]) for name, parameter in parameters.items())
+    return settings.keys() >= parameters.keys() and all(
+        within(each, settings[name]) for name, each in parameters.items()
+    )
 
 
 def all_settings(parameters: Parameters) -> list[Settings] | None:
@@ -206,6 +229,39 @@ def all_settings(parameters: Parameters) -> list[Settings] | None:
         raw = dict(zip(parameters, values, strict=True))
         found[tuple(settings_of(parameters, raw).items())] = None
     return [dict(items) for items in found]
+
+
+def inits(parameters: Parameters) -> tuple[Init, ...]:
+    """Returns what students of a space may start from; all of them start from the pretrained model without `init`."""
+    parameter = parameters.get("init", Choice(("pretrained",)))
+    assert isinstance(parameter, Choice)
+    values = {*parameter.values, *([parameter.when.otherwise] if parameter.when is not None else [])}
+    return tuple(init for init in get_args(Init) if init in values)
+
+
+def epoch_shares(parameters: Parameters) -> dict[int, float]:
+    """Returns the numbers of epochs that a trial of a space may have, each with its share of settings drawn at random.
+
+    Whole numbers on a logarithmic scale are drawn as Optuna does: uniform in the logarithm from low - 0.5 to high +
+    0.5, rounded.
+    """
+    parameter = parameters["epochs"]
+    match parameter:
+        case Choice(values):
+            weights = dict.fromkeys(values, 1.0)
+        case Int(low, high, log) | Float(low, high, log):
+            whole = range(int(low), int(high) + 1)
+            weights = {n: math.log((n + 0.5) / (n - 0.5)) if log else 1.0 for n in whole}
+    active = 1.0
+    for other, _ in parameter.when.parameters if parameter.when is not None else ():
+        conditioned = parameters[other]
+        assert isinstance(conditioned, Choice)
+        active /= len(conditioned.values)
+    shares = {int(n): active * weight / sum(weights.values()) for n, weight in weights.items()}
+    if parameter.when is not None:
+        otherwise = int(parameter.when.otherwise)
+        shares[otherwise] = shares.get(otherwise, 0.0) + 1 - active
+    return shares
 
 
 def distribution(parameter: Parameter) -> BaseDistribution | None:

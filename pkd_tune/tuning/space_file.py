@@ -34,28 +34,30 @@ class Space:
     """A search space with its budgets: `default.toml`, a file laid over it, and overrides."""
 
     parameters: Parameters
-    """What each trial chooses: alpha, beta, temperature, learning_rate, strategy, normalize, and optionally more of how
-    students are trained."""
+    """What each trial chooses: alpha, beta, temperature, learning_rate, strategy, normalize, init, epochs, and
+    optionally more of how students are trained."""
     trials: int | None
     """Trials of each PKD method when --trials is not given; None: every setting of the space, at every depth."""
-    control_trials: int
-    """Trials of each control (vanilla KD, fine-tuning alone) when --control-trials is not given."""
+    control_trials: int | Literal["equal"]
+    """Trials of vanilla KD when --control-trials is not given; `equal`: as many as of each PKD method."""
     seeds: int
     """Trainings that confirm each winner when --seeds is not given."""
     sampler: Sampler
     """Sampler when --sampler is not given."""
     early_stopping: bool
     """Whether weak trials are stopped early."""
+    max_pending: int
+    """Trials of one study that run without a score at most; 0: no limit."""
+    transfer: bool
+    """Whether a study tries the best settings of its siblings."""
     stages: tuple[SearchStage, ...]
     """Methods searched one after another, each from the best of the one before; empty: all at once."""
     max_length: int
     """Longest example in tokens."""
     teacher: tuple[TrainingConfig, ...]
     """How the teacher is fine-tuned, once per learning rate."""
-    init: Init
-    """What students start from."""
     training: TrainingConfig
-    """How students are trained, but for the learning rate, which each trial chooses."""
+    """How students are trained, as far as no parameter says it."""
 
 
 def shipped_spaces() -> tuple[str, ...]:
@@ -138,20 +140,23 @@ def _space(file: "_File") -> Space:
         evaluations_per_epoch=file.training.evaluations_per_epoch,
         precision=file.training.precision,
     )
+    fixed: Parameters = {"init": Choice((file.training.init,)), "epochs": Choice((file.training.epochs,))}
+    chosen = {
+        name: _parameter(value)
+        for name in type(file.space).model_fields
+        if (value := getattr(file.space, name)) is not None
+    }
     return Space(
-        parameters={
-            name: _parameter(value)
-            for name in type(file.space).model_fields
-            if (value := getattr(file.space, name)) is not None
-        },
+        parameters=chosen | {name: parameter for name, parameter in fixed.items() if name not in chosen},
         trials=None if file.search.trials == "all" else file.search.trials,
         control_trials=file.search.control_trials,
         seeds=file.search.seeds,
         sampler=file.search.sampler,
         early_stopping=file.search.early_stopping,
+        max_pending=file.search.max_pending,
+        transfer=file.search.transfer,
         stages=tuple(SearchStage(method=stage.method, keep=tuple(stage.keep)) for stage in file.search.stages),
         max_length=file.training.max_length,
-        init=file.training.init,
         teacher=tuple(
             replace(training, epochs=file.teacher.epochs, learning_rate=rate) for rate in file.teacher.learning_rates
         ),
@@ -184,6 +189,10 @@ NotNegative = Annotated[_Number, Field(ge=0, le=_LARGEST), must_be("a finite num
 Positive = Annotated[_Number, Field(gt=0, le=_LARGEST), must_be("a finite number above 0")]
 Flag = Annotated[bool, must_be("true or false")]
 True_ = Annotated[Literal[True], must_be("true")]
+ControlCount = Annotated[
+    Annotated[int, Field(ge=0, le=1_000_000)] | Literal["equal"],
+    must_be('a whole number from 0 to 1000000, or "equal"'),
+]
 TrialCount = Annotated[Count | Literal["all"], must_be('a whole number from 1 to 1000000, or "all"')]
 SamplerName = Annotated[Sampler, must_be('"tpe", "random" or "grid"')]
 PrecisionName = Annotated[Precision, must_be('"auto", "bf16" or "fp32"')]
@@ -259,6 +268,8 @@ class _SpaceTable(StrictTable):
     learning_rate: _Numeric[Positive]
     strategy: _Listed[StrategyName]
     normalize: _Listed[Flag]
+    init: _Listed[InitName] | None = None
+    epochs: _Whole[Count] | None = None
     batch_size: _Whole[Count] | None = None
     warmup_fraction: _Numeric[Fraction] | None = None
     weight_decay: _Numeric[NotNegative] | None = None
@@ -278,10 +289,12 @@ class _StageTable(StrictTable):
 
 class _SearchTable(StrictTable):
     trials: TrialCount
-    control_trials: CountOrZero
+    control_trials: ControlCount
     seeds: Seeds
     sampler: SamplerName
     early_stopping: Flag
+    max_pending: CountOrZero
+    transfer: Flag
     stages: list[_StageTable] = Field(default_factory=list)
 
 
@@ -380,6 +393,9 @@ def _overlay(
 ) -> tuple[dict[str, Any], dict[tuple[str | int, ...], str]]:
     """Lays files over each other, key by key.
 
+    Of what is both a key of [training] and a parameter of [space], such as `epochs`, the last file that has one of the
+    two decides; of one file, the parameter holds for students.
+
     Returns:
         The tables, and for each table and (table, key) where it was given last.
     """
@@ -393,7 +409,14 @@ def _overlay(
                 continue
             tables[table] = {**tables.get(table, {}), **entries}
             sources |= {(table, key): source for key in entries}
+        of_training, space = (layer[name] if isinstance(layer.get(name), dict) else {} for name in _BOTH)
+        if isinstance(tables.get("space"), dict):
+            for key in of_training.keys() - space.keys():
+                tables["space"].pop(key, None)
     return tables, sources
+
+
+_BOTH = ("training", "space")
 
 
 def _where(location: Sequence[str | int]) -> str:
@@ -422,5 +445,5 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
             "space": _SpaceTable,
         }
         return list(tables[location[0]].model_fields)
-    of_ranges = [] if location[1] in ("strategy", "normalize") else ["low", "high", "log", "int"]
+    of_ranges = [] if location[1] in ("strategy", "normalize", "init") else ["low", "high", "log", "int"]
     return ["choices", *of_ranges, "when", "otherwise"]

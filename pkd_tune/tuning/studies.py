@@ -1,33 +1,73 @@
-"""Optuna studies in one journal file: for each depth and method one that searches and one that confirms its winner.
+"""Optuna studies in one journal file: for each depth and method one that searches and one that confirms its winner, and
+for PKD one of ablations, which trains the winner without terms of its loss.
 
 Searcher and scheduler both use this module, in the driver process. The journal is the only state: whatever happens to
 Ray or to this process, it has every trial that was started, its evaluations and how it ended.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from pkd_tune.config import Sampler, Stage
+from pkd_tune.config import Method, Sampler, Stage
 from pkd_tune.tuning.journal import (
+    ABLATION,
     ENDED,
     FILE,
     FROM,
     KEPT,
+    ORIGIN,
     REPEATS,
+    SIBLING,
     evaluation_key,
+    evaluations,
     has_attributes,
     open_journal,
+    rung_key,
     was_started,
 )
-from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
-from pkd_tune.tuning.sampling import HalvingPruner, ask_untried, make_sampler, should_stop_degenerate
-from pkd_tune.tuning.space import Parameters, Settings, fix, settings_of, suggest, suggested_part
+from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId, as_method, effective
+from pkd_tune.tuning.sampling import ask_untried, is_among_better, make_sampler, others_learnt, rung_at
+from pkd_tune.tuning.space import (
+    Choice,
+    Parameters,
+    Settings,
+    epoch_shares,
+    fix,
+    settings_of,
+    shared_part,
+    suggest,
+    suggested_part,
+)
+from pkd_tune.tuning.study_notes import RESULT, result_text, set_note, study_note
+from pkd_tune.tuning.time_limit import TimeLimit, epoch_seconds, fits
+
+SIBLING_TRIALS = 3
+"""Complete trials that a study has before others try its best settings; the best of fewer is mostly chance."""
+
+STUDY_NAMES: dict[Stage, str] = {"search": "{}", "confirm": "{} confirmed", "ablation": "{} ablations"}
+"""Names of a method's and depth's studies in the journal."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ablation:
+    """A study's winner without a term of its loss: the settings of another method, and where they are trained."""
+
+    method: Method
+    """`kd` is without the patience term, `finetuned` without distillation."""
+    settings: Settings
+    study_key: StudyKey
+    """The study that trains them: the winner's own, or one of its depth that confirms or ablates the same settings."""
+    stage: Stage
+    of: Method | None
+    """The method of that study's ablation; None where the study confirms them."""
 
 
 class Studies:
@@ -36,6 +76,7 @@ class Studies:
     Attributes:
         plans: The plan of each study, in the order of the search.
         seeds: Seeds of the trainings that confirm each winner.
+        time_limit: When no more trials are given out; None: when there are no more.
     """
 
     def __init__(
@@ -47,6 +88,9 @@ class Studies:
         seed: int = 0,
         seeds: Sequence[int] = (),
         early_stopping: bool = True,
+        first_rung: float = 0.5,
+        max_pending: int = 0,
+        time_limit: TimeLimit | None = None,
     ) -> None:
         """Opens the journal; trials that a dead process left running will be asked for first.
 
@@ -57,19 +101,30 @@ class Studies:
             seed: Of the samplers; the number of trials is added, so that a continued search draws other settings.
             seeds: Of the trainings that confirm each study's winner; empty: no confirmation.
             early_stopping: Whether weak trials are stopped at rungs.
+            first_rung: Epoch of the first of them: that of a trial's first evaluation.
+            max_pending: Trials of one study that run without a score at most; 0: no limit, as where neither sampler nor
+                early stopping learn from scores.
+            time_limit: When no more trials are given out; None: when there are no more.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.plans = {plan.study_key: plan for plan in plans}
         self.seeds = tuple(seeds)
         self._kind, self._seed = sampler, seed
+        self._first_rung = first_rung if early_stopping else math.inf
+        self._max_pending = max_pending if early_stopping or sampler == "tpe" else 0
+        self.time_limit = time_limit
+        self._has_begun = False
+        self._closed: set[StudyKey] = set()  # studies of which no other trial fits into the time that is left
         storage = open_journal(journal)
         self._studies: dict[tuple[StudyKey, Stage], optuna.Study] = {}
         self._running: dict[TrialId, optuna.Trial] = {}
         self._resumed_at: dict[TrialId, tuple[float, float]] = {}
         self._interrupted: list[TrialId] = []
         for number, plan in enumerate(plans):
-            for stage in ("search", "confirm"):
-                name = plan.study_key.name if stage == "search" else f"{plan.study_key.name} confirmed"
+            for stage, title in STUDY_NAMES.items():
+                if stage == "ablation" and not plan.ablations:
+                    continue
+                name = title.format(plan.study_key.name)
                 study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, direction="maximize")
                 if study.metric_names is None:  # for optuna-dashboard
                     with warnings.catch_warnings():
@@ -77,8 +132,6 @@ class Studies:
                         study.set_metric_names(["score × 100"])
                 trials = study.get_trials(deepcopy=False)
                 study.sampler = make_sampler(sampler, seed + 1000 * number + len(trials))
-                confirming = stage == "confirm" or not early_stopping
-                study.pruner = optuna.pruners.NopPruner() if confirming else HalvingPruner()
                 self._studies[plan.study_key, stage] = study
                 for trial in trials:
                     if trial.state is TrialState.RUNNING and ENDED in trial.user_attrs:
@@ -87,34 +140,46 @@ class Studies:
                         self._interrupted.append(TrialId(plan.study_key, stage, trial.number))
                 if stage == "search":
                     for settings in plan.first:
-                        study.enqueue_trial(suggested_part(plan.parameters, settings), skip_if_exists=True)
+                        study.enqueue_trial(
+                            suggested_part(plan.parameters, settings),
+                            user_attrs={ORIGIN: "published"},
+                            skip_if_exists=True,
+                        )
+        for plan in plans:
+            self._note(plan.study_key)
 
     def ask(self) -> tuple[TrialId, Settings, int | None] | None:
-        """Returns the next trial, its settings, and its seed if it is a confirmation.
+        """Returns the next trial, its settings, and its seed if it is a confirmation or an ablation.
 
-        Interrupted trials come first; then the search that has started the smallest share of its quota; then
-        confirmations of studies whose search has ended. None when there is none now; more may follow when running
-        trials end.
+        Interrupted trials come first; then the search that has started the smallest share of its quota, of those with
+        fewer than `max_pending` trials without a score; then confirmations of studies whose search has ended, and
+        ablations at depths whose searches have all ended. None when there is none now; more may follow when running
+        trials are evaluated or end.
+
+        With a time limit, a search has ended, for this time, when another trial would not leave enough time for the
+        confirmations and ablations.
         """
+        if self._is_time_over():
+            return None
         if self._interrupted:
             trial_id = self._interrupted.pop(0)
             study = self._studies[trial_id.study_key, trial_id.stage]
             trial = optuna.Trial(study, study.get_trials(deepcopy=False)[trial_id.number]._trial_id)
             settings = suggest(trial, self._parameters(trial_id.study_key, self._frozen(trial_id)))
-        elif (study_key := self._next_search()) is not None:
+        elif (study_key := self._next_search_that_fits()) is not None:
             study, parameters = self._studies[study_key, "search"], self._parameters(study_key)
+            self._enqueue_sibling(study_key)
             had = [self.settings(study_key, trial) for trial in self._started(study_key, "search")]
             trial, settings = ask_untried(study, parameters, had, self._kind, self._seed)
             trial_id = TrialId(study_key, "search", trial.number)
         elif (wanted := self._next_confirmation()) is not None:
-            study_key, seed = wanted
-            trial, settings = self._ask_confirmation(study_key, seed)
-            trial_id = TrialId(study_key, "confirm", trial.number)
+            trial, trial_id, settings = self._ask_confirmation(*wanted)
         else:
             return None
-        if keep := self.plans[trial_id.study_key].keep:
+        if (keep := self.plans[trial_id.study_key].keep) and trial_id.stage != "ablation":
             trial.set_user_attr(KEPT, {name: settings[name] for name in keep})
         self._running[trial_id] = trial
+        self._has_begun = True
         self._resumed_at[trial_id] = time.time(), self._seconds(trial_id)
         return trial_id, settings, trial.user_attrs.get("seed")
 
@@ -132,23 +197,33 @@ class Studies:
             details: Recorded with the evaluation; `epoch` and `degenerate` are needed to decide.
             last: Whether it is the trial's last evaluation.
         """
-        trial = self._running[trial_id]
-        if step in self._frozen(trial_id).intermediate_values:
+        trial, frozen = self._running[trial_id], self._frozen(trial_id)
+        if step in frozen.intermediate_values:
             return False
-        started, before = self._resumed_at[trial_id]
-        trial.set_user_attr(evaluation_key(step), {**details, "seconds": round(before + time.time() - started, 2)})
+        epoch, before = details["epoch"], 0.0
+        if frozen.last_step is not None:
+            before = evaluations(frozen)[frozen.last_step]["epoch"]
+        rung = rung_at(epoch, before, self._first_rung)
+        if (
+            last or trial_id.stage == "confirm"
+        ):  # the last learning rates, which others have yet to come to, raise scores
+            rung = None
+        started, seconds = self._resumed_at[trial_id]
+        trial.set_user_attr(evaluation_key(step), {**details, "seconds": round(seconds + time.time() - started, 2)})
+        if rung is not None:
+            trial.set_user_attr(rung_key(rung), score)
         trial.report(score, step)
-        study = self._studies[trial_id.study_key, trial_id.stage]
-        if last:
+        if rung is None:
             return False
-        if trial.should_prune():
-            reason = f"not in the better half at evaluation {step}"
-        elif details.get("degenerate") and should_stop_degenerate(
-            study, self.trials(trial_id.study_key), step, details["epoch"]
-        ):
-            reason = f"predicts the same for every example at epoch {details['epoch']:g}"
+        others = self.trials(trial_id.study_key)
+        scores = [other.user_attrs[rung_key(rung)] for other in others if rung_key(rung) in other.user_attrs]
+        if not is_among_better(score, scores):
+            reason = f"not in the better half at epoch {rung:g}"
+        elif details.get("degenerate") and others_learnt(others, epoch):
+            reason = f"predicts the same for every example at epoch {epoch:g}"
         else:
             return False
+        trial.set_user_attr(RESULT, result_text(self._frozen(trial_id)))
         trial.set_user_attr(ENDED, {"state": TrialState.PRUNED.name, "reason": reason})
         return True
 
@@ -167,8 +242,11 @@ class Studies:
             trial.set_user_attr(FILE, file_hash)
         if official is not None:
             trial.set_user_attr("official", official)
-        best = max(self._frozen(trial_id).intermediate_values.values())
-        self._studies[trial_id.study_key, trial_id.stage].tell(trial, best)
+        frozen = self._frozen(trial_id)
+        trial.set_user_attr(RESULT, result_text(frozen))
+        self._studies[trial_id.study_key, trial_id.stage].tell(trial, max(frozen.intermediate_values.values()))
+        if trial_id.stage == "search":
+            self._note(trial_id.study_key)
 
     def stop(self, trial_id: TrialId) -> None:
         """Ends a trial that was stopped before its budget was used."""
@@ -202,16 +280,39 @@ class Studies:
     def remaining(self) -> int:
         """Returns how many trials are still to be started or resumed, confirmations included."""
         searches = sum(max(0, self.quota(study_key) - len(self.trials(study_key))) for study_key in self.plans)
-        return len(self._interrupted) + searches + sum(len(self._unconfirmed(study_key)) for study_key in self.plans)
+        others = sum(len(self._unconfirmed(study_key)) + len(self._unablated(study_key)) for study_key in self.plans)
+        return len(self._interrupted) + searches + others
 
     def total(self) -> int:
         """Returns how many trials the whole search has, confirmations included."""
-        started = sum(len(self.trials(study_key, stage)) for study_key in self.plans for stage in ("search", "confirm"))
+        started = sum(len(self.trials(study_key, stage)) for study_key in self.plans for stage in STUDY_NAMES)
         return started + self.remaining() - len(self._interrupted)
 
     def unfinished(self) -> int:
         """Returns how many trials have not ended: running ones, and those still to be started or resumed."""
         return self.remaining() + len(self._running)
+
+    def epochs_left(self) -> float:
+        """Returns the epochs of all trials that have not ended, if none is stopped early.
+
+        Of a trial whose settings are not chosen yet, these are the mean over its space.
+        """
+        left = 0.0
+        for (study_key, stage), _ in self._studies.items():
+            for trial in self.trials(study_key, stage):
+                if trial.state is TrialState.RUNNING:
+                    done = evaluations(trial)[trial.last_step]["epoch"] if trial.last_step is not None else 0.0
+                    left += self.settings(study_key, trial)["epochs"] - done
+        for study_key in self.plans:
+            unstarted = max(0, self.quota(study_key) - len(self.trials(study_key)))
+            left += unstarted * self._mean_epochs(study_key)
+            again = len(self._unconfirmed(study_key)) + len(self._unablated(study_key))
+            left += again * self._epochs_of_winner(study_key)
+        return left
+
+    def is_out_of_time(self) -> bool:
+        """Returns whether trials are missing because of the time limit, rather than because of an interruption."""
+        return self.time_limit is not None and self.unfinished() > 0 and (self._is_time_over() or self.idle())
 
     def idle(self) -> bool:
         """Returns whether no trial is running."""
@@ -224,7 +325,8 @@ class Studies:
         return 0 if lost else plan.quota
 
     def trials(self, study_key: StudyKey, stage: Stage = "search") -> list[FrozenTrial]:
-        """Returns the trials of a study that were started, in their order; confirmations of its present winner only."""
+        """Returns the trials of a study that were started, in their order; of its present winner only, unless they
+        search."""
         started = self._started(study_key, stage)
         if stage == "search":
             return started
@@ -240,31 +342,111 @@ class Studies:
         complete = self._studies[study_key, "search"].get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return sorted(filter(was_started, complete), key=lambda trial: (-(trial.value or 0.0), trial.number))
 
+    def origin(self, study_key: StudyKey, stage: Stage, trial: FrozenTrial) -> str:
+        """Returns where a trial's settings are from, in words: `sampled`, `grid`, `published` or `best of 3-layer-kd`;
+        the trial that won for those of a winner, such as `trial 5`, and `trial 5 as kd` for its ablation."""
+        if stage == "search":
+            return str(trial.user_attrs.get(ORIGIN, "grid" if self._kind == "grid" else "sampled"))
+        method = trial.user_attrs.get(ABLATION)
+        return f"trial {trial.user_attrs['winner']}" + (f" as {method}" if method else "")
+
+    def ablations(self, study_key: StudyKey) -> list[Ablation]:
+        """Returns the ablations of a study's winner; those that leave out what it does not have are none.
+
+        What another study of the depth trains anyway is not trained again: a winner that has the same settings, or
+        another winner's ablation. It is known for certain when the searches of the depth have ended.
+        """
+        depth = study_key.depth
+        trained: list[Ablation] = []
+        for key, plan in self.plans.items():
+            winner = self.best(key) if key.depth == depth else None
+            if winner is not None:
+                settings = self.settings(key, winner)
+                of_winner = Ablation(method=key.method, settings=settings, study_key=key, stage="confirm", of=None)
+                trained.insert(0, of_winner)
+                trained += [
+                    Ablation(
+                        method=method, settings=as_method(settings, method), study_key=key, stage="ablation", of=method
+                    )
+                    for method in plan.ablations
+                ]
+        mine = [each for each in trained if (each.study_key, each.stage) == (study_key, "ablation")]
+        found = []
+        for ablation in mine:
+            wanted = effective(ablation.settings, depth)
+            first = next(each for each in trained if effective(each.settings, depth) == wanted)
+            if (first.study_key, first.stage) != (study_key, "confirm"):
+                found.append(replace(ablation, study_key=first.study_key, stage=first.stage, of=first.of))
+        return found
+
+    def ablation_trials(self, ablation: Ablation) -> list[FrozenTrial]:
+        """Returns the trials of an ablation that were started, one for each seed."""
+        trials = self.trials(ablation.study_key, ablation.stage)
+        return [trial for trial in trials if trial.user_attrs.get(ABLATION) == ablation.of]
+
     def settings(self, study_key: StudyKey, trial: FrozenTrial) -> Settings:
         """Returns the settings of a trial, fixed ones included."""
         return settings_of(self._parameters(study_key, trial), trial.params)
 
+    def _note(self, study_key: StudyKey) -> None:
+        """Renews the notes of a study and of its confirmation."""
+        best = self.best(study_key)
+        settings = None if best is None else self.settings(study_key, best)
+        quota = self.plans[study_key].quota
+        set_note(self._studies[study_key, "search"], study_note(study_key, "search", quota, best, settings))
+        for stage in ("confirm", "ablation"):
+            if (again := self._studies.get((study_key, stage))) is not None:
+                set_note(again, study_note(study_key, stage, len(self.seeds), None, None))
+
     def _started(self, study_key: StudyKey, stage: Stage) -> list[FrozenTrial]:
         """Returns all trials that were started in this run."""
-        return [trial for trial in self._studies[study_key, stage].get_trials(deepcopy=False) if was_started(trial)]
+        study = self._studies.get((study_key, stage))
+        return [] if study is None else [trial for trial in study.get_trials(deepcopy=False) if was_started(trial)]
 
-    def _ask_confirmation(self, study_key: StudyKey, seed: int) -> tuple[optuna.Trial, Settings]:
-        """Returns the trial that trains a study's winner with a seed.
+    def _enqueue_sibling(self, study_key: StudyKey) -> None:
+        """Enqueues the best settings of a study's next sibling that has some, after what is enqueued already.
+
+        Each sibling is asked once, when it has enough complete trials or its search has ended. Parameters that only one
+        of the two has are left to the sampler. Settings with which a sibling learnt nothing are none.
+        """
+        study = self._studies[study_key, "search"]
+        trials = study.get_trials(deepcopy=False)
+        if any(trial.state is TrialState.WAITING for trial in trials):
+            return
+        asked = {trial.user_attrs.get(SIBLING) for trial in trials}
+        for sibling in self.plans[study_key].siblings:
+            ranking = self.ranking(sibling)
+            known = len(ranking) >= SIBLING_TRIALS or (ranking and not self._is_unfinished(sibling))
+            if sibling.name in asked or not known or _is_degenerate(ranking[0]):
+                continue
+            shared = shared_part(self._parameters(study_key), self.settings(sibling, ranking[0]), sibling.method)
+            if shared:
+                study.enqueue_trial(shared, user_attrs={ORIGIN: f"best of {sibling.name}", SIBLING: sibling.name})
+                return
+
+    def _ask_confirmation(
+        self, study_key: StudyKey, stage: Stage, seed: int, method: Method | None
+    ) -> tuple[optuna.Trial, TrialId, Settings]:
+        """Returns the trial that trains a study's winner with a seed, or an ablation of it.
 
         A dead process may have left a trial enqueued: this one, or one of an earlier winner.
         """
-        study, winner = self._studies[study_key, "confirm"], self.best(study_key)
+        study, winner = self._studies[study_key, stage], self.best(study_key)
         assert winner is not None
-        parameters = self._parameters(study_key, winner)
-        wanted = {"winner": winner.number, "seed": seed}
+        wanted: dict[str, Any] = {"winner": winner.number, "seed": seed}
+        parameters, settings = self._parameters(study_key, winner), self.settings(study_key, winner)
+        if method is not None:
+            wanted[ABLATION] = method
+            settings = as_method(settings, method)
+            parameters = {name: Choice((value,)) for name, value in settings.items()}
         if not any(
             has_attributes(trial, wanted) for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         ):
-            study.enqueue_trial(suggested_part(parameters, self.settings(study_key, winner)), user_attrs=wanted)
+            study.enqueue_trial(suggested_part(parameters, settings), user_attrs=wanted)
         while not has_attributes(trial := study.ask(), wanted):
             trial.set_user_attr(REPEATS, True)
             study.tell(trial, state=TrialState.FAIL)
-        return trial, suggest(trial, parameters)
+        return trial, TrialId(study_key, stage, trial.number), suggest(trial, parameters)
 
     def _parameters(self, study_key: StudyKey, trial: FrozenTrial | None = None) -> Parameters:
         """Returns the parameters of a study, with those that it takes from another study's winner fixed.
@@ -274,6 +456,10 @@ class Studies:
             trial: A trial that was started has the values it took then; None: a new trial takes the present winner's.
         """
         plan = self.plans[study_key]
+        if trial is not None and ABLATION in trial.user_attrs:
+            ablated = self._frozen(TrialId(study_key, "search", trial.user_attrs["winner"]))
+            settings = as_method(self.settings(study_key, ablated), trial.user_attrs[ABLATION])
+            return {name: Choice((value,)) for name, value in settings.items()}
         if plan.after is None:
             return plan.parameters
         if trial is not None and KEPT in trial.user_attrs:
@@ -283,6 +469,15 @@ class Studies:
         kept = self.settings(plan.after, winner)
         return fix(plan.parameters, {name: kept[name] for name in plan.keep})
 
+    def _next_search_that_fits(self) -> StudyKey | None:
+        """Returns the study whose search goes on; closes those of which no other trial fits into the time limit.
+
+        A search's first trial is begun in any case, so that it gets on however short the time is.
+        """
+        while (study_key := self._next_search()) is not None and self._has_begun and not self._fits(study_key):
+            self._closed.add(study_key)
+        return study_key
+
     def _next_search(self) -> StudyKey | None:
         """Returns the study that has started the smallest share of its quota; None when none can start a trial."""
         started = {
@@ -290,24 +485,90 @@ class Studies:
             for study_key, plan in self.plans.items()
             if self.quota(study_key) and (plan.after is None or not self._is_unfinished(plan.after))
         }
-        behind = [study_key for study_key, share in started.items() if share < 1]
+        behind = [
+            study_key
+            for study_key, share in started.items()
+            if share < 1 and study_key not in self._closed and not self._is_full(study_key)
+        ]
         return min(behind, key=lambda study_key: started[study_key]) if behind else None
 
-    def _next_confirmation(self) -> tuple[StudyKey, int] | None:
-        """Returns a study whose search has ended, and a seed that its winner was not yet trained with."""
-        ready = [study_key for study_key in self.plans if not self._is_unfinished(study_key)]
-        return next(((study_key, seed) for study_key in ready for seed in self._unconfirmed(study_key)), None)
+    def _is_full(self, study_key: StudyKey) -> bool:
+        """Returns whether as many trials of a study run without a score as may."""
+        searching = [
+            trial_id for trial_id in self._running if (trial_id.study_key, trial_id.stage) == (study_key, "search")
+        ]
+        pending = sum(self._frozen(trial_id).last_step is None for trial_id in searching)
+        return 0 < self._max_pending <= pending
+
+    def _fits(self, study_key: StudyKey) -> bool:
+        """Returns whether another trial of a study, and the confirmations after it, fit into the time limit."""
+        if self.time_limit is None:
+            return True
+        tried: dict[int, list[FrozenTrial]] = {}
+        for other in self.plans:
+            tried.setdefault(other.depth, []).extend(self._started(other, "search"))
+        per_epoch = {depth: epoch_seconds(trials) for depth, trials in tried.items()}
+        known = [
+            (self._epochs_of_winner(other), seconds)
+            for other in self.plans
+            if self._started(other, "search") and (seconds := per_epoch[other.depth]) is not None
+            for _ in (*self._unconfirmed(other), *self._unablated(other))
+        ]
+        seconds = per_epoch[study_key.depth]
+        own = None if seconds is None else seconds * self._mean_epochs(study_key)
+        return fits(self.time_limit.left(), own, [epochs * each for epochs, each in known], self.time_limit.slots)
+
+    def _mean_epochs(self, study_key: StudyKey) -> float:
+        """Returns how many epochs a trial of a study has in the mean over its space."""
+        shares = epoch_shares(self.plans[study_key].parameters)
+        return math.fsum(epochs * share for epochs, share in shares.items())
+
+    def _epochs_of_winner(self, study_key: StudyKey) -> float:
+        """Returns how many epochs a confirmation of a study has; before there is a winner, the mean over its space."""
+        best = self.best(study_key)
+        return self._mean_epochs(study_key) if best is None else float(self.settings(study_key, best)["epochs"])
+
+    def _is_time_over(self) -> bool:
+        return self.time_limit is not None and not self.time_limit.left()
+
+    def _next_confirmation(self) -> tuple[StudyKey, Stage, int, Method | None] | None:
+        """Returns a study whose search has ended, and a seed that its winner was not yet trained with; then a study
+        whose depth has been searched, a seed, and the method of an ablation of its winner."""
+        for study_key in self.plans:
+            for seed in self._unconfirmed(study_key) if not self._goes_on(study_key) else ():
+                return study_key, "confirm", seed, None
+        for study_key in self.plans:
+            for method, seed in self._unablated(study_key) if self._is_searched(study_key.depth) else ():
+                return study_key, "ablation", seed, method
+        return None
 
     def _unconfirmed(self, study_key: StudyKey) -> list[int]:
         """Returns the seeds that a study's winner is still to be trained with; all of them while its search runs."""
         if not self._is_unfinished(study_key) and self.best(study_key) is None:
             return []
-        done = (
-            set()
-            if self._is_unfinished(study_key)
-            else {t.user_attrs["seed"] for t in self.trials(study_key, "confirm")}
-        )
+        done = set() if self._goes_on(study_key) else {t.user_attrs["seed"] for t in self.trials(study_key, "confirm")}
         return [seed for seed in self.seeds if seed not in done]
+
+    def _goes_on(self, study_key: StudyKey) -> bool:
+        """Returns whether a study's search has running trials, or is to start more within the time limit."""
+        running = any(trial.state is TrialState.RUNNING for trial in self.trials(study_key))
+        return running or (study_key not in self._closed and self._is_unfinished(study_key))
+
+    def _unablated(self, study_key: StudyKey) -> list[tuple[Method, int]]:
+        """Returns the ablations of a study's winner that are still to be trained, each with a seed; all that there may
+        be while its depth is searched."""
+        if not self._is_searched(study_key.depth):
+            lost = not self._is_unfinished(study_key) and self.best(study_key) is None
+            return [] if lost else [(method, s) for method in self.plans[study_key].ablations for s in self.seeds]
+        done = {(t.user_attrs[ABLATION], t.user_attrs["seed"]) for t in self.trials(study_key, "ablation")}
+        own = [
+            each.method for each in self.ablations(study_key) if each.study_key == study_key and each.of == each.method
+        ]
+        return [(method, seed) for method in own for seed in self.seeds if (method, seed) not in done]
+
+    def _is_searched(self, depth: int) -> bool:
+        """Returns whether all searches of a depth have ended."""
+        return not any(self._goes_on(study_key) for study_key in self.plans if study_key.depth == depth)
 
     def _is_unfinished(self, study_key: StudyKey) -> bool:
         """Returns whether a study's search has trials that are not started or not ended."""
@@ -322,3 +583,10 @@ class Studies:
     def _frozen(self, trial_id: TrialId) -> FrozenTrial:
         study = self._studies[trial_id.study_key, trial_id.stage]
         return study.get_trials(deepcopy=False)[trial_id.number]
+
+
+def _is_degenerate(trial: FrozenTrial) -> bool:
+    """Returns whether a trial predicted the same for every example at its best evaluation."""
+    scores = trial.intermediate_values
+    best = max(scores, key=lambda step: (scores[step], -step))
+    return bool(evaluations(trial)[best].get("degenerate"))

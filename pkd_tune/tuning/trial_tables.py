@@ -7,10 +7,9 @@ from optuna.trial import FrozenTrial
 from pkd_tune.config import Stage
 from pkd_tune.tuning.journal import NODE, evaluations, why_ended
 from pkd_tune.tuning.plan import StudyKey
-from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.studies import STUDY_NAMES, Studies
 
 STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "interrupted"}
-STAGES: tuple[Stage, ...] = ("search", "confirm")
 
 
 def trial_rows(studies: Studies) -> list[dict[str, Any]]:
@@ -30,12 +29,13 @@ def trial_rows(studies: Studies) -> list[dict[str, Any]]:
                 "stage": stage,
                 "trial": trial.number,
                 "seed": trial.user_attrs.get("seed"),
+                "origin": studies.origin(study_key, stage, trial),
                 "state": STATES[trial.state.name],
                 "score": metrics.get("score"),
                 **{name: value for name, value in metrics.items() if name != "score"},
                 "best_epoch": None if best is None else seen[best]["epoch"],
                 "evaluations": len(scores),
-                "epochs": last.get("epoch", 0.0),
+                "epochs_trained": last.get("epoch", 0.0),
                 "started": None if trial.datetime_start is None else trial.datetime_start.isoformat(timespec="seconds"),
                 "seconds": last.get("seconds"),
                 **studies.settings(study_key, trial),
@@ -104,6 +104,6 @@ def _all(studies: Studies) -> list[tuple[StudyKey, Stage, FrozenTrial]]:
     return [
         (study_key, stage, trial)
         for study_key in studies.plans
-        for stage in STAGES
+        for stage in STUDY_NAMES
         for trial in studies.trials(study_key, stage)
     ]

@@ -15,13 +15,14 @@ from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.batch_source import may_be_resident, resident_bytes
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
 from pkd_tune.distillation.train_step import CPU_TOKENS
-from pkd_tune.encoders.folder import sizes
+from pkd_tune.encoders.folder import sizes, weight_bytes
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning import cluster
 from pkd_tune.tuning.jobs import Job, JobPlace, run_jobs
 from pkd_tune.tuning.limits import free_memory, usable_cores
 from pkd_tune.tuning.plan import StudyPlan
 from pkd_tune.tuning.resources import Resources, share_cores, share_gpus
+from pkd_tune.tuning.space import Parameters, inits
 from pkd_tune.workflows.gpu_check import (
     TrialMemory,
     compare_on_gpu,
@@ -68,7 +69,7 @@ def limit_concurrency(request: SearchRequest, resources: Resources, plans: Seque
         return (_fitting_cluster if of_cluster else _fitting_gpus)(request, resources, trials)
     if request.options.address is not None:
         return resources
-    fitted = share_cores(resources, trials, cpu_bytes(request.config), free_bytes())
+    fitted = share_cores(resources, trials, cpu_bytes(request.config, start_models(request.parameters)), free_bytes())
     if fitted.count < min(resources.count, trials):
         log.info("note: memory has room for %s at once", plural(fitted.count, "trial"))
     return fitted
@@ -85,7 +86,7 @@ def _fitting_gpus(request: SearchRequest, resources: Resources, trials: int) -> 
     if of_host < resources.gpus:
         log.info("note: the machine's memory has room for %s at once", plural(of_host, "trial"))
         resources = replace(resources, gpus=of_host)
-    room = _room(config, memory, usable_cores() // resources.gpus)
+    room = _room(request, memory, usable_cores() // resources.gpus)
     return share_gpus(resources, trials, min(room, of_host // resources.gpus))
 
 
@@ -125,7 +126,7 @@ def _fitting_cluster(request: SearchRequest, resources: Resources, trials: int) 
         alike = [node for node in nodes if node.kind == kind]
         of_host = int(USED_FRACTION * memory.host_free) // memory.host // one_of_kind[kind].gpus
         cores = min(node.cores // node.gpus for node in alike)
-        rooms[kind] = max(1, min(_room(config, memory, cores), of_host))
+        rooms[kind] = max(1, min(_room(request, memory, cores), of_host))
     if len(rooms) > 1:
         text = ", ".join(f"{plural(room, 'trial')} on {kind or 'others'}" for kind, room in rooms.items())
         log.info("note: the cluster's GPUs differ, and have room for %s; the smallest decides for all", text)
@@ -148,11 +149,16 @@ def _as_asked(resources: Resources, trials: int, asked: int) -> Resources:
     return fitted
 
 
-def _room(config: SearchConfig, memory: TrialMemory, cores: int) -> int:
+def _room(request: SearchRequest, memory: TrialMemory, cores: int) -> int:
     """Returns how many trials a GPU has room for, with so many CPU cores for each GPU."""
+    config = request.config
     split = _training_split(config)
-    data = resident_bytes(split, meta_teacher_outputs(config, len(split)))
-    return per_gpu(free=memory.gpu_free, peak=memory.gpu, data=data, cores=cores)
+    return per_gpu(
+        free=memory.gpu_free,
+        peak=memory.gpu + (start_models(request.parameters) - 1) * weight_bytes(config.data.student_dir),
+        data=resident_bytes(split, meta_teacher_outputs(config, len(split))),
+        cores=cores,
+    )
 
 
 def _training_split(config: SearchConfig) -> Split:
@@ -161,11 +167,20 @@ def _training_split(config: SearchConfig) -> Split:
     return selection_splits(task, features, data.select_on)["train"]
 
 
-def cpu_bytes(config: SearchConfig) -> int:
+def start_models(parameters: Parameters) -> int:
+    """Returns how many models a trial's process keeps that students start from: the pretrained one, the teacher."""
+    return len({init == "pretrained" for init in inits(parameters)})
+
+
+def cpu_bytes(config: SearchConfig, starts: int = 1) -> int:
     """Returns about how many bytes a trial takes on a CPU.
 
-    These are the weights of the model that students are initialised from; weights, gradients, two moments and the best
+    These are the weights of the models that students are initialised from; weights, gradients, two moments and the best
     weights of the deepest student; and activations.
+
+    Args:
+        config: Of the search.
+        starts: How many models students are initialised from.
 
     Measured: at most 1.3 GB for 3 layers of a BERT of 6 that is 384 wide, and 1.4 GB for all 6; this says 1.3 and 1.5.
     """
@@ -173,7 +188,7 @@ def cpu_bytes(config: SearchConfig) -> int:
     width, layers, depth = shape["hidden_size"], shape["num_hidden_layers"], max(config.depths)
     embeddings = (shape["vocab_size"] + shape["max_position_embeddings"]) * width
     layer = 4 * width**2 + 2 * width * shape["intermediate_size"]
-    weights = 4 * (embeddings + layers * layer)
+    weights = starts * 4 * (embeddings + layers * layer)
     of_student = 5 * 4 * (embeddings + depth * layer)
     return int(PROCESS_BYTES + weights + of_student + 4 * ACTIVATIONS * depth * CPU_TOKENS * width)
 

@@ -205,10 +205,9 @@ def resolve_distill(options: DistillOptions, command: str) -> DistillRequest:
             teacher_dir=teacher_dir,
             student_dir=student_dir,
             max_length=max_length,
-            init=student_init(options.init, student_dir),
         ),
         teacher_trainings=tuple(replace(training, precision=precision) for training in space.teacher),
-        distillation=config,
+        distillation=replace(config, init=student_init(options.init, student_dir)),
         training=training,
     )
     target = options.to.resolve() if options.to else default_folder(settings, options.method)

@@ -4,16 +4,17 @@ import logging
 import shutil
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from safetensors.numpy import load_file
 
-from pkd_tune.config import CONTROLS, Precision, Task, UserError
+from pkd_tune.config import CONTROLS, Precision, Stage, Task, UserError
 from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.loading import load_raw
 from pkd_tune.data.metrics import majority_score, score
@@ -24,10 +25,12 @@ from pkd_tune.deployment.formats import FORMATS, PYTORCH
 from pkd_tune.deployment.measurement import latencies_ms, latency_machine, measure, measured, predict, throughputs
 from pkd_tune.deployment.model_card import write_card
 from pkd_tune.distillation.layer_map import teacher_layers
+from pkd_tune.distillation.student import start_folder
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.encoders.folder import model_name
 from pkd_tune.encoders.precision import has_bf16
-from pkd_tune.files import BEST
+from pkd_tune.files import BEST, DEV_PREDICTIONS, write_text
+from pkd_tune.reporting.dev_predictions import TEACHER, TEXT_LENGTH, TEXTS, disagreements
 from pkd_tune.reporting.verdict import choose_student, verdict_text
 from pkd_tune.tuning.journal import FILE, evaluations
 from pkd_tune.tuning.plan import StudyKey, TrialId
@@ -66,7 +69,6 @@ def export_finalists(
     data, task = config.data, config.data.task
     raw = load_raw(task, data.data_dir)
     dev = {name: raw[name] for name in task.dev_splits}
-    start = data.student_dir if data.init == "pretrained" else teacher.folder
     of_teacher = predict(teacher.folder, dev, task, data.max_length)
     teacher_record: dict[str, Any] = {
         "name": model_name(data.teacher_dir),
@@ -80,6 +82,7 @@ def export_finalists(
     if data.select_on == "dev":
         check_teacher(teacher, teacher_record["metrics"]["score"], sizes)
     students: list[dict[str, Any]] = []
+    exported: dict[str, Predicted] = {}
     for study_key in sorted(studies.plans, key=lambda study_key: study_key.depth):
         best = studies.best(study_key)
         if best is None:
@@ -91,7 +94,10 @@ def export_finalists(
             / (f"{study_key.depth}-layer" + ("" if study_key.method == "pkd" else f"-{study_key.method}"))
         )
         weights = trial_file(context, studies, TrialId(study_key, "search", best.number))
+        start = start_folder(data, teacher.folder, settings["init"])
         export_student(weights, study_key.depth, start, task, config.student_training.seed, target, data.max_length)
+        of_student = predict(target, dev, task, data.max_length)
+        exported[target.relative_to(run_dir).as_posix()] = of_student
         scores = best.intermediate_values
         best_step = max(scores, key=lambda step: (scores[step], -step))
         student: dict[str, Any] = {
@@ -107,11 +113,12 @@ def export_finalists(
             else (),
             "confirmed": confirmed(studies, study_key),
             "folder": target.relative_to(run_dir).as_posix(),
-            **measure(target, dev, task, data.max_length),
+            **measured(target, dev, task, of_student),
         }
         if data.select_on == "dev":
             check_reproduced(student, sizes, exactly=_only_fp32(config.student_training.precision, context.resources))
         students.append(student)
+    write_text(run_dir / DEV_PREDICTIONS, predictions_csv(task, dev, of_teacher, exported))
     architectures = {student["layers"]: run_dir / student["folder"] for student in students}  # cut from the same model
     folders = [teacher.folder, *architectures.values()]
     timed = latencies_ms([(folder, PYTORCH) for folder in folders], dev[task.dev_splits[0]], data.max_length)
@@ -145,6 +152,47 @@ def export_finalists(
         "latency_on": latency_machine(),
         "tolerance": tolerance,
     }
+
+
+def predictions_csv(
+    task: Task, dev: Mapping[str, RawSplit], of_teacher: Predicted, of_students: Mapping[str, Predicted]
+) -> str:
+    """Returns the content of dev-predictions.csv, whose columns `reporting.dev_predictions` describes.
+
+    Args:
+        task: Of teacher and students.
+        dev: The dev splits of the task by name.
+        of_teacher: What the teacher predicts.
+        of_students: What each exported student predicts, by its folder.
+    """
+
+    def written(values: Iterable[Any]) -> list[Any]:
+        return [round(float(value), 4) if task.regression else task.labels[int(value)] for value in values]
+
+    tables = [
+        pd.DataFrame(
+            {
+                "split": name,
+                "example_id": range(len(split)),
+                "label": written(split.labels or ()),
+                TEACHER: written(of_teacher[name]),
+                **{folder: written(predicted[name]) for folder, predicted in of_students.items()},
+            }
+        )
+        for name, split in dev.items()
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    shown = {row for student in of_students for _, rows in disagreements(table, student) for row in rows.index}
+    for column, texts in zip(TEXTS, ("sentence1", "sentence2")[: len(task.text)], strict=False):
+        everything = [text for split in dev.values() for text in getattr(split, texts)]
+        table[column] = [short(text) if row in shown else "" for row, text in enumerate(everything)]
+    return table.to_csv(index=False)
+
+
+def short(text: str) -> str:
+    """Returns a text on one line, cut where it is longer than what a report shows."""
+    line = " ".join(text.split())
+    return line if len(line) <= TEXT_LENGTH else f"{line[:TEXT_LENGTH]}…"
 
 
 def measure_formats(
@@ -261,7 +309,16 @@ def confirmed(studies: Studies, study_key: StudyKey) -> dict[str, Any] | None:
 
     `sd` is the sample standard deviation, None for a single training.
     """
-    trials = [trial for trial in studies.trials(study_key, "confirm") if "official" in trial.user_attrs]
+    return _scores_of(_ended(studies.trials(study_key, "confirm")))
+
+
+def _ended(trials: Sequence[Any]) -> list[Any]:
+    """Returns the trainings on fresh seeds that were completed."""
+    return [trial for trial in trials if "official" in trial.user_attrs]
+
+
+def _scores_of(trials: Sequence[Any]) -> dict[str, Any] | None:
+    """Returns the scores of trainings on fresh seeds as summary.json has them; None without any."""
     if not trials:
         return None
 
@@ -290,8 +347,9 @@ def compare(
     Args:
         context: Holds the predictions of confirmations.
         studies: Say which confirmations there are.
-        students: As summary.json has them. Each gets `against`: the controls of its depth; `against_shallower`: the
-            next shallower student of its method, None where there is none; and `against_teacher`.
+        students: As summary.json has them. Each gets `against`: the controls of its depth; `ablations`: its own
+            settings without terms of the loss; `against_shallower`: the next shallower student of its method, None
+            where there is none; and `against_teacher`.
         of_teacher: Predictions of the teacher.
         labels: Of the official dev splits.
     """
@@ -304,10 +362,56 @@ def compare(
         study_key = StudyKey(student["layers"], student["method"])
         student["against"] = against_controls(task, predicted, study_key, labels)
         student["against_shallower"] = against_shallower(task, predicted, study_key, labels)
+    compare_ablations(context, studies, students, labels)
     for study_key, found in against_teacher(task, predicted, of_teacher, labels).items():
         for student in students:
             if study_key == StudyKey(student["layers"], student["method"]):
                 student["against_teacher"] = found
+
+
+def compare_ablations(
+    context: TrialContext,
+    studies: Studies,
+    students: Sequence[dict[str, Any]],
+    labels: Mapping[str, npt.NDArray[np.generic]],
+) -> None:
+    """Compares the confirmations of students with ablations, which have their settings without terms of the loss.
+
+    Both are trained on the same seeds and differ in the loss alone, so that they are compared seed by seed; the
+    variance of these differences is pooled over all ablations of the search.
+
+    Args:
+        context: Holds the predictions of confirmations and ablations.
+        studies: Say which there are.
+        students: As summary.json has them. Each gets `ablations`: the method that each is, its settings, its scores as
+            `confirmed` has them, and the difference of the student to it.
+        labels: Of the official dev splits.
+    """
+    task = context.search.data.task
+
+    def predictions(study_key: StudyKey, stage: Stage, trials: Sequence[Any]) -> list[Predicted]:
+        return [load_file(trial_file(context, studies, TrialId(study_key, stage, t.number))) for t in trials]
+
+    pairs = []
+    for student in students:
+        study_key = StudyKey(student["layers"], student["method"])
+        student["ablations"] = []
+        ours = {trial.user_attrs["seed"]: trial for trial in _ended(studies.trials(study_key, "confirm"))}
+        for ablation in studies.ablations(study_key):
+            theirs = {trial.user_attrs["seed"]: trial for trial in _ended(studies.ablation_trials(ablation))}
+            if seeds := [seed for seed in ours if seed in theirs]:
+                record = {"method": ablation.method, "settings": ablation.settings}
+                student["ablations"].append(record | (_scores_of([theirs[seed] for seed in seeds]) or {}))
+                with_term = predictions(study_key, "confirm", [ours[seed] for seed in seeds])
+                without = predictions(ablation.study_key, ablation.stage, [theirs[seed] for seed in seeds])
+                pairs.append((student["ablations"][-1], with_term, without))
+
+    def scores(trainings: Sequence[Predicted]) -> npt.NDArray[np.float64]:
+        return np.array([score(task, each, labels)["score"] for each in trainings])
+
+    pool = [scores(with_term) - scores(without) for _, with_term, without in pairs]
+    for record, with_term, without in pairs:
+        record |= _recorded(paired_bootstrap(task, with_term, without, labels, pool=pool, by_seed=True))
 
 
 def against_controls(
@@ -402,6 +506,5 @@ def _recorded(difference: Difference) -> dict[str, Any]:
 def _predictions(context: TrialContext, studies: Studies, study_key: StudyKey) -> list[Predicted]:
     return [
         load_file(trial_file(context, studies, TrialId(study_key, "confirm", trial.number)))
-        for trial in studies.trials(study_key, "confirm")
-        if "official" in trial.user_attrs
+        for trial in _ended(studies.trials(study_key, "confirm"))
     ]

@@ -57,7 +57,7 @@ def finetune(request: FinetuneRequest) -> TrainedModel:
     data, device, task = request.data, torch.device(request.device), request.data.task
     load_examples(task, data.data_dir, demo=request.demo)
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
-    folder = data.data_dir / "models" / "finetuned" / task.name
+    folder = teachers.finetuned_cache(data)
     with training_progress(f"{task.name}, {plural(request.layers, 'layer')}") as show:
         model_dir = teachers.finetune(
             task,

@@ -10,7 +10,7 @@ from pkd_tune.config import Method, UserError
 from pkd_tune.files import RUN, SUMMARY, read_json
 from pkd_tune.reporting.run import read_run, students_text
 
-Status = Literal["finished", "interrupted", "no student"]
+Status = Literal["finished", "interrupted", "time limit", "no student"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class SearchRun:
     folder: Path
     status: Status = "finished"
     remaining: int = 0
-    """Trials that were still to be run when the search was interrupted."""
+    """Trials that were still to be run when the search was interrupted, or at its time limit."""
     reason: str | None = None
     """Why there is no student: the most frequent reason for failed trials."""
 

@@ -60,6 +60,7 @@ class SearchOptions(TrainingOptions):
     address: str | None = None
     storage: str | None = None
     trial_timeout: float | None = None
+    time_limit: str | float | None = None
     tolerance: float = DEFAULT_TOLERANCE
     onnx: bool = False
     out: Path = Path("results")

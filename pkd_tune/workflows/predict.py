@@ -1,8 +1,7 @@
 """A model's predictions: scores, Parquet files, and the files that the GLUE benchmark takes."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,17 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pkd_tune.config import Task, TaskSplit, UserError
+from pkd_tune.config import Task, UserError
 from pkd_tune.data.demo import demo_task
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.hub import find_pretrained
 from pkd_tune.data.loading import check_source, load_features
 from pkd_tune.data.metrics import predictions, split_metrics
 from pkd_tune.data.submission import row_problems, write_submission
-from pkd_tune.data.tables import read_table
-from pkd_tune.data.task import find_split, find_task
+from pkd_tune.data.task import find_split, find_task, task_of_files, with_files
 from pkd_tune.data.tokens import Split
 from pkd_tune.encoders.folder import (
+    class_names,
     classifier_problems,
     encoder_problems,
     has_classifier,
@@ -129,22 +128,6 @@ def check_official(jobs: tuple[tuple[Task, Path], ...], examples: list[dict[str,
         raise UserError(*problems)
 
 
-def with_files(task: Task, files: Sequence[Path]) -> Task:
-    """Returns the task with the given files as its only splits, called as the files are; labels in them are scored.
-
-    Raises:
-        UserError: A file cannot be read, or two have the same name.
-    """
-    splits = []
-    for path in files:
-        table = read_table(path, [task.label])
-        labelled = any(value not in (None, "") for value in table.columns.get(task.label, ()))
-        splits.append(TaskSplit(part="test", called=path.stem, file=str(path.resolve()), labelled=labelled))
-    if len({split.name for split in splits}) < len(splits):
-        raise UserError("--file: two files have the same name; predict them one after the other")
-    return replace(task, splits=tuple(splits), folder=Path())
-
-
 def as_table(
     task: Task,
     logits_NC: npt.NDArray[np.float32],
@@ -209,16 +192,18 @@ def resolve_predict(options: PredictOptions, command: str) -> PredictRequest:
     for name, model in zip(options.task, options.model, strict=False):
         if options.demo and problems.found:
             break  # where nothing can be written
-        task = problems.attempt(partial(demo_task, data_dir, name) if options.demo else partial(find_task, name))
         folder = problems.attempt(partial(find_pretrained, model, data_dir))
+        unusable = [] if folder is None else folder_problems(folder)
+        if options.file and (folder is None or unusable):
+            problems.found += unusable
+            continue  # the classes are the model's
+        task = problems.attempt(partial(task_of, options, name, data_dir, folder))
         if task is not None and task.name in [earlier.name for earlier, _ in jobs]:
             problems.add(f"--task {name}: given twice; predict it with one model, or in another --out")
         if task is None:
             continue
         if options.glue_zip is not None and not task.submitted:
             problems.add(f"--glue-zip: {task.name} is not a task of GLUE, whose server takes no other; leave it out")
-        if options.file:
-            task = problems.attempt(partial(with_files, task, options.file)) or task
         wanted = problems.attempt(partial(wanted_splits, task, options)) or []
         problems.found += check_source(task, data_dir, needed=wanted)
         for split in wanted:
@@ -226,11 +211,26 @@ def resolve_predict(options: PredictOptions, command: str) -> PredictRequest:
             if path.is_dir():
                 problems.add(f"{path} is a folder; move it, or give another --out")
         if folder is not None:
-            problems.found += model_problems(folder, task, options.max_length)
+            problems.found += unusable or model_problems(folder, task, options.max_length)
             jobs.append((task, folder.resolve()))
     problems.raise_any()
     assert resources is not None
     return PredictRequest(options, tuple(jobs), resources.device, command)
+
+
+def task_of(options: PredictOptions, name: str, data_dir: Path, folder: Path | None) -> Task:
+    """Returns the task of this name; where files are predicted, with these as its splits.
+
+    Raises:
+        UserError: There is no such task, or its data or a file is wrong.
+    """
+    if options.demo:
+        task = demo_task(data_dir, name)
+        return with_files(task, options.file) if options.file else task
+    if options.file:
+        assert folder is not None
+        return task_of_files(name, options.file, class_names(folder))
+    return find_task(name)
 
 
 def data_folder(options: PredictOptions) -> Path:
@@ -239,16 +239,18 @@ def data_folder(options: PredictOptions) -> Path:
     return folder / "demo" if options.demo else folder
 
 
-def model_problems(folder: Path, task: Task, max_length: int | None) -> list[str]:
-    """Returns why a folder's model cannot predict a task, one line each."""
+def folder_problems(folder: Path) -> list[str]:
+    """Returns why there is no classifier in a folder, one line each."""
     if wrong := encoder_problems(folder, "--model"):
         return wrong
-    found = []
-    if not has_classifier(folder):
-        found.append(
-            f"--model {folder}: has no fine-tuned classifier; fine-tune it with pkd_tune.finetune, or distil a student"
-        )
-    found += classifier_problems(folder, "--model", task)
+    if has_classifier(folder):
+        return []
+    return [f"--model {folder}: has no fine-tuned classifier; fine-tune it with pkd_tune.finetune, or distil a student"]
+
+
+def model_problems(folder: Path, task: Task, max_length: int | None) -> list[str]:
+    """Returns why the classifier in a folder cannot predict a task, one line each."""
+    found = classifier_problems(folder, "--model", task)
     if max_length is not None and max_length > length_limit(folder):
         found.append(f"--model {folder}: reads at most {length_limit(folder)} tokens, not {max_length}")
     return found

@@ -1,17 +1,18 @@
 """From a search's options to a checked request: everything that decides what is computed, and where."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pkd_tune.config import DataConfig, Method, SearchConfig, SearchStage, UserError
+from pkd_tune.config import DataConfig, Init, Method, SearchConfig, SearchStage, UserError
 from pkd_tune.encoders.folder import layer_count
 from pkd_tune.encoders.precision import check_precision
 from pkd_tune.tuning.artifacts import check_uri
-from pkd_tune.tuning.plan import check_shares, is_control
+from pkd_tune.tuning.plan import check_shares, finetuned_share, is_control
 from pkd_tune.tuning.resources import Resources, choose_resources
-from pkd_tune.tuning.space import Parameters
+from pkd_tune.tuning.space import Choice, Parameter, Parameters, Value, inits
 from pkd_tune.tuning.space_file import Space, find_space, load_space
 from pkd_tune.workflows.checks import (
     Problems,
@@ -44,6 +45,8 @@ class SearchRequest:
     """Of this machine; None where a cluster's are used."""
     command: str
     """The command line that starts the same search."""
+    time_limit: float | None = None
+    """Seconds after which the search ends; None: when it has no more trials."""
 
     @property
     def out(self) -> Path:
@@ -67,6 +70,7 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
     check_not_negative(options, problems, "--control-trials", "--seeds", "--tolerance")
     check_seed(options.seed, problems)
     check_name(options.name, problems)
+    time_limit = problems.attempt(lambda: seconds_of(options.time_limit))
     if options.onnx:
         check_onnx("--onnx", problems)
     space = None if problems.found else problems.attempt(lambda: space_of(options))
@@ -95,8 +99,11 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         check_length(teacher_dir, "--teacher", space.max_length, problems, demo_asked=asked if options.demo else "")
         if options.student:
             check_length(student_dir, "--student", space.max_length, problems)
-        if options.student and space.init != "pretrained":
-            problems.add(f"--student: init in the space is {space.init!r}, the teacher; leave out --student")
+        if options.student and (of_teacher := [init for init in inits(space.parameters) if init != "pretrained"]):
+            problems.add(
+                f"--student: init in the space is {' or '.join(map(repr, of_teacher))}, the teacher; leave out "
+                "--student, or give --set space.init=pretrained"
+            )
     depths = None
     if teacher_dir is not None and student_dir is not None:
         deepest = layer_count(teacher_dir)
@@ -112,7 +119,6 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         teacher_dir=teacher_dir,
         student_dir=student_dir,
         max_length=space.max_length,
-        init=student_init(space.init, student_dir),
         select_on=options.select_on,
     )
     stages = choose_stages(options, space)
@@ -125,7 +131,9 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         )
     whole_grid = options.sampler == "grid" and space.sampler == "grid"
     trials = options.trials or (None if whole_grid else space.trials)
-    control_trials = space.control_trials if options.control_trials is None else options.control_trials
+    control_trials = options.control_trials
+    if control_trials is None:
+        control_trials = trials if space.control_trials == "equal" else space.control_trials
     check_shares(stages, depths, trials, control_trials)
     of_all: dict[str, Any] = {"seed": options.seed, "precision": options.precision or space.training.precision}
     config = SearchConfig(
@@ -136,14 +144,49 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         stages=stages,
         trials=trials,
         control_trials=control_trials,
+        finetuned_trials=finetuned_share(control_trials, space.parameters, len(depths), regression=task.regression),
         seeds=space.seeds if options.seeds is None else options.seeds,
         sampler=sampler,
         early_stopping=space.early_stopping,
+        max_pending=space.max_pending,
+        transfer=space.transfer,
         seed=options.seed,
     )
     return SearchRequest(
-        options=options, config=config, parameters=space.parameters, resources=resources, command=command
+        options=options,
+        config=config,
+        parameters={**space.parameters, "init": replace_inits(space.parameters["init"], student_dir)},
+        resources=resources,
+        command=command,
+        time_limit=time_limit,
     )
+
+
+def replace_inits(parameter: Parameter, student_dir: Path) -> Parameter:
+    """Returns the parameter `init` without what students of this model cannot start from; see `student_init`."""
+    assert isinstance(parameter, Choice)
+    found: dict[Value, Init] = {init: student_init(init, student_dir) for init in inits({"init": parameter})}
+    values = tuple(dict.fromkeys(found[value] for value in parameter.values))
+    when = parameter.when and replace(parameter.when, otherwise=found[parameter.when.otherwise])
+    return Choice(values, when)
+
+
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+"""Seconds of each unit of time."""
+
+
+def seconds_of(time: str | float | None) -> float | None:
+    """Returns the seconds of a time such as `90s`, `30m`, `1.5h` or `2d`; a number alone has seconds.
+
+    Raises:
+        UserError: When it is none, or not above 0.
+    """
+    if time is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(time).strip())
+    if found is None or float(found[1]) == 0:
+        raise UserError(f"--time-limit {time}: give a time above 0, such as 30m, 2h or 90s")
+    return float(found[1]) * SECONDS[found[2]]
 
 
 def space_of(options: SearchOptions) -> Space:

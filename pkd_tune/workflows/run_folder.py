@@ -26,8 +26,11 @@ FLAGS = {
 PLACES = ("search.data.data_dir", "search.data.teacher_dir", "search.data.student_dir", "search.data.task.folder")
 """Settings that only say where something lies; what lies there is compared by content."""
 
-TOTALS = ("search.trials", "search.control_trials", "search.seeds")
-"""Settings that a continued run may raise."""
+TOTALS = (
+    *(f"search.{name}" for name in ("trials", "control_trials", "finetuned_trials", "seeds")),
+    "search.max_pending",
+)
+"""Settings that a continued run may change: how many trainings there are, and how many of them at once."""
 
 
 def choose_run_folder(task_folder: Path, name: str, *, new: bool) -> Path:

@@ -5,9 +5,10 @@ import json
 import logging
 import os
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from pkd_tune.config import UserError
 from pkd_tune.data.loading import load_features, selection_splits
-from pkd_tune.distillation.published_settings import PUBLISHED
+from pkd_tune.distillation.published_settings import PUBLISHED, PUBLISHED_TRAINING
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.encoders.folder import model_name, weight_bytes
 from pkd_tune.files import (
@@ -46,12 +47,14 @@ from pkd_tune.tuning.resources import Resources, gpu_names
 from pkd_tune.tuning.runner import disk_bytes, run_search
 from pkd_tune.tuning.space import description
 from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.time_limit import TimeLimit
 from pkd_tune.tuning.trial import TrialContext
 from pkd_tune.tuning.trial_tables import evaluation_rows, most_common_failure, trial_rows
 from pkd_tune.workflows.capacity import check_disk, concurrency_text, limit_concurrency
 from pkd_tune.workflows.environment import check_environment
 from pkd_tune.workflows.finalists import export_finalists
 from pkd_tune.workflows.finished_run import SearchRun
+from pkd_tune.workflows.free_slots import free_slots_text
 from pkd_tune.workflows.inputs import load_examples
 from pkd_tune.workflows.request import SearchRequest
 from pkd_tune.workflows.run_folder import begin_run_folder, check_same_search, read_record, relative_path
@@ -67,22 +70,19 @@ def search(request: SearchRequest) -> SearchRun:
         UserError: When something that the user gave turns out not to fit.
     """
     options, data = request.options, request.config.data
+    ends = None if request.time_limit is None else time.monotonic() + request.time_limit
     plans = plan_search(request)
     check_loggers(options.log)
     if options.ray_dashboard:
         cluster.check_dashboard()
     earlier = {source: finished_trials(source.resolve(), data.task.name, plans) for source in options.warm_start}
     check_environment({"--data-dir": data.data_dir, "--out": request.out})
-    name = options.name or ("demo" if options.demo else model_name(data.teacher_dir))
-    record = {
-        "demo": options.demo,
-        "search": asdict(request.config),
-        "space": {name: description(parameter) for name, parameter in request.parameters.items()},
-    }
-    record = json.loads(json.dumps(record, default=json_value))
-    run_dir = begin_run_folder(request.out / data.task.name, name, record, new=options.new)
+    record = settings_record(request)
+    run_dir = begin_run_folder(request.out / data.task.name, run_name(request), record, new=options.new)
     with locked(run_dir), ExitStack() as stack:
         resources = limit_concurrency(request, request.resources or join_cluster(request, run_dir, stack), plans)
+        if note := free_slots_note(request, plans, resources.count):
+            log.info(note)
         made = provenance(request.command, gpu_names())
         record |= {"id": secrets.token_hex(4), "resources": resources.record, "provenance": made}
         record |= {"data_from_here": relative_path(run_dir, data.data_dir)}
@@ -103,7 +103,8 @@ def search(request: SearchRequest) -> SearchRun:
         # On this machine's CPU nothing is gained by other processes, which take seconds to start.
         in_this_process = options.address is None and resources.device == "cpu"
         teacher = prepare(request, resources, run_dir, record, None if in_this_process else Nodes(run))
-        studies = open_studies(request, plans, run_dir)
+        time_limit = None if ends is None else TimeLimit(ends, resources.count)
+        studies = open_studies(request, plans, run_dir, time_limit)
         for source, trials_of in earlier.items():
             added = sum(studies.warm_start(key, str(source.resolve()), trials) for key, trials in trials_of.items())
             log.info("%s: %s are added to the sampler's history", source, plural(added, "trial"))
@@ -115,7 +116,9 @@ def search(request: SearchRequest) -> SearchRun:
             artifacts=stack.enter_context(open_artifacts(location)),
             timeout=options.trial_timeout,
         )
-        if studies.remaining():
+        if studies.remaining() and time_limit is not None and not time_limit.left():
+            log.info("the time limit left no time for trials")
+        elif studies.remaining():
             weights = weight_bytes(teacher.folder)  # a student is smaller
             of_trials = disk_bytes(weights, len(plans), resources)
             check_disk({context.artifacts.folder: of_trials, run_dir / BEST: len(plans) * weights})
@@ -152,6 +155,31 @@ def locked(run_dir: Path) -> Iterator[None]:
         lock.release()
 
 
+def run_name(request: SearchRequest) -> str:
+    """Returns what the runs of a search are called."""
+    options = request.options
+    return options.name or ("demo" if options.demo else model_name(request.config.data.teacher_dir))
+
+
+def settings_record(request: SearchRequest) -> dict[str, Any]:
+    """Returns the part of run.json that is known at once: what decides which trials there are."""
+    record = {
+        "demo": request.options.demo,
+        "search": asdict(request.config),
+        "space": {name: description(parameter) for name, parameter in request.parameters.items()},
+    }
+    return dict(json.loads(json.dumps(record, default=json_value)))
+
+
+def free_slots_note(request: SearchRequest, plans: Sequence[StudyPlan], slots: int) -> str | None:
+    """Returns a line that says how many trials would make use of free slots; None where hardly any slot is free."""
+
+    def plan_of(trials: int) -> list[StudyPlan]:
+        return plan_search(replace(request, config=replace(request.config, trials=trials)))
+
+    return free_slots_text(request.config, plans, slots, plan_of)
+
+
 def plan_search(request: SearchRequest) -> list[StudyPlan]:
     """Returns the plan of every study; the published winners of the task are tried first.
 
@@ -163,10 +191,12 @@ def plan_search(request: SearchRequest) -> list[StudyPlan]:
         for (method, depth, task), winner in PUBLISHED.items()
         if task == request.config.data.task.name
     ]
-    return plan_studies(request.config, request.parameters, published)
+    return plan_studies(request.config, request.parameters, published, PUBLISHED_TRAINING)
 
 
-def open_studies(request: SearchRequest, plans: list[StudyPlan], run_dir: Path) -> Studies:
+def open_studies(
+    request: SearchRequest, plans: list[StudyPlan], run_dir: Path, time_limit: TimeLimit | None = None
+) -> Studies:
     """Opens the studies in a run's journal, or creates them."""
     config = request.config
     return Studies(
@@ -176,6 +206,9 @@ def open_studies(request: SearchRequest, plans: list[StudyPlan], run_dir: Path) 
         seed=config.seed,
         seeds=[config.seed + i for i in range(1, config.seeds + 1)],
         early_stopping=config.early_stopping,
+        first_rung=1 / config.student_training.evaluations_per_epoch,
+        max_pending=config.max_pending,
+        time_limit=time_limit,
     )
 
 
@@ -256,7 +289,10 @@ def finish(
     """Exports and compares the best students and writes the report of what there is."""
     write_rows(run_dir / TRIALS, trial_rows(studies))
     write_rows(run_dir / EVALUATIONS, evaluation_rows(studies))
-    if studies.unfinished():
+    out_of_time = studies.is_out_of_time()
+    if out_of_time:
+        log.info("time limit: writing a report of the trials so far")
+    elif studies.unfinished():
         log.info("interrupted: writing a report of the trials so far; Ctrl-C again stops immediately")
     log.info("exporting the best student of each depth, and scoring the exported students")
     options = request.options
@@ -272,7 +308,7 @@ def finish(
     write_json(run_dir / SUMMARY, summary)
     write_report(run_dir)
     if studies.unfinished():
-        return SearchRun(run_dir, "interrupted", remaining=studies.unfinished())
+        return SearchRun(run_dir, "time limit" if out_of_time else "interrupted", remaining=studies.unfinished())
     if not summary["students"]:
         return SearchRun(run_dir, "no student", reason=most_common_failure(studies) or "all were stopped early")
     return SearchRun(run_dir)
@@ -316,6 +352,7 @@ def dashboard_address(run_dir: Path, address: str | None) -> Iterator[None]:
     path = run_dir / DASHBOARD
     if address is not None:
         write_json(path, {"ray": address, "token": os.environ[cluster.AUTH_TOKEN]}, private=True)
+        log.info("Ray's dashboard: %s (the token that it asks for is in %s)", address, path)
     try:
         yield
     finally:

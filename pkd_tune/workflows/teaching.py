@@ -21,7 +21,7 @@ from pkd_tune.distillation.allocator import release_memory
 from pkd_tune.distillation.loop import Evaluation
 from pkd_tune.distillation.plain import check_plain
 from pkd_tune.distillation.student import checked_teacher_outputs
-from pkd_tune.distillation.teacher import Teacher, dev_metrics, finetune_once, prepare_teacher
+from pkd_tune.distillation.teacher import Teacher, dev_metrics, finetune_once, finetuned_cache, prepare_teacher
 from pkd_tune.distillation.teacher_outputs import OutputsMissingError
 from pkd_tune.encoders.folder import layer_count
 from pkd_tune.tuning.jobs import Done, Job
@@ -93,7 +93,7 @@ def make_teacher(
             task,
             splits,
             data.teacher_dir,
-            data.data_dir / "models" / "finetuned" / task.name,
+            finetuned_cache(data),
             config.teacher_trainings,
             device,
             show,

@@ -105,6 +105,22 @@ def test_the_scores_are_those_of_scoring_every_resample(name: str, chunk: int, m
     assert found == pytest.approx(expected, abs=1e-10)
 
 
+def test_trainings_on_the_same_seeds_are_compared_seed_by_seed() -> None:
+    """Seeds matter much, and in the same way to both: 10 examples of 200, which is 5 points, on every seed."""
+    chance = [with_errors(share, i)["dev"] for i, share in enumerate((0.1, 0.3, 0.5))]
+    wrong = [np.flatnonzero(predicted == TRUTH)[:10] for predicted in chance]
+    ours = [{"dev": predicted} for predicted in chance]
+    theirs = [{"dev": np.where(np.isin(np.arange(200), w), 1 - p, p)} for w, p in zip(wrong, chance, strict=True)]
+    apart = paired_bootstrap(RTE, ours, theirs, {"dev": TRUTH}, resamples=300)
+    paired = paired_bootstrap(RTE, ours, theirs, {"dev": TRUTH}, resamples=300, by_seed=True)
+    assert apart.mean == paired.mean == pytest.approx(5.0)
+    assert not apart.distinguishable
+    assert paired.distinguishable
+    varied = [{"dev": p} for p in (chance[0], theirs[1]["dev"], chance[2])]  # 5, 0 and 5 points: a variance of 25 / 3
+    mixed = paired_bootstrap(RTE, varied, theirs, {"dev": TRUTH}, resamples=300, by_seed=True)
+    assert mixed.high - mixed.mean > 4.303 * (25 / 3 / 3) ** 0.5
+
+
 def test_the_interval_of_two_seeds_worked_out_by_hand() -> None:
     """Scores 80 and 82 against one of 70 that does not vary: a standard error of 1 with one degree of freedom, whose
     97.5 % quantile is 12.706; examples with a standard deviation of 2 add 1.96 · 2."""

@@ -15,7 +15,7 @@ from pkd_tune.data.loading import load_features
 from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation
 from pkd_tune.distillation.losses import pkd_loss
-from pkd_tune.distillation.student import StudentData, distill, open_student_data
+from pkd_tune.distillation.student import ModelPool, StudentData, distill, open_student_data
 from pkd_tune.distillation.teacher import Teacher, prepare_teacher
 from pkd_tune.encoders import modeling
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier
@@ -36,9 +36,14 @@ def student_data(data: DataConfig, teacher: Teacher) -> StudentData:
     return open_student_data(data, teacher, CPU, seed=0)
 
 
-def run(student_data: StudentData, config: DistillConfig, training: TrainingConfig = TRAINING) -> list[Evaluation]:
+def run(
+    student_data: StudentData,
+    config: DistillConfig,
+    training: TrainingConfig = TRAINING,
+    model_pool: ModelPool | None = None,
+) -> list[Evaluation]:
     evaluations: list[Evaluation] = []
-    distill(student_data, config, training, evaluations.append)
+    distill(student_data, config, training, evaluations.append, model_pool=model_pool)
     return evaluations
 
 
@@ -52,14 +57,16 @@ def test_a_cache_that_is_not_the_teachers_is_refused(
 
 def test_a_student_learns_and_depends_on_its_settings_alone(student_data: StudentData) -> None:
     """Not on earlier trainings in the process: generators are seeded, and shared weights are not changed."""
-    before = {name: tensor.clone() for name, tensor in student_data.start.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in student_data.start("pretrained").state_dict().items()}
     first = run(student_data, PKD)
     for other in (replace(PKD, student_layers=2, strategy="last"), replace(PKD, alpha=1.0, beta=0.0)):
         run(student_data, other, replace(TRAINING, seed=5))
     again = run(student_data, PKD)
     assert [e.metrics for e in again] == [e.metrics for e in first]
     assert [e.losses["total"] for e in again] == [e.losses["total"] for e in first]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in student_data.start.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in student_data.start("pretrained").state_dict().items()
+    )
     assert first[-1].losses["total"] < first[0].losses["total"]
 
 
@@ -82,9 +89,13 @@ def test_terms_without_weight_are_left_out(
 @pytest.mark.parametrize("init", ["teacher", "teacher-skip"])
 def test_a_student_can_start_from_the_teacher(data: DataConfig, teacher: Teacher, init: Init) -> None:
     """Started from a teacher that knows the task, even an almost untrained student is far above guessing."""
-    student_data = open_student_data(replace(data, init=init), teacher, CPU, seed=0)
-    evaluations = run(student_data, PKD, replace(TRAINING, epochs=1))
-    assert evaluations[0].metrics["score"] > 90
+    model_pool = ModelPool()
+    student_data = open_student_data(data, teacher, CPU, seed=0)
+    once = replace(TRAINING, epochs=1)
+    before = run(student_data, PKD, once, model_pool)  # a process that was used for another start
+    evaluations = run(student_data, replace(PKD, init=init), once, model_pool)
+    assert evaluations[0].metrics["score"] > 90 > before[0].metrics["score"]
+    assert student_data.start("teacher") is student_data.start("teacher")
 
 
 def test_a_narrower_student_learns_through_a_projection(data: DataConfig, teacher: Teacher, tmp_path: Path) -> None:
@@ -144,7 +155,7 @@ def test_the_first_step_is_the_loss_by_hand(tiny_data: Path, tmp_path: Path) -> 
     (evaluation,) = run(student_data, config, everything)
 
     batch = collate(splits["train"], np.arange(len(splits["train"])), CPU, pad_id=0)
-    student = cut_to_layers(student_data.start, (1, 2, 3)).eval()
+    student = cut_to_layers(student_data.start("pretrained"), (1, 2, 3)).eval()
     teacher = load_classifier(still.folder, TASK.labels, seed=0).eval()
     of_student, of_teacher = modeling.run(student, batch), modeling.run(teacher, batch)
     expected = pkd_loss(

@@ -65,6 +65,17 @@ def test_any_order_of_examples_gets_its_own_rows(
     torch.testing.assert_close(cache.cls(ids_N, (2,))[:, 0].float(), expected_NH, rtol=1e-3, atol=1e-3)
 
 
+def test_a_platform_without_fallocate_writes_the_same_file(
+    tmp_path: Path, split: Split, teacher: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As macOS is."""
+    teacher_outputs(tmp_path / "a", split, "t", lambda: teacher)
+    monkeypatch.delattr(os, "posix_fallocate")
+    teacher_outputs(tmp_path / "b", split, "t", lambda: teacher)
+    (file,) = (path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.safetensors"))
+    assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
 def test_the_teacher_runs_once(tmp_path: Path, split: Split, teacher: BertForSequenceClassification) -> None:
     first = teacher_outputs(tmp_path, split, "t", lambda: teacher)
     again = teacher_outputs(tmp_path, split, "t", refuse)

@@ -174,7 +174,7 @@ def short_of_memory(device: torch.device, graphs: Graphs) -> list[int]:
     Checks that both lose their graphs, that the step is repeated as micro-batches, and that graphs are captured again.
     """
     student_data = made_up_student_data(device)
-    model = student_data.start.train()
+    model = student_data.start("pretrained").train()
     train_steps: dict[int, TrainStep] = {}
     source = replace(open_source(student_data.train, model), resident=make_resident(student_data.train, None, device))
     for i in range(2):
@@ -378,7 +378,7 @@ def test_captured_steps_are_the_eager_ones_on_a_gpu(resident: bool) -> None:
 
 
 def test_weight_decay_leaves_out_biases_and_layer_norms() -> None:
-    model = made_up_student_data().start
+    model = made_up_student_data().start("pretrained")
     train_step = TrainStep(model)
     train_step.begin(replace(TRAINING, weight_decay=0.02), Loss(), open_source(made_up_split(), model))
     decayed, plain = train_step.optimizer.param_groups
@@ -389,7 +389,7 @@ def test_weight_decay_leaves_out_biases_and_layer_norms() -> None:
 
 
 def test_a_loss_with_teacher_terms_needs_teacher_outputs() -> None:
-    model = made_up_student_data().start
+    model = made_up_student_data().start("pretrained")
     source = open_source(made_up_split(), model)
     with pytest.raises(ValueError, match=r"alpha 0\.5 and beta 0\.0 needs teacher outputs"):
         TrainStep(model).begin(TRAINING, Loss(alpha=0.5), source)

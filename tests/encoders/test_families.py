@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from families import LAYERS, TYPES, write_model
+from families import LAYERS, TYPES, write_model, write_sentencepiece
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from pkd_tune.data.batches import Batch, collate
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, load_raw
+from pkd_tune.data.tokens import read_tokenizer
 from pkd_tune.encoders.families import DECODERS, FAMILIES
 from pkd_tune.encoders.folder import encoder_problems, layer_count, length_limit, sizes, weights_key
 from pkd_tune.encoders.modeling import (
@@ -65,6 +66,46 @@ def test_a_folder_of_each_family_has_no_problem(kind: str, write: Callable[[str]
     assert layer_count(folder) == LAYERS
     assert sizes(folder)["hidden_size"] == 32
     assert length_limit(folder) == 128
+
+
+@pytest.mark.parametrize("kind", ["xlm-roberta", "camembert", "deberta-v2"])
+def test_a_sentencepiece_model_alone_is_converted_and_leaves_so(kind: str, tmp_path: Path) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    folder = write_model(tmp_path / "given", kind)
+    write_sentencepiece(folder, kind)
+    assert encoder_problems(folder, "--teacher") == []
+    (path,) = folder.glob("*.model")
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    for text in ("same red quick .", "near  or far"):
+        assert read_tokenizer(folder).tokenize(text) == pieces.encode(text, out_type=str)
+    save_classifier(load_classifier(folder, LABELS, seed=0), folder, tmp_path / "saved")
+    assert (tmp_path / "saved" / "tokenizer.json").is_file()
+    saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert saved("same .", "red")["input_ids"] == read_tokenizer(folder)("same .", "red")["input_ids"]
+
+    path.write_bytes(b"no model")
+    (problem,) = encoder_problems(folder, "--teacher")
+    assert problem == f"--teacher {folder}: its SentencePiece model cannot be read; download the tokenizer again"
+    path.rename(folder / "spiece.model" if kind == "deberta-v2" else folder / "spm.model")
+    (problem,) = encoder_problems(folder, "--teacher")
+    assert "finds no vocabulary there; add a tokenizer.json" in problem
+
+
+def test_a_sentencepiece_model_of_more_tokens_than_embeddings_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    folder = write_model(tmp_path / "given", "xlm-roberta", vocab_size=10)
+    write_sentencepiece(folder, "xlm-roberta")
+    (problem,) = encoder_problems(folder, "--teacher")
+    assert "sentencepiece.bpe.model has token ids up to " in problem
+
+
+def test_without_sentencepiece_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_model(tmp_path / "given", "deberta-v2")
+    (folder / "tokenizer.json").rename(folder / "spm.model")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (problem,) = encoder_problems(folder, "--teacher")
+    assert problem.startswith(f"--teacher {folder}: its tokenizer is a SentencePiece model without tokenizer.json")
+    assert problem.endswith('pip install "pkd_tune[sentencepiece]"')
 
 
 @pytest.mark.parametrize("kind", TYPES)

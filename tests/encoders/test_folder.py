@@ -45,6 +45,14 @@ def add_token(folder: Path, number: int) -> None:
     path.write_text(json.dumps(content))
 
 
+def only_vocabulary(folder: Path, **files: object) -> None:
+    """Leaves these JSON files of the tokenizer, named without their ending, and no tokenizer.json or vocab.txt."""
+    for name in ("tokenizer.json", "vocab.txt"):
+        (folder / name).unlink()
+    for stem, content in files.items():
+        (folder / f"{stem}.json").write_text(json.dumps(content))
+
+
 def test_a_good_folder_has_no_problem(folder: Path) -> None:
     assert encoder_problems(folder, "--teacher") == []
     assert length_limit(folder) == 128
@@ -89,6 +97,15 @@ def test_a_good_folder_has_no_problem(folder: Path) -> None:
             lambda folder: add_token(folder, 99),
             "tokenizer.json has token ids up to 99, but vocab_size in config.json is 23",
         ),
+        (
+            lambda folder: only_vocabulary(folder, vocab={"[PAD]": 0, "a": 99}),
+            "vocab.json has token ids up to 99, but vocab_size in config.json is 23",
+        ),
+        (
+            lambda folder: only_vocabulary(folder, vocab={"[PAD]": 0}, added_tokens={"new": 98}),
+            "vocab.json has token ids up to 98, but vocab_size in config.json is 23",
+        ),
+        (lambda folder: only_vocabulary(folder, vocab=["a"]), "vocab.json has no vocabulary of tokens and ids"),
         (lambda folder: (folder / "tokenizer.json").write_text("[" * 10**5), "tokenizer.json is not a JSON object"),
         (lambda folder: change(folder, num_hidden_layers=6), "has no encoder.layer.5.output.dense.weight"),
         (lambda folder: change(folder, num_hidden_layers=0), "must be a whole number above 0"),

@@ -24,6 +24,7 @@ from pkd_tune.reporting.run_report import results
 
 GOLDEN = Path(__file__).with_name("golden")
 SMALL: dict[str, Any] = {"trials": 6, "control_trials": 4, "methods": ("pkd", "kd")}
+SEVEN = ("billing", "card lost", "<other>", "refund", "login", "fees", "transfer")
 
 
 def whole(folder: Path) -> str:
@@ -58,6 +59,7 @@ CASES: dict[str, Callable[[Path], str]] = {
     "no_distinguishable_winner": lambda folder: results_of(folder, depths=(2,), seed=2),
     "none_within_tolerance": lambda folder: results_of(folder, depths=(2,), methods=("pkd",)),
     "regression": lambda folder: results_of(folder, task="STS-B", depths=(2,)),
+    "seven_classes": lambda folder: results_of(folder, task="RTE", depths=(2,), labels=SEVEN),
     "interrupted": interrupted,
 }
 

@@ -144,7 +144,10 @@ UNEQUAL = "Intervals do not account for tuning"
 
 @pytest.mark.parametrize(
     ("tried", "controls", "words"),
-    [(6, 1, "; best of 6 trials compared with best of 1."), (1, 4, "; best of 1 trial compared with best of 4.")],
+    [
+        (6, 1, " had fewer trials: best of 1 against best of 6."),
+        (1, 4, "; PKD had fewer trials: best of 1 against best of 4."),
+    ],
 )
 def test_a_comparison_of_unequal_tuning_says_so(tmp_path: Path, tried: int, controls: int, words: str) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", depths=(3,))
@@ -155,17 +158,39 @@ def test_a_comparison_of_unequal_tuning_says_so(tmp_path: Path, tried: int, cont
 
     change(run / "summary.json", count)
     text = text_of(run)
-    compared = [line for line in text.splitlines() if line.startswith("- 3 layers: ") and "teacher" not in line]
+    tuned = text.split("*Tuned against tuned*")[1].split("*Ablation*")[0]
+    compared = [line for line in tuned.splitlines() if line.startswith("- 3 layers: ")]
     assert [line.endswith(words) for line in compared] == ["PKD" in line for line in compared]
     assert len(compared) == 3
     assert UNEQUAL in text
+    gain = next(line for line in text.splitlines() if line.startswith("Compared with a student that is fine-tuned"))
+    assert words.removesuffix(".") in gain
 
 
 def test_a_comparison_of_equal_tuning_says_nothing_of_it(tmp_path: Path) -> None:
     text = text_of(write_run(tmp_path / "MRPC" / "minilm", trials=6, control_trials=6))
     assert "## Significant differences" in text
-    assert "compared with best of" not in text
+    assert "had fewer trials" not in text
     assert UNEQUAL not in text
+
+
+def test_every_difference_says_whether_it_is_tuned_or_an_ablation(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", depths=(3,))
+    write_report(run, with_latex=True)
+    text = (run / "report.md").read_text()
+    kinds = ["*Tuned against tuned*", "*Ablation*", "*Against the teacher*"]
+    assert [text.index(kind) for kind in kinds] == sorted(text.index(kind) for kind in kinds)
+    ablated = text.split("*Ablation*")[1].split("*Against the teacher*")[0]
+    assert [line.split(" (diff")[0].split(" by ")[0] for line in ablated.splitlines() if line.startswith("- ")] == [
+        "- 3 layers: PKD and the same settings without the patience term (β = 0) do **not differ significantly**",
+        "- 3 layers: PKD is **significantly better** than the same settings without distillation (α = β = 0)",
+    ]
+    assert "| PKD, 3 layers: the same settings without the patience term (β = 0) | 3 |" in text
+    assert "; as an ablation, which has its own settings, 3.0 points, 95 % CI 2.0 to 4.0." in text
+    tables = (run / "report.tex").read_text().split(r"\begin{table}")
+    assert len(tables) == 3
+    for kind in ("Tuned against tuned & 3 layers: PKD & KD", "Ablation & 3 layers: PKD & the same settings without"):
+        assert kind in tables[2]
 
 
 def test_settings_without_effect_are_not_shown(tmp_path: Path) -> None:

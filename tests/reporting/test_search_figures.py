@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def row(trial: int, state: str, score: float | None, started: int, seconds: int, epochs: float) -> dict[str, object]:
     return {
         **{"depth": 2, "method": "pkd", "stage": "search", "trial": trial, "state": state, "score": score},
-        **{"started": f"2026-01-01T00:00:{started:02}+00:00", "seconds": seconds, "epochs": epochs},
+        **{"started": f"2026-01-01T00:00:{started:02}+00:00", "seconds": seconds, "epochs_trained": epochs},
     }
 
 
@@ -82,7 +82,7 @@ def test_trials_that_were_stopped_are_marked_at_their_last_evaluation(run: Run) 
         ends = stopped.query(f"depth == {depth}")
         assert sum(len(series.x) for series in marks) == len(ends)
         if marks:
-            assert list(marks[0].x) == ends["epochs"].tolist()
+            assert list(marks[0].x) == ends["epochs_trained"].tolist()
     assert len(stopped) > 0
 
 

@@ -4,12 +4,14 @@ import importlib.metadata
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -151,6 +153,56 @@ def test_no_cluster_at_an_address_is_one_clear_line(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match=r"--address 127.0.0.1:1: no Ray cluster answers at this address"),
         cluster.connected_cluster("127.0.0.1:1", tmp_path / "log"),
+    ):
+        pass
+
+
+def _silent(_: socket.socket) -> None:
+    """Says nothing."""
+
+
+def _web(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def _closing(connection: socket.socket) -> None:
+    connection.close()
+
+
+@pytest.mark.parametrize("answer", [_silent, _web, _closing])
+def test_what_is_no_ray_cluster_is_not_asked_anything(
+    answer: Callable[[socket.socket], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(cluster, "_PING", f"open({str(tmp_path / 'asked')!r}, 'w')")
+    held: list[socket.socket] = []
+
+    def serve(listener: socket.socket) -> None:
+        held.append(listener.accept()[0])
+        answer(held[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        with (
+            pytest.raises(UserError, match=f"--address {address}: no Ray cluster answers at this address"),
+            cluster.connected_cluster(address, tmp_path / "log"),
+        ):
+            pass
+        thread.join()
+    held[0].close()
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize("address", ["auto", "ray://127.0.0.1:10001", "127.0.0.1"])
+def test_an_address_that_is_none_is_one_clear_line(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "canonicalize_bootstrap_address", lambda address: None)
+    with (
+        pytest.raises(UserError, match=f"--address {address}: no Ray cluster answers .*(none|an address is auto)"),
+        cluster.connected_cluster(address, tmp_path / "log"),
     ):
         pass
 

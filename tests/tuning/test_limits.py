@@ -98,6 +98,22 @@ def test_memory_is_what_control_groups_leave(
     assert free_memory(*groups(tmp_path, membership, files), {"SLURM_MEM_PER_NODE": "1000"}) == 1000 * 2**20
 
 
+@pytest.mark.parametrize(
+    ("environment", "megabytes"),
+    [
+        ({"SLURM_MEM_PER_CPU": "500", "SLURM_CPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "2"}, 2000),
+        ({"SLURM_MEM_PER_CPU": "500", "SLURM_CPUS_PER_TASK": "2"}, 1000),
+        ({"SLURM_MEM_PER_CPU": "500"}, 500),
+        ({"SLURM_MEM_PER_CPU": "0", "SLURM_MEM_PER_NODE": "900"}, 900),  # 0: all of the node's
+    ],
+)
+def test_memory_is_what_a_batch_system_gave(
+    environment: dict[str, str], megabytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**12))
+    assert free_memory(*groups(tmp_path, "", {}), environment) == megabytes * 2**20
+
+
 def test_memory_is_the_machines_where_nothing_limits_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     available = psutil.virtual_memory()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: available)

@@ -6,7 +6,7 @@ import pytest
 
 from pkd_tune.config import DataConfig, SearchConfig, SearchStage, TrainingConfig, UserError
 from pkd_tune.data.glue import TASKS
-from pkd_tune.tuning.plan import StudyKey, plan_studies
+from pkd_tune.tuning.plan import StudyKey, finetuned_share, plan_studies
 from pkd_tune.tuning.space import Choice, contains
 from pkd_tune.tuning.space_file import find_space, load_space
 
@@ -20,7 +20,7 @@ def search(*methods: Any, **more: Any) -> SearchConfig:
         data=DATA,
         teacher_trainings=(),
         student_training=TrainingConfig(),
-        **{"depths": (3, 6), "stages": stages, "trials": 5, "control_trials": 3, **more},
+        **{"depths": (3, 6), "stages": stages, "trials": 5, "control_trials": 3, "finetuned_trials": 3, **more},
     )
 
 
@@ -38,6 +38,44 @@ def test_methods_and_depths_have_their_shares() -> None:
     assert {plan.study_key.name: plan.quota for plan in plans} == {
         **{"3-layer-pkd": 3, "6-layer-pkd": 2, "3-layer-kd": 2, "6-layer-kd": 1},
         **{"3-layer-finetuned": 2, "6-layer-finetuned": 1},
+    }
+
+
+def test_fine_tuning_has_fewer_trials_as_it_has_less_to_search() -> None:
+    def share(control_trials: int | None, depths: int, *overrides: str, regression: bool = False) -> int | None:
+        space = load_space(find_space("default"), overrides)
+        return finetuned_share(control_trials, space.parameters, depths, regression=regression)
+
+    assert share(24, 2) == 8  # the learning rate alone, where KD has alpha and temperature too
+    assert share(25, 2) == 9
+    assert share(4, 3) == 3  # one for each depth
+    assert share(24, 2, regression=True) == 12  # without a temperature
+    assert share(24, 2, "space.batch_size={choices = [16, 32]}") == 12
+    assert share(24, 2, "space.alpha=0.5", "space.temperature=10") == 24
+    assert share(0, 2) == 0
+    assert share(None, 2) is None
+
+
+def test_a_study_learns_from_its_method_at_other_depths_and_from_what_distils_beside_it() -> None:
+    def siblings(**more: Any) -> dict[str, list[str]]:
+        plans = plan_studies(search("pkd", "kd", "finetuned", **{"depths": (2, 3, 6), **more}), DEFAULT.parameters)
+        return {plan.study_key.name: [key.name for key in plan.siblings] for plan in plans}
+
+    found = siblings()
+    assert found["3-layer-pkd"] == ["2-layer-pkd", "6-layer-pkd", "3-layer-kd"]
+    assert found["6-layer-kd"] == ["3-layer-kd", "2-layer-kd", "6-layer-pkd"]
+    assert found["2-layer-finetuned"] == ["3-layer-finetuned", "6-layer-finetuned"]
+    for alone in ({"transfer": False}, {"sampler": "random"}):
+        assert set(map(len, siblings(**alone).values())) == {0}
+    staged = plan_studies(search(*PAPER.stages, trials=None, sampler="tpe"), PAPER.parameters)
+    assert [plan.siblings for plan in staged if plan.keep] == [(), ()]
+
+
+def test_only_pkd_has_ablations_and_one_layer_no_patience_term_to_leave_out() -> None:
+    plans = plan_studies(search("pkd", "pkd-last", "kd", "finetuned", depths=(1, 3)), DEFAULT.parameters)
+    assert {plan.study_key.name: plan.ablations for plan in plans if plan.ablations} == {
+        **{"1-layer-pkd": ("finetuned",), "3-layer-pkd": ("kd", "finetuned")},
+        **{"1-layer-pkd-last": ("finetuned",), "3-layer-pkd-last": ("kd", "finetuned")},
     }
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.progress import SearchProgress
-from pkd_tune.tuning.space import Float, Parameters
+from pkd_tune.tuning.space import Choice, Float, Parameters
 from pkd_tune.tuning.studies import Studies
 
 
@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
 
 
 def searched(tmp_path: Path, seeds: tuple[int, ...] = ()) -> Studies:
-    parameters: Parameters = {"alpha": Float(0.2, 0.9, log=False)}
+    parameters: Parameters = {"alpha": Float(0.2, 0.9, log=False), "epochs": Choice((2,))}
     plans = [StudyPlan(study_key=StudyKey(depth, "pkd"), quota=3, parameters=parameters) for depth in (3, 6, 12)]
     studies = Studies(tmp_path / "study.log", plans, seeds=seeds)
     for score in (81.26, 90.0, 92.0):
@@ -33,13 +33,13 @@ def end(studies: Studies, score: float) -> None:
 def test_one_line_says_where_the_search_is(tmp_path: Path) -> None:
     studies = searched(tmp_path)
     studies.ask()
-    text = SearchProgress(studies, 2, Terminal()).text()
+    text = SearchProgress(studies, Terminal()).text()
     assert text == "search 3/9 | 3L 81.3 6L 90.0 12L 92.0 | 1 running"
 
 
 def test_pace_and_time_left_are_those_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     studies = searched(tmp_path)
-    bar = SearchProgress(studies, 2, Terminal())
+    bar = SearchProgress(studies, Terminal())
     end(studies, 80.0)  # two epochs
     clock = bar.began + 4.0
     monkeypatch.setattr("pkd_tune.tuning.progress.time.monotonic", lambda: clock)
@@ -49,10 +49,10 @@ def test_pace_and_time_left_are_those_of_this_process(tmp_path: Path, monkeypatc
 
 def test_the_stage_is_named(tmp_path: Path) -> None:
     studies = searched(tmp_path, seeds=(1,))
-    assert SearchProgress(studies, 2, Terminal()).text().startswith("search 3/12 ")
+    assert SearchProgress(studies, Terminal()).text().startswith("search 3/12 ")
     for _ in range(6):
         end(studies, 70.0)
-    assert SearchProgress(studies, 2, Terminal()).text().startswith("confirm 9/12 ")
+    assert SearchProgress(studies, Terminal()).text().startswith("confirm 9/12 ")
 
 
 def test_eighty_columns_show_the_failures_and_every_best_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_eighty_columns_show_the_failures_and_every_best_score(tmp_path: Path, m
         assert asked is not None
         studies.fail(asked[0], "out of memory")
     studies.ask()
-    bar = SearchProgress(studies, 2, stream)
+    bar = SearchProgress(studies, stream)
     bar.began, bar.epochs_before = bar.began - 2400, -300.0  # an eighth of an epoch a second
     bar.setup()
     bar.bar.ncols, bar.bar.dynamic_ncols = 80, None
@@ -79,7 +79,7 @@ def test_eighty_columns_show_the_failures_and_every_best_score(tmp_path: Path, m
 
 def test_a_pipe_gets_a_line_for_each_trial_that_ends(tmp_path: Path) -> None:
     stream = io.StringIO()
-    bar = SearchProgress(searched(tmp_path), 2, stream)
+    bar = SearchProgress(searched(tmp_path), stream)
     bar.setup()
     bar.on_trial_result(0, [], None, None)
     assert stream.getvalue() == ""

@@ -24,6 +24,7 @@ from pkd_tune.tuning.ray_bridge import StudySearcher
 from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.runner import KEEP_BEST, TrialCleanup, delete_stale_files, disk_bytes
 from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.time_limit import TimeLimit
 from pkd_tune.tuning.trial import TrialContext
 from pkd_tune.tuning.trial_tables import trial_rows
 
@@ -147,6 +148,21 @@ def test_a_trial_uses_the_cores_it_was_given_and_halves_a_batch_that_does_not_fi
     assert "out of memory with batches of 16 in halves" in rows[1]["error"]
     last = studies.trials(StudyKey(1, "pkd"))[0].user_attrs["evaluation 4"]
     assert last["micro_batches"] == 2
+
+
+@pytest.mark.slow
+def test_trials_that_run_at_the_time_limit_are_stopped_and_continue(context: TrialContext, tmp_path: Path) -> None:
+    """They would have waited for ever; with more time, the same trials go on, and none is used up."""
+    plan = [StudyPlan(study_key=StudyKey(2, "pkd"), quota=2, parameters=ALPHA)]
+    limit = TimeLimit(time.monotonic() + 1.0, slots=2)
+    studies = Studies(tmp_path / "study.log", plan, time_limit=limit)
+    rows = search(context, studies, trainables.waiting, run_dir=tmp_path)
+    assert {row["state"] for row in rows} == {"interrupted"}
+    assert studies.is_out_of_time()
+    assert studies.unfinished() == 2
+    (context.artifacts.folder / "go").touch()
+    rows = search(context, Studies(tmp_path / "study.log", plan), trainables.waiting, run_dir=tmp_path)
+    assert [(row["trial"], row["state"]) for row in rows] == [(0, "complete"), (1, "complete")]
 
 
 def test_a_trial_whose_process_died_too_often_stops_the_search_and_has_not_failed(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from pkd_tune.config import SearchStage, UserError
-from pkd_tune.tuning.space import Choice, Condition, Float, Int, suggest
+from pkd_tune.tuning.space import Choice, Condition, Float, Int, Parameter, epoch_shares, inits, suggest
 from pkd_tune.tuning.space_file import Space, find_space, load_space, shipped_spaces, space_text
 
 DEFAULT = load_space(find_space("default"))
@@ -69,6 +69,8 @@ def test_the_papers_space_is_its_grid_in_two_stages() -> None:
         "learning_rate": Choice((1e-5, 2e-5, 5e-5)),
         "strategy": Choice(("skip",)),
         "normalize": Choice((True, False)),
+        "init": Choice(("pretrained",)),
+        "epochs": Choice((4,)),
     }
     assert [(training.epochs, training.learning_rate) for training in paper.teacher] == [(4, 2e-5)]
     assert (paper.training.epochs, paper.training.evaluations_per_epoch, paper.max_length) == (4, 1, 128)
@@ -79,7 +81,11 @@ def test_a_file_is_laid_over_the_default_and_a_parameter_is_replaced_whole(tmp_p
     space = load_space(own(tmp_path, "[training]\nepochs = 3\n[space]\nbeta = { low = 5, high = 50 }"))
     assert space.training.epochs == 3
     assert space.teacher == DEFAULT.teacher
-    assert space.parameters == {**DEFAULT.parameters, "beta": Float(5.0, 50.0, log=False)}
+    assert space.parameters == {
+        **DEFAULT.parameters,
+        "beta": Float(5.0, 50.0, log=False),
+        "epochs": Choice((3,)),
+    }
 
 
 def test_a_file_may_have_more_parameters_and_conditions(tmp_path: Path) -> None:
@@ -95,6 +101,39 @@ def test_a_file_may_have_more_parameters_and_conditions(tmp_path: Path) -> None:
     assert space.parameters["normalize"] == Choice((True, False), Condition((("strategy", "skip"),), True))
 
 
+@pytest.mark.parametrize(
+    ("text", "override", "epochs"),
+    [
+        ("[space]\nepochs = { choices = [4, 8] }", (), Choice((4, 8))),
+        ("[space]\nepochs = { low = 2, high = 9, log = true }", (), Int(2, 9, log=True)),
+        ("[training]\nepochs = 3\n[space]\nepochs = { choices = [4, 8] }", (), Choice((4, 8))),
+        ("[space]\nepochs = { choices = [4, 8] }", ("training.epochs=2",), Choice((2,))),
+        ("[training]\nepochs = 3", ("space.epochs={low=1, high=2}",), Int(1, 2, log=False)),
+        ("[training]\nepochs = 3", ("space.epochs=5", "training.epochs=6"), Choice((6,))),
+    ],
+)
+def test_epochs_are_what_was_said_last_of_them(
+    tmp_path: Path, text: str, override: tuple[str, ...], epochs: Parameter
+) -> None:
+    assert load_space(own(tmp_path, text), override).parameters["epochs"] == epochs
+
+
+def test_what_students_start_from_may_be_searched_too(tmp_path: Path) -> None:
+    text = """
+    [space]
+    init = { choices = ["pretrained", "teacher-skip"] }
+    epochs = { choices = [4, 8], when = { init = "pretrained" }, otherwise = 2 }
+    """
+    space = load_space(own(tmp_path, text))
+    assert space.parameters["init"] == Choice(("pretrained", "teacher-skip"))
+    assert space.parameters["epochs"] == Choice((4, 8), Condition((("init", "pretrained"),), 2))
+    assert inits(space.parameters) == ("pretrained", "teacher-skip")
+    assert epoch_shares(space.parameters) == {4: 0.25, 8: 0.25, 2: 0.5}
+    assert problems(own(tmp_path, '[space]\ninit = "techer"')) == [
+        f'{tmp_path / "mine.toml"}: init in [space] must be "pretrained", "teacher" or "teacher-skip", but got "techer"'
+    ]
+
+
 def changed(*overrides: str) -> Space:
     return load_space(find_space("default"), overrides)
 
@@ -106,7 +145,7 @@ def test_single_values_are_overridden() -> None:
     assert changed("space.beta={low=1, high=10}").parameters["beta"] == Float(1.0, 10.0, log=False)
     assert changed('space.strategy="last"').parameters["strategy"] == Choice(("last",))
     assert changed("space.normalize=true").parameters["normalize"] == Choice((True,))
-    assert changed("training.init=teacher-skip").init == "teacher-skip"
+    assert changed("training.init=teacher-skip").parameters["init"] == Choice(("teacher-skip",))
     assert changed("teacher.learning_rates=[1e-5]").teacher[0].learning_rate == 1e-5
     assert changed("search.trials=all", "search.sampler=grid").trials is None
 

@@ -1,18 +1,25 @@
 """The studies of a search: who gets its turn, what survives a restart, and what is confirmed."""
 
+import itertools
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from studies import FLAT, ask, finish, opened, plan, report, run_all
+from optuna_dashboard import get_note
+from studies import FLAT, ask, finish, opened, plan, report, run_all, seen
 
+from pkd_tune.config import Method
 from pkd_tune.tuning.journal import ENDED
-from pkd_tune.tuning.plan import StudyKey, TrialId
+from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
 from pkd_tune.tuning.sampling import WARM_UP_TRIALS
-from pkd_tune.tuning.space import Choice
+from pkd_tune.tuning.space import Choice, Float, Parameters, Settings, for_method
 from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.time_limit import TimeLimit
 from pkd_tune.tuning.trial_tables import evaluation_rows, most_common_failure, trial_rows
 
 
@@ -40,7 +47,13 @@ def test_the_best_trial_is_judged_by_its_best_evaluation(tmp_path: Path) -> None
     assert best.value == 80.0
     assert studies.settings(study_key, best) == {"alpha": best.params["alpha"], "temperature": 10}
     row = trial_rows(studies)[1]
-    assert (row["score"], row["f1"], row["best_epoch"], row["epochs"], row["evaluations"]) == (80.0, 80.0, 1.0, 1.5, 3)
+    assert (row["score"], row["f1"], row["best_epoch"], row["epochs_trained"], row["evaluations"]) == (
+        80.0,
+        80.0,
+        1.0,
+        1.5,
+        3,
+    )
     assert [row["score"] for row in evaluation_rows(studies)] == [70.0, 71.0, 60.0, 80.0, 65.0, 79.0, 79.5]
     assert evaluation_rows(studies)[0]["loss_kd"] == 0.5
     assert evaluation_rows(studies)[0]["agreement"] == 90.0
@@ -217,7 +230,7 @@ def test_what_was_to_be_stopped_or_had_failed_is_ended_after_a_death_too(tmp_pat
     studies = opened(tmp_path, plan(1, WARM_UP_TRIALS + 2))
     assert studies.ask() is None
     ends = [(row["state"], row["error"]) for row in trial_rows(studies)[-2:]]
-    assert ends == [("stopped early", "not in the better half at evaluation 1"), ("failed", "out of memory")]
+    assert ends == [("stopped early", "not in the better half at epoch 0.5"), ("failed", "out of memory")]
 
 
 def test_a_confirmation_that_was_cut_off_goes_on_with_its_seed(tmp_path: Path) -> None:
@@ -241,3 +254,248 @@ def test_what_has_not_ended_is_counted(tmp_path: Path) -> None:
     finish(studies, trial_id, 70.0)
     assert (studies.remaining(), studies.unfinished(), studies.total()) == (2, 2, 3)
     assert opened(tmp_path, plan(1, 1)).remaining() == 0
+
+
+def test_the_next_trial_waits_while_enough_of_its_study_run_without_a_score(tmp_path: Path) -> None:
+    """Free slots go to other studies, and to confirmations of one that has ended."""
+    studies = opened(tmp_path, plan(1, 1), plan(2, 8), plan(3, 3), seeds=(7, 8), max_pending=2)
+    asked = [ask(studies)[0] for _ in range(5)]
+    assert [trial_id.study_key.depth for trial_id in asked] == [1, 2, 3, 2, 3]
+    assert studies.ask() is None
+    finish(studies, asked[0], 70.0)
+    confirming, _ = ask(studies)
+    assert (confirming.study_key.depth, confirming.stage) == (1, "confirm")
+    report(studies, asked[1], 60.0)
+    assert ask(studies)[0] == TrialId(StudyKey(2, "pkd"), "search", 2)
+    assert ask(studies)[0].stage == "confirm"
+    assert studies.ask() is None
+
+
+def test_trials_do_not_wait_for_scores_that_nothing_learns_from(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(1, 4), sampler="random", early_stopping=False, max_pending=1)
+    assert [studies.ask() is None for _ in range(5)] == [False, False, False, False, True]
+
+
+def seconds_pass(monkeypatch: pytest.MonkeyPatch, each: float) -> None:
+    """Lets the clock by which trials are timed run on by so many seconds whenever it is read."""
+    clock = itertools.count(step=each)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+
+
+def test_a_search_ends_where_another_trial_would_leave_no_time_to_confirm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The winners of all depths are confirmed, and the same search goes on with more time."""
+    plans = (plan(1, 20), plan(2, 20))
+    limit = TimeLimit(time.monotonic() + 1e6, slots=1)
+    seconds_pass(monkeypatch, 1e5)  # a trial takes 2e5 with its two evaluations
+    studies = opened(tmp_path, *plans, seeds=(7,), time_limit=limit)
+    for _ in range(2):
+        finish(studies, ask(studies)[0], 70.0, 71.0)
+    assert ask(studies)[0].stage == "search"  # 1e6 is left, and a trial and two confirmations take 6e5
+    studies = opened(tmp_path, *plans, seeds=(7,), time_limit=replace(limit, ends=time.monotonic() + 5e5))
+    finish(studies, ask(studies)[0], 70.0, 71.0)  # what was interrupted
+    confirmed = run_all(studies)
+    assert [(trial_id.study_key.depth, trial_id.stage) for trial_id, _, _ in confirmed] == [
+        (1, "confirm"),
+        (2, "confirm"),
+    ]
+    assert studies.is_out_of_time()
+    assert studies.unfinished() == 37
+    assert ask(opened(tmp_path, *plans, seeds=(7,)))[0].stage == "search"
+
+
+def test_nothing_is_started_after_the_time_limit_but_what_runs_stays(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(1, 2))
+    ask(studies)
+    studies = opened(tmp_path, plan(1, 2), time_limit=TimeLimit(time.monotonic(), slots=1))
+    assert studies.ask() is None
+    assert studies.is_out_of_time()
+    assert trial_rows(studies)[0]["state"] == "interrupted"
+    assert studies.unfinished() == 2
+
+
+def test_a_trial_that_is_longer_than_the_time_limit_is_begun_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds_pass(monkeypatch, 1e5)
+    studies = opened(tmp_path, plan(1, 3))
+    finish(studies, ask(studies)[0], 70.0)
+    studies = opened(tmp_path, plan(1, 3), time_limit=TimeLimit(time.monotonic() + 1e3, slots=1))
+    assert ask(studies)[0].number == 1
+    assert studies.ask() is None
+
+
+def test_notes_say_in_words_what_a_study_is_and_its_best_so_far(tmp_path: Path) -> None:
+    studies = opened(tmp_path, plan(2, 3), seeds=(7, 8))
+
+    def notes() -> dict[str, str]:
+        storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.log")))
+        return {
+            study.study_name: get_note(study)
+            for study in [
+                optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)
+            ]
+        }
+
+    assert "Search: 3 trials are planned" in notes()["2-layer-pkd"]
+    assert "Best so far" not in notes()["2-layer-pkd"]
+    finish(studies, ask(studies)[0], 70.0, 80.04)
+    finish(studies, ask(studies)[0], 60.0)
+    assert "Students of 2 layers, trained by Patient Knowledge Distillation." in notes()["2-layer-pkd"]
+    assert "Best so far: trial 0, score 80.0 at epoch 1 (f1 80.0)." in notes()["2-layer-pkd"]
+    assert "Its settings: alpha 0." in notes()["2-layer-pkd"]
+    assert "the best settings of `2-layer-pkd`, trained again on 2 fresh seeds" in notes()["2-layer-pkd confirmed"]
+    written = (tmp_path / "study.log").read_text().count("note_str")
+    opened(tmp_path, plan(2, 3), seeds=(7, 8))
+    assert (tmp_path / "study.log").read_text().count("note_str") == written  # what is there is not written again
+
+
+PATIENT: Parameters = {
+    "alpha": Choice((0.2, 0.5, 0.7)),
+    "beta": Choice((10, 100)),
+    "temperature": Choice((5, 10)),
+    "learning_rate": Float(1e-5, 1e-3, log=True),
+    "strategy": Choice(("skip", "last")),
+    "normalize": Choice((True, False)),
+}
+"""Of PKD."""
+
+
+def patient(depth: int, quota: int, method: Method = "pkd", parameters: Parameters = PATIENT, **more: Any) -> StudyPlan:
+    return plan(depth, quota, method, for_method(parameters, method), **more)
+
+
+def test_ablations_are_the_winner_without_terms_of_its_loss_on_its_seeds(tmp_path: Path) -> None:
+    def plans(quota: int) -> tuple[StudyPlan, ...]:
+        return patient(2, quota, ablations=("kd", "finetuned")), patient(2, 1, "kd"), patient(2, 1, "finetuned")
+
+    studies = opened(tmp_path, *plans(1), seeds=(7, 8))
+    assert studies.remaining() == studies.total() == 3 + 6 + 4
+    pkd, kd, alone = (ask(studies) for _ in range(3))
+    for trial_id, score in ((pkd[0], 80.0), (kd[0], 70.0)):
+        finish(studies, trial_id, score)
+    while (asked := studies.ask()) is not None:  # fine-tuning is searched still: it may find the same settings
+        assert asked[0].stage == "confirm"
+        finish(studies, asked[0], 70.0)
+    finish(studies, alone[0], 60.0)
+    dead = studies.ask()
+    while dead is not None and dead[0].stage == "confirm":
+        finish(studies, dead[0], 70.0)
+        dead = studies.ask()
+    assert dead is not None
+
+    studies = opened(tmp_path, *plans(1), seeds=(7, 8))  # the first ablation was cut off
+    assert studies.remaining() == 4
+    asked_after = run_all(studies)
+    assert asked_after[0] == dead
+    assert [(trial_id.stage, seed) for trial_id, _, seed in asked_after] == [("ablation", s) for s in (7, 8, 7, 8)]
+    none: Settings = {"beta": 0.0, "strategy": "skip", "normalize": False}
+    for _, settings, _ in asked_after[:2]:
+        assert settings == {**pkd[1], **none}
+    for _, settings, _ in asked_after[2:]:
+        assert settings == {**pkd[1], **none, "alpha": 0.0, "temperature": 1.0}
+    assert (studies.ask(), studies.unfinished(), studies.total()) == (None, 0, 13)
+    rows = [row for row in trial_rows(studies) if row["stage"] == "ablation"]
+    assert [(row["method"], row["seed"], row["beta"], row["origin"]) for row in rows] == [
+        *(("pkd", seed, 0.0, "trial 0 as kd") for seed in (7, 8)),
+        *(("pkd", seed, 0.0, "trial 0 as finetuned") for seed in (7, 8)),
+    ]
+
+    more = opened(tmp_path, *plans(2), seeds=(7, 8))  # another winner has ablations of its own
+    finish(more, ask(more)[0], 90.0)
+    assert [(trial_id.stage, seed) for trial_id, _, seed in run_all(more)] == [
+        *(("confirm", seed) for seed in (7, 8)),
+        *(("ablation", seed) for seed in (7, 8, 7, 8)),
+    ]
+
+
+def test_settings_that_are_confirmed_anyway_are_not_trained_again_as_an_ablation(tmp_path: Path) -> None:
+    """All methods have one setting, and the fine-tuned student another learning rate."""
+    values: Settings = {"alpha": 0.5, "beta": 10, "temperature": 5, "learning_rate": 5e-4, "strategy": "skip"}
+    one: Parameters = {name: Choice((value,)) for name, value in (values | {"normalize": True}).items()}
+    slow = {**one, "learning_rate": Choice((0.0001,))}
+    both: Any = {"ablations": ("kd", "finetuned")}
+    last = {**one, "strategy": Choice(("last",))}
+    plans = [
+        *(patient(2, 1, "pkd-skip", one, **both), patient(2, 1, "pkd-last", last, **both)),
+        *(patient(2, 1, "kd", one), patient(2, 1, "finetuned", slow)),
+        *(
+            patient(1, 1, "pkd", one, ablations=("finetuned",)),
+            patient(3, 1, "pkd", {**one, "alpha": Choice((0.0,))}, **both),
+        ),
+    ]
+    studies = opened(tmp_path, *plans, seeds=(7,))
+    asked = run_all(studies)
+    assert [trial_id.study_key.name for trial_id, _, _ in asked if trial_id.stage == "ablation"] == [
+        *("2-layer-pkd-skip", "1-layer-pkd", "3-layer-pkd"),
+    ]
+    where = {
+        (key.name, each.method): (each.study_key.name, each.stage, each.of)
+        for key in studies.plans
+        for each in studies.ablations(key)
+    }
+    alone = ("2-layer-pkd-skip", "ablation", "finetuned")
+    assert where == {
+        ("2-layer-pkd-skip", "kd"): ("2-layer-kd", "confirm", None),
+        ("2-layer-pkd-skip", "finetuned"): alone,
+        ("2-layer-pkd-last", "kd"): ("2-layer-kd", "confirm", None),
+        ("2-layer-pkd-last", "finetuned"): alone,
+        ("1-layer-pkd", "finetuned"): ("1-layer-pkd", "ablation", "finetuned"),
+        ("3-layer-pkd", "kd"): ("3-layer-pkd", "ablation", "kd"),  # alpha is 0: both are fine-tuning alone
+        ("3-layer-pkd", "finetuned"): ("3-layer-pkd", "ablation", "kd"),
+    }
+    for key in studies.plans:
+        for each in studies.ablations(key):
+            (trial,) = studies.ablation_trials(each)
+            assert (trial.user_attrs["seed"], trial.value) == (7, 71.0)
+
+
+def test_the_best_settings_of_a_sibling_are_tried_once_wherever_the_search_is_continued(tmp_path: Path) -> None:
+    kd, pkd = StudyKey(2, "kd"), StudyKey(2, "pkd")
+
+    def reopened() -> Studies:
+        return opened(tmp_path, patient(2, 9, siblings=(kd,)), patient(2, 9, "kd", siblings=(pkd,)))
+
+    studies, scores = reopened(), {kd: iter((60.0, 80.0, 70.0)), pkd: iter((61.0, 62.0, 63.0))}
+    settings_of_trials: dict[StudyKey, list[Settings]] = {kd: [], pkd: []}
+    for trial_id, settings in [ask(studies) for _ in range(6)]:
+        settings_of_trials[trial_id.study_key].append(settings)
+        finish(studies, trial_id, next(scores[trial_id.study_key]))
+    studies = reopened()
+    found, settings = ask(studies)
+    best = settings_of_trials[kd][1]
+    assert found.study_key == pkd
+    assert {name: settings[name] for name in ("alpha", "temperature", "learning_rate")} == {
+        name: best[name] for name in ("alpha", "temperature", "learning_rate")
+    }
+    assert settings["beta"] in (10, 100)  # KD has none: the sampler chooses
+    other, learnt = ask(studies)
+    assert other.study_key == kd
+    assert learnt["learning_rate"] == settings_of_trials[pkd][2]["learning_rate"]
+
+    studies = reopened()  # whoever continues has the same trials, and no sibling is asked twice
+    assert [ask(studies) for _ in range(2)] == [(found, settings), (other, learnt)]
+    for trial_id in (found, other):
+        finish(studies, trial_id, 90.0)
+    run_all(studies)
+    origins = {key: [row["origin"] for row in trial_rows(studies) if row["method"] == key.method] for key in (kd, pkd)}
+    assert origins == {
+        pkd: [*["sampled"] * 3, "best of 2-layer-kd", *["sampled"] * 5],
+        kd: [*["sampled"] * 3, "best of 2-layer-pkd", *["sampled"] * 5],
+    }
+
+
+def test_a_sibling_that_learnt_nothing_or_has_hardly_begun_says_nothing(tmp_path: Path) -> None:
+    kd = StudyKey(2, "kd")
+    studies = opened(tmp_path, patient(2, 8, siblings=(kd,)), patient(2, 8, "kd"))
+    for _ in range(8):
+        trial_id, _ = ask(studies)
+        studies.report(trial_id, 1, 70.0, seen(1.0, 70.0, degenerate=trial_id.study_key == kd))
+        studies.complete(trial_id)
+    assert {row["origin"] for row in trial_rows(studies)} == {"sampled"}
+    better = next(asked for _ in range(2) if (asked := ask(studies))[0].study_key == kd)
+    studies.report(better[0], 1, 75.0, seen(1.0, 75.0))
+    studies.complete(better[0])
+    run_all(studies)
+    assert [row["origin"] for row in trial_rows(studies)].count("best of 2-layer-kd") == 1

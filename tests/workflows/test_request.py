@@ -8,7 +8,8 @@ from requests_of import search_request
 from pkd_tune.config import UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.encoders.modeling import load_classifier, save_classifier
-from pkd_tune.workflows.request import choose_depths
+from pkd_tune.tuning.space import Choice, Parameter
+from pkd_tune.workflows.request import choose_depths, seconds_of
 
 
 def test_a_search_records_that_students_start_from_the_finetuned_teacher(
@@ -20,14 +21,19 @@ def test_a_search_records_that_students_start_from_the_finetuned_teacher(
     caplog.set_level("INFO")
     usual += ["--out", str(tmp_path / "results")]
 
-    def init(*flags: str) -> str:
-        return search_request(*usual, *flags).config.data.init
+    def init(*flags: str) -> Parameter:
+        return search_request(*usual, *flags).parameters["init"]
 
-    assert init("--teacher", "tiny") == "pretrained"
-    assert init("--teacher", given, "--student", "tiny") == "pretrained"
+    assert init("--teacher", "tiny") == Choice(("pretrained",))
+    assert init("--teacher", given, "--student", "tiny") == Choice(("pretrained",))
     assert caplog.text == ""
-    assert init("--teacher", given) == "teacher"
+    assert init("--teacher", given) == Choice(("teacher",))
     assert "note: the teacher given is fine-tuned already" in caplog.text
+    every = 'space.init={choices = ["pretrained", "teacher-skip", "teacher"]}'
+    assert init("--teacher", "tiny", "--set", every) == Choice(("pretrained", "teacher-skip", "teacher"))
+    assert init("--teacher", given, "--set", every) == Choice(("teacher", "teacher-skip"))
+    with pytest.raises(UserError, match=r"--student: init in the space is 'teacher' or 'teacher-skip', the teacher;"):
+        init("--teacher", given, "--student", "tiny", "--set", every)
     with pytest.raises(UserError, match=r"--student .*: is fine-tuned already"):
         init("--teacher", "tiny", "--student", given)
 
@@ -48,6 +54,8 @@ def test_a_search_records_that_students_start_from_the_finetuned_teacher(
         ),
         (("--tolerance", "-1"), r"--tolerance must be at least 0, but got -1\.0"),
         (("--tolerance", "inf"), r"--tolerance must be finite"),
+        (("--time-limit", "0m"), r"--time-limit 0m: give a time above 0, such as 30m, 2h or 90s"),
+        (("--time-limit", "1h30"), r"--time-limit 1h30: give a time above 0"),
     ],
 )
 def test_a_flag_that_would_have_no_effect_is_refused(
@@ -56,6 +64,14 @@ def test_a_flag_that_would_have_no_effect_is_refused(
     usual = ("--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--teacher", "tiny")
     with pytest.raises(UserError, match=says):
         search_request(*usual, "--out", str(tmp_path / "results"), *flags)
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [("90s", 90.0), ("30m", 1800.0), ("1.5h", 5400.0), ("2d", 172800.0), ("45", 45.0), (0.5, 0.5), (None, None)],
+)
+def test_a_time_is_given_with_a_unit_or_in_seconds(given: str | float | None, seconds: float | None) -> None:
+    assert seconds_of(given) == seconds
 
 
 def test_the_demo_blames_the_space_for_examples_its_model_cannot_read(tmp_path: Path) -> None:

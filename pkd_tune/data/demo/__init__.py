@@ -18,7 +18,7 @@ from pkd_tune.config import Task, UserError
 from pkd_tune.data.demo.corpora import TICKETS, write_corpus
 from pkd_tune.data.demo.model import write_model
 from pkd_tune.data.glue import glue_task, is_glue
-from pkd_tune.data.task_file import task_of_file
+from pkd_tune.data.task_file import describe_file, task_of_data
 from pkd_tune.files import LOCK_MODE, read_json, write_json
 
 _MODEL = "models/pretrained/demo"
@@ -138,7 +138,7 @@ def demo_task(data_dir: Path, name: str) -> Task:
         )
     if name == TICKETS:
         write_demo(data_dir, TICKETS)
-        return task_of_file(data_dir / "data_raw" / TICKETS / f"{TICKETS}.toml")
+        return task_of_data(describe_file(data_dir / "data_raw" / TICKETS / f"{TICKETS}.toml"))
     task = glue_task(name)
     write_demo(data_dir, task.name)
     return task
