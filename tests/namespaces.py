@@ -12,8 +12,6 @@ from pathlib import Path
 
 HEAD = "10.77.0.1"
 PORT = 6379
-STARTS = 3
-"""How often a node's start is tried."""
 
 
 @dataclass
@@ -34,23 +32,16 @@ class Network:
         return ["ip", "netns", "exec", self.namespace(address), *command]
 
     def start_ray(self, address: str, cores: int) -> None:
-        """Starts the node of a machine: the head on the first, else one that joins it.
-
-        Ray gives itself half a minute, which is too little where the real machine is busy: then it is tried again.
-        """
+        """Starts the node of a machine: the head on the first, else one that joins it."""
         of_head = ["--head", "--port", str(PORT), "--include-dashboard", "false", "--temp-dir", str(self.folder)]
         flags = of_head if address == HEAD else ["--address", f"{HEAD}:{PORT}"]
         flags += ["--node-ip-address", address, "--num-cpus", str(cores), "--num-gpus", "0", "--disable-usage-stats"]
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *flags, "--object-store-memory", str(2**27)]
         log = self.folder.with_suffix(".log")
-        for _ in range(STARTS):
-            with log.open("a") as file:
-                command = self.command(address, *ray)
-                done = subprocess.run(command, env=self.environment, stdout=file, stderr=file, timeout=300)
-            if done.returncode == 0:
-                return
-            self.lose(address)
-        raise AssertionError(log.read_text())
+        with log.open("a") as file:
+            command = self.command(address, *ray)
+            done = subprocess.run(command, env=self.environment, stdout=file, stderr=file, timeout=300)
+        assert done.returncode == 0, log.read_text()
 
     def lose(self, address: str) -> None:
         """Kills everything that runs on a machine."""

@@ -41,6 +41,7 @@ def machines() -> Iterator[namespaces.Network]:
         pytest.skip("network namespaces are not allowed here")
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, namespaces.network(Path(folder) / "r", 3) as made:
         made.environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "HOME": folder}
+        made.environment["RAY_raylet_start_wait_time_s"] = "240"  # Ray's spelling; where the real machine is busy
         yield made
 
 
