@@ -12,6 +12,13 @@ from pathlib import Path
 
 HEAD = "10.77.0.1"
 PORT = 6379
+AGENT_PORTS = {
+    "--metrics-export-port": 8090,
+    "--dashboard-agent-listen-port": 8091,
+    "--dashboard-agent-grpc-port": 8092,
+    "--runtime-env-agent-port": 8093,
+}
+"""Ports that are known need not be waited for, which a node does for seconds only, however busy the real machine is."""
 
 
 @dataclass
@@ -36,6 +43,7 @@ class Network:
         of_head = ["--head", "--port", str(PORT), "--include-dashboard", "false", "--temp-dir", str(self.folder)]
         flags = of_head if address == HEAD else ["--address", f"{HEAD}:{PORT}"]
         flags += ["--node-ip-address", address, "--num-cpus", str(cores), "--num-gpus", "0", "--disable-usage-stats"]
+        flags += [word for name, port in AGENT_PORTS.items() for word in (name, str(port))]
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *flags, "--object-store-memory", str(2**27)]
         log = self.folder.with_suffix(".log")
         with log.open("a") as file:
