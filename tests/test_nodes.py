@@ -63,7 +63,7 @@ def test_workers_do_everything_and_two_lost_nodes_cost_nothing_but_time(
         process = subprocess.Popen(command, cwd=home, env=machines.environment, stdout=file, stderr=file, text=True)
     try:
         for rate in ("0.003", "0.002"):
-            wait_for(process, output, f"teacher, learning rate {rate}: epoch 2.0", 1)
+            wait_for(process, output, f"teacher at learning rate {rate}: epoch 2.0", 1)
         machines.lose(one)
         wait_for(process, output, f"its process on {one} died; it is started again", 1)
         machines.start_ray(one, cores=1)
@@ -75,7 +75,7 @@ def test_workers_do_everything_and_two_lost_nodes_cost_nothing_but_time(
 
     work = json.loads((home / RUN / "run.json").read_text())["work"]
     assert {each["job"]: each["node"] in (one, other) for each in work} == dict.fromkeys(
-        ("teacher, learning rate 0.003", "teacher, learning rate 0.002", "score of the teacher", "teacher outputs"),
+        ("teacher at learning rate 0.003", "teacher at learning rate 0.002", "score of the teacher", "teacher outputs"),
         True,
     )
     assert set(pd.read_csv(home / RUN / "evaluations.csv")["node"]) == {one, other}

@@ -75,7 +75,7 @@ def make_teacher(
         with ExitStack() as stack:
             jobs = []
             for training, path in zip(config.teacher_trainings, paths, strict=True):
-                name = f"teacher, learning rate {training.learning_rate:g}"
+                name = f"teacher at learning rate {training.learning_rate:g}"
                 show = stack.enter_context(training_progress(name, data.select_on, quiet=quiet))
                 arguments = (data, training, path, resources.device, captured)
                 jobs.append(Job(name=name, function=_finetune, arguments=arguments, report=show))
