@@ -2,6 +2,7 @@
 
     python -m pkd_tune.bench
     python -m pkd_tune.bench --layers 12 --width 768 --depths 3 6 --to bench.json
+    python -m pkd_tune.bench --families all --depths 3
     python -m pkd_tune.bench --task RTE --teacher google-bert/bert-base-uncased
 
 docs/performance.md explains what is measured and how to read the tables.
@@ -11,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pkd_tune.benchmark.results import as_text
+from pkd_tune.benchmark.results import as_text, families_text
 from pkd_tune.benchmark.settings import DEFAULT_LAYERS, DEFAULT_WIDTH, MAX_TRIALS, STEPS, BenchConfig, resolve
 from pkd_tune.cli.common_flags import Parser, add_gpu_flag, add_precision_flag
 from pkd_tune.cli.main import run_command
@@ -55,6 +56,13 @@ def make_parser() -> Parser:
         metavar="N",
         help=f"numbers of concurrent trials to measure (default: 1, 2, 4 ... up to {MAX_TRIALS})",
     )
+    add(
+        "--families",
+        nargs="+",
+        metavar="TYPE",
+        help="compare these model families instead, by model_type (bert deberta-v2), or all: Hugging Face's own loop, "
+        "and PKD with the fast and the general forward pass, at the first of --depths",
+    )
     add_gpu_flag(parser)
     add_precision_flag(parser)
     parser.set_defaults(precision="auto")
@@ -67,17 +75,23 @@ def bench(args: argparse.Namespace, command: str) -> int:
     problems = Problems()
     check_positive(args, problems, "--layers", "--width", "--depths", "--max-length", "--batch-size", "--steps")
     check_positive(args, problems, "--repeats", "--threads", "--slots")
-    if args.to is not None:
-        check_writable(args.to.resolve().parent, "--to", problems)
+    to = args.to and args.to.expanduser()
+    if to is not None:
+        check_writable(to.resolve().parent, "--to", problems)
     problems.raise_any()
     settings = resolve(to_config(args))
-    from pkd_tune.benchmark.measurement import measure  # PyTorch and Ray take seconds to import, --help need not wait
+    # PyTorch and Ray take seconds to import, --help need not wait
+    from pkd_tune.benchmark.measurement import measure, measure_families
 
-    record = measure(settings, command)
-    print(as_text(record))
-    if args.to is not None:
-        write_json(args.to, record)
-        print(f"every measurement: {args.to}", file=sys.stderr)
+    if settings.families:
+        record = measure_families(settings, command)
+        print(families_text(record))
+    else:
+        record = measure(settings, command)
+        print(as_text(record))
+    if to is not None:
+        write_json(to, record)
+        print(f"every measurement: {to}", file=sys.stderr)
     return 0
 
 
@@ -96,6 +110,7 @@ def to_config(args: argparse.Namespace) -> BenchConfig:
         repeats=args.repeats,
         threads=args.threads,
         concurrent=tuple(args.slots or ()),
+        families=tuple(args.families or ()),
         gpus=args.gpus,
         precision=args.precision,
     )

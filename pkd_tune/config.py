@@ -295,6 +295,8 @@ class DataConfig:
     select_on: SelectOn = "dev"
     """Which examples choose epochs, trials and the teacher: the official dev split, as in the paper, or a part of the
     training split."""
+    unlabeled: Path | None = None
+    """File of texts without labels, on which students are trained with the teacher's outputs; None: there are none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -334,7 +336,7 @@ class SearchConfig:
     early_stopping: bool = True
     """Whether trials that are not among the better half at a rung are stopped there."""
     max_pending: int = 4
-    """Trials of one study that run without a score at most; 0: no limit."""
+    """Trials of one study that run without a score at most, or as many as have one; 0: no limit."""
     transfer: bool = True
     """Whether a study tries the best settings of its siblings: its method at another depth, KD for PKD and PKD for
     KD."""

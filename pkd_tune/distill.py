@@ -21,6 +21,7 @@ from pkd_tune.cli.common_flags import (
     add_gpu_flag,
     add_precision_flag,
     add_teacher_flags,
+    add_unlabeled_flag,
 )
 from pkd_tune.cli.main import run_command
 from pkd_tune.config import Init, Strategy
@@ -54,6 +55,7 @@ def make_parser() -> Parser:
     add("--strategy", choices=get_args(Strategy), help="teacher layers to imitate, for pkd (default: skip)")
     scaled = "scale [CLS] states to length 1 before comparing, for pkd (default: yes)"
     add("--normalize", action=argparse.BooleanOptionalAction, help=scaled)
+    add_unlabeled_flag(parser)
     add("--learning-rate", type=float, metavar="RATE", help="peak (default: the middle of the default space's range)")
     add_budget_flags(parser)
     add_gpu_flag(parser)

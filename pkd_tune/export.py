@@ -40,6 +40,8 @@ def make_parser() -> Parser:
     add("--to", type=Path, required=True, metavar="DIR", help="the folder to write: a new one, or an empty one")
     add("--onnx", action="store_true", help="also write ONNX for onnxruntime, with dynamic batch and length")
     add("--int8", action="store_true", help="also write ONNX with int8 weights, dynamically quantised")
+    add("--push", metavar="OWNER/NAME", help="also upload the folder to the Hugging Face hub, to a private repository")
+    add("--public", action="store_true", help="with --push: to a public repository")
     add("--task", metavar="TASK", help="where the run's task is now, if its files were moved (default: where it was)")
     add("--data-dir", type=Path, metavar="DIR", help="what the search had as --data-dir (default: as the run says)")
     parser.use_defaults_of(ExportOptions)
@@ -58,6 +60,8 @@ def export(args: argparse.Namespace, command: str) -> int:
         return 1
     print(exported.table)
     print(exported.folder)
+    if exported.address:
+        print(exported.address)
     return 0
 
 

@@ -20,6 +20,7 @@ from pkd_tune.cli.common_flags import (
     add_data_flags,
     add_precision_flag,
     add_teacher_flags,
+    add_unlabeled_flag,
     whole_numbers,
 )
 from pkd_tune.cli.main import run_command, show_messages
@@ -36,7 +37,8 @@ def make_parser() -> Parser:
     )
     add_data_flags(parser)
     add_teacher_flags(parser)
-    add = parser.add_argument_group("what is searched").add_argument
+    what = parser.add_argument_group("what is searched")
+    add = what.add_argument
     add(
         "--depths",
         type=whole_numbers,
@@ -73,10 +75,12 @@ def make_parser() -> Parser:
     add("--sampler", choices=get_args(Sampler), help="what suggests settings (default: the space's, usually tpe)")
     add(
         "--select-on",
-        choices=get_args(SelectOn),
+        choices=(*get_args(SelectOn), "validation"),
+        metavar="{dev,holdout}",
         help="examples that select trials and epochs: the official dev split as in the paper, or a tenth of train held "
         "out, so that dev scores are not selected on (default: %(default)s)",
     )
+    add_unlabeled_flag(what)
     add("--warm-start", nargs="+", metavar="RUN", help="earlier runs whose trials are added to the sampler's history")
     add_budget_flags(parser.add_argument_group("how students are trained"))
     where = parser.add_argument_group("where it runs")

@@ -201,5 +201,6 @@ class Maker:
             if self.task == "STS-B"
             else 60 + (28 + 4 * patient if taught else 22) * (1 - math.exp(-epoch)),
             **cosines,
+            "degenerate": False,
             "seconds": 5.0,
         }

@@ -76,6 +76,8 @@ def test_a_table_for_each_depth_and_every_measurement(run: Run, tmp_path: Path) 
         (("--teacher", "data", "--width", "24"), "leave out --layers and --width"),
         (("--gpus", "0", "--slots", "1000"), "--slots 1000: at most "),
         (("--to", "a-file/x.json"), "--to"),
+        (("--families", "gpt2"), "--families gpt2: give all, or some of bert, roberta"),
+        (("--gpus", "0", "--families", "all", "--slots", "1"), "leave out --slots"),
         (("--turns", "3"), "--turns"),
     ],
 )

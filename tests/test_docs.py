@@ -64,8 +64,8 @@ def test_pages_are_short(page: Path) -> None:
 def test_modules_named_in_docs_exist() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for module in re.findall(r"python -m pkd_tune\.([a-z_]+)", text):
-            assert (ROOT / f"pkd_tune/{module}.py").exists(), f"{page.name}: {module}"
+        for module in re.findall(r"python -m pkd_tune\.([a-z_]+(?:\.[a-z_]+)*)", text):
+            assert (ROOT / f"pkd_tune/{module.replace('.', '/')}.py").exists(), f"{page.name}: {module}"
     for path in re.findall(r"`(?:pkd_tune/)?([a-z_]+/[a-z_/]+\.py)", (ROOT / "docs/design.md").read_text()):
         assert (ROOT / "pkd_tune" / path).exists() or (ROOT / path).exists(), path
 

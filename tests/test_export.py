@@ -255,6 +255,8 @@ MISTAKES = {
     "dev": (_no_dev, (RUN, "--layers", "1", *TO), ["dev.tsv"]),
     "full": (_full, (RUN, "--layers", "1", *TO), ["--to", "it is not empty; give a new folder, or empty this one"]),
     "file": (_file, (RUN, "--layers", "1", *TO), ["--to", "is a file; give a new folder"]),
+    "push": (_unchanged, (RUN, "--layers", "1", *TO, "--push", "student"), ["--push student: give OWNER/NAME"]),
+    "public": (_unchanged, (RUN, "--layers", "1", *TO, "--public"), ["--public belongs to --push; leave it out"]),
     "working-folder": (_unchanged, (RUN, "--layers", "1", "--to", "."), ["--to", "it is not empty"]),
 }
 

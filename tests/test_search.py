@@ -165,7 +165,7 @@ def test_a_time_limit_that_is_over_at_once_leaves_a_report_of_what_there_is(home
     code, errors = here(*TINY_SEARCH, "--trials", "6", "--time-limit", "0.001s")
     assert code == 0, errors
     assert "the time limit was reached with 2 trials to go; the same command continues" in errors
-    assert "| 1 layer" in (run / "report.md").read_text()
+    assert "| PKD, 1 layer |" in (run / "report.md").read_text()
     assert len(pd.read_csv(run / "trials.csv")) == 4
 
 

@@ -11,10 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import TypeAlias
 
 from pkd_tune.config import Precision
+from pkd_tune.encoders.families import FAMILIES
 from pkd_tune.reporting.formatting import plural
 
 Answer: TypeAlias = dict[str, float]
 Process: TypeAlias = "subprocess.Popen[str]"
+
+PLAIN, REFERENCE, FAST, GENERAL = "plain loop", "BERT, fast", "fast", "general"
+"""Names of the entries of a family."""
 
 PKD_TUNE_WORKLOADS = {"finetune": "fine-tuning", "kd": "KD", "pkd": "PKD"}
 """Workload kinds that run pkd_tune's training loop, and their names in tables."""
@@ -36,6 +40,10 @@ class Workload:
     threads: int
     model: dict[str, int]
     """Shape of the model under the names of `BertConfig`, without its depth."""
+    family: str = "bert"
+    """Its `model_type`."""
+    general: bool = False
+    """Whether pkd_tune's loop runs transformers' forward pass also where the family has a fast one."""
     depth: int
     """Layers of the student."""
     lengths: list[int]
@@ -92,6 +100,31 @@ def make_entries(base: Workload, concurrent: Sequence[int]) -> list[Entry]:
         )
         for count in concurrent
     ]
+
+
+def family_entries(base: Workload, families: Sequence[str]) -> dict[str, list[Entry]]:
+    """Returns for each family the entries that are compared: the plain loop, and PKD with each of its forward passes.
+
+    BERT's fast forward pass is among those of every family, so that all can be compared with it.
+
+    Args:
+        base: What they share: depth, shape, lengths, threads and precision.
+        families: Their model types.
+    """
+    found = {}
+    for family in families:
+        own = replace(base, family=family)
+        workloads = {
+            PLAIN: replace(own, kind="plain", lengths=base.lengths[::4] if len(base.lengths) >= 64 else base.lengths),
+            REFERENCE: replace(base, family="bert"),
+            **({FAST: own} if FAMILIES[family].paths is not None and family != "bert" else {}),
+            GENERAL: replace(own, general=True),
+        }
+        found[family] = [
+            Entry(name=name, workloads=(workload,), first_process=i)
+            for i, (name, workload) in enumerate(workloads.items())
+        ]
+    return found
 
 
 def run_interleaved(

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pkd_tune.benchmark.interleaving import make_entries, run_interleaved
-from pkd_tune.benchmark.results import summary
+from pkd_tune.benchmark.interleaving import family_entries, make_entries, run_interleaved
+from pkd_tune.benchmark.results import families_summary, summary
 from pkd_tune.benchmark.settings import BenchSettings
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.reporting.provenance import provenance
@@ -52,16 +52,51 @@ def measure(settings: BenchSettings, command: str) -> dict[str, Any]:
     logger.info("overhead of a report, in a local Ray cluster")
     with tempfile.TemporaryDirectory() as folder:
         reports = report_seconds(4 * repeats, Path(folder))
-    device = torch.cuda.get_device_name() if base.device == "cuda" else f"CPU {platform.machine()}"
     return {
-        "machine": f"{device}, {plural(usable_cores(), 'core')}, PyTorch {torch.__version__}",
-        "model": f"BERT, hidden size {base.model['hidden_size']}, {base.model['num_attention_heads']} heads, "
-        "random weights",
-        "data": f"{settings.data}, mean {np.mean(base.lengths):.1f} tokens, batch size {base.batch_size}",
-        "repeats": repeats,
-        "steps": len(base.lengths) // base.batch_size,
-        "max_length": base.max_length,
-        "shape": base.model,
+        **_description(settings),
+        "model": f"BERT, {_shape(settings)}",
         **summary(entries, answers, reports),
         "provenance": provenance(command, gpu_names()),
     }
+
+
+def measure_families(settings: BenchSettings, command: str) -> dict[str, Any]:
+    """Runs a benchmark of model families and returns its record, with the numbers of `results.families_summary()`."""
+    base = replace(settings.base, depth=settings.depths[0])
+    entries, answers = family_entries(base, settings.families), {}
+    with tqdm(
+        total=base.repeats * sum(map(len, entries.values())), unit=" runs", leave=False, disable=not sys.stderr.isatty()
+    ) as bar:
+        for family, of_family in entries.items():
+            logger.info("%s: %d entries, %s each", family, len(of_family), plural(base.repeats, "interleaved run"))
+
+            def show(name: str, family: str = family) -> None:
+                bar.set_description_str(f"{family}, {name}")
+                bar.update(1)
+
+            answers[family] = run_interleaved(of_family, base.repeats, show)
+    return {
+        **_description(settings),
+        "model": f"{plural(base.depth, 'layer')}, {_shape(settings)}",
+        **families_summary(entries, answers),
+        "provenance": provenance(command, gpu_names()),
+    }
+
+
+def _description(settings: BenchSettings) -> dict[str, Any]:
+    """Returns what was measured on what."""
+    base = settings.base
+    device = torch.cuda.get_device_name() if base.device == "cuda" else f"CPU {platform.machine()}"
+    return {
+        "machine": f"{device}, {plural(usable_cores(), 'core')}, PyTorch {torch.__version__}",
+        "data": f"{settings.data}, mean {np.mean(base.lengths):.1f} tokens, batch size {base.batch_size}",
+        "repeats": base.repeats,
+        "steps": len(base.lengths) // base.batch_size,
+        "max_length": base.max_length,
+        "shape": base.model,
+    }
+
+
+def _shape(settings: BenchSettings) -> str:
+    model = settings.base.model
+    return f"hidden size {model['hidden_size']}, {model['num_attention_heads']} heads, random weights"

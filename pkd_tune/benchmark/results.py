@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pkd_tune.benchmark.interleaving import Answer, Entry, Workload
+from pkd_tune.benchmark.interleaving import FAST, GENERAL, PLAIN, REFERENCE, Answer, Entry, Workload
+from pkd_tune.encoders.families import FAMILIES
 from pkd_tune.reporting.document import Table, Text, markdown
 from pkd_tune.reporting.formatting import plural
 
@@ -163,6 +164,73 @@ def as_text(record: Mapping[str, Any]) -> str:
         ]
         blocks += [Table(header, lines), Text(_remarks(rows, group["overheads"]))]
     return markdown(blocks).rstrip()
+
+
+def families_summary(entries: Mapping[str, Sequence[Entry]], answers: Mapping[str, Answers]) -> dict[str, Any]:
+    """Returns the numbers of a comparison of families and every measurement they come from.
+
+    Throughput is in examples per second of CPU time on a CPU, which hardly depends on other load, else of time.
+
+    Args:
+        entries: From `interleaving.family_entries()`.
+        answers: From `run_interleaved()`, for each family.
+    """
+    families = []
+    for family, of_family in entries.items():
+        clock = "cpu_seconds" if of_family[0].workloads[0].device == "cpu" else "seconds"
+        measured = {
+            entry.name: [len(entry.workloads[0].lengths) / run[0][clock] for run in answers[family][entry.name]]
+            for entry in of_family
+        }
+        rates = {name: median(found) for name, found in measured.items()}
+        if family == "bert":
+            rates[FAST] = rates[REFERENCE]
+        families.append(
+            {
+                "family": family,
+                "plain": rates[PLAIN],
+                "ways": {
+                    way: {
+                        "examples_per_second": rates[way],
+                        "times_plain": rates[way] / rates[PLAIN],
+                        "slower_than_bert": rates[REFERENCE] / rates[way],
+                    }
+                    for way in (FAST, GENERAL)
+                    if way in rates
+                },
+                "clock": clock,
+                "measured": measured,
+            }
+        )
+    return {"families": families}
+
+
+def families_text(record: Mapping[str, Any]) -> str:
+    """Returns the table of a comparison of families: a row for each family and forward pass."""
+    clock = "CPU second" if record["families"][0]["clock"] == "cpu_seconds" else "second"
+    rows = [
+        (
+            FAMILIES[found["family"]].title,
+            way,
+            _digits(found["plain"]),
+            _digits(numbers["examples_per_second"]),
+            f"{numbers['times_plain']:.2f}",
+            f"{numbers['slower_than_bert']:.1f}",
+        )
+        for found in record["families"]
+        for way, numbers in found["ways"].items()
+    ]
+    header = (
+        "family",
+        "forward pass",
+        f"plain loop, examples per {clock}",
+        f"PKD, examples per {clock}",
+        "× plain",
+        "× slower than BERT, fast",
+    )
+    runs = plural(record["repeats"], "run")
+    text = f"{record['machine']}. {record['model']}. {record['data']}. Medians of {runs}."
+    return markdown([Text(text), Table(header, rows)]).rstrip()
 
 
 def _digits(number: float) -> str:

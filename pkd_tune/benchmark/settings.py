@@ -11,6 +11,7 @@ from pkd_tune.config import Precision, UserError
 from pkd_tune.data.hub import find_pretrained
 from pkd_tune.data.loading import check_source, load_features
 from pkd_tune.data.task import find_trainable
+from pkd_tune.encoders.families import FAMILIES
 from pkd_tune.encoders.folder import BERT_BASE, encoder_problems, sizes
 from pkd_tune.encoders.precision import check_precision, has_bf16
 from pkd_tune.reporting.formatting import plural
@@ -59,6 +60,8 @@ class BenchConfig:
     """Threads of entries that run alone."""
     concurrent: tuple[int, ...] = ()
     """Numbers of concurrent trials to measure; empty: powers of two."""
+    families: tuple[str, ...] = ()
+    """Model types to compare instead, or `all`."""
     gpus: int | None = None
     precision: Precision = "auto"
 
@@ -74,6 +77,8 @@ class BenchSettings:
     """Numbers of concurrent trials."""
     data: str
     """Where the example lengths come from, for the tables."""
+    families: tuple[str, ...] = ()
+    """Model types to compare, at the first depth; empty: the depths of one BERT are measured."""
 
 
 def resolve(config: BenchConfig) -> BenchSettings:
@@ -99,6 +104,10 @@ def resolve(config: BenchConfig) -> BenchSettings:
             problems.append(f"--depths {too_deep[0]}: the model has only {plural(layers, 'layer')}")
         if config.max_length > longest:
             problems.append(f"--max-length {config.max_length}: the model reads at most {longest} tokens")
+    if unknown := [family for family in config.families if family not in FAMILIES and config.families != ("all",)]:
+        problems.append(f"--families {unknown[0]}: give all, or some of {', '.join(FAMILIES)}")
+    if config.families and config.concurrent:
+        problems.append("--families: its trainings run alone; leave out --slots")
     if resources is not None and max(config.concurrent, default=0) > resources.count:
         problems.append(
             f"--slots {max(config.concurrent)}: at most {resources.count} here, one trial per CPU core or GPU"
@@ -185,6 +194,7 @@ def _settings(
         depths=config.depths or tuple(sorted({max(1, layers // 2), layers})),
         concurrent=config.concurrent or tuple(2**i for i in range(most.bit_length())),
         data=f"lengths of {task}",
+        families=tuple(FAMILIES) if config.families == ("all",) else config.families,
     )
 
 

@@ -13,13 +13,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from pkd_tune.benchmark.interleaving import Workload
 from pkd_tune.config import DistillConfig, TrainingConfig
@@ -34,10 +35,27 @@ from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.student import StudentData, distill
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
 from pkd_tune.distillation.train_step import TrainStep, stream_graphs
-from pkd_tune.encoders.modeling import cut_to_layers
+from pkd_tune.encoders.families import FAMILIES
+from pkd_tune.encoders.modeling import cut_to_layers, takes_segment_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Answer = Callable[[dict[str, Any]], None]
 """Sends an answer and waits for the next run."""
+
+PECULIAR: dict[str, dict[str, Any]] = {
+    "deberta-v2": {  # as DeBERTa-v3
+        "relative_attention": True,
+        "position_buckets": 256,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+    },
+    "modernbert": {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2},
+}
+"""Settings of a family's pretrained models, on which its speed depends; token ids that are in a small vocabulary."""
 
 TASK = glue_task("MRPC")
 LEARNING_RATE = 1e-5
@@ -64,6 +82,8 @@ def main() -> None:
             raise InputClosedError
 
     workload = Workload(**json.loads(sys.stdin.readline()))
+    if workload.general:
+        FAMILIES[workload.family] = replace(FAMILIES[workload.family], paths=None)
     torch.set_num_threads(workload.threads)
     torch.manual_seed(0)
     kinds = {"plain": plain, "peak": peak, "overheads": overheads}
@@ -74,22 +94,21 @@ def main() -> None:
 def plain(workload: Workload, answer: Answer) -> None:
     """Trains as a minimal script does: Hugging Face's forward pass, batches padded to the maximum length, AdamW."""
     device = torch.device(workload.device)
-    config = BertConfig(**workload.model, num_hidden_layers=workload.depth)
-    model = BertForSequenceClassification(config).to(device).train()
+    model = random_model(workload).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     split = synthetic_split("train", workload, workload.lengths)
-    whole = collate(split, np.arange(len(split)), torch.device("cpu"), 0)
+    whole = collate(split, np.arange(len(split)), torch.device("cpu"), model.config.pad_token_id)
     padding = (0, workload.max_length - whole.input_ids_BT.shape[1])
     columns = (torch.nn.functional.pad(x, padding) for x in (whole.input_ids_BT, whole.mask_BT, whole.token_types_BT))
     batches = DataLoader(TensorDataset(*columns, whole.labels_B), batch_size=workload.batch_size, shuffle=True)
+    with_segment_ids = takes_segment_ids(model)
     end_epoch = _epoch_clock(device, answer)
     while True:
         for columns_BT in batches:
             input_ids_BT, mask_BT, token_types_BT, labels_B = (column.to(device) for column in columns_BT)
             with torch.autocast(device.type, torch.bfloat16, enabled=workload.precision == "bf16"):
-                output = model(
-                    input_ids=input_ids_BT, attention_mask=mask_BT, token_type_ids=token_types_BT, labels=labels_B
-                )
+                segment_ids = {"token_type_ids": token_types_BT} if with_segment_ids else {}
+                output = model(input_ids=input_ids_BT, attention_mask=mask_BT.long(), labels=labels_B, **segment_ids)
             output.loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -160,6 +179,21 @@ def overheads(workload: Workload, answer: Answer) -> None:
         answer(seconds)
 
 
+def random_model(workload: Workload, *, attention: str | None = None) -> "PreTrainedModel":
+    """Returns a classifier of the workload's family, shape and depth with random weights.
+
+    Args:
+        workload: Says its family and shape.
+        attention: Implementation of attention; None: the one that transformers chooses.
+    """
+    family = FAMILIES[workload.family]
+    shape = {family.name(name): size for name, size in {**workload.model, "num_hidden_layers": workload.depth}.items()}
+    config = AutoConfig.for_model(workload.family, **{**shape, **PECULIAR.get(workload.family, {})})
+    chosen = {} if attention is None else {"attn_implementation": attention}
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, **chosen)
+    return model
+
+
 def synthetic_split(name: str, workload: Workload, lengths: list[int]) -> Split:
     """Returns examples of the given lengths whose tokens follow Zipf's law, as words do."""
     rng = np.random.default_rng(len(lengths))
@@ -180,7 +214,7 @@ def synthetic_student_data(workload: Workload) -> StudentData:
     """Returns student data with random initial weights, and random outputs of a teacher twice as deep."""
     lengths = workload.lengths[:1] if workload.kind == "overheads" else workload.lengths
     dev = {"dev": synthetic_split("dev", workload, workload.lengths[:1])}
-    start = BertForSequenceClassification(BertConfig(**workload.model, num_hidden_layers=workload.depth))
+    start = random_model(workload, attention=FAMILIES[workload.family].attention)
     return StudentData(
         task=TASK,
         train=synthetic_split("train", workload, lengths),

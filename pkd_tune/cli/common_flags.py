@@ -95,6 +95,17 @@ def add_teacher_flags(parser: Parser) -> None:
     )
 
 
+def add_unlabeled_flag(group: argparse._ActionsContainer) -> None:
+    """Adds --unlabeled."""
+    group.add_argument(
+        "--unlabeled",
+        type=Path,
+        metavar="FILE",
+        help="texts without labels, on which distilled students are trained with the teacher's outputs: a table with "
+        "the task's text columns, or a .txt file with one text a line (default: none)",
+    )
+
+
 def add_budget_flags(parser: argparse._ActionsContainer) -> None:
     """Adds the flags that say how long is trained on what: --epochs, --batch-size, --max-length, --seed."""
     add = parser.add_argument

@@ -10,7 +10,8 @@ from pkd_tune.files import BEST, RAY
 from pkd_tune.reporting.document import plain
 from pkd_tune.reporting.formatting import plural, spread_text
 from pkd_tune.reporting.methods import METHOD_INFO
-from pkd_tune.reporting.run import verdict_of
+from pkd_tune.reporting.ranges import range_notes
+from pkd_tune.reporting.run import read_run, verdict_of
 from pkd_tune.reporting.run_report import is_at_baseline
 from pkd_tune.reporting.verdict import score_of, verdict_text
 from pkd_tune.workflows.finished_run import SearchRun
@@ -68,6 +69,10 @@ def print_outcome(run: SearchRun, again: str) -> int:
         0, also at the time limit; 130 after an interruption; 1 when there is no student.
     """
     lines = summary_lines(run.summary, run.folder)
+    notes = range_notes(read_run(run.folder))
+    if notes:
+        more = f" (the report has {plural(len(notes) - 1, 'more note')} like this)" if notes[1:] else ""
+        lines.append(f"{plain(notes[0])}{more}")
     if run.status == "interrupted":
         lines.append(f"stopped with {plural(run.remaining, 'trial')} to go; {again} continues")
     elif run.status == "time limit":

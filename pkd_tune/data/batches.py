@@ -33,6 +33,8 @@ class Batch:
     """True for tokens, False for padding."""
     labels_B: Tensor
     """Class ids, int64, or the labels of a regression task, fp32."""
+    labelled_B: Tensor | None = None
+    """Whether each example has a label; None in a split where all have one, or none."""
     teacher_logits_BC: Tensor | None = None
     """The teacher's logits, fp32; None if the loss does not need them."""
     teacher_cls_BKH: Tensor | None = None
@@ -105,4 +107,5 @@ def collate(split: Split, example_ids_B: np.ndarray, device: torch.device, pad_i
         token_types_BT=torch.from_numpy(token_types_BT).to(device),
         mask_BT=torch.from_numpy(mask_BT).to(device),
         labels_B=torch.from_numpy(np.ascontiguousarray(labels_B)).to(device),
+        labelled_B=None if split.labelled is None else torch.from_numpy(split.labelled[example_ids_B]).to(device),
     )

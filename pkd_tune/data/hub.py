@@ -6,6 +6,7 @@ tries to connect, so nothing waits for retries.
 
 import functools
 import os
+import re
 import ssl
 import threading
 import urllib.error
@@ -21,14 +22,14 @@ from huggingface_hub import constants
 from pkd_tune.config import HubDataset, Task, UserError
 from pkd_tune.data.examples import RawSplit, examples_of
 from pkd_tune.data.tables import Table
-from pkd_tune.data.tokens import TOKENIZER_FILES, TOKENIZER_MAIN_FILES
+from pkd_tune.data.tokens import TOKENIZER_FILES, TOKENIZER_MAIN_FILES, file_hash
 from pkd_tune.files import machine_failure, read_json
 
 if TYPE_CHECKING:
     import datasets
 
-# Not *.bin: loading a pickle can run code.
-_MODEL_FILES = ("config.json", *TOKENIZER_FILES, "*.safetensors", "model.safetensors.index.json")
+# Not *.bin: loading a pickle can run code. The model card states the licence.
+_MODEL_FILES = ("config.json", *TOKENIZER_FILES, "*.safetensors", "model.safetensors.index.json", "README.md")
 
 
 def hub_reachable(timeout_s: float = constants.HF_HUB_ETAG_TIMEOUT) -> bool:
@@ -111,8 +112,11 @@ def hub_failure(error: BaseException | None) -> str | None:
         if status is not None and status >= 500:
             return f"has an error of its own (HTTP {status}); give the same command again later"
         transport = type(error).__module__.startswith(("requests.", "urllib3.", "http"))  # httpx, httpcore, http.client
-        if transport or isinstance(error, ConnectionError | TimeoutError) or "Consistency check" in str(error):
-            broken = f"broke off ({type(error).__name__}); the same command resumes the download"
+        if "Consistency check" in str(error):
+            broken = "gave a file of another size than it has; the same command downloads what is missing"
+        elif transport or isinstance(error, ConnectionError | TimeoutError):
+            # The library has tried five times, from where the download broke off.
+            broken = f"broke off ({type(error).__name__}); the same command downloads what is missing"
         error = error.__cause__ or error.__context__
     return broken
 
@@ -161,9 +165,13 @@ def open_dataset(dataset: HubDataset) -> "datasets.DatasetDict":
             raise UserError(
                 f"{dataset.repository}: the Hugging Face hub {failure}; or put the files below --data-dir"
             ) from error
-        if machine_failure(error) or not isinstance(error, OSError | ValueError | datasets.exceptions.DatasetsError):
+        if machine_failure(error):
             raise
         reason = " ".join(str(error).split())
+        if not isinstance(error, OSError | ValueError | datasets.exceptions.DatasetsError):
+            if cached or Path(dataset.repository).is_dir():
+                raise
+            reason = f"the Hugging Face hub gave an answer that cannot be read ({type(error).__name__}: {reason})"
         raise UserError(f"{_called(dataset)} cannot be loaded: {reason}") from error
 
 
@@ -300,14 +308,40 @@ def _download(name: str, data_dir: Path) -> Path:
     except Exception as error:
         if failure := hub_failure(error) if online else None:
             raise UserError(f"pretrained model {name!r}: the Hugging Face hub {failure}; or {elsewhere}") from error
-        if not isinstance(error, LocalEntryNotFoundError):
+        if isinstance(error, LocalEntryNotFoundError):
+            raise UserError(f"{_out_of_reach(name)}; {elsewhere}") from error
+        if not online or machine_failure(error):
             raise
-        raise UserError(f"{_out_of_reach(name)}; {elsewhere}") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"pretrained model {name!r}: the Hugging Face hub gave an answer that cannot be read ({reason}); give the "
+            f"same command again later, or {elsewhere}"
+        ) from error
+    if online and (damaged := _damaged(folder)):
+        raise UserError(
+            f"pretrained model {name!r}: the Hugging Face hub gave another content than it says for "
+            f"{', '.join(damaged)}; the same command downloads what is missing; or {elsewhere}"
+        )
     if not any(folder.glob("*.safetensors")):
         if not online:  # the cache has only its config or tokenizer
             raise UserError(f"{_out_of_reach(name)}; {elsewhere}")
         raise UserError(f"pretrained model {name!r} has no *.safetensors weights, and pickled weights are not loaded")
     return folder
+
+
+def _damaged(folder: Path) -> list[str]:
+    """Removes downloaded files that are not what the hub says they are from its local cache, and returns their names.
+
+    A large file in the cache is a link to one that has its SHA-256 as its name.
+    """
+    found = []
+    for path in sorted(folder.iterdir()):
+        stored = path.resolve()
+        if re.fullmatch("[0-9a-f]{64}", stored.name) and file_hash(stored) != stored.name:
+            stored.unlink()
+            path.unlink()
+            found.append(path.name)
+    return found
 
 
 def _out_of_reach(name: str) -> str:

@@ -7,7 +7,7 @@ from the hub. Tokenised splits are cached in <data_dir>/data_feat/<TASK>/<key>/.
 import hashlib
 import importlib.metadata
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,8 @@ logger = logging.getLogger(__name__)
 HOLDOUT_FRACTION = 0.1
 """Share of the train split that is held out in place of each dev split."""
 
-_FORMAT = "3"  # of the tokenised files; increment to invalidate the cache
+FORMAT = "3"
+"""Of the tokenised files; increment to invalidate the cache."""
 
 
 def check_source(task: Task, data_dir: Path, *, needed: Sequence[str] = ()) -> list[str]:
@@ -198,12 +199,38 @@ def load_features(
     folder = _folder(task, data_dir)
     dataset = _open_hub(task, data_dir) if folder is None else None
     source = _files_key(task, folder) if folder is not None else _hub_key(task, dataset)
-    parts = [_FORMAT, importlib.metadata.version("transformers"), source, tokenizer_key(model_dir), str(max_length)]
+    parts = [FORMAT, importlib.metadata.version("transformers"), source, tokenizer_key(model_dir), str(max_length)]
     parts += [task.name, task.kind, task.label, *task.text, *task.raw_labels]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
+    names = [split.name for split in _used(task, data_dir)]
     folder = data_dir / "data_feat" / task.name / key
-    paths = {split.name: folder / f"{split.name}.arrow" for split in _used(task, data_dir)}
+    return cached_splits(folder, names, lambda: load_raw(task, data_dir), model_dir, max_length, verify=verify)
+
+
+def cached_splits(
+    folder: Path,
+    names: Sequence[str],
+    read: Callable[[], Mapping[str, RawSplit]],
+    model_dir: Path,
+    max_length: int,
+    *,
+    verify: bool,
+) -> dict[str, Split]:
+    """Returns tokenised splits by name, memory-mapped from the files of a folder; missing files are built.
+
+    Args:
+        folder: Its name depends on everything that the tokens depend on.
+        names: Of the splits.
+        read: Called only when splits must be tokenised; returns their texts.
+        model_dir: As `load_features()` takes it.
+        max_length: As `load_features()` takes it.
+        verify: As `load_features()` takes it.
+
+    Raises:
+        UserError: --data-dir is not writable, or the tokenizer cannot be read.
+    """
+    paths = {name: folder / f"{name}.arrow" for name in names}
     try:
         return {split: open_split(path, verify=verify) for split, path in paths.items()}
     except (FileNotFoundError, DamagedFileError):
@@ -216,7 +243,7 @@ def load_features(
     with FileLock(folder / "build.lock", mode=LOCK_MODE):
         to_build = [split for split, path in paths.items() if not _intact(path)]
         if to_build:
-            raw = load_raw(task, data_dir)
+            raw = read()
             fast_tokenizer = load_tokenizer(model_dir, max_length)
             for split in to_build:
                 write_split(paths[split], tokenise(raw[split], fast_tokenizer, max_length))

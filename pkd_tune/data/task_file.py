@@ -34,7 +34,7 @@ HUB_NAMES: dict[str, tuple[str, ...]] = {
     "dev": ("validation", "dev", "valid", "val"),
     "test": ("test",),
 }
-"""What the splits of a hub dataset may be called where a task file does not name them."""
+"""What the splits of a hub dataset, and the files of a folder, may be called where a task file does not name them."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -68,6 +68,9 @@ def describe_file(path: Path) -> Description:
         UserError: With every problem in the file.
     """
     content = read_toml(path, "task file")
+    table = content.get("data")
+    if isinstance(table, dict) and "validation" in table and "dev" not in table:
+        table["dev"] = table.pop("validation")
     try:
         file = _File.model_validate(content)
     except ValidationError as error:
@@ -79,13 +82,13 @@ def describe_file(path: Path) -> Description:
     data, folder = file.data, path.resolve().parent
     hub = None
     if data.dataset is not None:
-        local = folder / data.dataset
+        local = folder / Path(data.dataset).expanduser()
         hub = HubDataset(repository=str(local) if local.is_dir() else data.dataset, config=data.config)
     named = {"train": data.train, "dev": data.dev, "test": data.test}
     return Description(
         name=file.name or path.stem,
         source=str(path),
-        files={part: name for part, name in named.items() if name is not None},
+        files={part: expanded(name) for part, name in named.items() if name is not None},
         folder=folder if hub is None else None,
         hub=hub,
         text=None if data.text is None else (data.text,) if isinstance(data.text, str) else tuple(data.text),
@@ -97,15 +100,22 @@ def describe_file(path: Path) -> Description:
     )
 
 
+def expanded(name: str) -> str:
+    """Returns a file's name with `~` at its start expanded."""
+    return str(Path(name).expanduser()) if name.startswith("~") else name
+
+
 def describe_folder(folder: Path) -> Description:
-    """Returns the description of a folder with train.csv and perhaps dev.csv and test.csv, or files of another kind.
+    """Returns the description of a folder with train.csv and perhaps dev.csv (or validation.csv) and test.csv, or files
+    of another kind.
 
     Raises:
         UserError: There is no train file, or several of one part.
     """
     files: dict[str, str] = {}
     for part in HUB_NAMES:
-        found = [f"{part}{ending}" for ending in ENDINGS if (folder / f"{part}{ending}").is_file()]
+        names = [f"{name}{ending}" for name in HUB_NAMES[part] for ending in ENDINGS]
+        found = [name for name in names if (folder / name).is_file()]
         if len(found) > 1:
             raise UserError(f"--task {folder}: has {' and '.join(found)}; keep one, or name it in a task file")
         if found:
@@ -121,8 +131,8 @@ def describe_folder(folder: Path) -> Description:
 
 def describe_hub(repository: str) -> Description:
     """Returns the description of a hub dataset, 'owner/name', or of a local folder that is laid out as one."""
-    if Path(repository).is_dir():
-        repository = str(Path(repository).resolve())
+    if (local := Path(repository).expanduser()).is_dir():
+        repository = str(local.resolve())
     name = repository.rstrip("/").rpartition("/")[2]
     return Description(name=name, source=f"--task hub:{repository}", hub=HubDataset(repository=repository))
 

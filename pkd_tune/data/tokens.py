@@ -78,6 +78,8 @@ class Split:
     segment ids; shape (N,)."""
     labels: npt.NDArray[np.int64] | npt.NDArray[np.float32] | None
     """Class ids, or fp32 values of a regression task, shape (N,); None for a split without labels."""
+    labelled: npt.NDArray[np.bool_] | None = None
+    """Where only some examples have a label: whether each has one, shape (N,); None for all other splits."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -102,6 +104,7 @@ def take(split: Split, name: str, example_ids_M: npt.NDArray[np.int64]) -> Split
         offsets=offsets,
         first_lengths=split.first_lengths[example_ids_M],
         labels=None if split.labels is None else split.labels[example_ids_M],
+        labelled=None if split.labelled is None else split.labelled[example_ids_M],
     )
 
 

@@ -5,12 +5,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from pkd_tune.config import Task
 from pkd_tune.deployment.formats import FORMATS, INT8, ONNX, PYTORCH
+from pkd_tune.encoders.folder import hub_name
 from pkd_tune.files import MODEL_CARD, write_text
 from pkd_tune.reporting.document import Table, Text, code, markdown, markdown_literal
 from pkd_tune.reporting.formatting import metric_titles, millions, number_text, setting_text, spread_text
@@ -40,6 +41,7 @@ def write_card(
     verdict: str = "",
     formats: Sequence[dict[str, Any]] = (),
     latency_on: str = "",
+    start: Path | None = None,
 ) -> None:
     """Writes the model card of a student.
 
@@ -56,15 +58,19 @@ def write_card(
         formats: The measured formats in the folder, as `formats_table` takes them; empty for PyTorch alone, which
             `student` describes.
         latency_on: The device on which the latencies of `formats` were measured.
+        start: Folder of the pretrained model that the student was cut from; names it, and its licence, for the hub
+            where it comes from there.
     """
     titles = metric_titles(student["metrics"], task.score)
     rows = [
         [title, f"{student['metrics'][name]:.1f}", f"{teacher['metrics'][name]:.1f}"] for name, title in titles.items()
     ]
-    unused = unused_settings(student["method"], student["layers"], regression=task.regression)
+    unused = unused_settings(
+        student["method"], student["layers"], regression=task.regression, settings=student["settings"]
+    )
     held = {measured["format"] for measured in formats} or {PYTORCH}
     card = _template().render(
-        metadata=Markup(_metadata(student, task, demo=demo, onnx=held != {PYTORCH}).to_yaml() + "\n"),
+        metadata=Markup(_metadata(student, task, demo=demo, onnx=held != {PYTORCH}, start=start).to_yaml() + "\n"),
         student=student,
         teacher=teacher,
         task=task,
@@ -123,7 +129,7 @@ def _template() -> Template:
     return environment.get_template("model_card.md.j2")
 
 
-def _metadata(student: dict[str, Any], task: Task, *, demo: bool, onnx: bool) -> ModelCardData:
+def _metadata(student: dict[str, Any], task: Task, *, demo: bool, onnx: bool, start: Path | None) -> ModelCardData:
     """Returns the metadata for the Hugging Face hub; a demo has neither data set nor scores there."""
     tags = ["knowledge-distillation", "patient-knowledge-distillation", "pkd_tune", *(["onnx"] if onnx else [])]
     public = task.hub is not None and not Path(task.hub.repository).is_dir()
@@ -141,7 +147,10 @@ def _metadata(student: dict[str, Any], task: Task, *, demo: bool, onnx: bool) ->
         for split in map(task.split, task.dev_splits)
         for name in task.metrics
     ]
+    base = None if start is None else hub_name(start)
     return ModelCardData(
+        base_model=base,
+        license=None if start is None or base is None else licence(start),
         language="en" if task.benchmark else None,
         library_name="transformers",
         pipeline_tag="text-classification",
@@ -150,6 +159,15 @@ def _metadata(student: dict[str, Any], task: Task, *, demo: bool, onnx: bool) ->
         model_name=None if demo else f"{task.name}-{student['layers']}-layer",
         eval_results=None if demo else results,
     )
+
+
+def licence(folder: Path) -> str | None:
+    """Returns the licence that the model card in a folder states; None where there is none."""
+    card = folder / MODEL_CARD
+    if not card.is_file():
+        return None
+    stated = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.get("license")
+    return stated if isinstance(stated, str) else None
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

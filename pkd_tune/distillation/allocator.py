@@ -17,6 +17,8 @@ TRIM_BYTES = 64 * 2**20
 """M_TRIM_THRESHOLD: free memory at the top of the heap above which it is returned to the system."""
 MMAP_BYTES = 16 * 2**20
 """M_MMAP_THRESHOLD: size from which blocks are mapped, and returned to the system, one by one."""
+TRIM_STEPS = 64
+"""Training steps on a CPU after which free memory is returned to the system."""
 
 
 @cache
@@ -36,5 +38,13 @@ def release_memory() -> None:
     """Returns unused memory to the system: garbage in reference cycles, torch's GPU cache and the C library's heap."""
     gc.collect()  # captured steps and their train step refer to each other
     torch.cuda.empty_cache()  # does nothing, and needs no GPU, in a process that has not used one
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Returns free pages of the C library's heap to the system, also those between blocks that are in use.
+
+    Batches of many lengths leave gaps of many sizes: without this, a training's heap grows as long as it lasts.
+    """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -39,6 +39,7 @@ class ResidentData:
     lengths_N: Tensor
     first_lengths_N: Tensor
     labels_N: Tensor
+    labelled_N: Tensor | None
     outputs: TeacherOutputs | None
 
 
@@ -101,7 +102,7 @@ def _resident_if_it_fits(
 
 def resident_bytes(split: Split, outputs: TeacherOutputs | None) -> int:
     """Returns the bytes that a split and its teacher outputs take on a device."""
-    arrays = (split.input_ids, split.offsets, split.offsets, split.first_lengths, split.labels)
+    arrays = (split.input_ids, split.offsets, split.offsets, split.first_lengths, split.labels, split.labelled)
     size = sum(array.nbytes for array in arrays if array is not None)
     if outputs is not None:
         size += outputs.logits_NC.nbytes + outputs.cls_NLH.nbytes + outputs.row_of_example_N.nbytes
@@ -126,6 +127,7 @@ def make_resident(split: Split, outputs: TeacherOutputs | None, device: torch.de
         lengths_N=copied(split.lengths),
         first_lengths_N=copied(split.first_lengths),
         labels_N=copied(split.labels),
+        labelled_N=None if split.labelled is None else copied(split.labelled),
         outputs=None
         if outputs is None
         else TeacherOutputs(*(getattr(outputs, field.name).to(device) for field in fields(TeacherOutputs))),
@@ -198,6 +200,7 @@ def make_batch(source: BatchSource, loss: Loss, tensors: dict[str, Tensor], leng
         token_types_BT=((position_T >= resident.first_lengths_N[ids_B, None]) & mask_BT).long(),
         mask_BT=mask_BT,
         labels_B=resident.labels_N[ids_B],
+        labelled_B=None if resident.labelled_N is None else resident.labelled_N[ids_B],
         **_teacher_fields(loss, resident.outputs, ids_B),
     )
 

@@ -5,7 +5,7 @@ Shape suffixes: N examples of a split, B examples of a batch, C classes, L layer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,6 +99,7 @@ def predict(
     *,
     precision: Precision = "auto",
     similarity: TeacherSimilarity | None = None,
+    show: Callable[[int], object] = lambda examples: None,
 ) -> Tensor:
     """Returns the logits of every example in the order of example ids: (N, C), fp32, on the CPU.
 
@@ -107,10 +108,12 @@ def predict(
         split: Labels are not used.
         precision: Of matrix products; a plain reload of an exported model computes in fp32.
         similarity: Updated with every batch.
+        show: Called with the number of examples of every batch.
     """
     logits_NC = torch.empty(len(split), model.config.num_labels)
     for batch, output in outputs(model, split, precision=precision):
         logits_NC[batch.example_ids_B] = output.logits_BC.float().cpu()
         if similarity is not None:
             similarity.update(split.name, batch, output)
+        show(len(batch.example_ids_B))
     return logits_NC

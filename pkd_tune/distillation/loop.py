@@ -15,7 +15,7 @@ from torch import Tensor
 from pkd_tune.config import Task, TrainingConfig
 from pkd_tune.data.batches import training_batches
 from pkd_tune.data.tokens import Split
-from pkd_tune.distillation.allocator import tune_allocator
+from pkd_tune.distillation.allocator import TRIM_STEPS, trim_heap, tune_allocator
 from pkd_tune.distillation.batch_source import BatchSource
 from pkd_tune.distillation.checkpoint import (
     Checkpoint,
@@ -146,6 +146,8 @@ def fit(
                 train_step.set_learning_rate(learning_rate)
                 train_step(inputs)
                 steps_since, done = steps_since + 1, done + 1
+                if device.type == "cpu" and done % TRIM_STEPS == 0:
+                    trim_heap()
                 if done in evaluate_after or done % FINITE_CHECK_STEPS[device.type] == 0:
                     means = (train_step.sums_5 / steps_since).tolist()
                     if not all(map(math.isfinite, means)):
@@ -153,6 +155,8 @@ def fit(
                 if done not in evaluate_after:
                     continue
                 metrics, predicted = evaluate(model, dev, task, precision=config.precision, similarity=similarity)
+                if device.type == "cpu":
+                    trim_heap()
                 improved = best is None or metrics["score"] > best.best_score
                 evaluation = Evaluation(
                     number=evaluate_after.index(done) + 1,

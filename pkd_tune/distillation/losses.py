@@ -77,6 +77,7 @@ def pkd_loss(
     beta: float | Tensor,
     temperature: float | Tensor,
     normalize: bool,
+    labelled_B: Tensor | None = None,
 ) -> LossParts:
     """Returns L = (1 - alpha) L_CE + alpha L_DS + beta L_PT and its terms.
 
@@ -86,7 +87,10 @@ def pkd_loss(
         L_DS = T^2 * mean over B and C of p_t (log p_t - log p_s)
         L_PT = mean over B, K and H of (h_s - h_t)^2, with `normalize` of (h_s / |h_s| - h_t / |h_t|)^2
 
-    and for regression L_CE = mean over B of (z_s - label)^2 and L_DS = mean over B of (z_s - z_t)^2.
+    An example without a label has the cross-entropy 0, so that L_CE is the sum over the others divided by B; its soft
+    labels and states weigh as those of any other.
+
+    For regression L_CE = mean over B of (z_s - label)^2 and L_DS = mean over B of (z_s - z_t)^2.
 
     Args:
         student_logits_BC: The student's logits, with gradient.
@@ -99,6 +103,7 @@ def pkd_loss(
         temperature: Divides both models' logits in the soft-label term, above 0. Without effect in regression, whose
             outputs are no distribution.
         normalize: Whether every [CLS] state is scaled to L2 norm 1 first.
+        labelled_B: Whether each example has a label; None: all have one.
 
     Raises:
         ValueError: When alpha or beta is not 0 but the teacher tensor of its term is None.
@@ -108,10 +113,13 @@ def pkd_loss(
             raise ValueError(f"{name} must be 0 without the teacher tensor of its term, but got {weight}")
     student_logits_BC = student_logits_BC.float()
     regression = labels_B.is_floating_point()
+    reduction = "mean" if labelled_B is None else "none"
     if regression:
-        ce = F.mse_loss(student_logits_BC.squeeze(-1), labels_B.float())
+        ce = F.mse_loss(student_logits_BC.squeeze(-1), labels_B.float(), reduction=reduction)
     else:
-        ce = F.cross_entropy(student_logits_BC, labels_B)
+        ce = F.cross_entropy(student_logits_BC, labels_B, reduction=reduction)
+    if labelled_B is not None:
+        ce = (ce * labelled_B).mean()
     kd = pt = ce.new_zeros(())
     if teacher_logits_BC is not None and regression:
         kd = F.mse_loss(student_logits_BC, teacher_logits_BC.float())

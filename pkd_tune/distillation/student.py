@@ -14,6 +14,7 @@ from pkd_tune.config import DataConfig, DistillConfig, Init, Task, TrainingConfi
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.data.metrics import predictions, score
 from pkd_tune.data.tokens import Split
+from pkd_tune.data.unlabeled import load_unlabeled, with_unlabeled
 from pkd_tune.distillation.batch_source import BatchSource, open_source
 from pkd_tune.distillation.checkpoint import Checkpoint
 from pkd_tune.distillation.inference import TeacherSimilarity
@@ -38,6 +39,7 @@ class StudentData:
 
     task: Task
     train: Split
+    """With the texts that have no label, where there are any, after the labelled examples."""
     dev: Mapping[str, Split]
     """The splits that select epochs and trials, by the names of the task's dev splits."""
     official_dev: Mapping[str, Split]
@@ -49,6 +51,8 @@ class StudentData:
     teacher_dev: Mapping[str, TeacherOutputs]
     """Teacher outputs of the splits in `dev`."""
     device: torch.device
+    labelled: Split | None = None
+    """The labelled examples of `train` alone, from which a student learns that has no teacher; None: all of them."""
 
 
 def open_student_data(
@@ -79,7 +83,8 @@ def open_student_data(
 
     return StudentData(
         task=task,
-        train=chosen["train"],
+        train=training_split(data, chosen["train"], data.student_dir, verify=verify),
+        labelled=None if data.unlabeled is None else chosen["train"],
         dev={name: chosen[name] for name in task.dev_splits},
         official_dev={name: splits[name] for name in task.dev_splits},
         start=lambda init: load_start(start_folder(data, teacher.folder, init)),
@@ -133,6 +138,21 @@ def checked_teacher_outputs(
     return outputs
 
 
+def training_split(data: DataConfig, train: Split, model_dir: Path, *, verify: bool = True) -> Split:
+    """Returns what students are trained on: the training split, with the texts that have no label where there are any.
+
+    Args:
+        data: The task and its models.
+        train: The training split, tokenised as `model_dir` does.
+        model_dir: The folder of the model whose tokenizer is used.
+        verify: Whether cached tokens are checked against their hash.
+    """
+    if data.unlabeled is None:
+        return train
+    texts = load_unlabeled(data.task, data.data_dir, data.unlabeled, model_dir, data.max_length, verify=verify)
+    return with_unlabeled(train, texts)
+
+
 def teacher_cache_folder(data: DataConfig) -> Path:
     """Returns the cache folder of a task's teacher outputs."""
     return data.data_dir / "teacher_cache" / data.task.name
@@ -164,6 +184,7 @@ def compute_teacher_outputs(
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length, verify=verify)
     if data.select_on != "dev":
         splits = selection_splits(task, splits, data.select_on)
+    splits = {**splits, "train": training_split(data, splits["train"], data.teacher_dir, verify=verify)}
 
     def load_teacher() -> PreTrainedModel:
         return load_classifier(teacher_dir, task.labels, seed=0).to(device)
@@ -237,13 +258,15 @@ def distill(
         imitated=imitated,
     )
     train_step = _train_step(model_pool, student_data, config, training.seed, loss)
-    student, key = train_step.model, student_data.train.key
-    if key not in model_pool.sources:
-        model_pool.sources[key] = open_source(student_data.train, student, outputs, per_gpu=model_pool.per_gpu)
+    student, train = train_step.model, student_data.train
+    if student_data.labelled is not None and not (loss.needs_logits or loss.needs_layers):
+        train = student_data.labelled
+    if train.key not in model_pool.sources:
+        model_pool.sources[train.key] = open_source(train, student, outputs, per_gpu=model_pool.per_gpu)
     return student, fit(
         train_step,
         loss,
-        model_pool.sources[key],
+        model_pool.sources[train.key],
         student_data.dev,
         student_data.task,
         training,

@@ -324,6 +324,7 @@ class TrainStep:
             batch.teacher_cls_BKH,
             **weights,
             normalize=loss.normalize,
+            labelled_B=batch.labelled_B,
         )
 
     def _backward(self, config: TrainingConfig, loss: Loss, batch: Batch, parts: int) -> Tensor:

@@ -48,6 +48,9 @@ class Family:
     """Path from the encoder to its list of layers."""
     paths: LayerPaths | None = LayerPaths()
     """For the fast forward pass; None: the family runs transformers' own."""
+    slowdown: float | None = None
+    """How many times as long a training step takes as BERT's fast one of the same shape, measured on a CPU
+    (docs/performance.md), in a family without a fast forward pass; None where there is one."""
     words: str = "embeddings.word_embeddings"
     """Path from the encoder to the token embeddings."""
     positions: str | None = "embeddings.position_embeddings"
@@ -197,6 +200,7 @@ _FAMILIES = (
         title="DeBERTa-v2/v3",
         encoder="deberta",
         paths=None,
+        slowdown=2.9,
         positions=None,
         head=None,
         head_tensors=_POOLED,
@@ -238,6 +242,7 @@ _FAMILIES = (
         encoder="model",
         layers="layers",
         paths=None,
+        slowdown=1.5,
         words="embeddings.tok_embeddings",
         positions=None,
         last_matrix="mlp.Wo",

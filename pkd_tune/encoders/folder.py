@@ -35,6 +35,14 @@ def model_name(folder: Path) -> str:
     return folder.name
 
 
+def hub_name(folder: Path) -> str | None:
+    """Returns the repository, `owner/name`, of a folder in the hub's cache; None for any other folder."""
+    cached = folder.parent.parent.name
+    if folder.parent.name != "snapshots" or not cached.startswith("models--"):
+        return None
+    return cached.removeprefix("models--").replace("--", "/", 1)
+
+
 BERT_BASE: dict[str, int] = {
     name: BERT_SETTINGS[name]
     for name in (

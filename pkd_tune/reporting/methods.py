@@ -4,8 +4,9 @@ The colours are Paul Tol's vibrant scheme, which remains distinguishable with co
 black; dashes and markers distinguish the methods in print.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pkd_tune.reporting.formatting import plural
@@ -86,13 +87,22 @@ def is_regression(metrics: Collection[str]) -> bool:
     return "pearson" in metrics or "spearman" in metrics
 
 
-def unused_settings(method: str, layers: int, *, regression: bool) -> frozenset[str]:
+def unused_settings(
+    method: str, layers: int, *, regression: bool, settings: Mapping[str, Any] = MappingProxyType({})
+) -> frozenset[str]:
     """Returns the hyperparameters without effect on a training.
 
     These are the ones the method does not use; those of the intermediate-layer (PT) loss for a student of one layer,
-    which has no intermediate layer; and the temperature in a regression, where the soft-label term is a squared error.
+    which has no intermediate layer; the temperature in a regression, where the soft-label term is a squared error; and
+    those of a term whose weight is 0.
+
+    Args:
+        method: Its name in records.
+        layers: Depth of the student.
+        regression: Whether labels are numbers.
+        settings: Of one training, or those that all trainings have in common.
     """
     unused = METHOD_INFO[method].unused
-    if layers == 1:
+    if layers == 1 or settings.get("beta") == 0:
         unused |= _PATIENCE
-    return unused | {"temperature"} if regression else unused
+    return unused | {"temperature"} if regression or settings.get("alpha") == 0 else unused

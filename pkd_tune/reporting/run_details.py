@@ -85,6 +85,11 @@ def _facts(run: Run) -> list[str]:
     if run.teacher:
         facts.append(f"Teacher: {_teacher(run.teacher, search['teacher_trainings'])}")
     facts.append(f"Students: {', '.join(_students_have(run))}.")
+    if unlabeled := run.record.get("unlabeled"):
+        facts.append(
+            f"Texts without labels: {unlabeled['examples']:,} of {code(unlabeled['file'])}, on which KD and PKD learn "
+            "from the teacher's outputs alone; fine-tuning does not use them."
+        )
     facts += [f"{METHOD_INFO[method].title}: {METHOD_INFO[method].description}." for method in run.methods]
     facts.append(_search(run))
     if search["seeds"]:
@@ -175,8 +180,13 @@ def _search(run: Run) -> str:
 def _effective(run: Run) -> list[str]:
     """Returns the hyperparameters of the search space that have an effect on at least one study."""
     regression = is_regression(run.teacher["metrics"] if run.teacher else run.trials.columns)
+    fixed = {
+        name: spec["values"][0]
+        for name, spec in run.record["space"].items()
+        if len(spec.get("values", ())) == 1 and "when" not in spec
+    }
     unused = [
-        unused_settings(method, depth, regression=regression)
+        unused_settings(method, depth, regression=regression, settings=fixed)
         for depth in run.search["depths"]
         for method in run.methods
     ]

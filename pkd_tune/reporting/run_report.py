@@ -23,6 +23,7 @@ from pkd_tune.reporting.importance import without_importances
 from pkd_tune.reporting.latex import latex_table
 from pkd_tune.reporting.methods import ABLATION_TITLES, METHOD_INFO, is_regression, student_title, unused_settings
 from pkd_tune.reporting.published_scores import PUBLISHED_NOTE, compares, published_dev, published_table
+from pkd_tune.reporting.ranges import range_notes
 from pkd_tune.reporting.run import ENDED, Run, fixed_value, read_run
 from pkd_tune.reporting.run_details import run_details
 from pkd_tune.reporting.verdict import distillation_text, tuning_text, verdict_text
@@ -185,7 +186,12 @@ def _settings_text(run: Run, student: dict[str, Any]) -> str:
 
     Epochs and initialisation are left out where they are those of all students.
     """
-    unused = unused_settings(student["method"], student["layers"], regression=is_regression(student["metrics"]))
+    unused = unused_settings(
+        student["method"],
+        student["layers"],
+        regression=is_regression(student["metrics"]),
+        settings=student["settings"],
+    )
     unused |= {name for name in ("epochs", "init") if fixed_value(run.record["space"][name]) is not None}
     words = []
     for name, value in student["settings"].items():
@@ -223,6 +229,7 @@ def _gaps(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
     ended = int((run.of_stage("confirm")["state"] == "complete").sum())
     if ended < wanted:
         yield f"The confirmation is incomplete: {ended} of {wanted} trainings on fresh seeds are complete."
+    yield from range_notes(run)
     if not run.of_stage("search").empty:
         yield from without_importances(run)
 

@@ -144,7 +144,7 @@ def session_parent() -> Path:
     Raises:
         UserError: When there is too little space in it for Ray to start.
     """
-    parent = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    parent = os.path.expanduser(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     if len(parent) + len(_SOCKET) > _LONGEST_SOCKET_PATH:
         parent = "/tmp"
     free = shutil.disk_usage(parent).free

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pkd_tune.config import CONTROLS, Method, SearchConfig, SearchStage, Stage, UserError
+from pkd_tune.tuning.effects import without_effect
 from pkd_tune.tuning.space import (
     LEFT_OUT,
     Choice,
@@ -94,15 +95,20 @@ def plan_studies(
     """
     plans: list[StudyPlan] = []
     for number, stage in enumerate(search.stages):
-        own = for_method(parameters, stage.method, regression=search.data.task.regression)
+        of_method = for_method(parameters, stage.method)
         before = search.stages[number - 1].method if stage.keep else None
-        everything = all_settings(fix(own, {name: _any_value(own[name]) for name in stage.keep}))
-        if everything is None and (search.sampler == "grid" or search.trials is None):
-            raise UserError("--sampler grid: the space has ranges; give every parameter choices, as paper.toml does")
         total = total_trials(search, stage.method)
         for i, depth in enumerate(search.depths):
+            idle = without_effect(of_method, depth, regression=search.data.task.regression)
+            own = fix(of_method, idle)
+            everything = all_settings(fix(own, {name: _any_value(own[name]) for name in stage.keep}))
+            if everything is None and (search.sampler == "grid" or search.trials is None):
+                raise UserError(
+                    "--sampler grid: the space has ranges; give every parameter choices, as paper.toml does"
+                )
             share = len(everything or ()) if total is None else _share(total, len(search.depths), i)
             good = sorted(first, key=lambda entry: abs(entry[1] - depth))
+            good = [(method, layers, {**known, **idle}) for method, layers, known in good]
             inside = [
                 settings
                 for method, _, known in good
@@ -147,12 +153,11 @@ def finetuned_share(
     """
     if not control_trials:
         return control_trials
-    searched = {
-        method: sum(
-            distribution(each) is not None for each in for_method(parameters, method, regression=regression).values()
-        )
-        for method in CONTROLS
-    }
+    searched = {}
+    for method in CONTROLS:
+        own = for_method(parameters, method)
+        idle = without_effect(own, depth=2, regression=regression)
+        searched[method] = sum(distribution(each) is not None for each in fix(own, idle).values())
     share = math.ceil(control_trials * searched["finetuned"] / max(1, searched["kd"]))
     return min(control_trials, max(share, depths))
 

@@ -160,15 +160,9 @@ def shared_part(parameters: Parameters, settings: Settings, method: Method) -> S
     }
 
 
-def for_method(parameters: Parameters, method: Method, *, regression: bool = False) -> Parameters:
-    """Returns the parameters of a method; those that its loss does not use are fixed.
-
-    The soft-label term of a regression is a squared error, without a temperature.
-    """
-    fixed = dict(LEFT_OUT[method])
-    if regression:
-        fixed["temperature"] = 1.0
-    return fix(parameters, fixed)
+def for_method(parameters: Parameters, method: Method) -> Parameters:
+    """Returns the parameters of a method; those that its loss does not use are fixed."""
+    return fix(parameters, LEFT_OUT[method])
 
 
 def fix(parameters: Parameters, values: Mapping[str, Value]) -> Parameters:

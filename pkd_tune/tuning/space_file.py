@@ -47,7 +47,7 @@ class Space:
     early_stopping: bool
     """Whether weak trials are stopped early."""
     max_pending: int
-    """Trials of one study that run without a score at most; 0: no limit."""
+    """Trials of one study that run without a score at most, or as many as have one; 0: no limit."""
     transfer: bool
     """Whether a study tries the best settings of its siblings."""
     stages: tuple[SearchStage, ...]
@@ -93,13 +93,15 @@ def find_space(name: str | Path) -> Path:
     raise UserError(f"--space {name}: neither a file nor a shipped space ({names})")
 
 
-def load_space(path: Path, overrides: Sequence[str] = ()) -> Space:
+def load_space(path: Path, overrides: Sequence[str] = (), flags: Mapping[str, dict[str, Any]] | None = None) -> Space:
     """Reads a space file over `default.toml`, with single values replaced.
 
     Args:
         path: The file.
         overrides: Values that replace the file's, each as `TABLE.KEY=VALUE`, such as `training.epochs=8`,
             `space.alpha=0.5` or `space.beta={low = 1, high = 10}`. VALUE is a TOML value; a single word is a string.
+
+        flags: Values that replace both, as a file that has nothing else, by the flag that gave them.
 
     Raises:
         UserError: With every problem found, one line each: unknown tables and keys, values and ranges that break a
@@ -115,6 +117,7 @@ def load_space(path: Path, overrides: Sequence[str] = ()) -> Space:
             layers.append((_flag(override), _parse_override(override)))
         except UserError as error:
             problems += error.problems
+    layers += (flags or {}).items()
     tables, sources = _overlay(layers)
 
     def source(location: Sequence[str | int]) -> str:

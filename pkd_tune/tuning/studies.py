@@ -102,8 +102,8 @@ class Studies:
             seeds: Of the trainings that confirm each study's winner; empty: no confirmation.
             early_stopping: Whether weak trials are stopped at rungs.
             first_rung: Epoch of the first of them: that of a trial's first evaluation.
-            max_pending: Trials of one study that run without a score at most; 0: no limit, as where neither sampler nor
-                early stopping learn from scores.
+            max_pending: Trials of one study that run without a score at most, or as many as have one; 0: no limit, as
+                where neither sampler nor early stopping learn from scores.
             time_limit: When no more trials are given out; None: when there are no more.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -151,10 +151,10 @@ class Studies:
     def ask(self) -> tuple[TrialId, Settings, int | None] | None:
         """Returns the next trial, its settings, and its seed if it is a confirmation or an ablation.
 
-        Interrupted trials come first; then the search that has started the smallest share of its quota, of those with
-        fewer than `max_pending` trials without a score; then confirmations of studies whose search has ended, and
-        ablations at depths whose searches have all ended. None when there is none now; more may follow when running
-        trials are evaluated or end.
+        Interrupted trials come first; then the search that has started the smallest share of its quota, of those whose
+        next trial need not wait for scores; then confirmations of studies whose search has ended, and ablations at
+        depths whose searches have all ended. None when there is none now; more may follow when running trials are
+        evaluated or end.
 
         With a time limit, a search has ended, for this time, when another trial would not leave enough time for the
         confirmations and ablations.
@@ -203,11 +203,9 @@ class Studies:
         epoch, before = details["epoch"], 0.0
         if frozen.last_step is not None:
             before = evaluations(frozen)[frozen.last_step]["epoch"]
-        rung = rung_at(epoch, before, self._first_rung)
-        if (
-            last or trial_id.stage == "confirm"
-        ):  # the last learning rates, which others have yet to come to, raise scores
-            rung = None
+        # The last evaluation is at no rung: learning rates that others have yet to come to have raised its score.
+        at_rungs = trial_id.stage == "search" and not last
+        rung = rung_at(epoch, before, self._first_rung) if at_rungs else None
         started, seconds = self._resumed_at[trial_id]
         trial.set_user_attr(evaluation_key(step), {**details, "seconds": round(seconds + time.time() - started, 2)})
         if rung is not None:
@@ -493,12 +491,11 @@ class Studies:
         return min(behind, key=lambda study_key: started[study_key]) if behind else None
 
     def _is_full(self, study_key: StudyKey) -> bool:
-        """Returns whether as many trials of a study run without a score as may."""
-        searching = [
-            trial_id for trial_id in self._running if (trial_id.study_key, trial_id.stage) == (study_key, "search")
-        ]
-        pending = sum(self._frozen(trial_id).last_step is None for trial_id in searching)
-        return 0 < self._max_pending <= pending
+        """Returns whether a study's next trial waits: `max_pending` run without a score, and no fewer than have one."""
+        trials = self.trials(study_key)
+        scored = sum(bool(trial.intermediate_values) for trial in trials)
+        pending = sum(trial.state is TrialState.RUNNING and not trial.intermediate_values for trial in trials)
+        return 0 < self._max_pending <= pending and pending >= scored
 
     def _fits(self, study_key: StudyKey) -> bool:
         """Returns whether another trial of a study, and the confirmations after it, fit into the time limit."""

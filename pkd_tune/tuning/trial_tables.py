@@ -60,6 +60,7 @@ def evaluation_rows(studies: Studies) -> list[dict[str, Any]]:
             "gradient_norm": seen["gradient_norm"],
             "learning_rate": seen["learning_rate"],
             **seen["watched"],
+            "degenerate": seen["degenerate"],
             "seconds": seen["seconds"],
             "node": seen.get(NODE),
         }

@@ -13,6 +13,7 @@ from pkd_tune.config import SearchConfig, UserError
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.batch_source import may_be_resident, resident_bytes
+from pkd_tune.distillation.student import training_split
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
 from pkd_tune.distillation.train_step import CPU_TOKENS
 from pkd_tune.encoders.folder import sizes, weight_bytes
@@ -164,7 +165,7 @@ def _room(request: SearchRequest, memory: TrialMemory, cores: int) -> int:
 def _training_split(config: SearchConfig) -> Split:
     task, data = config.data.task, config.data
     features = load_features(task, data.data_dir, data.student_dir, data.max_length)
-    return selection_splits(task, features, data.select_on)["train"]
+    return training_split(data, selection_splits(task, features, data.select_on)["train"], data.student_dir)
 
 
 def start_models(parameters: Parameters) -> int:

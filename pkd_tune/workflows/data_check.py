@@ -9,6 +9,7 @@ from pkd_tune.config import Task
 from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.loading import load_raw, source_notes
 from pkd_tune.data.tokens import load_tokenizer, token_lengths
+from pkd_tune.data.unlabeled import UNLABELED, read_unlabeled
 from pkd_tune.reporting.document import Table, markdown
 from pkd_tune.reporting.formatting import METRIC_TITLES, listed
 from pkd_tune.workflows.request import SearchRequest
@@ -22,10 +23,13 @@ def check(request: SearchRequest) -> str:
     """Returns what was understood of the task's data, as text for a terminal."""
     data = request.config.data
     task, raw = data.task, load_raw(data.task, data.data_dir)
+    notes = [*source_notes(task, {} if request.options.demo else raw), *duplicate_notes(raw, task)]
+    if data.unlabeled is not None:
+        raw[UNLABELED] = read_unlabeled(task, data.unlabeled)
+        notes += unlabeled_notes(raw)
     lengths = {
         name: token_lengths(split, load_tokenizer(data.teacher_dir, data.max_length)) for name, split in raw.items()
     }
-    notes = [*source_notes(task, {} if request.options.demo else raw), *duplicate_notes(raw, task)]
     return "\n".join(
         [
             *understood(task),
@@ -102,6 +106,24 @@ def duplicate_notes(raw: Mapping[str, RawSplit], task: Task) -> list[str]:
     )
     if absent:
         notes.append(f"no example of train has the class {listed(sorted(absent), 'or')}")
+    return notes
+
+
+def unlabeled_notes(raw: Mapping[str, RawSplit]) -> list[str]:
+    """Returns a line for each split that has texts in common with those without labels, and for repeated ones."""
+    texts = {
+        name: list(zip(split.sentence1, split.sentence2 or split.sentence1, strict=True)) for name, split in raw.items()
+    }
+    mine = texts.pop(UNLABELED)
+    notes = []
+    if repeated := len(mine) - len(set(mine)):
+        notes.append(f"{repeated:,} texts of {UNLABELED} repeat another")
+    for name, theirs in texts.items():
+        if shared := len(set(mine) & set(theirs)):
+            notes.append(
+                f"{shared:,} texts of {UNLABELED} are in {name} too"
+                + ("" if name == "train" else ": students are trained on texts that they are scored on")
+            )
     return notes
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig, UserError
 from pkd_tune.data.loading import load_features
+from pkd_tune.data.tokens import file_hash
 from pkd_tune.distillation.layer_map import teacher_layers
 from pkd_tune.distillation.published_settings import Published, published
 from pkd_tune.encoders.folder import layer_count, model_name, weights_key
@@ -36,6 +37,7 @@ from pkd_tune.workflows.inputs import (
     find_data,
     find_device,
     find_encoder,
+    find_unlabeled,
     load_examples,
     student_init,
 )
@@ -133,7 +135,8 @@ def distill(request: DistillRequest) -> TrainedModel:
         "imitated_layers": imitated,
         "metrics": metrics,
         "teacher": {"weights": teacher.key, "layers": teacher.layers, "metrics": teacher.metrics},
-        "content": {"weights": weights_key(unfinished), "train": splits["train"].key, "dev": splits["dev"].key},
+        "content": {"weights": weights_key(unfinished), "train": splits["train"].key, "dev": splits["dev"].key}
+        | ({"unlabeled": file_hash(data.unlabeled)[:16]} if data.unlabeled is not None else {}),
         "provenance": provenance(request.command, gpu_names()),
     }
     write_json(unfinished / RESULT, record)
@@ -170,6 +173,7 @@ def resolve_distill(options: DistillOptions, command: str) -> DistillRequest:
     max_length = options.max_length or space.max_length
     teacher_dir = find_encoder(options.teacher, "--teacher", options, task, data_dir, problems)
     check_length(teacher_dir, "--teacher", max_length, problems)
+    unlabeled = find_unlabeled(options.unlabeled, task, problems)
     student_dir = teacher_dir
     if options.student:
         student_dir = find_encoder(options.student, "--student", options, task, data_dir, problems)
@@ -205,6 +209,7 @@ def resolve_distill(options: DistillOptions, command: str) -> DistillRequest:
             teacher_dir=teacher_dir,
             student_dir=student_dir,
             max_length=max_length,
+            unlabeled=unlabeled,
         ),
         teacher_trainings=tuple(replace(training, precision=precision) for training in space.teacher),
         distillation=replace(config, init=student_init(options.init, student_dir)),

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from pkd_tune.config import DataConfig, SearchConfig
+from pkd_tune.config import SearchConfig
 from pkd_tune.data.loading import load_features, selection_splits
+from pkd_tune.distillation.student import training_split
 from pkd_tune.distillation.teacher import finetuned_cache, finetuned_folder, is_finetuned
 from pkd_tune.distillation.train_step import graphs_of_a_training
-from pkd_tune.encoders.folder import family_of, has_classifier, layer_count, model_name, weight_bytes
+from pkd_tune.encoders.folder import has_classifier, layer_count, model_name, weight_bytes
 from pkd_tune.files import JOURNAL, RAY_LOG, RUN
 from pkd_tune.reporting.document import Table, markdown
 from pkd_tune.reporting.formatting import plural
@@ -26,7 +27,7 @@ from pkd_tune.tuning.sampling import REDUCTION, WARM_UP_TRIALS
 from pkd_tune.tuning.space import epoch_shares
 from pkd_tune.tuning.studies import STUDY_NAMES
 from pkd_tune.workflows.capacity import concurrency_text, limit_concurrency
-from pkd_tune.workflows.inputs import load_examples
+from pkd_tune.workflows.inputs import forward_pass_text, load_examples
 from pkd_tune.workflows.request import SearchRequest
 from pkd_tune.workflows.run_folder import check_same_search, choose_run_folder, read_record
 from pkd_tune.workflows.search import free_slots_note, plan_search, run_name, settings_record
@@ -58,6 +59,7 @@ def _plan(request: SearchRequest) -> str:
     load_examples(task, data.data_dir, demo=request.options.demo)
     features = load_features(task, data.data_dir, data.student_dir, data.max_length)
     splits = selection_splits(task, features, data.select_on)
+    splits["train"] = training_split(data, splits["train"], data.student_dir)
     resources = limit_concurrency(request, resources, plans)
     torch.set_num_threads(resources.threads if device.type == "cpu" else torch.get_num_threads())
     costs = {}
@@ -152,22 +154,6 @@ def plan_teacher(config: SearchConfig, device: torch.device, *, captured: bool) 
     with graphs_of_a_training(device, captured=captured) as graphs:
         seconds = time_teacher(config, splits, device, graphs)
     return TeacherPlan(f"Teacher: to be fine-tuned, about {seconds / 60:.1f} min.", seconds)
-
-
-def forward_pass_text(data: DataConfig) -> str:
-    """Returns which forward pass teacher and students run, and what the slower one costs; the plan is timed with it."""
-    families = {"teacher": family_of(data.teacher_dir), "students": family_of(data.student_dir)}
-    ways = [
-        f"{who} ({family.title}) {'transformers' if family.paths is None else 'fast'}"
-        for who, family in families.items()
-    ]
-    text = f"Forward pass: {', '.join(ways)}."
-    if all(family.paths is not None for family in families.values()):
-        return text
-    return (
-        f"{text} A step with that of transformers took about 1.5 times as long for 3 or 6 layers, and nearly 5 times "
-        "for one, with BERT on a CPU."
-    )
 
 
 def expected_epochs(trials: int, shares: Mapping[int, float], first_rung: float, *, early_stopping: bool) -> float:

@@ -44,6 +44,10 @@ class ExportRequest:
     """Holds the dev split."""
     target: Path
     """The folder to write."""
+    push: str | None
+    """The repository on the hub that the folder is uploaded to; None: to none."""
+    public: bool
+    """Whether that repository is public."""
     formats: tuple[str, ...]
     """What is written: PyTorch's format always, and first."""
 
@@ -57,6 +61,8 @@ class Exported:
     """For each format: `format`, `metrics`, `parameters`, `size_mb`, `latency_ms`."""
     score: str
     """Whether the score is the `first` of the task's metrics or the `mean` of all."""
+    address: str | None = None
+    """Of the repository on the hub, where the folder was uploaded."""
 
     @property
     def table(self) -> str:
@@ -71,13 +77,17 @@ def export(request: ExportRequest) -> Exported:
 
     Raises:
         ExportCheckError: When a format scores differently from the student; nothing is written then.
+        UserError: When the hub refuses an upload.
     """
     # These take seconds to import, which a refused request need not wait for.
     from pkd_tune.deployment.conversion import write_formats
     from pkd_tune.deployment.formats import PYTORCH, refusals
+    from pkd_tune.deployment.hub_upload import prepare_repository, push_folder
     from pkd_tune.deployment.measurement import in_fresh_process, latencies_ms, latency_machine, measure
     from pkd_tune.deployment.model_card import write_card
 
+    if request.push is not None:
+        prepare_repository(request.push, public=request.public)
     task, max_length = request.task, request.run["search"]["data"]["max_length"]
     raw = load_raw(task, request.data_dir)
     dev = {name: raw[name] for name in task.dev_splits}
@@ -117,8 +127,17 @@ def export(request: ExportRequest) -> Exported:
             verdict=request.verdict,
             formats=formats,
             latency_on=latency_machine(),
+            start=student_start(request),
         )
-    return Exported(request.target, formats, task.score)
+    if request.push is None:
+        return Exported(request.target, formats, task.score)
+    log.info("uploading to %s", request.push)
+    return Exported(request.target, formats, task.score, push_folder(request.target, request.push))
+
+
+def student_start(request: ExportRequest) -> Path:
+    """Returns the folder of the pretrained model that the student was cut from, which may be gone."""
+    return Path(str(request.run["search"]["data"]["student_dir"]))
 
 
 def verdict_for(options: ExportOptions, summary: dict[str, Any]) -> Verdict | None:
@@ -151,6 +170,13 @@ def resolve_export(options: ExportOptions) -> ExportRequest:
     formats = ["pytorch", *(name for name in ("onnx", "int8") if getattr(options, name))]
     if len(formats) > 1:
         check_onnx(f"--{formats[1]}", problems)
+    if options.push is not None:
+        from pkd_tune.deployment.hub_upload import push_problem
+
+        if problem := push_problem(options.push):
+            problems.add(problem)
+    elif options.public:
+        problems.add("--public belongs to --push; leave it out, or name a repository")
     target = options.to.resolve()
     check_new_folder(target, problems)
     if options.layers is not None and options.tolerance is not None:
@@ -189,6 +215,8 @@ def resolve_export(options: ExportOptions) -> ExportRequest:
         task=task,
         data_dir=data_dir,
         target=target,
+        push=options.push,
+        public=options.public,
         formats=tuple(formats),
     )
 

@@ -143,6 +143,7 @@ def export_finalists(
             demo=demo,
             select_on=data.select_on,
             verdict=verdict_text(verdict, "this student") if verdict and student is verdict.student else "",
+            start=data.student_dir,
         )
     planned = sum(studies.quota(study_key) for study_key in studies.plans)
     return {

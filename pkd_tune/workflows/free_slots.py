@@ -1,6 +1,5 @@
 """Whether a search has too few trials for the slots it runs on."""
 
-import math
 from collections.abc import Callable, Sequence
 
 from pkd_tune.config import SearchConfig
@@ -48,12 +47,22 @@ def free_slots_text(
 def duration(config: SearchConfig, plans: Sequence[StudyPlan], slots: int) -> tuple[float, float]:
     """Returns how long a search takes at least, in evaluations of one trial, and what share of its slots it uses.
 
-    It takes as long as its slots need for all evaluations; and as long as its longest study: trials start in groups of
-    `max_pending`, each an evaluation after the one before, and winners are confirmed when the last trial has ended.
+    It takes as long as its slots need for all evaluations; and as long as its longest study: trials start in groups, as
+    `max_pending` allows, each an evaluation after the one before, and winners are confirmed when the last trial has
+    ended.
     """
     each = config.student_training.epochs * config.student_training.evaluations_per_epoch
     work = float(sum((plan.quota + config.seeds) * each for plan in plans))
-    groups = [math.ceil(plan.quota / (config.max_pending or plan.quota or 1)) for plan in plans]
-    longest = max(groups) - 1 + each * (2 if config.seeds else 1)
+    groups = max(_groups(plan.quota, config.max_pending) for plan in plans)
+    longest = groups - 1 + each * (2 if config.seeds else 1)
     time = max(work / slots, longest)
     return time, work / (slots * time)
+
+
+def _groups(trials: int, max_pending: int) -> int:
+    """Returns how many groups of trials start after one another: each as large as all before it, or `max_pending`."""
+    groups = started = 0
+    while started < trials:
+        started += max(max_pending or trials, started)
+        groups += 1
+    return groups

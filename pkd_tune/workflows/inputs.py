@@ -3,13 +3,15 @@
 import logging
 from pathlib import Path
 
-from pkd_tune.config import Init, Precision, Task
+from pkd_tune.config import DataConfig, Init, Precision, Task
 from pkd_tune.data.demo import demo_task
 from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.hub import find_pretrained
 from pkd_tune.data.loading import check_source, load_raw, source_notes
 from pkd_tune.data.task import find_trainable
-from pkd_tune.encoders.folder import classifier_problems, encoder_problems, has_classifier, length_limit
+from pkd_tune.data.unlabeled import read_unlabeled
+from pkd_tune.encoders.families import Family
+from pkd_tune.encoders.folder import classifier_problems, encoder_problems, family_of, has_classifier, length_limit
 from pkd_tune.encoders.precision import check_precision
 from pkd_tune.tuning.resources import Resources, choose_resources
 from pkd_tune.workflows.checks import Problems, check_writable
@@ -118,6 +120,19 @@ def student_init(init: Init, student_dir: Path) -> Init:
     return "teacher"
 
 
+def forward_pass_text(data: DataConfig) -> str:
+    """Returns which forward pass teacher and students run, and what that of transformers costs."""
+    families = {"teacher": family_of(data.teacher_dir), "students": family_of(data.student_dir)}
+    ways = [f"{who} ({family.title}) {_way(family)}" for who, family in families.items()]
+    return f"Forward pass: {', '.join(ways)}."
+
+
+def _way(family: Family) -> str:
+    if family.slowdown is None:
+        return "fast"
+    return f"transformers, about {family.slowdown:g} x slower per example than BERT's fast one"
+
+
 def find_one_device(gpus: int | None, problems: Problems) -> Resources | None:
     """Returns the resources of this machine for a command that runs one model, which takes one GPU."""
     if gpus is not None and gpus > 1:
@@ -133,6 +148,13 @@ def find_device(gpus: int | None, precision: Precision, problems: Problems) -> R
         device = resources.device
         problems.attempt(lambda: check_precision(precision, device))
     return resources
+
+
+def find_unlabeled(path: Path | None, task: Task | None, problems: Problems) -> Path | None:
+    """Returns the file of texts without labels, absolute, after reading it; None where none was given."""
+    if path is not None and task is not None:
+        problems.attempt(lambda: read_unlabeled(task, path.resolve()))
+    return None if path is None else path.resolve()
 
 
 def load_examples(task: Task, data_dir: Path, *, demo: bool) -> dict[str, RawSplit]:

@@ -55,6 +55,7 @@ class SearchOptions(TrainingOptions):
     set: tuple[str, ...] = ()
     sampler: Sampler | None = None
     select_on: SelectOn = "dev"
+    unlabeled: Path | None = None
     warm_start: tuple[Path, ...] = ()
     trials_per_gpu: int | None = None
     address: str | None = None
@@ -99,6 +100,7 @@ class DistillOptions(TrainingOptions):
     strategy: Strategy | None = None
     normalize: bool | None = None
     learning_rate: float | None = None
+    unlabeled: Path | None = None
     to: Path | None = None
 
 
@@ -132,6 +134,8 @@ class ExportOptions:
     tolerance: float | None = None
     onnx: bool = False
     int8: bool = False
+    push: str | None = None
+    public: bool = False
     task: str | None = None
     data_dir: Path | None = None
 

@@ -33,6 +33,7 @@ from pkd_tune.tuning.space_file import find_space, load_space
 from pkd_tune.workflows.checks import Problems, check_positive, check_writable
 from pkd_tune.workflows.inputs import find_one_device
 from pkd_tune.workflows.options import PredictOptions
+from pkd_tune.workflows.progress import prediction_progress
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,8 @@ def predict(request: PredictRequest) -> list[Prediction]:
         model = load_classifier(folder, task.labels, seed=0).to(torch.device(request.device))
         wanted = wanted_splits(task, options)
         for name in wanted:
-            logits_NC = inference.predict(model, splits[name], precision="fp32").numpy()
+            with prediction_progress(f"{task.name} {name}", len(splits[name])) as show:
+                logits_NC = inference.predict(model, splits[name], precision="fp32", show=show).numpy()
             predicted_N = predictions(task, logits_NC)
             path = table_path(options, task, name)
             table = as_table(task, logits_NC, predicted_N, splits[name].labels)

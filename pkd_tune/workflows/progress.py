@@ -1,7 +1,8 @@
-"""The progress of one training: a bar on a terminal or in a notebook, a line per evaluation elsewhere."""
+"""Progress bars of a training and of predictions on a terminal or in a notebook; lines elsewhere."""
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,6 +15,38 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LAYOUT = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} evaluations, {remaining} left{postfix}"
+
+
+_LINE_SECONDS = 30.0
+"""Time between two lines where there is no bar."""
+
+
+@contextmanager
+def prediction_progress(name: str, examples: int) -> Iterator[Callable[[int], None]]:
+    """Shows how many examples have been predicted.
+
+    Args:
+        name: What is predicted.
+        examples: How many there are.
+
+    Yields:
+        A function to call with the number of examples of every batch.
+    """
+    interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
+    seen, said = 0, time.monotonic()
+    with tqdm(
+        desc=name, total=examples, leave=False, disable=not interactive, unit=" examples", file=sys.stderr
+    ) as bar:
+
+        def show(batch: int) -> None:
+            nonlocal seen, said
+            seen += batch
+            bar.update(batch)
+            if not interactive and time.monotonic() - said > _LINE_SECONDS and seen < examples:
+                log.info("%s: %s of %s examples", name, f"{seen:,}", f"{examples:,}")
+                said = time.monotonic()
+
+        yield show
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pkd_tune.config import DataConfig, Init, Method, SearchConfig, SearchStage, UserError
+from pkd_tune.config import DataConfig, Init, Method, SearchConfig, SearchStage, SelectOn, UserError
 from pkd_tune.encoders.folder import layer_count
 from pkd_tune.encoders.precision import check_precision
 from pkd_tune.tuning.artifacts import check_uri
@@ -28,6 +28,7 @@ from pkd_tune.workflows.inputs import (
     check_pretrained,
     find_data,
     find_encoder,
+    find_unlabeled,
     student_init,
 )
 from pkd_tune.workflows.options import DistillOptions, FinetuneOptions, SearchOptions
@@ -71,6 +72,7 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
     check_seed(options.seed, problems)
     check_name(options.name, problems)
     time_limit = problems.attempt(lambda: seconds_of(options.time_limit))
+    select_on = problems.attempt(lambda: selecting_split(options.select_on))
     if options.onnx:
         check_onnx("--onnx", problems)
     space = None if problems.found else problems.attempt(lambda: space_of(options))
@@ -90,12 +92,14 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         check_writable(Path(storage).expanduser().resolve(), "--storage", problems)
     task, data_dir = find_data(options, problems)
     teacher_dir = find_encoder(options.teacher, "--teacher", options, task, data_dir, problems)
+    unlabeled = find_unlabeled(options.unlabeled, task, problems)
     student_dir = teacher_dir
     if options.student:
         student_dir = find_encoder(options.student, "--student", options, task, data_dir, problems)
         check_pretrained(student_dir, problems)
     if space is not None:
-        asked = "--max-length" if options.max_length else f"--space {options.space}"
+        asked = f"--space {options.space}" if options.space else "--set training.max_length"
+        asked = "--max-length" if options.max_length else asked
         check_length(teacher_dir, "--teacher", space.max_length, problems, demo_asked=asked if options.demo else "")
         if options.student:
             check_length(student_dir, "--student", space.max_length, problems)
@@ -111,7 +115,7 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
             deepest = min(deepest, layer_count(student_dir) + 1)
         depths = problems.attempt(lambda: choose_depths(options.depths, deepest))
     problems.raise_any()
-    assert task is not None and space is not None and depths is not None  # noqa: PT018 - for the type checker
+    assert task is not None and space is not None and depths is not None and select_on is not None  # noqa: PT018 - for the type checker
     assert teacher_dir is not None and student_dir is not None  # noqa: PT018
     data = DataConfig(
         task=task,
@@ -119,9 +123,12 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         teacher_dir=teacher_dir,
         student_dir=student_dir,
         max_length=space.max_length,
-        select_on=options.select_on,
+        select_on=select_on,
+        unlabeled=unlabeled,
     )
     stages = choose_stages(options, space)
+    if unlabeled is not None and all(stage.method == "finetuned" for stage in stages):
+        raise UserError("--unlabeled: fine-tuning alone learns nothing from texts without labels; leave it out")
     sampler = options.sampler or space.sampler
     if options.control_trials is not None and (options.control_trials or any(stage.keep for stage in stages)):
         check_controls(stages)
@@ -195,15 +202,30 @@ def space_of(options: SearchOptions) -> Space:
     Raises:
         UserError: With every problem in the space and the overrides.
     """
-    flags = {"epochs": options.epochs, "batch_size": options.batch_size, "max_length": options.max_length}
-    overrides = [f"training.{name}={value}" for name, value in flags.items() if value is not None]
+    flags = {
+        f"--{name.replace('_', '-')} {value}": {"training": {name: value}}
+        for name in ("epochs", "batch_size", "max_length")
+        if (value := getattr(options, name)) is not None
+    }
     name = options.space or ("demo" if options.demo else "default")
-    return load_space(find_space(name), [*options.set, *overrides])
+    return load_space(find_space(name), options.set, flags)
 
 
 def default_space(options: FinetuneOptions | DistillOptions) -> Space:
     """Returns the space whose trainings are the defaults of single models."""
     return load_space(find_space("demo" if options.demo else "default"))
+
+
+def selecting_split(name: str) -> SelectOn:
+    """Returns the examples that select, by what users call them: `validation` is dev.
+
+    Raises:
+        UserError: There are no such examples.
+    """
+    known: dict[str, SelectOn] = {"dev": "dev", "validation": "dev", "holdout": "holdout"}
+    if name not in known:
+        raise UserError(f"--select-on {name}: give dev or holdout")
+    return known[name]
 
 
 def check_name(name: str | None, problems: Problems) -> None:

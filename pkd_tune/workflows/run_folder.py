@@ -18,12 +18,16 @@ FLAGS = {
     "search.depths": "--depths",
     "search.sampler": "--sampler",
     "search.data.select_on": "--select-on",
+    "content.unlabeled": "the content of --unlabeled",
     "search.student_training.precision": "--precision",
     "demo": "--demo",
 }
 """Settings that have a flag of their own; the others come from the space or from what was found."""
 
-PLACES = ("search.data.data_dir", "search.data.teacher_dir", "search.data.student_dir", "search.data.task.folder")
+PLACES = (
+    *("search.data.data_dir", "search.data.teacher_dir", "search.data.student_dir"),
+    *("search.data.task.folder", "search.data.unlabeled"),
+)
 """Settings that only say where something lies; what lies there is compared by content."""
 
 TOTALS = (

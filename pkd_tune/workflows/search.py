@@ -16,9 +16,10 @@ from filelock import FileLock, Timeout
 
 from pkd_tune.config import UserError
 from pkd_tune.data.loading import load_features, selection_splits
+from pkd_tune.data.unlabeled import load_unlabeled
 from pkd_tune.distillation.published_settings import PUBLISHED, PUBLISHED_TRAINING
 from pkd_tune.distillation.teacher import Teacher
-from pkd_tune.encoders.folder import model_name, weight_bytes
+from pkd_tune.encoders.folder import family_of, model_name, weight_bytes
 from pkd_tune.files import (
     BEST,
     DASHBOARD,
@@ -55,7 +56,7 @@ from pkd_tune.workflows.environment import check_environment
 from pkd_tune.workflows.finalists import export_finalists
 from pkd_tune.workflows.finished_run import SearchRun
 from pkd_tune.workflows.free_slots import free_slots_text
-from pkd_tune.workflows.inputs import load_examples
+from pkd_tune.workflows.inputs import forward_pass_text, load_examples
 from pkd_tune.workflows.request import SearchRequest
 from pkd_tune.workflows.run_folder import begin_run_folder, check_same_search, read_record, relative_path
 from pkd_tune.workflows.teaching import Nodes, make_teacher, make_teacher_outputs
@@ -225,10 +226,15 @@ def join_cluster(request: SearchRequest, run_dir: Path, stack: ExitStack) -> Res
         log.warning("%s", note)
     data_dir = request.config.data.data_dir
     data_dir.mkdir(parents=True, exist_ok=True)
-    task_folder = request.config.data.task.folder
+    task_folder, unlabeled = request.config.data.task.folder, request.config.data.unlabeled
     storage = ("--storage", options.storage) if options.storage else ("--out", str(run_dir))
     cluster.check_shared(
-        [("--data-dir", str(data_dir)), *([("--task", str(task_folder))] if task_folder is not None else []), storage]
+        [
+            ("--data-dir", str(data_dir)),
+            *([("--task", str(task_folder))] if task_folder is not None else []),
+            *([("--unlabeled", str(unlabeled.parent))] if unlabeled is not None else []),
+            storage,
+        ]
     )
     return cluster.cluster_resources(options.gpus, options.trials_per_gpu)
 
@@ -253,6 +259,8 @@ def prepare(
     depths = ", ".join(map(str, config.depths))
     methods = ", ".join(stage.method for stage in config.stages)
     log.info("%s: %s at depths %s; %s", task.name, methods, depths, concurrency_text(resources))
+    if not all(family_of(folder).paths for folder in (data.teacher_dir, data.student_dir)):
+        log.info("%s", forward_pass_text(data))
     if 1 in config.depths and any(stage.method.startswith("pkd") for stage in config.stages):
         log.warning(
             "a student of one layer has no intermediate layer that could imitate; beta has no effect at that depth"
@@ -271,6 +279,15 @@ def prepare(
         teacher.majority["score"],
     )
     record["content"] = {"teacher": teacher.key, **{name: split.key for name, split in chosen.items()}}
+    if data.unlabeled is not None:
+        texts = load_unlabeled(task, data.data_dir, data.unlabeled, data.teacher_dir, data.max_length)
+        record["content"]["unlabeled"] = texts.key
+        record["unlabeled"] = {"file": data.unlabeled.name, "examples": len(texts)}
+        log.info(
+            "%s: %s, which the teacher labels for distilled students; fine-tuning does not use them",
+            data.unlabeled,
+            plural(len(texts), "text"),
+        )
     if (run_dir / RUN).exists():
         before = read_record(run_dir)
         check_same_search(run_dir, before, record)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pkd_tune.benchmark.interleaving import Entry, Workload, make_entries, run_interleaved
+from pkd_tune.benchmark.interleaving import Entry, Workload, family_entries, make_entries, run_interleaved
 
 
 def test_runs_are_interleaved_and_entries_share_processes(workload: Workload) -> None:
@@ -58,3 +58,15 @@ def test_entries_where_bf16_is_supported(workload: Workload) -> None:
         ("pkd_tune, fine-tuning", "bf16"),
     ]
     assert [(each.gpu, each.threads) for each in entries[-1].workloads] == [(0, 8), (1, 8)]
+
+
+def test_entries_of_families(workload: Workload) -> None:
+    entries = family_entries(workload, ("bert", "electra", "modernbert"))
+    assert {family: [entry.name for entry in found] for family, found in entries.items()} == {
+        "bert": ["plain loop", "BERT, fast", "general"],
+        "electra": ["plain loop", "BERT, fast", "fast", "general"],
+        "modernbert": ["plain loop", "BERT, fast", "general"],
+    }
+    plain, reference, fast, general = (entry.workloads[0] for entry in entries["electra"])
+    assert [each.family for each in (plain, reference, fast, general)] == ["electra", "bert", "electra", "electra"]
+    assert [each.general for each in (reference, fast, general)] == [False, False, True]

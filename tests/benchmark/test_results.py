@@ -5,8 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification
 
-from pkd_tune.benchmark.interleaving import Workload, make_entries
-from pkd_tune.benchmark.results import as_text, needed_flops, summary
+from pkd_tune.benchmark.interleaving import Workload, family_entries, make_entries
+from pkd_tune.benchmark.results import as_text, families_summary, families_text, needed_flops, summary
 from pkd_tune.data.batches import Batch
 from pkd_tune.encoders.modeling import run
 
@@ -89,3 +89,22 @@ def test_a_row_names_its_precision_once(workload: Workload) -> None:
     assert "| plain loop, fp32 |" in text
     assert "| plain loop, bf16 |" in text
     assert "| pkd_tune, KD, bf16 |" in text
+
+
+def test_families_are_compared_with_their_plain_loop_and_with_bert(workload: Workload) -> None:
+    entries = family_entries(replace(workload, lengths=[10, 20]), ("bert", "deberta-v2"))
+    seconds = {"plain loop": 2.0, "BERT, fast": 0.5, "general": 1.0}
+    answers = {
+        family: {
+            entry.name: [[{"seconds": 9.0, "cpu_seconds": seconds[entry.name] * by}] for by in (1, 3, 1)]
+            for entry in found
+        }
+        for family, found in entries.items()
+    }
+    numbers = families_summary(entries, answers)
+    bert, deberta = numbers["families"]
+    assert list(bert["ways"]) == ["fast", "general"]
+    assert bert["ways"]["fast"] == {"examples_per_second": 4, "times_plain": 4, "slower_than_bert": 1}
+    assert deberta["ways"] == {"general": {"examples_per_second": 2, "times_plain": 2, "slower_than_bert": 2}}
+    text = families_text({"machine": "M", "model": "3 layers", "data": "D", "repeats": 3, **numbers})
+    assert "| DeBERTa-v2/v3 | general | 1.0 | 2.0 | 2.00 | 2.0 |" in text

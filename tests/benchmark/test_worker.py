@@ -12,6 +12,7 @@ from transformers import BertForSequenceClassification
 from pkd_tune.benchmark import worker
 from pkd_tune.benchmark.interleaving import Workload
 from pkd_tune.benchmark.worker import Answer, InputClosedError, synthetic_split, synthetic_student_data
+from pkd_tune.encoders.families import FAMILIES
 
 
 def answers(run: Callable[[Workload, Answer], None], workload: Workload, count: int) -> list[dict[str, Any]]:
@@ -111,3 +112,14 @@ def test_the_synthetic_teacher_is_deeper_than_the_student(workload: Workload) ->
     student_data = synthetic_student_data(workload)
     assert student_data.teacher_train.cls_NLH.shape == (8, 4, 24)
     assert student_data.start("pretrained").config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize("kind", ["roberta", "deberta-v2", "modernbert"])
+def test_families_train_with_their_own_loop_and_both_forward_passes(
+    workload: Workload, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_family = replace(workload, family=kind, repeats=1)
+    for run in (worker.plain, worker.training):
+        assert answers(run, of_family, 2)[1]["seconds"] > 0
+    monkeypatch.setitem(FAMILIES, kind, replace(FAMILIES[kind], paths=None))
+    assert answers(worker.training, of_family, 2)[1]["seconds"] > 0

@@ -1,6 +1,7 @@
 """Reaching the hub and finding models; a small server of this test's own stands in for the hub."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hubs import serve
 from huggingface_hub import constants
 
 from pkd_tune.config import HubDataset, UserError
@@ -65,6 +67,9 @@ def use_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
     return use
@@ -219,6 +224,80 @@ def test_a_model_in_the_cache_needs_no_hub_and_half_of_one_does(
     (snapshot / "model.safetensors").unlink()
     with pytest.raises(UserError, match="HTTP 403"):
         find_pretrained("owner/model", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        pytest.param("stalls", "broke off (", marks=pytest.mark.slow),
+        pytest.param("truncated", "broke off (", marks=pytest.mark.slow),
+        ("longer", "gave a file of another size than it has; the same command downloads what is missing"),
+        ("other content", "gave another content than it says for model.safetensors; the same command downloads"),
+        ("401", "refuses it (HTTP 401); log in"),
+        ("403", "needs a login on the Hugging Face hub (hf auth login)"),
+        pytest.param("429", "has had too many requests (HTTP 429); wait some minutes", marks=pytest.mark.slow),
+        ("500", "has an error of its own (HTTP 500); give the same command again later"),
+    ],
+)
+def test_a_download_that_fails_is_one_line_and_its_repeat_takes_what_is_missing(
+    tmp_path: Path, use_hub: Use, tiny_data: Path, weights: str, said: str
+) -> None:
+    model = tiny_data / "models" / "pretrained" / "tiny"
+    with serve(model) as hub:
+        use_hub(hub.address)
+        hub.weights = weights
+        with pytest.raises(UserError, match=re.escape(said)) as raised:
+            find_pretrained("owner/model", tmp_path)
+        assert len(raised.value.problems) == 1
+        hub.weights, hub.requests = "whole", []
+        folder = find_pretrained("owner/model", tmp_path)
+        downloads = [each for each in hub.requests if each.startswith("GET") and "/resolve/" in each]
+        assert [each.rpartition("/")[2] for each in downloads] == ["model.safetensors 0"]
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+            path.name: path.read_bytes() for path in model.iterdir()
+        }
+        hub.requests = []
+        assert find_pretrained("owner/model", tmp_path) == folder
+        assert hub.requests == []
+
+
+def test_a_first_download_asks_for_each_file_once(tmp_path: Path, use_hub: Use, tiny_data: Path) -> None:
+    with serve(tiny_data / "models" / "pretrained" / "tiny") as hub:
+        use_hub(hub.address)
+        folder = find_pretrained("owner/model", tmp_path)
+        asked = [each for each in hub.requests if "agent" not in each]
+    files = sorted(path.name for path in folder.iterdir())
+    of_files = sorted(each.split()[1].rpartition("/")[2] for each in asked if "/resolve/" in each)
+    assert of_files == sorted([*files, *files])  # its size, and its content
+    assert len(asked) == 2 * len(files) + 4  # the hub, the model twice, its list of files
+
+
+def test_an_answer_that_makes_no_sense_is_one_line(tmp_path: Path, use_hub: Use, tiny_data: Path) -> None:
+    with serve(tiny_data / "models" / "pretrained" / "tiny") as hub:
+        use_hub(hub.address)
+        hub.listing = ["nonsense"]
+        with pytest.raises(UserError, match="gave an answer that cannot be read") as raised:
+            find_pretrained("owner/model", tmp_path)
+    assert len(raised.value.problems) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("status", "said"), [(401, "refuses it"), (403, "refuses it"), (404, "")])
+def test_a_dataset_that_the_hub_refuses_is_one_line(
+    tmp_path: Path, answering_endpoint: str, status: int, said: str
+) -> None:
+    code = """
+from pkd_tune.data.hub import (open_dataset)
+try:
+    open_dataset(HubDataset(repository="owner/data"))
+except UserError as error:
+    print(*error.problems, sep="\\n")
+"""
+    Refuser.status = status
+    variables = {"HF_ENDPOINT": answering_endpoint, "HF_HOME": str(tmp_path), "HF_DATASETS_CACHE": str(tmp_path / "d")}
+    (problem,) = fresh_process(code.replace("\\\\n", "\\n"), **variables)
+    assert problem.startswith("owner/data")
+    assert said in problem
 
 
 def test_an_invalid_name_is_one_line(tmp_path: Path, closed_endpoint: str, use_hub: Use) -> None:

@@ -77,6 +77,24 @@ def test_a_class_with_a_single_example_stays_in_train(tmp_path: Path) -> None:
     assert not {*raw["dev"].sentence1} & {*raw["train"].sentence1}
 
 
+@pytest.mark.parametrize("described", [True, False])
+def test_validation_is_dev(tmp_path: Path, described: bool) -> None:
+    rows = [(f"text {i}", "ab"[i % 2]) for i in range(40)]
+    write_csv(tmp_path / "t" / "train.csv", rows, ("text", "label"))
+    write_csv(tmp_path / "t" / "validation.csv", rows[:4], ("text", "label"))
+    task_file = tmp_path / "t" / "t.toml"
+    task_file.write_text('[data]\ntrain = "train.csv"\nvalidation = "validation.csv"\n')
+    task = find_task(str(task_file if described else task_file.parent))
+    assert {name: len(split) for name, split in load_raw(task, tmp_path).items()} == {"train": 40, "dev": 4}
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write_csv(tmp_path / "home" / "train.csv", [(f"text {i}", "ab"[i % 2]) for i in range(40)], ("text", "label"))
+    (tmp_path / "t.toml").write_text('[data]\ntrain = "~/train.csv"\n')
+    assert len(load_raw(find_task(str(tmp_path / "t.toml")), tmp_path)["train"]) == 36
+
+
 def test_a_regression_has_numbers(tmp_path: Path) -> None:
     write_csv(tmp_path / "t" / "train.csv", [(f"text {i}", str(i / 7)) for i in range(40)], ("text", "stars"))
     (tmp_path / "t" / "stars.toml").write_text('[data]\ntrain = "train.csv"\nlabel = "stars"\nkind = "regression"\n')

@@ -178,3 +178,22 @@ def test_a_demo_does_not_pass_for_glue(tmp_path: Path) -> None:
     text = card(tmp_path, demo=True)
     assert "a synthetic demo corpus in the format of MRPC" in text
     assert "nyu-mll/glue" not in text
+
+
+def test_the_model_that_it_was_cut_from_is_named_with_its_licence_where_they_are_known(tmp_path: Path) -> None:
+    start = tmp_path / "models--owner--base-model" / "snapshots" / "0123"
+    start.mkdir(parents=True)
+
+    def metadata() -> ModelCardData:
+        write_card(STUDENT, TEACHER, TASKS["MRPC"], "command", tmp_path, seed=42, demo=False, start=start)
+        return cast(ModelCardData, ModelCard((tmp_path / "README.md").read_text()).data)
+
+    assert metadata().base_model == "owner/base-model"
+    assert metadata().license is None
+    (start / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
+    assert metadata().license == "apache-2.0"
+    assert metadata().pipeline_tag == "text-classification"
+    assert metadata().datasets == ["nyu-mll/glue"]
+    start = start.rename(tmp_path / "local")
+    assert metadata().base_model is None
+    assert metadata().license is None

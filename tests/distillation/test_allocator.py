@@ -1,11 +1,16 @@
 """Memory of processes with many examples, each measured separately."""
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
+
+from pkd_tune.distillation.allocator import trim_heap, tune_allocator
 
 
 def measured(what: str, examples: int, folder: Path) -> dict[str, int]:
@@ -38,3 +43,15 @@ def test_a_student_of_22_million_parameters_trains_in_less_than_one_and_a_half_g
 def test_teacher_outputs_are_written_batch_by_batch(tmp_path: Path) -> None:
     peak = measured("build", 400_000, tmp_path)["peak"]
     assert peak < 2e9, f"{peak / 1e6:.0f} MB"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_free_memory_between_blocks_in_use_is_returned() -> None:
+    tune_allocator()
+    blocks = [torch.ones(2**18) for _ in range(400)]  # 1 MiB each
+    kept = blocks[::8]
+    del blocks[:]
+    before = psutil.Process().memory_info().rss
+    trim_heap()
+    assert before - psutil.Process().memory_info().rss > 300 * 2**20
+    assert all(block.sum() == 2**18 for block in kept)

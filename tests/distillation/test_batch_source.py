@@ -68,6 +68,7 @@ def batches(source: BatchSource, loss: Loss, multiple: int = 1) -> list[Batch]:
     ],
     ids=["pkd", "kd", "patience", "finetuning"],
 )
+@pytest.mark.parametrize("labelled", [None, np.arange(7) < 4], ids=["labelled", "some"])
 def test_resident_data_gives_the_batches_that_the_host_gives(
     split: Split,
     outputs: TeacherOutputs,
@@ -75,8 +76,10 @@ def test_resident_data_gives_the_batches_that_the_host_gives(
     multiple: int,
     loss: Loss,
     present: set[str],
+    labelled: np.ndarray | None,
 ) -> None:
-    """With the teacher outputs that the loss needs, and no others."""
+    """With the teacher outputs that the loss needs, and no others, and with what has a label where not all have one."""
+    split = replace(split, labelled=labelled)
     on_host = open_source(split, model, outputs)
     resident = replace(on_host, resident=make_resident(split, outputs, CPU))
     pairs = list(zip(batches(on_host, loss, multiple), batches(resident, loss, multiple), strict=True))

@@ -60,6 +60,32 @@ def finetune_loss(logits_BC: torch.Tensor, labels_B: torch.Tensor) -> LossParts:
     return pkd_loss(logits_BC, None, labels_B, None, None, alpha=0.0, beta=0.0, temperature=1.0, normalize=False)
 
 
+def test_an_example_without_a_label_has_no_cross_entropy_and_weighs_alike_in_the_other_terms() -> None:
+    kinds: dict[str, Any] = {"alpha": 0.7, "beta": 0.0, "temperature": 20.0, "normalize": False}
+    labelled = torch.tensor([True, False, True, True, False, True])
+    some = pkd_loss(STUDENTS[6], TEACHER, LABELS, None, None, **kinds, labelled_B=labelled)
+    others = pkd_loss(STUDENTS[6], TEACHER, LABELS.where(labelled, 0), None, None, **kinds, labelled_B=labelled)
+    whole = pkd_loss(STUDENTS[6], TEACHER, LABELS, None, None, **kinds)
+    of_labelled = finetune_loss(STUDENTS[6][labelled], LABELS[labelled]).ce
+    torch.testing.assert_close(some.ce, of_labelled * 4 / 6)  # the sum over four, divided by all six
+    assert some.kd == whole.kd
+    torch.testing.assert_close(some.total, 0.3 * of_labelled * 4 / 6 + 0.7 * whole.kd)
+    assert others.total == some.total  # whatever stands in the place of a label
+    all_of_them = pkd_loss(STUDENTS[6], TEACHER, LABELS, None, None, **kinds, labelled_B=torch.ones(6).bool())
+    torch.testing.assert_close(all_of_them.total, whole.total)
+    values = torch.tensor([1.0, 2.0, 4.0])
+    regression = pkd_loss(
+        torch.zeros(3, 1),
+        None,
+        values,
+        None,
+        None,
+        **{**kinds, "alpha": 0.0},
+        labelled_B=torch.tensor([True, False, True]),
+    )
+    assert regression.ce == pytest.approx((1 + 16) / 3)
+
+
 @pytest.mark.parametrize(("depth", "alpha", "temperature", "ce", "kd", "total"), TERMS)
 def test_kd_equals_the_original(
     depth: int, alpha: float, temperature: float, ce: float, kd: float, total: float

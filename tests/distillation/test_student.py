@@ -70,6 +70,31 @@ def test_a_student_learns_and_depends_on_its_settings_alone(student_data: Studen
     assert first[-1].losses["total"] < first[0].losses["total"]
 
 
+def test_texts_without_labels_teach_distilled_students_alone(
+    data: DataConfig, teacher: Teacher, student_data: StudentData, tmp_path: Path
+) -> None:
+    path = tmp_path / "more.csv"
+    rows = [f"red {word} .,blue {word} same ." for word in ("old", "new", "warm", "cold", "near", "far") * 8]
+    path.write_text("\n".join(["sentence1,sentence2", *rows]) + "\n")
+    more = open_student_data(replace(data, unlabeled=path), teacher, CPU, seed=0)
+    n = len(student_data.train)
+    assert len(more.train) == len(more.teacher_train.logits_NC) == n + 48
+    ids = torch.arange(n)
+    torch.testing.assert_close(
+        more.teacher_train.logits(ids), student_data.teacher_train.logits(ids), atol=1e-4, rtol=0
+    )
+    said = more.teacher_train.logits(torch.tensor([n, n + 6]))
+    assert torch.equal(said[0], said[1])  # of the same text
+
+    alone = replace(PKD, alpha=0.0, beta=0.0)
+    seen, same = run(more, alone), run(student_data, alone)
+    assert [e.losses["total"] for e in seen] == [e.losses["total"] for e in same]
+    for config in (PKD, replace(PKD, beta=0.0), replace(PKD, alpha=0.0)):
+        taught, before = run(more, config), run(student_data, config)
+        assert taught[-1].losses["total"] != before[-1].losses["total"]
+        assert math.isfinite(taught[-1].losses["total"])
+
+
 @pytest.mark.parametrize(
     ("change", "term_is_used"),
     [

@@ -15,6 +15,8 @@ from pkd_tune.reporting.run import read_run
 pytestmark = pytest.mark.browser
 
 WIDTHS = (390, 1280)
+A4_WIDTH = 703
+"""Pixels of CSS, 96 to the inch, between margins of 12 mm."""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,8 @@ def test_the_page_never_scrolls_sideways_but_its_tables_do(report: Page) -> None
             return { left, right, hidden: box.scrollWidth - box.clientWidth, overflow };
         })"""
     )
-    assert len(boxes) == 4 + 4  # results, confirmations, trials, students; parallel coordinates
+    # results, confirmations, agreement, confusions, examples, trials, students; parallel coordinates
+    assert len(boxes) == 7 + 4
     width = report.viewport_size["width"] if report.viewport_size else 0
     for box in boxes:
         assert 0 <= box["left"] < box["right"] <= width
@@ -108,6 +111,27 @@ def test_plots_follow_light_and_dark(report: Page) -> None:
     report.wait_for_function(f"{colour} === 'rgb(28, 31, 35)'")
     report.emulate_media(color_scheme="dark")
     report.wait_for_function(f"{colour} === 'rgb(228, 231, 235)'")
+
+
+def test_nothing_is_cut_on_a4_paper(browser: Browser, reported: Path) -> None:
+    page, _ = opened(browser, reported / "report.html", 1280)
+    page.wait_for_selector("html[data-drawn]", timeout=120_000)
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": A4_WIDTH, "height": 1000})
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.js-plotly-plot')].every((plot) => plot._fullLayout.width <= 700)"
+    )
+    cut = page.evaluate(
+        """() => [...document.querySelectorAll("table, td, th, p, li, pre, figure, .plot svg.main-svg")]
+            .filter((each) => each.getBoundingClientRect().right > innerWidth + 1
+                || (each.matches("td, th, p, li") && each.scrollWidth > each.clientWidth + 1))
+            .map((each) => `${each.tagName} ${each.textContent.slice(0, 60)}`)"""
+    )
+    assert cut == []
+    sheets = page.pdf(prefer_css_page_size=True)
+    assert sheets.startswith(b"%PDF")
+    page.context.close()
 
 
 def test_the_table_of_all_tasks_fits(browser: Browser, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pkd_tune.reporting.document import markdown
 from pkd_tune.reporting.run import read_run, write_rows
 from pkd_tune.reporting.run_details import run_details
 from pkd_tune.reporting.run_report import is_at_baseline, results, write_report
+from pkd_tune.reporting.verdict import distillation_text
 
 
 def text_of(run: Path) -> str:
@@ -133,6 +134,20 @@ def test_the_temperature_of_a_regression_is_not_shown(tmp_path: Path) -> None:
     assert "temperature" not in text
 
 
+def test_what_a_weight_of_0_makes_idle_is_not_shown(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
+
+    def without_soft_labels(record: dict[str, Any]) -> None:
+        record["space"]["alpha"] = {"values": [0.0]}
+
+    change(run / "run.json", without_soft_labels)
+    change(run / "summary.json", lambda record: [s["settings"].update(alpha=0.0) for s in record["students"]])
+    text = text_of(run)
+    (row,) = [line for line in text.splitlines() if line.startswith("| PKD, 2 layers |") and "lr" in line]
+    assert "β" in row
+    assert "T " not in row
+
+
 def test_a_grid_gives_controls_the_trials_of_other_methods(tmp_path: Path) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
 
@@ -179,8 +194,9 @@ def test_a_comparison_of_unequal_tuning_says_so(tmp_path: Path, tried: int, cont
     assert [line.endswith(words) for line in compared] == ["PKD" in line for line in compared]
     assert len(compared) == 3
     assert UNEQUAL in text
-    gain = next(line for line in text.splitlines() if line.startswith("Compared with a student that is fine-tuned"))
-    assert words.removesuffix(".") in gain
+    students = read_run(run).students
+    gain = distillation_text(next(student for student in students if student["method"] == "pkd"), students)
+    assert words.removeprefix("; ").removesuffix(".") in gain
 
 
 def test_a_comparison_of_equal_tuning_says_nothing_of_it(tmp_path: Path) -> None:
@@ -202,7 +218,14 @@ def test_every_difference_says_whether_it_is_tuned_or_an_ablation(tmp_path: Path
         "- 3 layers: PKD is **significantly better** than the same settings without distillation (α = β = 0)",
     ]
     assert "| PKD, 3 layers: the same settings without the patience term (β = 0) | 3 |" in text
-    assert "; as an ablation, which has its own settings, 3.0 points, 95 % CI 2.0 to 4.0." in text
+    students = read_run(run).students
+    gains = {student["method"]: distillation_text(student, students) for student in students}
+    assert gains["pkd"].startswith(
+        "Compared with a student that is fine-tuned without distillation: tuned against tuned "
+    )
+    assert gains["pkd"].endswith("; as an ablation, which has its own settings, 3.0 points, 95 % CI 2.0 to 4.0.")
+    assert gains["kd"] in text  # the student of the verdict
+    assert gains["finetuned"] == ""
     tables = (run / "report.tex").read_text().split(r"\begin{table}")
     assert len(tables) == 3
     for kind in ("Tuned against tuned & 3 layers: PKD & KD", "Ablation & 3 layers: PKD & the same settings without"):

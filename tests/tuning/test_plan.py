@@ -7,11 +7,13 @@ import pytest
 from pkd_tune.config import DataConfig, SearchConfig, SearchStage, TrainingConfig, UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.tuning.plan import StudyKey, finetuned_share, plan_studies
-from pkd_tune.tuning.space import Choice, contains
+from pkd_tune.tuning.space import Choice, Condition, contains, distribution
 from pkd_tune.tuning.space_file import find_space, load_space
 
 DATA = DataConfig(task=TASKS["RTE"], data_dir=Path("d"), teacher_dir=Path("t"), student_dir=Path("t"))
 DEFAULT, PAPER = (load_space(find_space(name)) for name in ("default", "paper"))
+
+PUBLISHED: dict[str, Any] = {"alpha": 0.5, "learning_rate": 2e-5, "temperature": 10, "normalize": True}
 
 
 def search(*methods: Any, **more: Any) -> SearchConfig:
@@ -31,6 +33,37 @@ def test_a_regression_has_no_temperature_to_search() -> None:
     )
     assert all(plan.parameters["temperature"] == Choice((1.0,)) for plan in plans)
     assert [plan.quota for plan in plans[:2]] == [9, 9]
+
+
+def test_a_student_of_one_layer_is_not_searched_for_what_layers_imitate() -> None:
+    known: Any = [("pkd", 3, {**PUBLISHED, "beta": 100.0, "strategy": "last"})]
+    one, three = plan_studies(search("pkd", depths=(1, 3), trials=4), DEFAULT.parameters, known)
+    assert {name for name in one.parameters if one.parameters[name] != three.parameters[name]} == {
+        "beta",
+        "strategy",
+        "normalize",
+    }
+    assert one.parameters["beta"] == Choice((0.0,))
+    assert [(each["beta"], each["alpha"]) for each in (*one.first, *three.first)] == [(0.0, 0.5), (100.0, 0.5)]
+    grid = plan_studies(search(*PAPER.stages, depths=(1, 3), trials=None, sampler="grid"), PAPER.parameters)
+    assert [plan.quota for plan in grid] == [27, 27, 3, 24]
+
+
+@pytest.mark.parametrize(
+    ("space", "idle"),
+    [
+        ({"alpha": Choice((0,))}, {"temperature"}),
+        ({"beta": Choice((0.0,))}, {"strategy", "normalize"}),
+        ({"alpha": Choice((0.0,), Condition((("strategy", "skip"),), 0.5))}, set()),
+        ({"alpha": Choice((0.0, 0.5))}, set()),
+    ],
+)
+def test_what_belongs_to_a_term_of_weight_0_is_not_searched(space: dict[str, Any], idle: set[str]) -> None:
+    parameters = {**DEFAULT.parameters, **space}
+    (plan,) = plan_studies(search("pkd", depths=(3,)), parameters)
+    changed = {name for name in parameters if plan.parameters[name] != parameters[name]}
+    assert changed == idle
+    assert all(distribution(plan.parameters[name]) is None for name in idle)
 
 
 def test_methods_and_depths_have_their_shares() -> None:

@@ -47,6 +47,19 @@ def test_pace_and_time_left_are_those_of_this_process(tmp_path: Path, monkeypatc
     assert bar.text() == "search 4/9 0.5 epochs/s 00:20 left | 3L 81.3 6L 90.0 12L 92.0"
 
 
+def test_the_time_left_counts_the_epochs_of_each_trial(tmp_path: Path) -> None:
+    parameters: Parameters = {"alpha": Float(0.2, 0.9, log=False), "epochs": Choice((4, 8))}
+    first = ({"alpha": 0.5, "epochs": 8}, {"alpha": 0.5, "epochs": 4})
+    plans = [StudyPlan(study_key=StudyKey(3, "pkd"), quota=4, parameters=parameters, first=first)]
+    studies = Studies(tmp_path / "study.log", plans, seeds=(7, 8))
+    assert studies.epochs_left() == (4 + 2) * 6  # settings are not chosen yet
+    end(studies, 80.0)
+    running = studies.ask()
+    assert running is not None
+    studies.report(running[0], 1, 70.0, {"epoch": 0.5})
+    assert studies.epochs_left() == 3.5 + 2 * 6 + 2 * 8  # confirmations have the epochs of the best trial
+
+
 def test_the_stage_is_named(tmp_path: Path) -> None:
     studies = searched(tmp_path, seeds=(1,))
     assert SearchProgress(studies, Terminal()).text().startswith("search 3/12 ")

@@ -1,15 +1,16 @@
 """What is tried next, and what is stopped early, as the studies do it."""
 
+import random
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from studies import FLAT, ask, finish, opened, plan, report, run_all, seen
+from studies import FLAT, PARAMETERS, ask, finish, opened, plan, report, run_all, seen
 
 from pkd_tune.tuning.plan import StudyKey, TrialId
-from pkd_tune.tuning.sampling import WARM_UP_TRIALS
-from pkd_tune.tuning.space import Settings, distribution
+from pkd_tune.tuning.sampling import WARM_UP_TRIALS, rung_at
+from pkd_tune.tuning.space import Choice, Parameters, Settings, distribution
 from pkd_tune.tuning.trial_tables import counts, trial_rows
 
 DISTRIBUTIONS = {name: found for name, each in FLAT.items() if (found := distribution(each)) is not None}
@@ -37,6 +38,57 @@ def test_rungs_survive_a_restart(tmp_path: Path) -> None:
         finish(before, ask(before)[0], score, score)
     after = opened(tmp_path, plan(2, 10))
     assert report(after, ask(after)[0], 61.0) == [True]
+
+
+def stops(history: list[tuple[int, int, float]], trial: int, rung: float, score: float) -> bool:
+    """Returns whether a trial is stopped at a rung, from all (trial, evaluation, score) before, two an epoch."""
+    there = [s for t, e, s in history if e / 2 == rung and t != trial and BUDGETS[t % 3] > rung] + [score]
+    better = sum(s > score for s in there)
+    return len(there) > WARM_UP_TRIALS and better >= max(1, len(there) // 2)
+
+
+BUDGETS = (2, 4, 8)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trials_of_different_budgets_are_compared_at_the_same_epoch(tmp_path: Path, seed: int) -> None:
+    """Against a replay in which four trials of 2, 4 and 8 epochs run at once and report in any order.
+
+    A rung at which a trial's budget ends is none for it, and its score there is compared with none.
+    """
+    draws = random.Random(seed)
+    parameters: Parameters = {**PARAMETERS, "epochs": Choice(BUDGETS)}
+    studies = opened(tmp_path, plan(2, 18, parameters=parameters), sampler="random")
+    history: list[tuple[int, int, float]] = []
+    running: dict[TrialId, int] = {}
+    stopped = 0
+    for _ in range(1000):
+        if len(running) < 4 and (asked := studies.ask()) is not None:
+            running[asked[0]] = 0
+        if not running:
+            break
+        trial_id = draws.choice(list(running))
+        running[trial_id] += 1
+        evaluation, budget, score = running[trial_id], BUDGETS[trial_id.number % 3], draws.uniform(60, 90)
+        last = evaluation == 2 * budget
+        stop = studies.report(trial_id, evaluation, score, seen(evaluation / 2, score), last=last)
+        at_a_rung = evaluation / 2 in (0.5, 1, 2, 4, 8) and not last
+        assert stop == (at_a_rung and stops(history, trial_id.number, evaluation / 2, score))
+        history.append((trial_id.number, evaluation, score))
+        if stop or last:
+            (studies.stop if stop else studies.complete)(trial_id)
+            stopped += stop
+            del running[trial_id]
+    assert stopped >= 4
+    assert studies.unfinished() == 0
+
+
+def test_rungs_that_one_evaluation_passes_count_as_the_last_of_them() -> None:
+    assert [rung_at(epoch, before, 0.5) for epoch, before in ((0.5, 0), (1, 0.5), (1.5, 1), (2, 1.5), (1, 0))] == [
+        *(0.5, 1, None, 2, 1)
+    ]
+    assert rung_at(2 / 3, 1 / 3, 1 / 3) == pytest.approx(2 / 3)
+    assert rung_at(1, 2 / 3, 1 / 3) is None
 
 
 @pytest.mark.parametrize("early_stopping", [True, False])

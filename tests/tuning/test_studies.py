@@ -269,6 +269,11 @@ def test_the_next_trial_waits_while_enough_of_its_study_run_without_a_score(tmp_
     assert ask(studies)[0] == TrialId(StudyKey(2, "pkd"), "search", 2)
     assert ask(studies)[0].stage == "confirm"
     assert studies.ask() is None
+    more = [TrialId(StudyKey(2, "pkd"), "search", number) for number in range(8)]
+    for trial_id in more[1:3]:  # three have a score now, so that three may run without
+        report(studies, trial_id, 60.0)
+    assert [ask(studies)[0] for _ in range(3)] == more[3:6]
+    assert studies.ask() is None
 
 
 def test_trials_do_not_wait_for_scores_that_nothing_learns_from(tmp_path: Path) -> None:
@@ -408,6 +413,20 @@ def test_ablations_are_the_winner_without_terms_of_its_loss_on_its_seeds(tmp_pat
         *(("confirm", seed) for seed in (7, 8)),
         *(("ablation", seed) for seed in (7, 8, 7, 8)),
     ]
+
+
+def test_neither_confirmations_nor_ablations_are_stopped_early(tmp_path: Path) -> None:
+    quota = WARM_UP_TRIALS + 2
+    plans = patient(2, quota, ablations=("kd", "finetuned")), patient(2, 1, "kd"), patient(2, 1, "finetuned")
+    studies = opened(tmp_path, *plans, seeds=(7,))
+    stages = []
+    while (asked := studies.ask()) is not None:
+        stages.append(asked[0].stage)
+        scores = (80.0, 80.0, 80.0) if asked[0].stage == "search" else (10.0, 10.0, 10.0)
+        assert report(studies, asked[0], *scores) == [False] * 3
+        studies.complete(asked[0], None if asked[0].stage == "search" else {"f1": 10.0, "score": 10.0})
+    assert stages.count("search") == quota + 2
+    assert {"confirm", "ablation"} < set(stages)
 
 
 def test_settings_that_are_confirmed_anyway_are_not_trained_again_as_an_ablation(tmp_path: Path) -> None:

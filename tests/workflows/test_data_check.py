@@ -1,11 +1,15 @@
 """What --check says of a task's data."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tickets import ticket_rows, write_csv, write_tickets
 
+from pkd_tune.config import UserError
 from pkd_tune.data.loading import load_raw
+from pkd_tune.data.tables import read_table
 from pkd_tune.data.task import find_task
 from pkd_tune.workflows.data_check import check, duplicate_notes, label_table, length_table, understood
 from pkd_tune.workflows.options import SearchOptions
@@ -24,6 +28,25 @@ def test_everything_is_shown(tmp_path: Path, tiny_data: Path) -> None:
     assert "| billing | 30 | 11 |" in text
     assert "truncated at 12" in text
     assert "1 of 70 examples of dev are in train too: its scores are too high" in text
+
+
+def test_texts_without_labels_are_counted_and_compared_with_every_split(tmp_path: Path, tiny_data: Path) -> None:
+    task_file = write_tickets(tmp_path / "t")
+    dev, train = read_table(tmp_path / "t" / "dev.csv", ["subject", "body"]), ticket_rows(3)
+    more = tmp_path / "more.csv"
+    both = [(dev.columns["subject"][0], dev.columns["body"][0]), ("new", "text"), ("new", "text"), train[0][:2]]
+    write_csv(more, both, ("subject", "body"))
+    options = SearchOptions(task=str(task_file), teacher="tiny", data_dir=tiny_data, gpus=0, unlabeled=more)
+    lines = check(resolve_search(options, "")).splitlines()
+    assert "| unlabeled | 4 |" in lines
+    assert "1 texts of unlabeled repeat another" in lines
+    assert "1 texts of unlabeled are in train too" in lines
+    assert "1 texts of unlabeled are in dev too: students are trained on texts that they are scored on" in lines
+    with pytest.raises(UserError, match="--unlabeled: fine-tuning alone learns nothing from texts without labels"):
+        resolve_search(replace(options, methods=("finetuned",)), "")
+    more.write_text("subject,body\na,b\n,\n")
+    with pytest.raises(UserError, match=r"more\.csv:3: 'subject' and 'body' are empty"):
+        resolve_search(options, "")
 
 
 def test_labels_of_a_regression_are_summed_up(tmp_path: Path) -> None:

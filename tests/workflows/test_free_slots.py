@@ -40,7 +40,7 @@ def test_a_search_takes_as_long_as_its_slots_or_its_longest_study() -> None:
     [
         (12, 1, None),
         (12, 7, None),
-        (12, 16, "--trials 27 would take about 22% more time"),
+        (12, 16, "--trials 42 would take about 17% more time"),
         (None, 64, None),
         (40, 64, None),
     ],

@@ -1,7 +1,13 @@
 """What the commands that run one model take."""
 
+import json
+from pathlib import Path
+
+from pkd_tune.config import DataConfig
+from pkd_tune.data.glue import TASKS
+from pkd_tune.encoders.families import FAMILIES
 from pkd_tune.workflows.checks import Problems
-from pkd_tune.workflows.inputs import find_device
+from pkd_tune.workflows.inputs import find_device, forward_pass_text
 
 
 def test_a_command_that_runs_one_model_refuses_several_gpus() -> None:
@@ -11,3 +17,28 @@ def test_a_command_that_runs_one_model_refuses_several_gpus() -> None:
     problems = Problems()
     assert find_device(0, "fp32", problems) is not None
     assert problems.found == []
+
+
+def test_the_plan_says_what_a_general_forward_pass_costs(tmp_path: Path) -> None:
+    folders = {}
+    for kind in ("deberta-v2", "bert"):
+        folders[kind] = tmp_path / kind
+        folders[kind].mkdir()
+        (folders[kind] / "config.json").write_text(json.dumps({"model_type": kind}))
+    data = DataConfig(
+        task=TASKS["RTE"], data_dir=tmp_path, teacher_dir=folders["deberta-v2"], student_dir=folders["bert"]
+    )
+    factor = FAMILIES["deberta-v2"].slowdown
+    assert forward_pass_text(data) == (
+        f"Forward pass: teacher (DeBERTa-v2/v3) transformers, about {factor:g} x slower per example than BERT's fast "
+        "one, students (BERT) fast."
+    )
+
+
+def test_each_family_without_a_fast_forward_pass_has_its_factor_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
+    for family in FAMILIES.values():
+        assert (family.slowdown is None) == (family.paths is not None)
+        if family.slowdown is not None:
+            (row,) = [line for line in text.splitlines() if line.startswith(f"| {family.title} | general |")]
+            assert row.endswith(f"| {family.slowdown:.1f} |")

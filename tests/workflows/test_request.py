@@ -1,5 +1,6 @@
-"""What a search says that its students start from, when its teacher is fine-tuned already."""
+"""What a search makes of its flags: what students start from, and what is refused or understood."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from pkd_tune.config import UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.encoders.modeling import load_classifier, save_classifier
 from pkd_tune.tuning.space import Choice, Parameter
-from pkd_tune.workflows.request import choose_depths, seconds_of
+from pkd_tune.workflows.options import SearchOptions, make_options
+from pkd_tune.workflows.request import choose_depths, resolve_search, seconds_of
 
 
 def test_a_search_records_that_students_start_from_the_finetuned_teacher(
@@ -88,3 +90,39 @@ def test_a_search_needs_a_teacher_with_shallower_students() -> None:
     assert choose_depths(None, 2) == (1,)
     with pytest.raises(UserError, match="give one of 2 layers or more"):
         choose_depths(None, 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--max-length", "999"), "--max-length 999: max_length in [training] must be a whole number from 8 to 512"),
+        (
+            ("--space", "paper"),
+            "--space paper: the demo's model reads at most 64 tokens, not 128; give --max-length 64",
+        ),
+        (
+            ("--set", "training.max_length=100"),
+            "--set training.max_length: the demo's model reads at most 64 tokens, not 100; give --max-length 64",
+        ),
+        (
+            ("--max-length", "65"),
+            "--max-length: the demo's model reads at most 64 tokens, not 65; give --max-length 64",
+        ),
+    ],
+)
+def test_a_length_limit_blames_what_was_given_and_names_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(says)) as raised:
+        search_request("--task", "RTE", "--demo", "--gpus", "0", *flags)
+    assert len(raised.value.problems) == 1
+
+
+def test_validation_is_dev(tiny_data: Path, tmp_path: Path) -> None:
+    usual = ["--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--teacher", "tiny"]
+    usual += ["--out", str(tmp_path / "results")]
+    assert search_request(*usual, "--select-on", "validation").config.data.select_on == "dev"
+    options = make_options(SearchOptions, {"task": "MRPC", "select_on": "test"})
+    with pytest.raises(UserError, match="--select-on test: give dev or holdout"):
+        resolve_search(options, "")

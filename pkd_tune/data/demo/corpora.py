@@ -20,6 +20,7 @@ from pkd_tune.data.demo.world import (
     QUALITIES,
     RESPECTS,
     WORDS,
+    Meaning,
     Style,
     ask,
     change,
@@ -142,11 +143,34 @@ QUEUES = ("support", "callback", "praise", "security", "complaints", "fraud", "j
 
 
 def _ticket(draw: random.Random, split: str) -> Example:
-    """A ticket: its subject says how somebody was, its body what was done, which decides the queue."""
-    meaning = draw_meaning(draw)
-    person = choose_word(WORDS["person"][meaning.agent], draw)
+    """A ticket: its subject says how somebody was, its body what was done, which decides the queue.
+
+    Most bodies tell of two events. Where these are joined by "although" it is the one outside that clause that counts,
+    and by "but" the second; joined by "and", the one that was done by the person of the subject.
+    """
+    matter, other = draw_meaning(draw), draw_meaning(draw)
+    while other.action == matter.action or other.agent == matter.agent:
+        other = draw_meaning(draw)
+    person = choose_word(WORDS["person"][matter.agent], draw)
     subject = write_sentence(f"the {person} was {qualify(draw.choice(QUALITIES), draw.random() < 0.5, draw)} .")
-    return Example((subject, say(meaning, draw, {draw.choice(OPTIONAL_ROLES)})), QUEUES[meaning.action])
+    form = draw.choice(("alone", "although first", "although last", "but", "and", "and last"))
+    if form == "alone":
+        return Example((subject, say(matter, draw, {draw.choice(OPTIONAL_ROLES)})), QUEUES[matter.action])
+    told, untold = (_clause(each, draw) for each in (matter, other))
+    body = {
+        "although first": f"although {untold} , {told} .",
+        "although last": f"{told} , although {untold} .",
+        "but": f"{untold} , but {told} .",
+        "and": f"{told} , and {untold} .",
+        "and last": f"{untold} , and {told} .",
+    }[form]
+    return Example((subject, write_sentence(body)), QUEUES[matter.action])
+
+
+def _clause(meaning: Meaning, draw: random.Random) -> str:
+    """Returns a statement without its manner as part of a longer sentence."""
+    text = say(meaning, draw, {"manner", draw.choice(("place", "time"))})
+    return f"{text[0].lower()}{text[1:].removesuffix(' .')}"
 
 
 def _wnli(draw: random.Random, split: str) -> Example:
@@ -279,7 +303,7 @@ CORPORA = {
     ),
     "QNLI": Corpus(make=_qnli, sizes=_USUAL_SIZES),
     "RTE": Corpus(make=_rte, sizes={**_USUAL_SIZES, "train": 2500}),
-    TICKETS: Corpus(make=_ticket, sizes={"train": 1500, "dev": 300, "test": 300}),
+    TICKETS: Corpus(make=_ticket, sizes={**_USUAL_SIZES, "train": 3000}),
     "WNLI": Corpus(make=_wnli, sizes={"train": 1000, "dev": 70, "test": 140}),
 }
 

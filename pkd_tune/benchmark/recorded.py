@@ -1,0 +1,226 @@
+"""Recorded searches: of every setting of a grid, and of two seeds, the score at every evaluation of its training.
+
+A table is made from the run folders of two searches with `--sampler grid` that differ in `--seed` alone, and is one
+Parquet file. `replay` lets search policies choose among its settings: no model is trained.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from pkd_tune.config import UserError
+from pkd_tune.files import JOURNAL, RUN, read_json, write_file
+from pkd_tune.tuning.journal import check_journal, evaluations
+from pkd_tune.tuning.space import Settings
+
+SEEDS = 2
+"""Recorded trainings of each setting: a policy sees those of one seed, its choice is scored with the other."""
+
+_BESIDE = ("depth", "method", "seed", "evaluation", "epoch", "score", "degenerate")
+"""Columns of a table's file that are no parameters."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """The evaluations of one recorded training, from its beginning to the end of its budget."""
+
+    epochs: tuple[float, ...]
+    """Epochs done at each evaluation."""
+    scores: tuple[float, ...]
+    """Score of each evaluation, times 100."""
+    degenerate: tuple[bool, ...]
+    """Whether all predictions of each evaluation were the same."""
+
+    @property
+    def best(self) -> float:
+        """The score of the training, as a search judges it: that of its best evaluation."""
+        return max(self.scores)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recording:
+    """A setting and its trainings."""
+
+    method: str
+    """`pkd`, or `kd`: the same without the PT loss."""
+    settings: Settings
+    """Value of each parameter of its method."""
+    trainings: tuple[Training, ...]
+    """One for each seed."""
+
+    @property
+    def budget(self) -> float:
+        """Epochs of a training."""
+        return self.trainings[0].epochs[-1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """The recordings at one depth."""
+
+    name: str
+    """Name of the file and the depth: `demo-2`."""
+    recordings: tuple[Recording, ...]
+
+    def of(self, method: str) -> list[int]:
+        """Returns the numbers of the recordings of a method."""
+        return [i for i, recording in enumerate(self.recordings) if recording.method == method]
+
+    def values(self, method: str) -> dict[str, tuple[Any, ...]]:
+        """Returns the recorded values of each parameter of a method, in ascending order."""
+        found = [self.recordings[i].settings for i in self.of(method)]
+        return {name: tuple(sorted({settings[name] for settings in found})) for name in (found[0] if found else ())}
+
+    def missing(self, method: str) -> int:
+        """Returns how many combinations of a method's values were not recorded."""
+        return int(np.prod([len(values) for values in self.values(method).values()])) - len(self.of(method))
+
+    @property
+    def budget(self) -> float:
+        """Epochs of the longest training."""
+        return max(recording.budget for recording in self.recordings)
+
+
+def nearest(table: Table, method: str, wanted: Mapping[str, Any]) -> int:
+    """Returns the number of the recording whose settings are nearest to others.
+
+    The distance is summed over the parameters: how many recorded values apart two are, and 1 between two values that
+    are no numbers. Parameters that one of the two lacks do not count.
+    """
+    values = table.values(method)
+
+    def distance(number: int) -> float:
+        settings = table.recordings[number].settings
+        return sum(_steps(values[name], settings[name], wanted[name]) for name in settings if name in wanted)
+
+    return min(table.of(method), key=distance)
+
+
+def read_tables(path: Path) -> list[Table]:
+    """Reads a table's file.
+
+    Returns:
+        One table for each depth.
+
+    Raises:
+        UserError: When it is no such file.
+    """
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a recorded table ({error}); make one with pkd_tune.benchmark.record") from error
+    if missing := sorted({*_BESIDE} - {*frame.columns}):
+        raise UserError(f"{path}: not a recorded table, it lacks {', '.join(missing)}")
+    parameters = [name for name in frame.columns if name not in _BESIDE]
+    tables = []
+    for depth, of_depth in frame.groupby("depth"):
+        recordings = []
+        for (method, *_), rows in of_depth.groupby(["method", *parameters], sort=True, dropna=False):
+            settings = {name: _plain(rows[name].iloc[0]) for name in parameters if rows[name].notna().all()}
+            trainings = tuple(_training(of_seed) for _, of_seed in rows.groupby("seed"))
+            recordings.append(Recording(method=str(method), settings=settings, trainings=trainings))
+        tables.append(Table(name=f"{path.stem}-{depth}", recordings=tuple(recordings)))
+    return tables
+
+
+def write_table(runs: Sequence[Path], to: Path) -> str:
+    """Writes a table from run folders.
+
+    Settings that one of the runs has not finished yet are left out.
+
+    Args:
+        runs: Of two seeds, for each depth; otherwise equal.
+        to: The file.
+
+    Returns:
+        What it holds, in one line per depth.
+
+    Raises:
+        UserError: When a folder is no run, or the runs do not belong together.
+    """
+    records = {run: _search(run) for run in runs}
+    searches = {repr(_apart_from_seed(search)) for search in records.values()}
+    if len(searches) > 1:
+        raise UserError(f"{' and '.join(map(str, runs))}: give runs of one task and one training, with other seeds")
+    rows = [row for run, search in records.items() for row in _rows(run, search)]
+    if not rows:
+        raise UserError(f"{' and '.join(map(str, runs))}: no trial has ended yet")
+    frame = pd.DataFrame(rows)
+    parameters = [name for name in frame.columns if name not in _BESIDE]
+    key = ["depth", "method", *parameters]
+    seeds = frame.groupby(key, dropna=False)["seed"].transform("nunique")
+    kept = frame[seeds == SEEDS].sort_values([*key, "seed", "evaluation"], ignore_index=True)
+    if kept.empty:
+        raise UserError(f"{' and '.join(map(str, runs))}: no setting was trained with {SEEDS} seeds")
+    varied = [name for name in parameters if kept[name].nunique() > 1]
+    kept = kept[["depth", "method", "seed", *varied, "evaluation", "epoch", "score", "degenerate"]]
+    write_file(to, lambda path: kept.to_parquet(path, index=False, compression="zstd"))
+    lines = []
+    for table in read_tables(to):
+        of_method = {method: len(table.of(method)) for method in ("pkd", "kd")}
+        counted = ", ".join(f"{count} settings of {method}" for method, count in of_method.items() if count)
+        missing = sum(table.missing(method) for method, count in of_method.items() if count)
+        lines.append(f"{table.name}: {counted}" + (f"; {missing} of the grid are missing" if missing else ""))
+    return "\n".join(lines)
+
+
+def _rows(run: Path, search: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns a row for each evaluation of the complete trials of a run."""
+    check_journal(run / JOURNAL)
+    storage = JournalStorage(JournalFileBackend(str(run / JOURNAL)))
+    names = {summary.study_name for summary in optuna.get_all_study_summaries(storage)}
+    rows = []
+    for depth, method in itertools.product(search["depths"], ("pkd", "kd")):
+        if (name := f"{depth}-layer-{method}") not in names:
+            continue
+        for trial in optuna.load_study(study_name=name, storage=storage).get_trials(states=(TrialState.COMPLETE,)):
+            common = {"depth": depth, "method": method, "seed": search["student_training"]["seed"], **trial.params}
+            for step, seen in evaluations(trial).items():
+                score = round(trial.intermediate_values[step], 4)
+                about = {"epoch": seen["epoch"], "score": score, "degenerate": seen["degenerate"]}
+                rows.append({**common, "evaluation": step, **about})
+    return rows
+
+
+def _search(run: Path) -> dict[str, Any]:
+    """Returns what run.json says of a search."""
+    try:
+        return dict(read_json(run / RUN)["search"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run}: not a run folder; give one like results/MRPC/demo") from error
+
+
+def _apart_from_seed(search: dict[str, Any]) -> dict[str, Any]:
+    """Returns what must be equal in the runs of a table: the data and how students are trained."""
+    training = {name: value for name, value in search["student_training"].items() if name != "seed"}
+    return {"task": search["data"]["task"]["name"], "training": training}
+
+
+def _training(rows: pd.DataFrame) -> Training:
+    rows = rows.sort_values("evaluation")
+    return Training(
+        epochs=tuple(rows["epoch"].astype(float)),
+        scores=tuple(rows["score"].astype(float)),
+        degenerate=tuple(rows["degenerate"].astype(bool)),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value of a table as Python has it."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _steps(values: Sequence[Any], one: Any, other: Any) -> float:
+    """Returns how many recorded values lie between two."""
+    if isinstance(one, (bool, str)) or one not in values or other not in values:
+        return float(one != other)
+    return abs(values.index(one) - values.index(other))

@@ -1,0 +1,246 @@
+"""Replays search policies on recorded tables, and writes how good their choices are by epochs spent.
+
+    python -m pkd_tune.benchmark.replay results/search-efficiency/demo.parquet
+
+docs/search.md explains what is replayed and how a table is recorded.
+"""
+
+import argparse
+import logging
+import random
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+
+from pkd_tune.benchmark.policies import POLICIES, STAGED_TRIALS, Maker, variant
+from pkd_tune.benchmark.recorded import SEEDS, Table, read_tables, write_table
+from pkd_tune.benchmark.simulation import Choice, simulate
+from pkd_tune.config import UserError
+from pkd_tune.files import write_text
+from pkd_tune.reporting.figures import Figure, Panel, Series
+from pkd_tune.reporting.methods import SeriesStyle
+from pkd_tune.reporting.plots import write_plots
+
+SLOTS = (1, 8, 32)
+REPEATS = 500
+SLOW = {"SMAC": 20, "DEHB": 100}
+"""Policies that take seconds for a search, and how many repeats of them are made at most."""
+
+STYLES = {
+    "staged grid": SeriesStyle("#EE7733", "dash"),
+    "random": SeriesStyle("#888888", "dot"),
+    "hyperband": SeriesStyle("#CC3311", "dashdot"),
+    "tpe without stopping": SeriesStyle("#33BBEE", "dash"),
+    "OptunaSearch + ASHA": SeriesStyle("#EE3377", "dot"),
+    "SMAC": SeriesStyle("#009988", "dashdot"),
+    "DEHB": SeriesStyle("#AA5599", "dash"),
+    "ours": SeriesStyle("#0077BB", "solid"),
+}
+
+log = logging.getLogger("pkd_tune.replay")
+
+
+def confirmed(table: Table, choices: Sequence[Choice], seed: int, epochs: np.ndarray) -> np.ndarray:
+    """Returns the score of the recording chosen by each number of epochs, trained with the other seed.
+
+    Args:
+        table: What was searched.
+        choices: Of one search, in their order.
+        seed: That the search saw.
+        epochs: Numbers of epochs, ascending.
+
+    Returns:
+        A score for each number of epochs: that of a whole training's best evaluation; NaN before the first choice.
+    """
+    made = np.array([choice.epochs for choice in choices])
+    scores = np.array([np.nan, *(table.recordings[choice.recording].trainings[1 - seed].best for choice in choices)])
+    return scores[np.searchsorted(made, epochs + 1e-9)]
+
+
+def search_once(table: Table, policy: Maker, slots: int, epochs: np.ndarray, repeat: int, folder: Path) -> np.ndarray:
+    """Returns the confirmed scores of one simulated search by epochs spent.
+
+    The seed that it sees alternates, so that a setting's luck with one seed counts as often as with the other.
+    """
+    seed = repeat % SEEDS
+    made = policy(table, repeat, folder)
+    choices = simulate(table, seed, made, slots, float(epochs[-1]) + 1e-6, random.Random(repeat))
+    return confirmed(table, choices, seed, epochs)
+
+
+def replay(
+    table: Table, policies: Sequence[str], slots: Sequence[int], repeats: int, *, processes: int = 1
+) -> pd.DataFrame:
+    """Replays policies on a table.
+
+    Args:
+        table: What is searched.
+        policies: Names of `POLICIES`, or assignments of `variant()`, separated by spaces.
+        slots: Numbers of concurrent trials.
+        repeats: Searches of each policy with each number of slots; of those in `SLOW` fewer.
+        processes: That share the repeats.
+
+    Returns:
+        A row for each number of slots, policy and budget, in steps of one whole training, up to the staged grid's:
+        median and quartiles of the confirmed score over the repeats. There is no row before every search has a choice.
+    """
+    epochs = np.arange(1, STAGED_TRIALS + 1) * table.budget
+    rows = []
+    for name in policies:
+        for count in slots:
+            begun = time.monotonic()
+            of_policy = min(repeats, SLOW.get(name, repeats))
+            work = partial(_searches, table, name, count, epochs)
+            shares = [range(start, of_policy, processes) for start in range(min(processes, of_policy))]
+            if processes == 1:
+                found = [work(shares[0])]
+            else:
+                with ProcessPoolExecutor(processes) as pool:
+                    found = list(pool.map(work, shares))
+            scores = np.concatenate(found)
+            for spent, at in zip(epochs, scores.T, strict=True):
+                if not np.isnan(at).any():
+                    low, middle, high = np.percentile(at, (25, 50, 75))
+                    quartiles = {"median": middle, "q25": low, "q75": high}
+                    rows.append({"table": table.name, "slots": count, "policy": name, "epochs": spent, **quartiles})
+            log.info("%s, %d slots, %s: %.0f s", table.name, count, name, time.monotonic() - begun)
+    return pd.DataFrame(rows)
+
+
+def _searches(table: Table, name: str, slots: int, epochs: np.ndarray, repeats: Sequence[int]) -> np.ndarray:
+    """Returns the confirmed scores of some repeats, one a row; runs in a process of its own."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    policy = POLICIES.get(name) or variant(name.split())
+    with tempfile.TemporaryDirectory(prefix="replay-") as folder:
+        return np.array([search_once(table, policy, slots, epochs, repeat, Path(folder)) for repeat in repeats])
+
+
+def finding(summary: pd.DataFrame) -> str:
+    """Returns, as a Markdown table, when each policy reaches the staged grid's final confirmed score.
+
+    That is the first budget from which on its median stays at or above the staged grid's last median.
+    """
+    lines = [
+        "| table | slots | policy | final score | reaches the staged grid's at | below random at |",
+        "| :-- | --: | :-- | --: | --: | --: |",
+    ]
+    for (table, slots), group in summary.groupby(["table", "slots"], sort=False):
+        medians = {name: rows.set_index("epochs")["median"] for name, rows in group.groupby("policy", sort=False)}
+        staged, chance = medians.get("staged grid"), medians.get("random")
+        for name, scores in medians.items():
+            reached = below = "–"
+            if staged is not None:
+                short = scores[scores < staged.iloc[-1] - 1e-9]
+                later = scores if short.empty else scores[scores.index > short.index[-1]]
+                reached = "never" if later.empty else f"{later.index[0] / staged.index[-1]:.0%} of its epochs"
+            if chance is not None:
+                both = scores.index.intersection(chance.index)
+                below = f"{int((scores[both] < chance[both] - 1e-9).sum())} of {len(both)} budgets"
+            lines.append(f"| {table} | {slots} | {name} | {scores.iloc[-1]:.2f} | {reached} | {below} |")
+    return "\n".join(lines) + "\n"
+
+
+def figures(summary: pd.DataFrame) -> list[Figure]:
+    """Returns a figure for each table: median confirmed score by epochs, a panel for each number of slots."""
+    found = []
+    for table, of_table in summary.groupby("table", sort=False):
+        panels = []
+        for slots, of_slots in of_table.groupby("slots", sort=False):
+            series = [
+                Series(
+                    name=str(name), look=STYLES.get(str(name), SeriesStyle()), x=[*rows["epochs"]], y=[*rows["median"]]
+                )
+                for name, rows in of_slots.groupby("policy", sort=False)
+            ]
+            title = f"{slots} slot{'s' if slots != 1 else ''}"
+            panels.append(Panel(title=title, x="epochs spent in all slots", y="confirmed score, median", series=series))
+        found.append(Figure(name=str(table), title=str(table), caption="", panels=panels))
+    return found
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the program's flags."""
+    parser = argparse.ArgumentParser(
+        "python -m pkd_tune.benchmark.replay",
+        description="Replays search policies on recorded tables; or, with --record, makes a table from run folders.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("tables", nargs="+", type=Path, metavar="TABLE", help="recorded tables; with --record: folders of runs")
+    add("--record", type=Path, metavar="FILE", help="write the table of these runs: one grid, trained with two seeds")
+    add("--to", type=Path, default=Path("results/search-efficiency"), metavar="DIR", help="receives summary.csv, "
+        "finding.md and plots/ (default: %(default)s)")  # fmt: skip
+    add("--policies", nargs="+", default=list(POLICIES), metavar="P", help="names of policies, or constants of this "
+        "package's search to compare, such as 'REDUCTION=3 WARM_UP_TRIALS=8' (default: all policies)")  # fmt: skip
+    add("--slots", nargs="+", type=int, default=list(SLOTS), metavar="N", help="concurrent trials (default: 1 8 32)")
+    add("--repeats", type=int, default=REPEATS, metavar="N", help="searches of each kind (default: %(default)s)")
+    add("--processes", type=int, default=1, metavar="N", help="that share the work (default: %(default)s)")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Runs the program.
+
+    Raises:
+        UserError: When a table or a policy is not usable.
+    """
+    if args.record is not None:
+        print(write_table(args.tables, args.record))
+        return
+    for flag, numbers in (("--slots", args.slots), ("--repeats", [args.repeats]), ("--processes", [args.processes])):
+        if min(numbers) < 1:
+            raise UserError(f"{flag} must be at least 1")
+    tables = [table for path in args.tables for table in read_tables(path)]
+    policies = [name for name in args.policies if _is_usable(name, tables)]
+    parts = [replay(table, policies, args.slots, args.repeats, processes=args.processes) for table in tables]
+    summary = pd.concat(parts, ignore_index=True).round({"epochs": 2, "median": 3, "q25": 3, "q75": 3})
+    write_text(args.to / "summary.csv", summary.to_csv(index=False))
+    write_text(args.to / "finding.md", finding(summary))
+    write_plots(figures(summary), [], args.to / "plots")
+    print(finding(summary))
+
+
+def _is_usable(name: str, tables: Sequence[Table]) -> bool:
+    """Returns whether a policy can be replayed; names the package that one lacks.
+
+    Raises:
+        UserError: When there is no such policy, or the tables lack what it needs.
+    """
+    if name == "staged grid":
+        for table in tables:
+            if not table.of("kd"):
+                raise UserError(f"{table.name}: the staged grid begins with KD, and no setting of it was recorded")
+    package = {"SMAC": "smac", "DEHB": "dehb"}.get(name)
+    if package is not None:
+        try:
+            __import__(package)
+        except ImportError as error:
+            log.warning("%s is left out: %s", name, error)
+            return False
+    elif name not in POLICIES:
+        try:
+            variant(name.split())
+        except ValueError as error:
+            raise UserError(f"--policies {name!r}: {error}; policies are {', '.join(POLICIES)}") from error
+    return True
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("pkd_tune").setLevel(logging.INFO)
+    try:
+        main(make_parser().parse_args())
+    except UserError as problem:
+        for line in problem.problems:
+            print(f"python -m pkd_tune.benchmark.replay: error: {line}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,116 @@
+"""Ranges of a search space that the trials of a run show to be wrong, each with a range to search instead."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pandas as pd
+
+from pkd_tune.reporting.formatting import listed, number_text, plural
+from pkd_tune.reporting.methods import is_regression, student_title, unused_settings
+from pkd_tune.reporting.run import Run
+
+End = Literal["lower", "upper"]
+
+MIN_TRIALS = 6
+"""Trials of a depth below which nothing is said of its learning rates."""
+OUTER = 1 / 3
+"""Share of a range, on its own scale, in which all learning rates that teach anything must lie to be at its end."""
+MARGIN = 0.03
+"""Share of a range, on its own scale, within which a best value lies at its end."""
+FACTOR = 3
+"""How much further a range is proposed to reach."""
+HIGHEST = {"alpha": 1.0, "warmup_fraction": 1.0}
+LOWEST = {"epochs": 1, "batch_size": 1}
+
+
+def range_notes(run: Run) -> list[str]:
+    """Returns a sentence for each range that ought to be searched elsewhere; empty for most runs."""
+    stuck = dict(_stuck(run))
+    return [*stuck.values(), *_at_ends(run, {("learning_rate", end) for end in stuck})]
+
+
+def _stuck(run: Run) -> Iterator[tuple[End, str]]:
+    """Yields what is wrong with the learning rate, where most trials never predicted a second class.
+
+    At most one sentence for each end of the range, for the first depth that shows it.
+    """
+    spec = run.record["space"]["learning_rate"]
+    if "low" not in spec or "degenerate" not in run.evaluations:
+        return
+    told = set()
+    for depth in run.search["depths"]:
+        trials, learnt = _learning(run, depth)
+        places = [_place(spec, rate) for rate in trials["learning_rate"][learnt]]
+        if len(trials) < MIN_TRIALS or not 0 < len(places) < len(trials) / 2:
+            continue
+        end: End | None = "upper" if min(places) >= 1 - OUTER else "lower" if max(places) <= OUTER else None
+        if end is None or end in told:
+            continue
+        told.add(end)
+        rates = trials["learning_rate"][learnt]
+        bound = f"{number_text(rates.min())} or more" if end == "upper" else f"{number_text(rates.max())} or less"
+        always = "value" if is_regression(run.trials.columns) else "class"
+        count = f"{len(trials) - len(places)} of {len(trials)} trials"
+        yield (
+            end,
+            f"{plural(depth, 'layer')}: {count} predicted the same {always} for every example to their end; all others "
+            f"had a learning rate of {bound}, at the {end} end of its range. {_remedy('learning_rate', spec, end)}",
+        )
+
+
+def _learning(run: Run, depth: int) -> tuple[pd.DataFrame, pd.Series]:
+    """Returns the search trials of a depth that ended with a score, and which of them ever predicted two classes."""
+    trials = run.of_stage("search")
+    trials = trials[(trials["depth"] == depth) & trials["state"].isin(("complete", "stopped early"))]
+    rows = run.evaluations[(run.evaluations["depth"] == depth) & (run.evaluations["stage"] == "search")]
+    constant = rows.groupby(["method", "trial"])["degenerate"].all()
+    return trials, pd.Series(
+        [not constant[key] for key in zip(trials["method"], trials["trial"], strict=True)], trials.index
+    )
+
+
+def _at_ends(run: Run, told: set[tuple[str, End]]) -> Iterator[str]:
+    """Yields the ends of ranges at which best values lie, but for those that were told of before."""
+    found: dict[tuple[str, End], list[str]] = {}
+    for student in run.students:
+        unused = unused_settings(student["method"], student["layers"], regression=is_regression(student["metrics"]))
+        for name, value in student["settings"].items():
+            spec = run.record["space"].get(name, {})
+            if name in unused or "low" not in spec or not spec["low"] <= value <= spec["high"]:
+                continue
+            place = _place(spec, value)
+            end: End | None = "upper" if place >= 1 - MARGIN else "lower" if place <= MARGIN else None
+            if end is not None and (name, end) not in told and _widened(name, spec, end) != spec:
+                found.setdefault((name, end), []).append(f"{student_title(student)} ({number_text(value)})")
+    for (name, end), students in found.items():
+        spec = run.record["space"][name]
+        where = f"lies at the {end} end of its range, so there may be better ones beyond"
+        yield f"{name}: the best value of {listed(students)} {where}. {_remedy(name, spec, end)}"
+
+
+def _place(spec: dict[str, Any], value: float) -> float:
+    """Returns where a value lies in its range: 0 is its lower end, 1 the upper one."""
+    low, high = spec["low"], spec["high"]
+    if spec["log"]:
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return float((value - low) / (high - low))
+
+
+def _widened(name: str, spec: dict[str, Any], end: End) -> dict[str, Any]:
+    """Returns a range that reaches further beyond one of its ends, as far as the parameter allows."""
+    low, high = spec["low"], spec["high"]
+    step = (FACTOR - 1) * (high - low)
+    if end == "upper":
+        high = min(HIGHEST.get(name, math.inf), high * FACTOR if spec["log"] else high + step)
+    else:
+        low = max(LOWEST.get(name, 0), low / FACTOR if spec["log"] else low - step)
+    return {**spec, "low": round(low) if spec["int"] else low, "high": round(high) if spec["int"] else high}
+
+
+def _remedy(name: str, spec: dict[str, Any], end: End) -> str:
+    wider = _widened(name, spec, end)
+    text = f"low = {number_text(wider['low'])}, high = {number_text(wider['high'])}"
+    text += ", log = true" if spec["log"] else ""
+    text += ", int = true" if spec["int"] else ""
+    return f'Search further: `--new --set "space.{name}={{{text}}}"`.'

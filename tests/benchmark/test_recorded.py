@@ -1,0 +1,86 @@
+"""Tables made from the journals of two searches."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from recordings import recording, table
+from studies import ask, finish, plan
+
+from pkd_tune.benchmark.recorded import nearest, read_tables, write_table
+from pkd_tune.config import UserError
+from pkd_tune.files import JOURNAL, RUN, write_json
+from pkd_tune.tuning.space import Choice, Parameters
+from pkd_tune.tuning.studies import Studies
+
+GRID: Parameters = {
+    "alpha": Choice((0.2, 0.7)),
+    "learning_rate": Choice((1e-4, 1e-3)),
+    "normalize": Choice((True, False)),
+}
+KD: Parameters = {"alpha": Choice((0.2, 0.7)), "learning_rate": Choice((1e-4, 1e-3)), "temperature": Choice((10,))}
+
+
+def write_run(folder: Path, seed: int, trials: int = 12, **search: Any) -> Path:
+    """Writes a run folder as a search with a grid leaves it: 8 settings of PKD, then 4 of KD."""
+    folder.mkdir()
+    training = {"seed": seed, "epochs": 2}
+    about = {"depths": [2], "data": {"task": {"name": "MRPC"}}, "student_training": training}
+    write_json(folder / RUN, {"search": {**about, **search}})
+    plans = (plan(2, 8, parameters=GRID), plan(2, 4, "kd", KD))
+    studies = Studies(folder / JOURNAL, plans, sampler="grid", seed=seed, early_stopping=False)
+    for _ in range(trials):
+        trial_id, settings = ask(studies)
+        finish(studies, trial_id, 70.0, 70 + 10 * settings["alpha"] + seed)
+    return folder
+
+
+def test_a_table_has_the_trainings_of_two_seeds(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / str(seed), seed) for seed in (1, 2)]
+    assert write_table(runs, tmp_path / "demo.parquet") == "demo-2: 8 settings of pkd, 4 settings of kd"
+    (read,) = read_tables(tmp_path / "demo.parquet")
+    assert read.values("pkd") == {"alpha": (0.2, 0.7), "learning_rate": (1e-4, 1e-3), "normalize": (False, True)}
+    assert read.values("kd") == {"alpha": (0.2, 0.7), "learning_rate": (1e-4, 1e-3)}  # temperature does not vary
+    assert (read.missing("pkd"), read.missing("kd"), read.budget) == (0, 0, 1.0)
+    for one in read.recordings:
+        best = 70 + 10 * one.settings["alpha"]
+        assert [training.scores for training in one.trainings] == [(70, best + 1), (70, best + 2)]
+        assert one.trainings[0].epochs == (0.5, 1.0)
+        assert one.trainings[0].degenerate == (False, False)
+
+
+def test_what_one_run_lacks_is_left_out_and_said(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / "a", 1), write_run(tmp_path / "b", 2, trials=11)]
+    line = write_table(runs, tmp_path / "part.parquet")
+    assert line.endswith("; 1 of the grid are missing")
+    (read,) = read_tables(tmp_path / "part.parquet")
+    assert len(read.recordings) == 11
+
+
+def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "a", 1, trials=2)
+    other = write_run(tmp_path / "b", 2, trials=2, student_training={"seed": 2, "epochs": 3})
+    with pytest.raises(UserError, match="give runs of one task and one training"):
+        write_table([one, other], tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="no setting was trained with 2 seeds"):
+        write_table([one], tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="not a run folder"):
+        write_table([tmp_path], tmp_path / "t.parquet")
+
+
+def test_another_file_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("no")
+    with pytest.raises(UserError, match="not a recorded table"):
+        read_tables(tmp_path / "a.parquet")
+    pd.DataFrame({"depth": [1]}).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(UserError, match="it lacks degenerate, epoch"):
+        read_tables(tmp_path / "b.parquet")
+
+
+def test_the_nearest_recording_is_counted_in_recorded_values() -> None:
+    rates = (1e-5, 1e-4, 1e-3)
+    part = table(*(recording(1, x=rate, kind=kind) for rate in rates for kind in "ab" if (rate, kind) != (1e-5, "a")))
+    assert part.recordings[nearest(part, "pkd", {"x": 1e-4, "kind": "a"})].settings == {"x": 1e-4, "kind": "a"}
+    assert part.recordings[nearest(part, "pkd", {"x": 1e-5, "kind": "a"})].settings["x"] in (1e-5, 1e-4)
+    assert part.recordings[nearest(part, "pkd", {"kind": "b", "other": 3})].settings == {"x": 1e-5, "kind": "b"}

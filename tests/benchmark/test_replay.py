@@ -1,0 +1,106 @@
+"""Policies replayed on a small table that this package recorded: a tiny model and corpus, 24 settings of PKD and 8 of
+KD with two seeds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from recordings import recording, table
+
+from pkd_tune.benchmark.policies import POLICIES
+from pkd_tune.benchmark.recorded import read_tables
+from pkd_tune.benchmark.replay import confirmed, finding, replay, search_once
+from pkd_tune.benchmark.simulation import Choice
+
+SMALL = Path(__file__).parents[1] / "reference" / "recorded_search.parquet"
+
+
+@pytest.mark.parametrize(
+    ("policy", "slots", "expected"),
+    [
+        ("random", 1, [(72.92, 70.44, 92.11), (96.32, 74.03, 97.0), (96.66, 96.32, 97.0)]),
+        ("staged grid", 4, [(93.46, 75.27, 95.6), (95.23, 93.46, 97.0), (95.23, 93.46, 97.0)]),
+    ],
+)
+def test_a_replay_gives_the_committed_numbers(policy: str, slots: int, expected: list[tuple[float, ...]]) -> None:
+    """Median and quartiles after 2, 8 and 24 whole trainings; neither policy depends on a library's random numbers."""
+    (small,) = read_tables(SMALL)
+    summary = replay(small, [policy], [slots], 40).set_index("epochs")
+    found = [tuple(summary.loc[n * small.budget, ["median", "q25", "q75"]].round(2)) for n in (2, 8, 24)]
+    assert found == expected
+
+
+def test_our_search_is_replayed_on_it(tmp_path: Path) -> None:
+    (small,) = read_tables(SMALL)
+    budgets = np.arange(2, 11) * small.budget
+    one, again = (search_once(small, POLICIES["ours"], 4, budgets, 0, tmp_path) for _ in range(2))
+    assert one.tolist() == again.tolist()
+    assert one[-1] > one[0]
+
+
+def test_a_choice_is_scored_by_the_best_evaluation_with_the_other_seed() -> None:
+    made_up = table(recording(60, 70, other=50, x=1), recording(80, 81, other=90, x=2))
+    budgets = np.array([1.0, 2.0, 3.0])
+    scores = confirmed(made_up, [Choice(1.5, 0), Choice(3.0, 1)], 0, budgets)
+    assert np.isnan(scores[0])
+    assert scores[1:].tolist() == [60, 90]
+    assert confirmed(made_up, [Choice(0.5, 1)], 1, budgets).tolist() == [81, 81, 81]
+
+
+def test_the_finding_is_when_a_policy_stays_at_the_staged_grids_last_score() -> None:
+    medians = {
+        "staged grid": (70, 75, 80, 80),
+        "random": (72, 80, 79, 79),
+        "ours": (71, 80, 79, 81),
+        "x": (60, 85, 85, 85),
+    }
+    rows = [
+        {
+            "table": "t-2",
+            "slots": 8,
+            "policy": policy,
+            "epochs": 3.0 * i,
+            "median": median,
+            "q25": median,
+            "q75": median,
+        }
+        for policy, of_policy in medians.items()
+        for i, median in enumerate(of_policy, start=1)
+    ]
+    lines = finding(pd.DataFrame(rows)).splitlines()[2:]
+    assert lines == [
+        "| t-2 | 8 | staged grid | 80.00 | 75% of its epochs | 2 of 4 budgets |",
+        "| t-2 | 8 | random | 79.00 | never | 0 of 4 budgets |",
+        "| t-2 | 8 | ours | 81.00 | 100% of its epochs | 1 of 4 budgets |",
+        "| t-2 | 8 | x | 85.00 | 50% of its epochs | 1 of 4 budgets |",
+    ]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pkd_tune.benchmark.replay", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_the_program_writes_summary_finding_and_plots(tmp_path: Path) -> None:
+    small = ["--slots", "2", "8", "--repeats", "6", "--processes", "2", "--to", str(tmp_path)]
+    done = run(str(SMALL), "--policies", "staged grid", "random", "sampler=random WARM_UP_TRIALS=2", *small)
+    assert done.returncode == 0, done.stderr
+    summary = pd.read_csv(tmp_path / "summary.csv")
+    assert [*summary] == ["table", "slots", "policy", "epochs", "median", "q25", "q75"]
+    assert {*summary["policy"]} == {"staged grid", "random", "sampler=random WARM_UP_TRIALS=2"}
+    assert {*summary["slots"]} == {2, 8}
+    assert (tmp_path / "plots" / "recorded_search-2.svg").exists()
+    assert (tmp_path / "finding.md").read_text() + "\n" == done.stdout
+
+
+@pytest.mark.slow
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    unknown = run(str(SMALL), "--policies", "best")
+    assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
+    assert "--policies 'best': best is neither a policy nor NAME=VALUE" in unknown.stderr
+    assert "policies are staged grid, random" in unknown.stderr
+    assert run(str(SMALL), "--slots", "0").stderr.endswith("error: --slots must be at least 1\n")

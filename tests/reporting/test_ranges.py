@@ -1,0 +1,105 @@
+"""Notes on ranges that a run's trials show to be wrong."""
+
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import pytest
+from recorded_run import write_run
+
+from pkd_tune.reporting.document import markdown
+from pkd_tune.reporting.ranges import range_notes
+from pkd_tune.reporting.run import Run, read_run
+from pkd_tune.reporting.run_report import results
+from pkd_tune.tuning.space import Float
+from pkd_tune.tuning.space_file import find_space, load_space
+
+RATES = (1e-5, 2e-5, 4e-5, 6e-5, 8e-5, 1.4e-4, 2e-4)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = write_run(tmp_path_factory.mktemp("run") / "MRPC" / "minilm", depths=(3,), methods=("pkd",))
+    return read_run(folder)
+
+
+def with_trials(run: Run, learnt: tuple[float, ...], rates: tuple[float, ...] = RATES) -> Run:
+    """Returns the run with a trial for each learning rate, most of which predict one class at both evaluations."""
+    key = {"depth": 3, "method": "pkd", "stage": "search"}
+    trials = [{**key, "trial": i, "state": "complete", "learning_rate": rate} for i, rate in enumerate(rates)]
+    rows = [
+        {**key, "trial": i, "evaluation": step, "degenerate": step == 1 or rate not in learnt}
+        for i, rate in enumerate(rates)
+        for step in (1, 2)
+    ]
+    return replace(run, trials=pd.DataFrame(trials), evaluations=pd.DataFrame(rows), students=[])
+
+
+def best_with(run: Run, **settings: Any) -> Run:
+    (student,) = run.students
+    middle = {"alpha": 0.5, "beta": 30.0, "temperature": 6.0, "learning_rate": 6e-5}
+    return replace(run, students=[{**student, "settings": {**student["settings"], **middle, **settings}}])
+
+
+def test_learning_rates_of_which_only_the_highest_teach_anything(recorded: Run) -> None:
+    (note,) = range_notes(with_trials(recorded, learnt=(1.4e-4, 2e-4)))
+    assert note == (
+        "3 layers: 5 of 7 trials predicted the same class for every example to their end; all others had a learning "
+        "rate of 1.4e-4 or more, at the upper end of its range. Search further: "
+        '`--new --set "space.learning_rate={low = 1e-5, high = 9e-4, log = true}"`.'
+    )
+    flag = note.split('--set "')[1].split('"`')[0]
+    assert load_space(find_space("default"), [flag]).parameters["learning_rate"] == Float(1e-5, 9e-4, log=True)
+
+
+@pytest.mark.parametrize(
+    ("learnt", "rates"),
+    [
+        ((), RATES),  # nothing was learnt: it may be anything
+        ((2e-5, 2e-4), RATES),  # not one end
+        ((6e-5, 8e-5, 1.4e-4, 2e-4), RATES),  # most learnt
+        ((2e-4,), RATES[-4:]),  # too few trials to say
+    ],
+)
+def test_other_trials_say_nothing_of_the_range(
+    recorded: Run, learnt: tuple[float, ...], rates: tuple[float, ...]
+) -> None:
+    assert range_notes(with_trials(recorded, learnt, rates)) == []
+
+
+def test_lowest_rates_and_fixed_ones(recorded: Run) -> None:
+    run = with_trials(recorded, learnt=(1e-5, 2e-5))
+    (note,) = range_notes(run)
+    assert "a learning rate of 2e-5 or less, at the lower end of its range" in note
+    assert "{low = 3.33e-6, high = 3e-4, log = true}" in note
+    space = {**run.record["space"], "learning_rate": {"values": list(RATES)}}
+    assert range_notes(replace(run, record={**run.record, "space": space})) == []
+
+
+def test_a_best_value_at_an_end_of_its_range_is_told_once_with_a_wider_one(recorded: Run) -> None:
+    assert range_notes(best_with(recorded)) == []
+    (note,) = range_notes(best_with(recorded, temperature=19.5))
+    assert note == (
+        "temperature: the best value of PKD, 3 layers (19.5) lies at the upper end of its range, so there may be "
+        'better ones beyond. Search further: `--new --set "space.temperature={low = 2, high = 60, log = true}"`.'
+    )
+    run = best_with(recorded, alpha=0.9)  # on a scale that is not logarithmic, and ends at 1
+    (note,) = range_notes(run)
+    assert '"space.alpha={low = 0.2, high = 1}"' in note
+    ends = {**run.record["space"], "alpha": {"low": 0.2, "high": 1.0, "log": False, "int": False}}
+    run = replace(best_with(recorded, alpha=1.0), record={**run.record, "space": ends})
+    assert range_notes(run) == []  # there is nothing beyond
+    stuck = with_trials(recorded, learnt=(1.4e-4, 2e-4))
+    both = replace(stuck, students=best_with(recorded, learning_rate=2.95e-4).students)
+    assert len(range_notes(both)) == 1
+
+
+def test_the_report_has_the_notes(recorded: Run) -> None:
+    run = best_with(recorded, temperature=19.5)
+    assert f"- {range_notes(run)[0]}" in markdown(results(run))
+
+
+def test_what_is_proposed_can_be_searched(recorded: Run) -> None:
+    for name, value in {"alpha": 0.2, "beta": 1.0, "temperature": 2.0, "learning_rate": 3e-4}.items():
+        (note,) = range_notes(best_with(recorded, **{name: value}))
+        load_space(find_space("default"), [note.split('--set "')[1].split('"`')[0]])
