@@ -37,6 +37,10 @@ class UserError(ValueError):
         super().__init__("\n".join(problems))
         self.problems = problems
 
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str, ...]]:
+        """Returns how another process, such as a Ray task's driver, makes the same error."""
+        return UserError, self.problems
+
 
 class MachineError(RuntimeError):
     """The machine stopped the work: no space, no permission, no memory, an ended Ray.

@@ -106,17 +106,18 @@ def start_folder(data: DataConfig, teacher_dir: Path, init: Init) -> Path:
 
 
 def checked_teacher_outputs(
-    data: DataConfig, teacher: Teacher, device: torch.device, *, verify: bool = True
+    data: DataConfig, teacher: Teacher, device: torch.device | None, *, verify: bool = True
 ) -> dict[str, TeacherOutputs]:
     """Opens the teacher outputs of the splits for training and selection, computing them where they are missing.
 
     Args:
         data: The task and its models.
         teacher: From `prepare_teacher()`.
-        device: Where the teacher runs.
+        device: Where the teacher runs; None: nowhere here, so that missing outputs are an error.
         verify: Whether cached outputs are checked against their hash.
 
     Raises:
+        OutputsMissingError: When outputs are missing and there is no device.
         UserError: When they do not reproduce the teacher's dev score.
     """
     task = data.task
@@ -161,7 +162,7 @@ def compute_teacher_outputs(
     data: DataConfig,
     teacher_dir: Path,
     teacher_key: str,
-    device: torch.device,
+    device: torch.device | None,
     names: Sequence[str] | None = None,
     *,
     verify: bool = True,
@@ -172,9 +173,12 @@ def compute_teacher_outputs(
         data: The task and its models; the examples are tokenised with the teacher's tokenizer.
         teacher_dir: The fine-tuned teacher.
         teacher_key: Its `classifier_key()`.
-        device: Where the teacher runs.
+        device: Where the teacher runs; None: nowhere here, so that missing outputs are an error.
         names: Names of the splits; None: all of the task's.
         verify: Whether cached outputs are checked against their hash.
+
+    Raises:
+        OutputsMissingError: When outputs are missing and there is no device.
     """
     task = data.task
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length, verify=verify)
@@ -185,8 +189,9 @@ def compute_teacher_outputs(
     def load_teacher() -> PreTrainedModel:
         return load_classifier(teacher_dir, task.labels, seed=0).to(device)
 
+    load = None if device is None else load_teacher
     return {
-        name: teacher_outputs(teacher_cache_folder(data), splits[name], teacher_key, load_teacher, verify=verify)
+        name: teacher_outputs(teacher_cache_folder(data), splits[name], teacher_key, load, verify=verify)
         for name in names or splits
     }
 

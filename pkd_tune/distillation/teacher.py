@@ -8,16 +8,17 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from pkd_tune.config import DataConfig, Task, TrainingConfig, UserError
 from pkd_tune.data.metrics import majority_score
 from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.batch_source import open_source
-from pkd_tune.distillation.checkpoint import Checkpoint
+from pkd_tune.distillation.checkpoint import Checkpoint, write_tensors
 from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError, fit
 from pkd_tune.distillation.losses import Loss
@@ -36,17 +37,24 @@ from pkd_tune.encoders.folder import (
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, save_classifier
 from pkd_tune.files import LOCK_MODE, write_json
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 logger = logging.getLogger(__name__)
 
 SCORES_FORMAT = "1"
 """Version of how a teacher is run and scored; part of the name of files with dev scores."""
 
+DEV_SCORE = "dev_score"
+"""Name of the dev score in the header of a training's weights."""
+
 MIN_TEACHER_MARGIN = 2.0
 """Points by which a teacher's score must exceed that of always predicting the most frequent class or mean label, unless
 it makes at most half the errors."""
+
+Train = Callable[[Sequence[Path]], Sequence[float]]
+"""Fine-tunes with every configuration, on other nodes: takes the file of each, and returns the dev score of each, as
+`finetune_once()` does."""
+
+Score = Callable[[Path], dict[str, float]]
+"""Scores the classifier in a folder, on another node; returns what `dev_metrics()` does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +85,8 @@ def prepare_teacher(
     *,
     captured: bool = True,
     max_length: int | None = None,
+    train: Train | None = None,
+    score: Score | None = None,
 ) -> Teacher:
     """Returns the teacher of a task, fine-tuning it first unless that was done before.
 
@@ -90,6 +100,8 @@ def prepare_teacher(
         report: Called after each evaluation of a training.
         captured: Whether steps are captured on a GPU.
         max_length: Of the splits, in tokens: where the saved tokenizer truncates; None: at its own limit.
+        train: Trains on other nodes; None: in this process.
+        score: Scores on another node; None: in this process.
 
     Raises:
         UserError: When its classifier is not the task's, when its dev score does not exceed the majority baseline by
@@ -109,6 +121,7 @@ def prepare_teacher(
             report,
             captured=captured,
             max_length=max_length,
+            train=train,
         )
     else:
         model_dir = pretrained_dir
@@ -123,7 +136,8 @@ def prepare_teacher(
                 ", ".join(task.labels),
             )
     key = classifier_key(model_dir, task.labels)
-    metrics = _recorded_dev_metrics(task, model_dir, key, splits, folder, device)
+    score_it = score or (lambda model_dir: dev_metrics(task, model_dir, splits, device))
+    metrics = _recorded_dev_metrics(task, model_dir, key, splits, folder, score_it)
     majority = majority_score(task, {name: splits[name].labels for name in task.dev_splits})
     # Above 98 points nothing can be better by the margin; there, and from 96 on, half the errors are less than it.
     required = majority["score"] + min(MIN_TEACHER_MARGIN, (100 - majority["score"]) / 2)
@@ -160,11 +174,12 @@ def finetune(
     *,
     captured: bool = True,
     max_length: int | None = None,
+    train: Train | None = None,
 ) -> Path:
     """Returns the folder of a fine-tuned classifier, training it unless the cache has it.
 
     Processes that need the same model wait for the one that trains it. An interrupted training resumes from its last
-    epoch.
+    epoch, and one that had ended is not repeated.
 
     Args:
         task: The task to classify.
@@ -177,6 +192,7 @@ def finetune(
         report: Called after each evaluation of a training.
         captured: Whether steps are captured on a GPU.
         max_length: Of the splits, in tokens: where the saved tokenizer truncates; None: at its own limit.
+        train: Trains on other nodes; None: one configuration after the other, in this process.
 
     Raises:
         UserError: When a loss is not finite.
@@ -191,40 +207,24 @@ def finetune(
             if not (changed := changed_files(finished)):
                 return finished
             logger.warning("%s: %s changed or gone; fine-tuning again", finished, ", ".join(changed))
-        dev = {name: splits[name] for name in task.dev_splits}
-        checkpoints = [Checkpoint(finished.with_name(f".{finished.name}.{i}.training")) for i in range(len(configs))]
-        best: tuple[float, PreTrainedModel] | None = None
-        tried = []
-        for config, checkpoint in zip(configs, checkpoints, strict=True):
-            whole = load_classifier(pretrained_dir, task.labels, seed=config.seed)
-            model = cut_to_layers(whole, range(1, layers + 1)).to(device)
-            try:
-                with graphs_of_a_training(device, captured=captured) as graphs:
-                    fitted = fit(  # which alone refers to optimiser, graphs and resident data
-                        TrainStep(model, graphs=graphs),
-                        Loss(),
-                        open_source(splits["train"], model),
-                        dev,
-                        task,
-                        config,
-                        report,
-                        checkpoint=checkpoint,
-                    )
-            except TrainingDivergedError as error:
-                raise UserError(
-                    f"{model_name(pretrained_dir)}: fine-tuning with learning rate {config.learning_rate:g} diverged: "
-                    f"{error}; give a lower learning rate"
-                ) from error
-            dev_score = fitted.best.best_score
-            tried.append({**asdict(config), "dev_score": dev_score})
-            if best is None or dev_score > best[0]:
-                best = dev_score, model
-        assert best is not None
-        kept = next(training for training in tried if training["dev_score"] == best[0])
-        record = {**content, "trainings": tried, "kept": kept}
-        save_classifier(best[1], pretrained_dir, finished, record, max_length=max_length, replace=True)
-        for checkpoint in checkpoints:
-            checkpoint.delete()
+        paths = [finished.with_name(f".{finished.name}.{i}.safetensors") for i in range(len(configs))]
+        if train is not None:
+            scores = train(paths)
+        else:
+            scores = [
+                finetune_once(
+                    task, splits, pretrained_dir, layers, config, device, report, path=path, captured=captured
+                )
+                for config, path in zip(configs, paths, strict=True)
+            ]
+        best = scores.index(max(scores))
+        tried = [{**asdict(config), "dev_score": dev_score} for config, dev_score in zip(configs, scores, strict=True)]
+        model = cut_to_layers(load_classifier(pretrained_dir, task.labels, seed=0), range(1, layers + 1))
+        model.load_state_dict(load_file(paths[best]))
+        record = {**content, "trainings": tried, "kept": tried[best]}
+        save_classifier(model, pretrained_dir, finished, record, max_length=max_length, replace=True)
+        for path in paths:
+            path.unlink()
         return finished
 
 
@@ -265,6 +265,77 @@ def _training_content(
     }
 
 
+def finetune_once(
+    task: Task,
+    splits: dict[str, Split],
+    pretrained_dir: Path,
+    layers: int,
+    config: TrainingConfig,
+    device: torch.device,
+    report: Callable[[Evaluation], None],
+    *,
+    path: Path,
+    captured: bool = True,
+) -> float:
+    """Fine-tunes a classifier with one configuration and leaves its best weights in a file; returns their dev score.
+
+    Where the file is there already, nothing is trained. The state of an interrupted training is beside it.
+
+    Args:
+        task: The task to classify.
+        splits: `train` and the task's dev splits, with labels.
+        pretrained_dir: The encoder to fine-tune.
+        layers: Number of its first layers to use.
+        config: How it is trained.
+        device: Where it is trained.
+        report: Called after each evaluation.
+        path: The file, of which the name says what is trained.
+        captured: Whether steps are captured on a GPU.
+
+    Raises:
+        UserError: When a loss is not finite.
+    """
+    if (found := _recorded_dev_score(path)) is not None:
+        return found
+    checkpoint = Checkpoint(path.with_suffix(".training"))
+    whole = load_classifier(pretrained_dir, task.labels, seed=config.seed)
+    model = cut_to_layers(whole, range(1, layers + 1)).to(device)
+    dev = {name: splits[name] for name in task.dev_splits}
+    try:
+        with graphs_of_a_training(device, captured=captured) as graphs:
+            fitted = fit(  # which alone refers to optimiser, graphs and resident data
+                TrainStep(model, graphs=graphs),
+                Loss(),
+                open_source(splits["train"], model),
+                dev,
+                task,
+                config,
+                report,
+                checkpoint=checkpoint,
+            )
+    except TrainingDivergedError as error:
+        raise UserError(
+            f"{model_name(pretrained_dir)}: fine-tuning with learning rate {config.learning_rate:g} diverged: "
+            f"{error}; give a lower learning rate"
+        ) from error
+    dev_score = fitted.best.best_score
+    write_tensors(path, model.state_dict(), {DEV_SCORE: json.dumps(dev_score)})
+    checkpoint.delete()
+    return dev_score
+
+
+def _recorded_dev_score(path: Path) -> float | None:
+    """Returns the dev score in the header of a training's file; None where there is no such file, or a damaged one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return float(json.loads(file.metadata()[DEV_SCORE]))
+    except FileNotFoundError:
+        return None
+    except SafetensorError as error:
+        logger.warning("%s is damaged (%s): fine-tuning again", path, error)
+        return None
+
+
 def dev_metrics(task: Task, model_dir: Path, splits: dict[str, Split], device: torch.device) -> dict[str, float]:
     """Returns the metrics of a saved classifier on the task's dev splits, times 100, in fp32."""
     model = load_classifier(model_dir, task.labels, seed=0).to(device)  # no weight is missing, so the seed is not used
@@ -272,9 +343,9 @@ def dev_metrics(task: Task, model_dir: Path, splits: dict[str, Split], device: t
 
 
 def _recorded_dev_metrics(
-    task: Task, model_dir: Path, key: str, splits: dict[str, Split], folder: Path, device: torch.device
+    task: Task, model_dir: Path, key: str, splits: dict[str, Split], folder: Path, score: Score
 ) -> dict[str, float]:
-    """Returns `dev_metrics()` from the cache in `folder`, where it is stored by weights and dev splits."""
+    """Returns a classifier's metrics from the cache in `folder`, where they are stored by weights and dev splits."""
     content = " ".join([SCORES_FORMAT, key, *(splits[name].key for name in task.dev_splits)])
     path = folder / f"dev-scores-{hashlib.sha256(content.encode()).hexdigest()[:16]}.json"
     if path.exists():
@@ -285,6 +356,6 @@ def _recorded_dev_metrics(
         except ValueError:
             pass
         logger.warning("%s is damaged; scoring the teacher again", path)
-    metrics = dev_metrics(task, model_dir, splits, device)
+    metrics = score(model_dir)
     write_json(path, metrics)
     return metrics

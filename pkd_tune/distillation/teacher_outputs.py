@@ -45,6 +45,10 @@ _HEADER_BYTES = 4096  # more than any header takes
 _ZEROS = 2**20  # bytes written at once to allocate a file
 
 
+class OutputsMissingError(LookupError):
+    """Teacher outputs are not in the cache, or a damaged file is, and are not to be computed in this process."""
+
+
 @dataclass(frozen=True, slots=True)
 class TeacherOutputs:
     """Outputs of a teacher for one split; rows are in the order of computation, not of example ids."""
@@ -71,7 +75,7 @@ def teacher_outputs(
     folder: Path,
     split: Split,
     teacher_key: str,
-    load_teacher: Callable[[], PreTrainedModel],
+    load_teacher: Callable[[], PreTrainedModel] | None,
     *,
     verify: bool = True,
 ) -> TeacherOutputs:
@@ -84,15 +88,21 @@ def teacher_outputs(
         folder: Cache folder; made when missing.
         split: Its key covers token ids and their order.
         teacher_key: `weights_key()` of the teacher.
-        load_teacher: Called only when the outputs must be computed, in fp32 on the device of the returned model.
+        load_teacher: Called only when the outputs must be computed, in fp32 on the device of the returned model; None:
+            they are not computed here.
         verify: Whether the tensors of an existing file are checked against their hash. Trial processes skip this,
             because the search has done it.
+
+    Raises:
+        OutputsMissingError: When they must be computed, and not here.
     """
     origin = {"teacher": teacher_key, "split": split.key}
     key = hashlib.sha256(f"{FORMAT} {teacher_key} {split.key}".encode()).hexdigest()[:16]
     path = folder / f"{split.name}-{key}.safetensors"
     if path.exists() and (found := _open(path, len(split), origin, verify=verify)) is not None:
         return found  # without a lock, which only those who may write there can take
+    if load_teacher is None:
+        raise OutputsMissingError(path)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock", mode=LOCK_MODE):
         if path.exists():

@@ -104,6 +104,8 @@ def _facts(run: Run) -> list[str]:
     facts.append(
         f"Concurrent trials: {resources['count']} ({_DEVICES[resources['device']]}{cores}); {literal(made['machine'])}."
     )
+    if nodes := _nodes(run):
+        facts.append(f"Nodes: {'; '.join(f'{literal(node)}: {literal(listed(did))}' for node, did in nodes.items())}.")
     if resources.get("eager"):
         facts.append(f"Training steps were not captured as CUDA graphs: {literal(resources['eager'])}.")
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
@@ -120,6 +122,19 @@ def _facts(run: Run) -> list[str]:
     if (run.folder / RAY).is_dir():
         files.append(f"TensorBoard: `tensorboard --logdir {RAY}`")
     return [*facts, f"In this folder: {'; '.join([*files, f'plots for papers: `{PLOTS}/`'])}."]
+
+
+def _nodes(run: Run) -> dict[str, list[str]]:
+    """Returns what each node did, by its address; empty where there was only one."""
+    did: dict[str, list[str]] = {}
+    for work in run.record.get("work", []):
+        did.setdefault(work["node"], []).append(work["job"])
+    evaluated = run.evaluations
+    if "node" in evaluated:
+        of_trial = ["depth", "method", "stage", "trial"]
+        for node, count in evaluated.drop_duplicates([*of_trial, "node"])["node"].value_counts().items():
+            did.setdefault(str(node), []).append(plural(count, "trial"))
+    return dict(sorted(did.items())) if len(did) > 1 else {}
 
 
 def _students_have(run: Run) -> list[str]:

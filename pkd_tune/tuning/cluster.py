@@ -1,5 +1,7 @@
 """Ray itself: started on this machine for one search, or joined where it runs already."""
 
+import hashlib
+import importlib.metadata
 import logging
 import os
 import re
@@ -13,9 +15,11 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow
 import ray
@@ -34,6 +38,8 @@ from pkd_tune.tuning.resources import Resources, resolve_resources
 from pkd_tune.tuning.temporary import temporary_folder
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Size of Ray's object store, which holds nothing large: trials read the shared files themselves."""
@@ -58,6 +64,11 @@ CONNECT_SECONDS = 3
 """How long a cluster has to accept a connection, and then to greet."""
 JOIN_SECONDS = 20
 """How long a cluster that has greeted has to answer a question."""
+NODE_SECONDS = 60
+"""How long its nodes have, which start a process for it."""
+
+_KIND = "accelerator_type:"
+"""Begins the resource by which Ray names the kind of a node's GPUs."""
 
 AUTH_MODE, AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 """Variables that say whether Ray requires a token, and which."""
@@ -346,6 +357,90 @@ def cluster_resources(gpus: int | None, trials_per_gpu: int | None) -> Resources
     return resolve_resources(int(found.get("GPU", 0)), int(found.get("CPU", 1)), gpus, trials_per_gpu)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Node:
+    """A node of the cluster that runs trials."""
+
+    id: str
+    """Ray's."""
+    address: str
+    cores: int
+    gpus: int
+    kind: str
+    """Of its GPUs, as Ray names it; empty where it does not know one."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it: several nodes may have one address."""
+        return f"{self.address} ({self.id[:8]})"
+
+
+def is_connected() -> bool:
+    """Returns whether this process has started Ray, or joined a cluster."""
+    return bool(ray.is_initialized())
+
+
+def nodes() -> list[Node]:
+    """Returns the nodes that have cores or GPUs for trials; a head node may have none."""
+    found = []
+    for node in ray.nodes():
+        amounts = node["Resources"]
+        kinds = [name.removeprefix(_KIND) for name in amounts if name.startswith(_KIND)]
+        cores, gpus = int(amounts.get("CPU", 0)), int(amounts.get("GPU", 0))
+        if node["Alive"] and (cores or gpus):
+            found.append(
+                Node(
+                    id=node["NodeID"],
+                    address=node["NodeManagerAddress"],
+                    cores=cores,
+                    gpus=gpus,
+                    kind=kinds[0] if gpus and kinds else "",
+                )
+            )
+    return sorted(found, key=lambda node: node.address)
+
+
+def check_versions() -> list[str]:
+    """Checks that every node of the cluster has this process's libraries.
+
+    Returns:
+        A line for each node whose torch, transformers or Ray differ in the last part of the version alone.
+
+    Raises:
+        UserError: A line for each node whose libraries differ more, or that has another pkd_tune: its trials would not
+            be what this process records.
+    """
+    answers, problems = _ask_every_node(_versions)
+    here, notes = _versions(), []
+    for node, there in answers.items():
+        differing = [name for name in here if there[name] != here[name]]
+        text = ", ".join(f"{name} {there[name]} (here {here[name]})" for name in differing)
+        if any(name == "pkd_tune" or _release(there[name]) != _release(here[name]) for name in differing):
+            problems.append(f"node {node} has {text}; install the same on every node")
+        elif differing:
+            notes.append(f"node {node} has {text}")
+    if problems:
+        raise UserError(*problems)
+    return notes
+
+
+def _versions() -> dict[str, str]:
+    """Returns the versions of what trials depend on; that of pkd_tune with a hash of its modules.
+
+    Local parts of a version, such as the `+cu130` of torch, are left out: a head node may do without a GPU's torch.
+    """
+    found = {name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "transformers", "ray")}
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return {"pkd_tune": f"{importlib.metadata.version('pkd_tune')}-{digest.hexdigest()[:8]}", **found}
+
+
+def _release(version: str) -> list[str]:
+    return version.split(".")[:2]
+
+
 def check_shared(places: Sequence[tuple[str, str]]) -> None:
     """Checks that every node of the cluster sees what this process writes to these folders and URIs.
 
@@ -355,18 +450,6 @@ def check_shared(places: Sequence[tuple[str, str]]) -> None:
     Raises:
         UserError: One line per node and place.
     """
-
-    @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
-    def unseen(artifact_stores: list[ArtifactStore], marker: str) -> dict[int, str]:
-        found = {}
-        for i, artifacts in enumerate(artifact_stores):
-            try:
-                if marker not in artifacts.names():
-                    found[i] = "does not see it"
-            except (OSError, pyarrow.ArrowException) as error:
-                found[i] = f"does not see it ({str(error).splitlines()[0]})"
-        return found
-
     marker = f".pkd_tune-{uuid.uuid4().hex}"
     artifact_stores = [
         ArtifactStore(Path(tempfile.gettempdir()) / marker, where)
@@ -374,7 +457,6 @@ def check_shared(places: Sequence[tuple[str, str]]) -> None:
         else ArtifactStore(Path(where).resolve())
         for _, where in places
     ]
-    problems = []
     try:
         for artifacts in artifact_stores:
             artifacts.folder.mkdir(parents=True, exist_ok=True)
@@ -384,29 +466,53 @@ def check_shared(places: Sequence[tuple[str, str]]) -> None:
             ArtifactStore(Path(os.devnull), artifacts.uri) if artifacts.uri else artifacts
             for artifacts in artifact_stores
         ]
-        asked = {
-            f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})": unseen.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(elsewhere, marker)
-            for node in ray.nodes()
-            if node["Alive"]
-        }
-        until = time.monotonic() + JOIN_SECONDS
-        for node, answer in asked.items():
-            try:
-                seen = ray.get(answer, timeout=max(1, until - time.monotonic()))
-            except ray.exceptions.RayError as error:
-                problems.append(f"node {node} cannot run trials: {_why_not(error)}")
-                continue
-            for i, why in seen.items():
-                flag, where = places[i]
-                problems.append(f"{flag} {where}: node {node} {why}; {REMEDY}")
+        answers, problems = _ask_every_node(_unseen, elsewhere, marker)
     finally:
         for artifacts in artifact_stores:
             artifacts.delete(marker)
             artifacts.evict_all()
+    for node, unseen in answers.items():
+        for i, why in unseen.items():
+            flag, where = places[i]
+            problems.append(f"{flag} {where}: node {node} {why}; {REMEDY}")
     if problems:
         raise UserError(*problems)
+
+
+def _unseen(artifact_stores: Sequence[ArtifactStore], marker: str) -> dict[int, str]:
+    """Returns why this node does not see a marker in a store, by the number of the store."""
+    found = {}
+    for i, artifacts in enumerate(artifact_stores):
+        try:
+            if marker not in artifacts.names():
+                found[i] = "does not see it"
+        except (OSError, pyarrow.ArrowException) as error:
+            found[i] = f"does not see it ({str(error).splitlines()[0]})"
+    return found
+
+
+def _ask_every_node(function: Callable[..., T], *arguments: object) -> tuple[dict[str, T], list[str]]:
+    """Calls a function of this module on every node, those without cores for trials included.
+
+    Returns:
+        What it returns, by the name of the node, and a line for each node that does not answer.
+    """
+    task = ray.remote(num_cpus=0)(function)
+    asked = {
+        f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})": task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(*arguments)
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+    until = time.monotonic() + NODE_SECONDS
+    answers, problems = {}, []
+    for node, answer in asked.items():
+        try:
+            answers[node] = ray.get(answer, timeout=max(1, until - time.monotonic()))
+        except ray.exceptions.RayError as error:
+            problems.append(f"node {node} cannot run trials: {_why_not(error)}")
+    return answers, problems
 
 
 def _why_not(error: ray.exceptions.RayError) -> str:

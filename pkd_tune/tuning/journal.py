@@ -37,6 +37,9 @@ RUNG = "rung"
 ENDED = "ended"
 """Of a trial that did not reach its end: the state it is told, and why. Written before it is told."""
 
+NODE = "node"
+"""In the details of an evaluation: the address of the node that made it."""
+
 
 class NoLock(BaseJournalFileLock):
     """A journal has one writer, which holds the lock of the run's folder; some file systems lack links to lock by."""

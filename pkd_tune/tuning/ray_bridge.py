@@ -9,9 +9,11 @@ import logging
 from typing import Any
 
 from ray.tune.experiment import Trial
+from ray.tune.result import NODE_IP
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from pkd_tune.tuning.journal import NODE
 from pkd_tune.tuning.plan import StudyKey, TrialId
 from pkd_tune.tuning.studies import Studies
 
@@ -93,7 +95,7 @@ class StudyScheduler(FIFOScheduler):
                 log.info("%s: %s%s", trial_id.name, result[kind], "\n" + result.get("traceback", ""))
         if "details" not in result:
             return str(TrialScheduler.CONTINUE)  # the trial ends by itself
-        details = json.loads(result["details"])
+        details = {**json.loads(result["details"]), NODE: result[NODE_IP]}
         last = result["evaluation"] == result["evaluations"]
         should_stop = self.studies.report(trial_id, result["evaluation"], result["score"], details, last=last)
         return str(TrialScheduler.STOP if should_stop else TrialScheduler.CONTINUE)

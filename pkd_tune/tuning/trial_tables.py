@@ -5,7 +5,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from pkd_tune.config import Stage
-from pkd_tune.tuning.journal import evaluations, why_ended
+from pkd_tune.tuning.journal import NODE, evaluations, why_ended
 from pkd_tune.tuning.plan import StudyKey
 from pkd_tune.tuning.studies import STUDY_NAMES, Studies
 
@@ -62,6 +62,7 @@ def evaluation_rows(studies: Studies) -> list[dict[str, Any]]:
             **seen["watched"],
             "degenerate": seen["degenerate"],
             "seconds": seen["seconds"],
+            "node": seen.get(NODE),
         }
         for study_key, stage, trial in _all(studies)
         for step, seen in evaluations(trial).items()

@@ -2,9 +2,10 @@
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -17,15 +18,26 @@ from pkd_tune.distillation.teacher_outputs import TeacherOutputs
 from pkd_tune.distillation.train_step import CPU_TOKENS
 from pkd_tune.encoders.folder import sizes, weight_bytes
 from pkd_tune.reporting.formatting import plural
+from pkd_tune.tuning import cluster
+from pkd_tune.tuning.jobs import Job, JobPlace, run_jobs
 from pkd_tune.tuning.limits import free_memory, usable_cores
 from pkd_tune.tuning.plan import StudyPlan
 from pkd_tune.tuning.resources import Resources, share_cores, share_gpus
 from pkd_tune.tuning.space import Parameters, inits
-from pkd_tune.workflows.gpu_check import measure_trial, why_not_captured
+from pkd_tune.workflows.gpu_check import (
+    TrialMemory,
+    compare_on_gpu,
+    failure_text,
+    measure_on_gpu,
+    measure_trial,
+    why_not_captured,
+)
 from pkd_tune.workflows.inputs import load_examples
 from pkd_tune.workflows.request import SearchRequest
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 USED_FRACTION = 0.9
 """Share of what is free of memory, a GPU's or the machine's, that trials may fill."""
@@ -44,8 +56,8 @@ def limit_concurrency(request: SearchRequest, resources: Resources, plans: Seque
     """Returns the resources that a search uses of those it was given, and whether its steps are captured.
 
     On a CPU: a concurrent trial for each core, unless there are fewer trials, or less memory. On GPUs: a trial on each;
-    where there are more trials, as many share a GPU as it has room for, or as was asked for. A machine without a GPU,
-    such as a cluster's head node, cannot measure that, so that there each trial has a GPU of its own.
+    where there are more trials, as many share a GPU as it has room for, or as was asked for. On a cluster, which this
+    process is connected to, that is measured on one node of every kind of GPU, and the smallest room decides.
 
     Args:
         request: Says what is trained.
@@ -54,7 +66,8 @@ def limit_concurrency(request: SearchRequest, resources: Resources, plans: Seque
     """
     trials = max(sum(plan.quota for plan in plans), request.config.seeds * len(plans))
     if resources.device == "cuda":
-        return _fitting_gpus(request, resources, trials)
+        of_cluster = request.options.address is not None
+        return (_fitting_cluster if of_cluster else _fitting_gpus)(request, resources, trials)
     if request.options.address is not None:
         return resources
     fitted = share_cores(resources, trials, cpu_bytes(request.config, start_models(request.parameters)), free_bytes())
@@ -66,31 +79,87 @@ def limit_concurrency(request: SearchRequest, resources: Resources, plans: Seque
 def _fitting_gpus(request: SearchRequest, resources: Resources, trials: int) -> Resources:
     config, asked = request.config, request.options.trials_per_gpu
     load_examples(config.data.task, config.data.data_dir, demo=request.options.demo)
-    eager = None if request.options.cuda_graphs else "--no-cuda-graphs"
-    here = torch.cuda.is_available()
-    if here and eager is None and (eager := why_not_captured(config)) is not None:
-        log.warning("training steps are not captured as CUDA graphs, which is slower: %s", eager)
-    resources = replace(resources, eager=eager)
-    if asked is not None or not here:
-        if not here:
-            log.info("note: no GPU here to measure on; --trials-per-gpu says how many trials share one, else none do")
-        fitted = share_gpus(resources, trials, asked or 1)
-        if asked is not None and fitted.trials_per_gpu < asked:
-            log.info("note: %s on %s: %s on each", trials, plural(resources.gpus, "GPU"), fitted.trials_per_gpu)
-        return fitted
-    memory = measure_trial(config, captured=eager is None)
-    of_host = max(1, free_bytes() // memory.host) if request.options.address is None else None
-    if of_host is not None and of_host < resources.gpus:
+    resources = replace(resources, eager=_why_eager(request, why_not_captured))
+    if asked is not None:
+        return _as_asked(resources, trials, asked)
+    memory = measure_trial(config, captured=resources.eager is None)
+    of_host = max(1, free_bytes() // memory.host)
+    if of_host < resources.gpus:
         log.info("note: the machine's memory has room for %s at once", plural(of_host, "trial"))
         resources = replace(resources, gpus=of_host)
+    room = _room(request, memory, usable_cores() // resources.gpus)
+    return share_gpus(resources, trials, min(room, of_host // resources.gpus))
+
+
+def _fitting_cluster(request: SearchRequest, resources: Resources, trials: int) -> Resources:
+    """Returns the resources on GPUs of a cluster; a node of each kind of GPU is asked."""
+    config, asked = request.config, request.options.trials_per_gpu
+    load_examples(config.data.task, config.data.data_dir, demo=request.options.demo)
+    load_features(config.data.task, config.data.data_dir, config.data.student_dir, config.data.max_length)
+    nodes = [node for node in cluster.nodes() if node.gpus]
+    one_of_kind = {node.kind: node for node in nodes}
+    place = JobPlace(cores=1, gpus=1, at_once=len(one_of_kind))
+
+    def on_each(name: str, function: Callable[..., T], *arguments: object) -> list[T]:
+        jobs = [Job(name=name, function=function, arguments=arguments, node=node.id) for node in one_of_kind.values()]
+        return [done.result for done in run_jobs(jobs, place, restarts=0)]
+
+    def compared(config: SearchConfig) -> str | None:
+        try:
+            return next(filter(None, on_each("comparison of captured steps", compare_on_gpu, config)), None)
+        except Exception as error:  # whatever goes wrong there, eager steps do without it
+            return failure_text(error)
+
+    resources = replace(resources, eager=_why_eager(request, compared))
+    if asked is not None:
+        return _as_asked(resources, trials, asked)
+    rooms = {}
+    try:
+        memories = on_each("memory of a trial", measure_on_gpu, config, resources.eager is None)
+    except Exception as error:  # as with a GPU that other programs fill
+        log.warning(
+            "the memory of a trial could not be measured (%s): each trial has a GPU of its own; --trials-per-gpu says "
+            "how many share one",
+            failure_text(error),
+        )
+        return share_gpus(resources, trials, 1)
+    for kind, memory in zip(one_of_kind, memories, strict=True):
+        alike = [node for node in nodes if node.kind == kind]
+        of_host = int(USED_FRACTION * memory.host_free) // memory.host // one_of_kind[kind].gpus
+        cores = min(node.cores // node.gpus for node in alike)
+        rooms[kind] = max(1, min(_room(request, memory, cores), of_host))
+    if len(rooms) > 1:
+        text = ", ".join(f"{plural(room, 'trial')} on {kind or 'others'}" for kind, room in rooms.items())
+        log.info("note: the cluster's GPUs differ, and have room for %s; the smallest decides for all", text)
+    return share_gpus(resources, trials, min(rooms.values()))
+
+
+def _why_eager(request: SearchRequest, check: Callable[[SearchConfig], str | None]) -> str | None:
+    """Returns why training steps are not captured: that was asked for, or a check finds a reason; None: they are."""
+    if not request.options.cuda_graphs:
+        return "--no-cuda-graphs"
+    if (why := check(request.config)) is not None:
+        log.warning("training steps are not captured as CUDA graphs, which is slower: %s", why)
+    return why
+
+
+def _as_asked(resources: Resources, trials: int, asked: int) -> Resources:
+    fitted = share_gpus(resources, trials, asked)
+    if fitted.trials_per_gpu < asked:
+        log.info("note: %s on %s: %s on each", trials, plural(resources.gpus, "GPU"), fitted.trials_per_gpu)
+    return fitted
+
+
+def _room(request: SearchRequest, memory: TrialMemory, cores: int) -> int:
+    """Returns how many trials a GPU has room for, with so many CPU cores for each GPU."""
+    config = request.config
     split = _training_split(config)
-    room = per_gpu(
+    return per_gpu(
         free=memory.gpu_free,
         peak=memory.gpu + (start_models(request.parameters) - 1) * weight_bytes(config.data.student_dir),
         data=resident_bytes(split, meta_teacher_outputs(config, len(split))),
-        cores=usable_cores() // resources.gpus,
+        cores=cores,
     )
-    return share_gpus(resources, trials, room if of_host is None else min(room, of_host // resources.gpus))
 
 
 def _training_split(config: SearchConfig) -> Split:

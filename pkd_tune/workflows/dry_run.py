@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +37,24 @@ log = logging.getLogger(__name__)
 
 
 def plan(request: SearchRequest) -> str:
-    """Returns what a search would do and cost, as text for a terminal."""
+    """Returns what a search would do and cost, as text for a terminal.
+
+    Raises:
+        UserError: When a cluster that it would join is out of reach, or has too few GPUs.
+    """
+    with ExitStack() as stack:
+        if request.options.address is not None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            stack.enter_context(cluster.connected_cluster(request.options.address, folder / RAY_LOG))
+        return _plan(request)
+
+
+def _plan(request: SearchRequest) -> str:
     config = request.config
     data, task = config.data, config.data.task
     plans = plan_search(request)
-    resources = request.resources or cluster_resources(request)
+    options = request.options
+    resources = request.resources or cluster.cluster_resources(options.gpus, options.trials_per_gpu)
     device = torch.device(resources.device if torch.cuda.is_available() else "cpu")
     load_examples(task, data.data_dir, demo=request.options.demo)
     features = load_features(task, data.data_dir, data.student_dir, data.max_length)
@@ -140,20 +154,6 @@ def plan_teacher(config: SearchConfig, device: torch.device, *, captured: bool) 
     with graphs_of_a_training(device, captured=captured) as graphs:
         seconds = time_teacher(config, splits, device, graphs)
     return TeacherPlan(f"Teacher: to be fine-tuned, about {seconds / 60:.1f} min.", seconds)
-
-
-def cluster_resources(request: SearchRequest) -> Resources:
-    """Returns the slots of the cluster that a search would join.
-
-    Raises:
-        UserError: When it is out of reach, or has too few GPUs.
-    """
-    assert request.options.address is not None
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        cluster.connected_cluster(request.options.address, Path(folder) / RAY_LOG),
-    ):
-        return cluster.cluster_resources(request.options.gpus, request.options.trials_per_gpu)
 
 
 def expected_epochs(trials: int, shares: Mapping[int, float], first_rung: float, *, early_stopping: bool) -> float:

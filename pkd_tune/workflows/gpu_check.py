@@ -23,6 +23,7 @@ from pkd_tune.distillation.loop import Evaluation
 from pkd_tune.distillation.student import ModelPool
 from pkd_tune.distillation.train_step import Capture, Graphs, graphs_of_a_training, stream_graphs
 from pkd_tune.reporting.formatting import plural
+from pkd_tune.tuning.limits import free_memory
 from pkd_tune.workflows.timing import train_student
 
 T = TypeVar("T")
@@ -48,6 +49,8 @@ class TrialMemory:
     """Bytes of the machine's memory that it shares with no other process."""
     gpu_free: int
     """Bytes of the GPU that no other program uses."""
+    host_free: int
+    """Bytes of the machine's memory that no other program uses."""
 
 
 def why_not_captured(config: SearchConfig) -> str | None:
@@ -61,7 +64,12 @@ def why_not_captured(config: SearchConfig) -> str | None:
     try:
         return in_own_process(compare_on_gpu, config)
     except Exception as error:  # whatever goes wrong there, eager steps do without it
-        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return failure_text(error)
+
+
+def failure_text(error: Exception) -> str:
+    """Returns in one line why a check failed."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def compare_on_gpu(config: SearchConfig) -> str | None:
@@ -134,7 +142,9 @@ def measure_on_gpu(config: SearchConfig, captured: bool) -> TrialMemory:
         torch.cuda.synchronize(device)
         after, _ = torch.cuda.mem_get_info(device)
     host = psutil.Process().memory_full_info().uss
-    return TrialMemory(gpu=max(0, before - after) + CONTEXT_BYTES, host=host, gpu_free=before)
+    return TrialMemory(
+        gpu=max(0, before - after) + CONTEXT_BYTES, host=host, gpu_free=before, host_free=free_memory() + host
+    )
 
 
 def train_as_a_trial(

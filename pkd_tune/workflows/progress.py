@@ -75,6 +75,6 @@ def training_progress(
             if evaluation.number == 1:
                 bar.reset()
             bar.set_postfix_str(text)
-            bar.update(1)
+            bar.update(evaluation.number - bar.n)  # a training that goes on elsewhere may repeat some
 
         yield show

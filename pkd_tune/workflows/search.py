@@ -7,22 +7,18 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from pkd_tune.config import UserError
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.data.unlabeled import load_unlabeled
-from pkd_tune.distillation.allocator import release_memory
-from pkd_tune.distillation.plain import check_plain
 from pkd_tune.distillation.published_settings import PUBLISHED, PUBLISHED_TRAINING
-from pkd_tune.distillation.student import checked_teacher_outputs
-from pkd_tune.distillation.teacher import Teacher, finetuned_cache, prepare_teacher
+from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.encoders.folder import family_of, model_name, weight_bytes
 from pkd_tune.files import (
     BEST,
@@ -33,6 +29,7 @@ from pkd_tune.files import (
     RAY_LOG,
     RUN,
     RUN_LOCK,
+    RUN_LOG,
     SUMMARY,
     TRIALS,
     json_value,
@@ -44,6 +41,7 @@ from pkd_tune.reporting.run import write_rows
 from pkd_tune.reporting.run_report import write_report
 from pkd_tune.tuning import cluster
 from pkd_tune.tuning.artifacts import location_of_run, open_artifacts
+from pkd_tune.tuning.jobs import Done, Job, job_place, run_jobs
 from pkd_tune.tuning.journal import finished_trials
 from pkd_tune.tuning.plan import StudyPlan, plan_studies
 from pkd_tune.tuning.resources import Resources, gpu_names
@@ -59,9 +57,9 @@ from pkd_tune.workflows.finalists import export_finalists
 from pkd_tune.workflows.finished_run import SearchRun
 from pkd_tune.workflows.free_slots import free_slots_text
 from pkd_tune.workflows.inputs import forward_pass_text, load_examples
-from pkd_tune.workflows.progress import training_progress
 from pkd_tune.workflows.request import SearchRequest
 from pkd_tune.workflows.run_folder import begin_run_folder, check_same_search, read_record, relative_path
+from pkd_tune.workflows.teaching import Nodes, make_teacher, make_teacher_outputs
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +89,21 @@ def search(request: SearchRequest) -> SearchRun:
         record |= {"data_from_here": relative_path(run_dir, data.data_dir)}
         if data.task.folder is not None:
             record |= {"task_from_here": relative_path(run_dir, data.task.folder)}
-        teacher = prepare(request, resources, run_dir, record)
+
+        def start_ray() -> None:
+            if not cluster.is_connected():
+                own = cluster.local_cluster(resources, run_dir / RAY_LOG, dashboard=options.ray_dashboard)
+                stack.enter_context(dashboard_address(run_dir, stack.enter_context(own)))
+
+        def run(jobs: Sequence[Job]) -> list[Done]:
+            start_ray()
+            place = job_place(resources, len(jobs), [node.cores for node in cluster.nodes()])
+            with (run_dir / RUN_LOG).open("a", encoding="utf-8") as file, redirect_stdout(file):  # what Ray prints
+                return run_jobs(jobs, place)
+
+        # On this machine's CPU nothing is gained by other processes, which take seconds to start.
+        in_this_process = options.address is None and resources.device == "cpu"
+        teacher = prepare(request, resources, run_dir, record, None if in_this_process else Nodes(run))
         time_limit = None if ends is None else TimeLimit(ends, resources.count)
         studies = open_studies(request, plans, run_dir, time_limit)
         for source, trials_of in earlier.items():
@@ -111,9 +123,7 @@ def search(request: SearchRequest) -> SearchRun:
             weights = weight_bytes(teacher.folder)  # a student is smaller
             of_trials = disk_bytes(weights, len(plans), resources)
             check_disk({context.artifacts.folder: of_trials, run_dir / BEST: len(plans) * weights})
-            if options.address is None:
-                own = cluster.local_cluster(resources, run_dir / RAY_LOG, dashboard=options.ray_dashboard)
-                stack.enter_context(dashboard_address(run_dir, stack.enter_context(own)))
+            start_ray()
             run_search(
                 context,
                 studies,
@@ -207,11 +217,13 @@ def join_cluster(request: SearchRequest, run_dir: Path, stack: ExitStack) -> Res
     """Joins the cluster that was asked for until the stack closes, and returns its resources.
 
     Raises:
-        UserError: When no cluster answers, or a node does not see the shared folders.
+        UserError: When no cluster answers, or a node has another pkd_tune or does not see the shared folders.
     """
     options = request.options
     assert options.address is not None
     stack.enter_context(cluster.connected_cluster(options.address, run_dir / RAY_LOG))
+    for note in cluster.check_versions():
+        log.warning("%s", note)
     data_dir = request.config.data.data_dir
     data_dir.mkdir(parents=True, exist_ok=True)
     task_folder, unlabeled = request.config.data.task.folder, request.config.data.unlabeled
@@ -227,15 +239,23 @@ def join_cluster(request: SearchRequest, run_dir: Path, stack: ExitStack) -> Res
     return cluster.cluster_resources(options.gpus, options.trials_per_gpu)
 
 
-def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record: dict[str, Any]) -> Teacher:
+def prepare(
+    request: SearchRequest, resources: Resources, run_dir: Path, record: dict[str, Any], nodes: Nodes | None = None
+) -> Teacher:
     """Makes the teacher and its outputs, and records what the run is made of.
+
+    Args:
+        request: What is searched.
+        resources: Of its trials.
+        run_dir: Receives the record.
+        record: Of the run so far.
+        nodes: Make the teacher; None: this process does.
 
     Raises:
         UserError: When the teacher is not good enough, or the run was begun with other settings.
     """
     config, data, task = request.config, request.config.data, request.config.data.task
-    device = torch.device(resources.device if torch.cuda.is_available() else "cpu")
-    raw = load_examples(task, data.data_dir, demo=request.options.demo)
+    load_examples(task, data.data_dir, demo=request.options.demo)
     depths = ", ".join(map(str, config.depths))
     methods = ", ".join(stage.method for stage in config.stages)
     log.info("%s: %s at depths %s; %s", task.name, methods, depths, concurrency_text(resources))
@@ -247,20 +267,7 @@ def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record:
         )
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     chosen = selection_splits(task, splits, data.select_on)
-    with training_progress("teacher", data.select_on, quiet=request.options.quiet) as show:
-        teacher = prepare_teacher(
-            task,
-            chosen,
-            data.teacher_dir,
-            finetuned_cache(data),
-            config.teacher_trainings,
-            device,
-            show,
-            captured=resources.eager is None,
-            max_length=data.max_length,
-        )
-    if not teacher.finetuned_here:
-        check_plain(task, teacher.folder, raw, splits, data.max_length, device)
+    teacher = make_teacher(config, chosen, resources, nodes=nodes, quiet=request.options.quiet)
     log.info(
         "teacher: %s, %d layers, %s %s score %.1f (%s: %.1f)",
         model_name(data.teacher_dir),
@@ -285,9 +292,11 @@ def prepare(request: SearchRequest, resources: Resources, run_dir: Path, record:
         before = read_record(run_dir)
         check_same_search(run_dir, before, record)
         record |= continued(before, record)
+    record["work"] = [*record.get("work", []), *(nodes.work if nodes is not None else [])]
     write_json(run_dir / RUN, record)
-    checked_teacher_outputs(data, teacher, device)
-    release_memory()  # the trials need it
+    if of_outputs := make_teacher_outputs(data, teacher, resources, nodes):
+        record["work"] += of_outputs
+        write_json(run_dir / RUN, record)
     return teacher
 
 
@@ -332,6 +341,7 @@ def continued(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     later = [*before.get("continued_with", []), now["provenance"]["command"]]
     return {
         **now,
+        **{name: before[name] for name in ("work",) if name in before},
         "id": before["id"],
         "provenance": before["provenance"],
         "continued_with": [command for command in dict.fromkeys(later) if command != before["provenance"]["command"]],

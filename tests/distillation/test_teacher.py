@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.student import compute_teacher_outputs, teacher_cache_folder
-from pkd_tune.distillation.teacher import MIN_TEACHER_MARGIN, Teacher, prepare_teacher
+from pkd_tune.distillation.teacher import MIN_TEACHER_MARGIN, Teacher, Train, finetune, finetune_once, prepare_teacher
 from pkd_tune.encoders.folder import weights_key
 from pkd_tune.encoders.modeling import load_classifier, save_classifier
 
@@ -67,6 +67,48 @@ def test_the_best_of_several_trainings_is_kept(data: DataConfig, prepare: Prepar
         assert [each["learning_rate"] for each in record["trainings"]] == [each.learning_rate for each in configs]
         assert record["kept"]["learning_rate"] == TEACHING.learning_rate
         assert record["kept"]["dev_score"] > 95
+
+
+def test_trainings_may_run_in_any_order_and_ended_ones_are_not_repeated(data: DataConfig, tmp_path: Path) -> None:
+    """As when each runs on a node of its own."""
+    splits = load_features(TASK, data.data_dir, data.student_dir, data.max_length)
+    configs = [replace(TEACHING, epochs=1), replace(TEACHING, epochs=2), LAZY]
+    trained: list[int] = []
+
+    def with_cache(folder: Path, train: Train | None = None) -> Path:
+        return finetune(
+            TASK,
+            splits,
+            data.student_dir,
+            2,
+            folder,
+            configs,
+            CPU,
+            lambda seen: trained.append(seen.epochs),
+            train=train,
+        )
+
+    def once(number: int, path: Path) -> float:
+        return finetune_once(TASK, splits, data.student_dir, 2, configs[number], CPU, print, path=path)
+
+    def backwards(paths: Sequence[Path]) -> list[float]:
+        return [once(number, path) for number, path in reversed([*enumerate(paths)])][::-1]
+
+    def only_second(paths: Sequence[Path]) -> list[float]:
+        once(1, paths[1])
+        raise KeyboardInterrupt
+
+    one_by_one, together, again = (tmp_path / name for name in ("one by one", "together", "again"))
+    made = [with_cache(one_by_one), with_cache(together, backwards)]
+    with pytest.raises(KeyboardInterrupt):
+        with_cache(again, only_second)
+    trained.clear()
+    made.append(with_cache(again))
+    assert 1 in trained
+    assert 2 not in trained  # it had ended
+    assert len({(weights_key(folder), (folder / "training.json").read_text()) for folder in made}) == 1
+    for folder in made:
+        assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, f"{folder.name}.lock"]
 
 
 def test_dev_scores_are_computed_once_decide_about_the_teacher_and_survive_damage(

@@ -1,5 +1,6 @@
 """Ray, started here or joined: what it does to this process, pretended GPUs, and several machines."""
 
+import importlib.metadata
 import os
 import re
 import signal
@@ -218,8 +219,10 @@ def test_sixteen_trials_share_eight_gpus_and_each_sees_one(context: TrialContext
     assert sorted(seen) == sorted([str(gpu) for gpu in range(8)] * 2)
 
 
-def test_a_node_that_does_not_see_a_place_is_named(tmp_path: Path) -> None:
+def test_a_node_that_differs_or_does_not_see_a_place_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A place in the memory of this process is one that no node sees."""
+    torch = importlib.metadata.version("torch").partition("+")[0]
+    release, _, last = torch.rpartition(".")
     from ray.cluster_utils import Cluster
 
     machine = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 2**27}
@@ -229,8 +232,20 @@ def test_a_node_that_does_not_see_a_place_is_named(tmp_path: Path) -> None:
             places = [("--data-dir", str(tmp_path / "data")), ("--storage", "mock:///far")]
             with pytest.raises(UserError) as raised:
                 cluster.check_shared(places)
+            assert cluster.check_versions() == []
+            others = {"torch": f"{release}.{int(last) + 1}+cpu"}
+            version = importlib.metadata.version
+            monkeypatch.setattr(importlib.metadata, "version", lambda name: others.get(name) or version(name))
+            (note,) = cluster.check_versions()
+            others |= {"torch": "1.0.0", "pkd_tune": "0.0.1"}
+            with pytest.raises(UserError) as differing:
+                cluster.check_versions()
     finally:
         machines.shutdown()
+    assert re.fullmatch(rf"node [\d.]+ \(\w{{8}}\) has torch {torch} \(here {release}.{int(last) + 1}\)", note)
+    (problem,) = differing.value.problems
+    named = rf"pkd_tune \S+ \(here 0.0.1-\w{{8}}\), torch {torch} \(here 1.0.0\); install the same on every node"
+    assert re.fullmatch(rf"node [\d.]+ \(\w{{8}}\) has {named}", problem)
     (problem,) = raised.value.problems
     assert re.fullmatch(r"--storage mock:///far: node [\d.]+ \(\w{8}\) does not see it; give a folder .*", problem)
     assert list((tmp_path / "data").iterdir()) == []

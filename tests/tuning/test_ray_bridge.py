@@ -27,7 +27,8 @@ def studies(tmp_path: Path) -> Studies:
 def result(evaluation: int, score: float, of: int = 2) -> dict[str, Any]:
     metrics = {"f1": score, "score": score}
     details = {"metrics": metrics, "epoch": evaluation / 2, "degenerate": False}
-    return {"evaluation": evaluation, "evaluations": of, "score": score, "details": json.dumps(details)}
+    of_ray = {"node_ip": "10.0.0.7"}
+    return {**of_ray, "evaluation": evaluation, "evaluations": of, "score": score, "details": json.dumps(details)}
 
 
 def test_a_trial_in_the_worse_half_is_stopped_but_never_at_its_end(studies: Studies) -> None:

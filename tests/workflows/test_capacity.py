@@ -14,6 +14,7 @@ from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.distillation.batch_source import resident_bytes
 from pkd_tune.distillation.student import compute_teacher_outputs
+from pkd_tune.tuning import cluster
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.resources import Resources
 from pkd_tune.workflows import capacity
@@ -66,8 +67,8 @@ def test_trials_take_the_cores_that_others_leave(request_: SearchRequest, monkey
     assert limit_concurrency(request_, EIGHT, plans(3)) == Resources(cpu_trials=3, threads=2)
     confirming = replace(request_, config=replace(request_.config, seeds=4))
     assert limit_concurrency(confirming, EIGHT, plans(3)) == Resources(cpu_trials=4, threads=2)
-    cluster = replace(request_, options=replace(request_.options, address="auto"))
-    assert limit_concurrency(cluster, EIGHT, plans(3)) == EIGHT  # whose memory this machine does not know
+    of_cluster = replace(request_, options=replace(request_.options, address="auto"))
+    assert limit_concurrency(of_cluster, EIGHT, plans(3)) == EIGHT  # whose memory this machine does not know
 
 
 def test_a_config_that_says_little_is_a_bert_base(request_: SearchRequest, tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def on_gpus(
     monkeypatch.setattr(capacity, "usable_cores", lambda: cores)
     monkeypatch.setattr(capacity, "free_bytes", lambda: 200 * 10**9)
     monkeypatch.setattr(capacity, "why_not_captured", lambda config: None)
-    memory = TrialMemory(gpu=5 * 10**9, host=host, gpu_free=79 * 10**9)
+    memory = TrialMemory(gpu=5 * 10**9, host=host, gpu_free=79 * 10**9, host_free=10**12)
     monkeypatch.setattr(capacity, "measure_trial", lambda config, captured: memory)
     return lambda quota, **options: limit_concurrency(
         replace(request, options=replace(request.options, **options)), Resources(gpus=gpus), plans(quota)
@@ -146,6 +147,51 @@ def test_steps_are_eager_where_captured_ones_differ_or_that_was_asked_for(
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
         "training steps are not captured as CUDA graphs, which is slower: loss total of step 3 differs"
     ]
+
+
+@pytest.mark.slow
+def test_the_smallest_gpu_of_a_cluster_decides_how_many_trials_share_each(
+    request_: SearchRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two nodes with GPUs of two kinds, which Ray is told of, and what would be measured there."""
+    from ray.cluster_utils import Cluster
+
+    caplog.set_level("INFO")
+    little = {"include_dashboard": False, "object_store_memory": 2**27}
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **little})
+    try:
+        for kind, gpus in (("LARGE", 4), ("SMALL", 2)):
+            machines.add_node(
+                num_cpus=16, num_gpus=gpus, resources={f"accelerator_type:{kind}": 1}, object_store_memory=2**27
+            )
+        with cluster.connected_cluster(machines.address, tmp_path / "log"):
+            small = next(node.id for node in cluster.nodes() if node.kind == "SMALL")
+
+            def measured(config: SearchConfig, captured: bool) -> TrialMemory:
+                import ray
+
+                free = 24 if ray.get_runtime_context().get_node_id() == small else 79
+                return TrialMemory(gpu=7 * 10**9, host=10**9, gpu_free=free * 10**9, host_free=10**12)
+
+            def compared(config: SearchConfig) -> str | None:
+                import ray
+
+                return "loss differs" if ray.get_runtime_context().get_node_id() == small else None
+
+            monkeypatch.setattr(capacity, "measure_on_gpu", measured)
+            monkeypatch.setattr(capacity, "compare_on_gpu", compared)
+            of_cluster = cluster.cluster_resources(None, None)
+            here = replace(request_, options=replace(request_.options, address=machines.address))
+            fitted = limit_concurrency(here, of_cluster, plans(40))
+            monkeypatch.undo()  # there is no GPU to measure on
+            alone = limit_concurrency(here, of_cluster, plans(40))
+    finally:
+        machines.shutdown()
+    assert (fitted.gpus, fitted.trials_per_gpu, fitted.eager) == (6, 3, "loss differs")
+    for text in ("note: the cluster's GPUs differ, and have room for", "4 trials on LARGE", "3 trials on SMALL"):
+        assert text in caplog.text
+    assert (alone.gpus, alone.trials_per_gpu) == (6, 1)
+    assert "the memory of a trial could not be measured (" in caplog.text
 
 
 def test_examples_count_for_the_trials_that_keep_them_on_the_gpu() -> None:
