@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from dashboards import SECONDS, ask, family, get, scalars, start
 
@@ -31,7 +32,7 @@ from pkd_tune.workflows.dashboard import (
 )
 
 TRIALS = [f"{depth}-layer-pkd-trial-{number:04d}" for depth in (1, 3) for number in (0, 1)]
-SETTINGS = ("alpha", "beta", "temperature", "learning_rate", "strategy", "normalize")
+SETTINGS = ("alpha", "beta", "temperature", "learning_rate", "strategy", "normalize", "init", "epochs")
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +77,16 @@ def test_both_addresses_answer_on_loopback(shown: Shown, run: Path, ray: str) ->
         assert "<html" in page.lower()
 
 
-def test_every_trial_is_in_optuna_dashboard(shown: Shown) -> None:
+def test_every_trial_is_in_optuna_dashboard(shown: Shown, run: Path) -> None:
     _, addresses = shown
     _, text = get(addresses["trials:"] + "api/studies")
     studies = {study["study_name"]: study["study_id"] for study in json.loads(text)["study_summaries"]}
     _, text = get(addresses["trials:"] + f"api/studies/{studies['1-layer-pkd']}")
     trials = json.loads(text)["trials"]
-    assert [trial["state"] for trial in trials] == ["Complete", "Complete"]
-    assert all(len(trial["intermediate_values"]) == 12 for trial in trials)
+    rows = pd.read_csv(run / "trials.csv").query("depth == 1")
+    names = {"complete": "Complete", "stopped early": "Pruned"}
+    assert [trial["state"] for trial in trials] == [names[state] for state in rows["state"]]
+    assert [len(trial["intermediate_values"]) for trial in trials] == rows["evaluations"].tolist()
 
 
 def test_every_trials_scalars_are_in_tensorboard(shown: Shown) -> None:

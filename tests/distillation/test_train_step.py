@@ -288,7 +288,7 @@ def test_where_memory_runs_out_training_goes_on_in_halves(
 
 def test_a_step_takes_no_memory_once_a_weight_has_changed() -> None:
     """With no room for the moments of the second parameter group, the repeated step would count twice."""
-    train_step = TrainStep(made_up_student_data().start, graphs=emulated_graphs())
+    train_step = TrainStep(made_up_student_data().start("pretrained"), graphs=emulated_graphs())
     moments = train_step.optimizer.state
     assert set(moments) == set(train_step.parameters())
     assert {name for state in moments.values() for name in state} == {"step", "exp_avg", "exp_avg_sq"}
@@ -343,7 +343,7 @@ def test_a_step_that_waits_for_the_device_is_an_error() -> None:
 
 
 def test_eager_steps_among_captured_ones_print_no_warning_of_torch() -> None:
-    step = TrainStep(made_up_student_data().start, graphs=emulated_graphs())
+    step = TrainStep(made_up_student_data().start("pretrained"), graphs=emulated_graphs())
     assert step.optimizer.param_groups[0]["capturable"]
     with warnings.catch_warnings(record=True) as caught:
         warnings.warn(

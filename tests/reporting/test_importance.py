@@ -29,6 +29,7 @@ def search_of(run: Run, trials: int) -> Run:
         fixed = {"depth": 3, "method": "pkd", "stage": "search", "state": "complete", "temperature": 10.0}
         score = 70 + 5 * beta
         rows.append({**fixed, "trial": number, "score": score, **settings, "learning_rate": 1e-5, "normalize": True})
+        rows[-1] |= {"init": "pretrained", "epochs": 4}
     return replace(run, trials=pd.DataFrame(rows))
 
 

@@ -33,7 +33,9 @@ def test_a_run_is_read_with_controls_first(folder: Path) -> None:
         (depth, method) for depth in (2, 3) for method in ("finetuned", "kd", "pkd")
     ]
     assert run.methods == ["finetuned", "kd", "pkd"]
-    assert run.settings == ("alpha", "beta", "temperature", "learning_rate", "strategy", "normalize")
+    assert run.settings == (
+        *("alpha", "beta", "temperature", "learning_rate", "strategy", "normalize", "init", "epochs"),
+    )
     assert (run.task, run.name, run.demo) == ("MRPC", "minilm", False)
     assert len(run.of_stage("confirm")) == 18
     assert len(run.evaluations)

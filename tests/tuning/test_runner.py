@@ -15,6 +15,7 @@ import psutil
 import pytest
 import trainables
 from runner_runs import ALPHA, ONE, TWO, directly, plans, search
+from studies import seen
 
 from pkd_tune.config import MachineError, Method
 from pkd_tune.tuning import cluster
@@ -193,7 +194,7 @@ def test_weights_and_states_of_a_killed_search_do_not_pile_up(tmp_path: Path) ->
         asked = studies.ask()
         assert asked is not None
         if number <= KEEP_BEST:
-            studies.report(asked[0], 1, 70.0 + number, {"epoch": 1.0})
+            studies.report(asked[0], 1, 70.0 + number, seen(1.0, 70.0 + number))
             studies.complete(asked[0])
         for kind in ("safetensors", "training", "safetensors.partial"):
             (folder / f"{TrialId(study_key, 'search', number).name}.{kind}").touch()

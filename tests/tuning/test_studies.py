@@ -11,7 +11,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna_dashboard import get_note
-from studies import FLAT, ask, finish, opened, plan, report, run_all, seen
+from studies import FLAT, PARAMETERS, ask, finish, opened, plan, report, run_all, seen
 
 from pkd_tune.config import Method
 from pkd_tune.tuning.journal import ENDED
@@ -281,6 +281,10 @@ def test_trials_do_not_wait_for_scores_that_nothing_learns_from(tmp_path: Path) 
     assert [studies.ask() is None for _ in range(5)] == [False, False, False, False, True]
 
 
+EPOCH: Parameters = {**PARAMETERS, "epochs": Choice((1,))}
+"""Of trials of one epoch, whose time can be foreseen."""
+
+
 def seconds_pass(monkeypatch: pytest.MonkeyPatch, each: float) -> None:
     """Lets the clock by which trials are timed run on by so many seconds whenever it is read."""
     clock = itertools.count(step=each)
@@ -291,7 +295,7 @@ def test_a_search_ends_where_another_trial_would_leave_no_time_to_confirm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The winners of all depths are confirmed, and the same search goes on with more time."""
-    plans = (plan(1, 20), plan(2, 20))
+    plans = (plan(1, 20, parameters=EPOCH), plan(2, 20, parameters=EPOCH))
     limit = TimeLimit(time.monotonic() + 1e6, slots=1)
     seconds_pass(monkeypatch, 1e5)  # a trial takes 2e5 with its two evaluations
     studies = opened(tmp_path, *plans, seeds=(7,), time_limit=limit)
@@ -311,9 +315,9 @@ def test_a_search_ends_where_another_trial_would_leave_no_time_to_confirm(
 
 
 def test_nothing_is_started_after_the_time_limit_but_what_runs_stays(tmp_path: Path) -> None:
-    studies = opened(tmp_path, plan(1, 2))
+    studies = opened(tmp_path, plan(1, 2, parameters=EPOCH))
     ask(studies)
-    studies = opened(tmp_path, plan(1, 2), time_limit=TimeLimit(time.monotonic(), slots=1))
+    studies = opened(tmp_path, plan(1, 2, parameters=EPOCH), time_limit=TimeLimit(time.monotonic(), slots=1))
     assert studies.ask() is None
     assert studies.is_out_of_time()
     assert trial_rows(studies)[0]["state"] == "interrupted"
@@ -324,9 +328,9 @@ def test_a_trial_that_is_longer_than_the_time_limit_is_begun_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds_pass(monkeypatch, 1e5)
-    studies = opened(tmp_path, plan(1, 3))
+    studies = opened(tmp_path, plan(1, 3, parameters=EPOCH))
     finish(studies, ask(studies)[0], 70.0)
-    studies = opened(tmp_path, plan(1, 3), time_limit=TimeLimit(time.monotonic() + 1e3, slots=1))
+    studies = opened(tmp_path, plan(1, 3, parameters=EPOCH), time_limit=TimeLimit(time.monotonic() + 1e3, slots=1))
     assert ask(studies)[0].number == 1
     assert studies.ask() is None
 

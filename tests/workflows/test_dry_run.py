@@ -105,7 +105,7 @@ def test_the_plan_of_a_continued_run_is_of_what_is_left(tiny_search: Path, monke
         request.config, plans, resources, costs, TeacherPlan("", 600.0), 0, timed_on="cpu", done=done, time_limit=1200.0
     )
     assert "Of the run that is continued, 4 trials are done. What is left:" in text
-    for line in ("| 1 layer | pkd | 2 | 1 | 18 of 18 |", "| 3 layers | pkd | 1 | 1 | 12 of 12 |"):
+    for line in ("| 1 layer | pkd | 2 | 1 | 1 | 24 of 24 |", "| 3 layers | pkd | 1 | 1 | 2 | 24 of 24 |"):
         assert line in text
     # 30 epochs of a minute are left, and half of the 20 minutes is the teacher's
     assert "The time limit of 20.0 min, the teacher included, is enough for about 33% of search and confirm" in text

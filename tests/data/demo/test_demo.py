@@ -164,7 +164,7 @@ def test_there_is_a_demo_of_a_task_file_with_seven_classes(tmp_path: Path) -> No
     assert (task.name, task.text, task.metrics) == ("tickets", ("subject", "body"), ("macro_f1", "accuracy"))
     assert len(task.labels) == 7
     raw = load_raw(task, tmp_path)
-    assert {name: len(split) for name, split in raw.items()} == {"train": 1500, "dev": 300, "test": 300}
+    assert {name: len(split) for name, split in raw.items()} == {"train": 3000, "dev": 500, "test": 400}
     assert all(set(split.labels or ()) == set(range(7)) for split in raw.values())
     words = {word for split in raw.values() for text in split.sentence2 or () for word in text.lower().split()}
     assert words <= {*vocabulary()}
