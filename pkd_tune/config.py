@@ -330,7 +330,7 @@ class SearchConfig:
     finetuned_trials: int | None = 0
     """Trials of fine-tuning alone, shared in the same way; None: every setting of a finite space."""
     seeds: int = 0
-    """Trainings on fresh seeds that confirm the best settings of each method and depth; each ablation has as many."""
+    """Training runs on fresh seeds that confirm each method's and depth's best settings; each ablation has as many."""
     sampler: Sampler = "tpe"
     """What chooses the settings."""
     early_stopping: bool = True
@@ -341,4 +341,4 @@ class SearchConfig:
     """Whether a study tries the best settings of its siblings: its method at another depth, KD for PKD and PKD for
     KD."""
     seed: int = 42
-    """Seeds the sampler; the trainings have their own."""
+    """Seeds the sampler; the training runs have their own."""

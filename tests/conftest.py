@@ -1,4 +1,4 @@
-"""What every test may use: tiny data that tests share, and a space whose trainings take a second."""
+"""What every test may use: tiny data that tests share, and a space whose training runs take a second."""
 
 import os
 import shutil
@@ -84,7 +84,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_space(tmp_path: Path) -> Path:
-    """Returns a space file whose trainings take a second."""
+    """Returns a space file whose training runs take a second."""
     path = tmp_path / "tiny.toml"
     path.write_text(SPACE)
     return path

@@ -1,4 +1,4 @@
-"""Trainings of a tiny student on made-up examples and teacher outputs, with eager or captured steps."""
+"""Training runs of a tiny student on made-up examples and teacher outputs, with eager or captured steps."""
 
 import numpy as np
 import pytest

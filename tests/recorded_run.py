@@ -1,4 +1,4 @@
-"""Writes run folders as a search does, without a search: records of synthetic but plausible trainings.
+"""Writes run folders as a search does, without a search: records of synthetic but plausible training runs.
 
     python tests/recorded_run.py results/MRPC/minilm
 
@@ -53,7 +53,7 @@ def write_run(
         methods: Methods of the students.
         trials: Trials of each PKD method, over all depths.
         control_trials: Trials of each control, over all depths.
-        seeds: Number of confirmation trainings of each student.
+        seeds: Number of confirmation training runs of each student.
         tolerance: By how many points the student to ship may fall short of the teacher.
         select_on: Which examples selected the students.
         demo: Whether the run is recorded as a demo.

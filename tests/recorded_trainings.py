@@ -1,4 +1,4 @@
-"""Synthetic but plausible trainings, one after the other, as rows of a run's tables."""
+"""Synthetic but plausible training runs, one after the other, as rows of a run's tables."""
 
 import math
 import random
@@ -33,7 +33,7 @@ STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 class Maker:
-    """Draws trainings one after the other and records their rows."""
+    """Draws training runs one after the other and records their rows."""
 
     def __init__(self, draws: random.Random, task: str, teacher_layers: int) -> None:
         self.draws, self.task, self.teacher_layers = draws, task, teacher_layers

@@ -1,4 +1,4 @@
-"""Searches of a few trials on a Ray of their own, and the same trainings outside it."""
+"""Searches of a few trials on a Ray of their own, and the same training runs outside it."""
 
 import signal
 from collections.abc import Callable

@@ -32,7 +32,7 @@ LONG = (
     .replace("evaluations_per_epoch = 2", "evaluations_per_epoch = 1")
     .replace("seeds = 0", "seeds = 1")
 )
-"""Trainings that last long enough to lose a node during one."""
+"""Training runs that last long enough to lose a node during one."""
 
 
 @pytest.fixture

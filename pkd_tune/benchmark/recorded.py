@@ -23,7 +23,7 @@ from pkd_tune.tuning.journal import check_journal, evaluations
 from pkd_tune.tuning.space import Settings
 
 SEEDS = 2
-"""Recorded trainings of each setting: a policy sees those of one seed, its choice is scored with the other."""
+"""Recorded training runs of each setting: a policy sees those of one seed, its choice is scored with the other."""
 
 _BESIDE = ("depth", "method", "seed", "evaluation", "epoch", "score", "degenerate")
 """Columns of a table's file that are no parameters."""
@@ -48,7 +48,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recording:
-    """A setting and its trainings."""
+    """A setting and its training runs."""
 
     method: str
     """`pkd`, or `kd`: the same without the PT loss."""

@@ -107,7 +107,7 @@ def resolve(config: BenchConfig) -> BenchSettings:
     if unknown := [family for family in config.families if family not in FAMILIES and config.families != ("all",)]:
         problems.append(f"--families {unknown[0]}: give all, or some of {', '.join(FAMILIES)}")
     if config.families and config.concurrent:
-        problems.append("--families: its trainings run alone; leave out --slots")
+        problems.append("--families: its training runs run alone; leave out --slots")
     if resources is not None and max(config.concurrent, default=0) > resources.count:
         problems.append(
             f"--slots {max(config.concurrent)}: at most {resources.count} here, one trial per CPU core or GPU"

@@ -40,7 +40,7 @@ def add_space_flags(parser: Parser) -> None:
     )
     add("--control-trials", type=int, metavar="N", help=controls)
     fresh = (
-        "trainings on fresh seeds of each study's best settings, and of PKD's without terms of its loss; 0: none "
+        "training runs on fresh seeds of each study's best settings, and of PKD's without terms of its loss; 0: none "
         "(default: the space's)"
     )
     add("--seeds", type=int, metavar="N", help=fresh)

@@ -45,7 +45,7 @@ def score(task: Task, predictions: Mapping[str, "Values"], labels: Mapping[str, 
 
     Returns:
         Each metric by name, with the split's suffix ('accuracy', 'accuracy_mm'), then 'score': the mean over the splits
-        of the first of their metrics or of the mean of all, as the task has it.
+        of the first of their metrics or of the mean of all, as the task defines it.
 
     Raises:
         UserError: A split has no labels; GLUE does not publish those of its test splits.

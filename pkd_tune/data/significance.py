@@ -1,6 +1,6 @@
 """Confidence intervals of the difference between two models' scores on the same examples, over examples and seeds.
 
-Shape suffixes: N examples of a split, M trainings, R resamples, K classes, U distinct values.
+Shape suffixes: N examples of a split, M training runs, R resamples, K classes, U distinct values.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +54,7 @@ def paired_bootstrap(
     """Compares the mean scores of two models, each trained on one or several seeds.
 
     The interval covers two sources of chance. The choice of dev examples: every resample draws examples with
-    replacement, the same for all trainings of both models (Koehn, "Statistical Significance Tests for Machine
+    replacement, the same for all training runs of both models (Koehn, "Statistical Significance Tests for Machine
     Translation Evaluation", EMNLP 2004). The choice of seeds: see `half_width`. A model with a single training is taken
     as it is, as a teacher is, so that its seed is not covered.
 
@@ -70,8 +70,8 @@ def paired_bootstrap(
         seed: Seed of the resampling.
         level: Confidence level of the interval.
         pool: Scores of the models over which the variance over seeds is pooled, as `half_width` takes them.
-        by_seed: Whether the n-th trainings of both have the same seed. What varies over seeds is then their difference,
-            and `pool` has such differences.
+        by_seed: Whether the n-th training runs of both have the same seed. What varies over seeds is then their
+            difference, and `pool` has such differences.
     """
     models = [*ours, *theirs]
     scores_MR = resampled_scores(task, models, labels, resamples, seed)
@@ -216,7 +216,7 @@ METRICS: dict[str, Callable[[npt.NDArray[np.generic], npt.NDArray[np.generic], A
     "pearson": _pearson,
     "spearman": _spearman,
 }
-"""The metrics of `data.metrics` for all trainings and resamples at once: (M, N), (N,) and (R, N) arrays to (M, R)."""
+"""The metrics of `data.metrics` for all training runs and resamples: (M, N), (N,) and (R, N) arrays to (M, R)."""
 
 
 def _sums(of_examples: npt.NDArray[np.bool_], counts_RN: Array) -> Array:

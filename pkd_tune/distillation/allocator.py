@@ -1,4 +1,4 @@
-"""The process's memory: tuning glibc's allocator for training, and releasing memory between trainings.
+"""The process's memory: tuning glibc's allocator for training, and releasing memory between training runs.
 
 Where the C library is not glibc, the allocator is left alone.
 """

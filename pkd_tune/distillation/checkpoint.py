@@ -1,4 +1,4 @@
-"""Checkpoints of unfinished trainings, from which they resume with the same result, and safetensors files.
+"""Checkpoints of unfinished training runs, from which they resume with the same result, and safetensors files.
 
 A checkpoint is one safetensors file: weights, the best weights so far, the optimiser's moments and the states of the
 random generators as tensors; everything else as JSON in its header.

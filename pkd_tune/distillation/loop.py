@@ -93,8 +93,8 @@ def fit(
 ) -> FitResult:
     """Trains a model in place and leaves it with the weights of its best evaluation.
 
-    The schedule always spans all epochs, so scores at one point of two trainings are comparable. Dropout stays on in
-    every epoch and the order of examples is new in each: the authors' released code does neither, by oversight.
+    The schedule always spans all epochs, so scores at one point of two training runs are comparable. Dropout stays on
+    in every epoch and the order of examples is new in each: the authors' released code does neither, by oversight.
 
     Where the device runs out of memory, the batch is repeated as two micro-batches with accumulated gradients, and so
     are all later ones: the effective batch size stays.

@@ -218,7 +218,7 @@ class TrainStep:
         The first batch of a structure is done eagerly, the second captures a step for every length, later ones are
         replays. A batch smaller than the others is always done eagerly. Where memory runs out, in whatever part of a
         step before the weights change, all graphs are discarded and the step is repeated as two micro-batches; so are
-        all later ones, in later trainings with batches as large too. Where it runs out again, no more is captured.
+        all later ones, in later training runs with batches as large too. Where it runs out again, no more is captured.
 
         Raises:
             BatchTooLargeError: When not even half a batch fits.

@@ -58,7 +58,7 @@ def number_text(value: float) -> str:
 
 
 def setting_text(value: Any) -> str:
-    """Returns the value of a hyperparameter: `yes` or `no`, a number as `number_text` has it, or a word."""
+    """Returns the value of a hyperparameter: `yes` or `no`, a number as `number_text` formats it, or a word."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return number_text(value) if isinstance(value, float) else str(value)

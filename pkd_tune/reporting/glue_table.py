@@ -94,7 +94,7 @@ def views(table: pd.DataFrame) -> list[View]:
     confirmed = View(
         "Confirmed on fresh seeds",
         "confirmed",
-        "Mean ± standard deviation over new trainings with the best hyperparameters on fresh seeds. The teacher is "
+        "Mean ± standard deviation over new training runs with the best hyperparameters on fresh seeds. The teacher is "
         "trained once, so it has no standard deviation.",
         *_rows(table, confirmed=True),
     )

@@ -100,7 +100,7 @@ def unused_settings(
         method: Its name in records.
         layers: Depth of the student.
         regression: Whether labels are numbers.
-        settings: Of one training, or those that all trainings have in common.
+        settings: Of one training, or those that all training runs have in common.
     """
     unused = METHOD_INFO[method].unused
     if layers == 1 or settings.get("beta") == 0:

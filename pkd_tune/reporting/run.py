@@ -117,7 +117,7 @@ class Run:
         return "held-out slice" if self.holdout else "dev"
 
     def of_stage(self, stage: str) -> pd.DataFrame:
-        """Returns the trainings of a stage, `search` or `confirm`."""
+        """Returns the training runs of a stage, `search` or `confirm`."""
         return self.trials[self.trials["stage"] == stage]
 
 

@@ -195,7 +195,7 @@ def _effective(run: Run) -> list[str]:
 
 
 def _cost(seconds: float, resources: dict[str, Any]) -> str:
-    """Returns the device time of trainings: GPU-hours, or CPU-core-hours."""
+    """Returns the device time of training runs: GPU-hours, or CPU-core-hours."""
     if resources["device"] == "cuda":
         unit, hours = "GPU-hours", seconds / 3600 / resources["per_gpu"]
     else:

@@ -228,7 +228,7 @@ def _gaps(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
     wanted = run.search["seeds"] * len(run.students)
     ended = int((run.of_stage("confirm")["state"] == "complete").sum())
     if ended < wanted:
-        yield f"The confirmation is incomplete: {ended} of {wanted} trainings on fresh seeds are complete."
+        yield f"The confirmation is incomplete: {ended} of {wanted} training runs on fresh seeds are complete."
     yield from range_notes(run)
     if not run.of_stage("search").empty:
         yield from without_importances(run)
@@ -236,7 +236,7 @@ def _gaps(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Comparison:
-    """A difference between the trainings of two models on fresh seeds."""
+    """A difference between the training runs of two models on fresh seeds."""
 
     subject: str
     """The student, as a sentence begins with it."""
@@ -303,9 +303,9 @@ def _differences(run: Run) -> list[Element]:
     for kind, those in comparisons.items():
         elements += [Text(kind), Bullets([each.sentence() for each in those])]
     note = (
-        "Trainings on fresh seeds are compared. Confidence intervals (CI) cover the choice of dev examples (paired "
+        "Training runs on fresh seeds are compared. Confidence intervals (CI) cover the choice of dev examples (paired "
         "bootstrap) and of seeds (Student's t, with the variance pooled over students; for ablations that of the "
-        "differences between trainings on the same seed). Those of the teacher hold for all students together "
+        "differences between training runs on the same seed). Those of the teacher hold for all students together "
         "(Bonferroni)."
     )
     if any(each.tuning for those in comparisons.values() for each in those):
@@ -388,8 +388,8 @@ def _notes(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
     )
     if any(student["confirmed"] for student in run.students):
         yield (
-            "*Confirmed score*: mean ± standard deviation on dev of n new trainings with the same hyperparameters on "
-            f"fresh seeds, {_CONFIRMED[run.holdout]}"
+            "*Confirmed score*: mean ± standard deviation on dev of n new training runs with the same hyperparameters "
+            f"on fresh seeds, {_CONFIRMED[run.holdout]}"
         )
     elif run.search["seeds"] == 0:
         yield "No student was confirmed on fresh seeds, so the variance of the scores over seeds is unknown."

@@ -23,7 +23,7 @@ def search_figures(run: Run) -> list[Figure]:
 
 
 def score_title(run: Run) -> str:
-    """Returns the title of an axis of scores during trainings, on the examples that select."""
+    """Returns the title of an axis of scores during training runs, on the examples that select."""
     return f"score on {run.selected_on}, × 100"
 
 

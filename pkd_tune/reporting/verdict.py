@@ -33,9 +33,9 @@ def choose_student(students: Sequence[dict[str, Any]], teacher: dict[str, Any], 
     """Returns the smallest student that is shown to be within so many points of the teacher.
 
     That is a test of non-inferiority: the lower end of the confidence interval of the difference between the student's
-    trainings on fresh seeds and the teacher is not below -tolerance. The intervals of all students hold together with
-    95 % confidence (see `workflows.finalists.against_teacher`), so that choosing among them does not make a false claim
-    more likely. Of equally small students the one with the best score is returned. Where no student qualifies, the one
+    training runs on fresh seeds and the teacher is not below -tolerance. The intervals of all students hold together
+    with 95 % confidence (see `workflows.finalists.against_teacher`), so that choosing among them does not make a false
+    claim more likely. Of equally small students the one with the best score is returned. Where no student qualifies, the one
     with the best score comes nearest.
 
     Args:

@@ -29,7 +29,7 @@ class ArtifactStore:
     """Where the files are, such as `s3://bucket/runs`; None: in the folder."""
 
     def with_cache_dir(self, folder: Path) -> "ArtifactStore":
-        """Returns the store as a process has it that keeps its copies of files at a URI in another folder."""
+        """Returns the store for a process that keeps its copies of files at a URI in another folder."""
         return self if self.uri is None else ArtifactStore(folder, self.uri)
 
     def path(self, name: str) -> Path:

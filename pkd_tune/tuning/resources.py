@@ -24,7 +24,7 @@ class Resources:
 
     @property
     def device(self) -> str:
-        """The device type of trials, as torch has it: `cuda` or `cpu`."""
+        """The device type of trials, as torch names it: `cuda` or `cpu`."""
         return "cuda" if self.gpus else "cpu"
 
     @property

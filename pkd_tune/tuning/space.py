@@ -259,7 +259,7 @@ def epoch_shares(parameters: Parameters) -> dict[int, float]:
 
 
 def distribution(parameter: Parameter) -> BaseDistribution | None:
-    """Returns a parameter as Optuna has it; None for a fixed value."""
+    """Returns a parameter as an Optuna distribution; None for a fixed value."""
     match parameter:
         case Float(low, high, log):
             return FloatDistribution(low, high, log=log)
@@ -272,7 +272,7 @@ def distribution(parameter: Parameter) -> BaseDistribution | None:
 
 
 def description(parameter: Parameter) -> dict[str, Any]:
-    """Returns a parameter as run.json has it."""
+    """Returns a parameter as recorded in run.json."""
     match parameter:
         case Choice(values):
             shown: dict[str, Any] = {"values": list(values)}

@@ -31,7 +31,7 @@ DEFAULT = "default"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Space:
-    """A search space with its budgets: `default.toml`, a file laid over it, and overrides."""
+    """A search space with its budgets: `default.toml`, a file merged into it, and overrides."""
 
     parameters: Parameters
     """What each trial chooses: alpha, beta, temperature, learning_rate, strategy, normalize, init, epochs, and
@@ -41,7 +41,7 @@ class Space:
     control_trials: int | Literal["equal"]
     """Trials of vanilla KD when --control-trials is not given; `equal`: as many as of each PKD method."""
     seeds: int
-    """Trainings that confirm each winner when --seeds is not given."""
+    """Training runs that confirm each winner when --seeds is not given."""
     sampler: Sampler
     """Sampler when --sampler is not given."""
     early_stopping: bool

@@ -75,7 +75,7 @@ class Studies:
 
     Attributes:
         plans: The plan of each study, in the order of the search.
-        seeds: Seeds of the trainings that confirm each winner.
+        seeds: Seeds of the training runs that confirm each winner.
         time_limit: When no more trials are given out; None: when there are no more.
     """
 
@@ -99,7 +99,7 @@ class Studies:
             plans: Of the studies.
             sampler: Of the searches.
             seed: Of the samplers; the number of trials is added, so that a continued search draws other settings.
-            seeds: Of the trainings that confirm each study's winner; empty: no confirmation.
+            seeds: Of the training runs that confirm each study's winner; empty: no confirmation.
             early_stopping: Whether weak trials are stopped at rungs.
             first_rung: Epoch of the first of them: that of a trial's first evaluation.
             max_pending: Trials of one study that run without a score at most, or as many as have one; 0: no limit, as

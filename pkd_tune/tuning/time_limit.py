@@ -40,7 +40,7 @@ def epoch_seconds(trials: Sequence[FrozenTrial]) -> float | None:
 
 
 def reserve(seconds: Sequence[float], slots: int) -> float:
-    """Returns within how many seconds slots work off trainings that take these seconds, in whatever order.
+    """Returns within how many seconds slots work off training runs that take these seconds, in whatever order.
 
     The bound of list scheduling: sum / slots + (1 - 1 / slots) * longest (Graham, 1969, Bounds on multiprocessing
     timing anomalies).

@@ -93,9 +93,9 @@ class Done:
     trials: int = 0
     """Trials that have ended."""
     confirmed: int = 0
-    """Trainings that confirm its winner."""
+    """Training runs that confirm its winner."""
     ablated: int = 0
-    """Trainings of its winner's ablations."""
+    """Training runs of its winner's ablations."""
 
 
 def trials_done(request: SearchRequest, run_dir: Path, plans: Sequence[StudyPlan]) -> dict[StudyKey, Done]:

@@ -222,7 +222,7 @@ def resolve_export(options: ExportOptions) -> ExportRequest:
 
 
 def task_of_run(options: ExportOptions, run: dict[str, Any]) -> Task:
-    """Returns the task of a run, as its record has it, with its files where they are now.
+    """Returns the task of a run, as recorded, with its files where they are now.
 
     Raises:
         UserError: When --task names another task, or one with other classes.

@@ -209,7 +209,7 @@ def measure_formats(
         max_length: In tokens.
 
     Returns:
-        As summary.json has it: for the teacher (`format` is `teacher`) and for each format what `measure` returns, with
+        As in summary.json: for the teacher (`format` is `teacher`) and for each format what `measure` returns, with
         `latency_ms` of a single example and `examples_per_second` in batches of 32.
     """
     with tempfile.TemporaryDirectory() as temporary:
@@ -257,7 +257,7 @@ def check_teacher(teacher: Teacher, score: float, sizes: Mapping[str, int]) -> N
     """Refuses to report on a teacher whose files no longer score what they scored when the search was run.
 
     Args:
-        teacher: As the search has it.
+        teacher: As in the search.
         score: Of its folder in plain transformers now.
         sizes: Examples of each dev split.
 
@@ -285,7 +285,7 @@ def check_reproduced(student: dict[str, Any], sizes: Mapping[str, int], *, exact
     a warning only.
 
     Args:
-        student: As summary.json has it.
+        student: As in summary.json.
         sizes: Examples of each dev split.
         exactly: Whether the trial was scored in fp32 too.
 
@@ -306,7 +306,7 @@ def _only_fp32(precision: Precision, resources: Resources) -> bool:
 
 
 def confirmed(studies: Studies, study_key: StudyKey) -> dict[str, Any] | None:
-    """Returns how a study's best setting scored on fresh seeds, as summary.json has it; None when it was not tried.
+    """Returns how a study's best setting scored on fresh seeds, as in summary.json; None when it was not tried.
 
     `sd` is the sample standard deviation, None for a single training.
     """
@@ -314,12 +314,12 @@ def confirmed(studies: Studies, study_key: StudyKey) -> dict[str, Any] | None:
 
 
 def _ended(trials: Sequence[Any]) -> list[Any]:
-    """Returns the trainings on fresh seeds that were completed."""
+    """Returns the training runs on fresh seeds that were completed."""
     return [trial for trial in trials if "official" in trial.user_attrs]
 
 
 def _scores_of(trials: Sequence[Any]) -> dict[str, Any] | None:
-    """Returns the scores of trainings on fresh seeds as summary.json has them; None without any."""
+    """Returns the scores of training runs on fresh seeds as summary.json has them; None without any."""
     if not trials:
         return None
 
@@ -421,7 +421,7 @@ def against_controls(
     study_key: StudyKey,
     labels: Mapping[str, npt.NDArray[np.generic]],
 ) -> list[dict[str, Any]]:
-    """Compares a student's confirmations with those of the controls at its depth, as summary.json has it.
+    """Compares a student's confirmations with those of the controls at its depth, as in summary.json.
 
     Args:
         task: Of the search.
@@ -462,7 +462,7 @@ def against_teacher(
     of_teacher: Predicted,
     labels: Mapping[str, npt.NDArray[np.generic]],
 ) -> dict[StudyKey, dict[str, Any] | None]:
-    """Compares each student's confirmations with the teacher, as summary.json has it.
+    """Compares each student's confirmations with the teacher, as in summary.json.
 
     The intervals of all students hold together with 95 % confidence: that of each of n students has the confidence
     level 1 - 0.05 / n (Bonferroni). None for a student without two confirmations: the variance over seeds is unknown.
@@ -495,7 +495,7 @@ def _compared(
 
 
 def _recorded(difference: Difference) -> dict[str, Any]:
-    """Returns a difference as summary.json has it."""
+    """Returns a difference as in summary.json."""
     return {
         "difference": difference.mean,
         "low": difference.low,

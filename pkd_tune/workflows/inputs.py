@@ -20,7 +20,7 @@ from pkd_tune.workflows.options import DEFAULT_MODEL, DataOptions
 log = logging.getLogger(__name__)
 
 WRITTEN_FOLDERS = ("data_feat", "models/finetuned", "teacher_cache")
-"""Folders below --data-dir that trainings write to."""
+"""Folders below --data-dir that training runs write to."""
 
 ONE_LAYER_TEACHER = "--teacher: a student has fewer layers than its teacher; give one of 2 layers or more"
 
@@ -28,7 +28,7 @@ ONE_LAYER_TEACHER = "--teacher: a student has fewer layers than its teacher; giv
 def find_data(options: DataOptions, problems: Problems) -> tuple[Task | None, Path]:
     """Returns the task and the data folder after checking the task's files; with `demo`, writes those files first.
 
-    Trainings write into the data folder too, so that must be possible.
+    Training runs write into the data folder too, so that must be possible.
     """
     if options.demo:
         return _find_demo(options, problems)

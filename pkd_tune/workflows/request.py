@@ -212,7 +212,7 @@ def space_of(options: SearchOptions) -> Space:
 
 
 def default_space(options: FinetuneOptions | DistillOptions) -> Space:
-    """Returns the space whose trainings are the defaults of single models."""
+    """Returns the space whose training runs are the defaults of single models."""
     return load_space(find_space("demo" if options.demo else "default"))
 
 

@@ -34,7 +34,7 @@ TOTALS = (
     *(f"search.{name}" for name in ("trials", "control_trials", "finetuned_trials", "seeds")),
     "search.max_pending",
 )
-"""Settings that a continued run may change: how many trainings there are, and how many of them at once."""
+"""Settings that a continued run may change: how many training runs there are, and how many of them at once."""
 
 
 def choose_run_folder(task_folder: Path, name: str, *, new: bool) -> Path:

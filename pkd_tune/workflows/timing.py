@@ -128,7 +128,7 @@ def train_student(
 def time_teacher(
     config: SearchConfig, splits: Mapping[str, Split], device: torch.device, graphs: Graphs | None = None
 ) -> float:
-    """Returns how many seconds the teacher would take: its trainings, where it needs any, and its outputs.
+    """Returns how many seconds the teacher would take: its training runs, where it needs any, and its outputs.
 
     Args:
         config: Of the search.

@@ -26,7 +26,7 @@ SMALL = Path(__file__).parents[1] / "reference" / "recorded_search.parquet"
     ],
 )
 def test_a_replay_gives_the_committed_numbers(policy: str, slots: int, expected: list[tuple[float, ...]]) -> None:
-    """Median and quartiles after 2, 8 and 24 whole trainings; neither policy depends on a library's random numbers."""
+    """Median and quartiles after 2, 8 and 24 training runs; neither policy depends on a library's random numbers."""
     (small,) = read_tables(SMALL)
     summary = replay(small, [policy], [slots], 40).set_index("epochs")
     found = [tuple(summary.loc[n * small.budget, ["median", "q25", "q75"]].round(2)) for n in (2, 8, 24)]

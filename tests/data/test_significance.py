@@ -45,8 +45,8 @@ def test_models_of_the_same_quality_cannot_be_told_apart() -> None:
 
 
 def test_examples_are_paired_and_seeds_count() -> None:
-    """Two models that err on the same examples differ by nothing, however few examples there are; two trainings of one
-    of them that differ widely make the interval wide."""
+    """Two models that err on the same examples differ by nothing, however few examples there are; two training runs of
+    one of them that differ widely make the interval wide."""
     same = [with_errors(0.3, 1)]
     assert paired_bootstrap(RTE, same, same, {"dev": TRUTH}, resamples=50)[1:] == (0.0, 0.0)
     good_and_bad = [with_errors(0.0, 1), with_errors(0.6, 2)]
@@ -143,8 +143,8 @@ def test_the_interval_of_two_seeds_worked_out_by_hand() -> None:
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("between_seeds", [0.01, 0.1, 0.5])
 def test_two_equal_students_are_told_apart_in_at_most_5_percent_of_runs(seeds: int, between_seeds: float) -> None:
-    """In 1,000 simulated runs, whatever part of the variance is due to the seeds: two students whose trainings have the
-    same distribution of scores on the same examples."""
+    """In 1,000 simulated runs, whatever part of the variance is due to the seeds: two students whose training runs have
+    the same distribution of scores on the same examples."""
     runs, size = 1000, 120
     rng = np.random.default_rng(seeds)
     shape = (runs, 2, seeds, size)

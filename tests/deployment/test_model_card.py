@@ -62,7 +62,7 @@ Classes: 0 not_equivalent, 1 equivalent.
 | mean | 83.0 | 83.0 |
 
 The scores are those of the best of several trials, selected on this split, so they are optimistic.
-New trainings with the same hyperparameters on other seeds (43, 44) score 81.2 ± 0.6 (mean ± standard deviation).
+New training runs with the same hyperparameters on other seeds (43, 44) score 81.2 ± 0.6 (mean ± standard deviation).
 45.0 M parameters, 41% of the teacher's; 4.0 ms per example, 16.0 ms for the teacher.
 
 Hyperparameters of trial 7 (seed 42; imitated teacher layers: 4, 8):

@@ -56,7 +56,7 @@ def test_a_cache_that_is_not_the_teachers_is_refused(
 
 
 def test_a_student_learns_and_depends_on_its_settings_alone(student_data: StudentData) -> None:
-    """Not on earlier trainings in the process: generators are seeded, and shared weights are not changed."""
+    """Not on earlier training runs in the process: generators are seeded, and shared weights are not changed."""
     before = {name: tensor.clone() for name, tensor in student_data.start("pretrained").state_dict().items()}
     first = run(student_data, PKD)
     for other in (replace(PKD, student_layers=2, strategy="last"), replace(PKD, alpha=1.0, beta=0.0)):

@@ -238,7 +238,7 @@ OUT_OF_MEMORY = {
 def test_where_memory_runs_out_training_goes_on_in_halves(
     place: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No batch is lost, gradients left by the failed step do not count, and it happens once in all trainings."""
+    """No batch is lost, gradients left by the failed step do not count, and it happens once in all training runs."""
     stream = EmulatedStream()
     failed: list[str] = []
     student_data = made_up_student_data()

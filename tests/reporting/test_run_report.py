@@ -101,7 +101,7 @@ def test_without_confirmations_the_report_says_what_is_missing(tmp_path: Path) -
     assert "confirmed score" not in text
     assert "No student was confirmed on fresh seeds" in text
     change(run / "run.json", lambda record: record["search"].update(seeds=2))
-    assert "The confirmation is incomplete: 0 of 12 trainings" in text_of(run)
+    assert "The confirmation is incomplete: 0 of 12 training runs" in text_of(run)
 
 
 def test_a_single_confirmation_has_no_deviation(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_cosines_are_those_of_the_best_evaluation(run: Run) -> None:
 
 @pytest.mark.parametrize(("select_on", "chosen_on"), [("dev", "dev"), ("holdout", "held-out slice")])
 def test_axes_say_which_examples_were_scored(tmp_path: Path, select_on: SelectOn, chosen_on: str) -> None:
-    """Costs are set against dev scores either way; what is seen during trainings is of the examples that choose."""
+    """Costs are set against dev scores either way; what is seen during training runs is of the examples that choose."""
     run = read_run(write_run(tmp_path / "MRPC" / "minilm", trials=4, select_on=select_on))
     assert {panel.y for panel in score_by_cost(run).panels} == {"score on dev, × 100"}
     assert ("selected on dev too" in score_by_cost(run).caption) == (select_on == "dev")
