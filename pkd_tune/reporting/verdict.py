@@ -35,8 +35,8 @@ def choose_student(students: Sequence[dict[str, Any]], teacher: dict[str, Any], 
     That is a test of non-inferiority: the lower end of the confidence interval of the difference between the student's
     training runs on fresh seeds and the teacher is not below -tolerance. The intervals of all students hold together
     with 95 % confidence (see `workflows.finalists.against_teacher`), so that choosing among them does not make a false
-    claim more likely. Of equally small students the one with the best score is returned. Where no student qualifies, the one
-    with the best score comes nearest.
+    claim more likely. Of equally small students the one with the best score is returned. Where no student qualifies,
+    the one with the best score comes nearest.
 
     Args:
         students: Of summary.json.
