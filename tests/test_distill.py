@@ -113,7 +113,7 @@ def test_a_finetuned_teacher_is_said_to_be_what_the_student_starts_from(run: Run
         code, output, errors = run(distill, *usual, *flags)
         assert code == 0, errors
         folder = Path(output.splitlines()[-1])
-        init = json.loads((folder / "result.json").read_text())["data"]["init"]
+        init = json.loads((folder / "result.json").read_text())["distillation"]["init"]
         return init, errors, (folder / "model.safetensors").read_bytes()
 
     init, errors, weights = student()

@@ -91,6 +91,7 @@ for home, model in (("folder", folder), ("../hub", "owner/tiny")):
 """
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_trains_as_the_same_folder_does(hub: str, tiny_data: Path, tmp_path: Path) -> None:
     """Both in one process that is not kept offline, each in a folder of its own."""
     usual = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}

@@ -1,4 +1,4 @@
-"""A search with its controls, confirmation and a held-out selection on a real Ray; it is killed twice, and enlarged."""
+"""A search with controls, confirmation and a held-out selection on Ray; another is killed twice, and enlarged."""
 
 import json
 import shutil
@@ -21,12 +21,23 @@ epochs = { low = 2, high = 3, when = { init = "pretrained" }, otherwise = 1 }
 HELD_OUT = ("--depths", "2", "--select-on", "holdout", "--quiet")
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
-    folder = tmp_path_factory.mktemp("methods")
-    shutil.copytree(tiny_data, folder / "data")
+def working_folder(folder: Path, data: Path) -> Path:
+    shutil.copytree(data, folder / "data")
     (folder / "space.toml").write_text(SPACE_3)
     return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    return working_folder(tmp_path_factory.mktemp("methods"), tiny_data)
+
+
+@pytest.fixture(scope="module")
+def run(home: Path) -> Path:
+    """Returns the folder of a run."""
+    process = start(home, *HELD_OUT)
+    assert process.wait(timeout=220) == 0, (home / "output.txt").read_text()
+    return home / RUN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +49,13 @@ class Killed:
 
 
 @pytest.fixture(scope="module")
-def killed(home: Path) -> Killed:
+def other_home(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    return working_folder(tmp_path_factory.mktemp("killed"), tiny_data)
+
+
+@pytest.fixture(scope="module")
+def killed(other_home: Path) -> Killed:
+    home = other_home
     process = start(home, *HELD_OUT)
     wait_for(process, journal(home), '"evaluation 2"', 3)  # one trial at least has ended, and one runs
     kill(process)
@@ -51,9 +68,9 @@ def killed(home: Path) -> Killed:
 
 
 @pytest.fixture(scope="module")
-def run(home: Path, killed: Killed) -> Path:
-    """Returns the folder of the run, which has one trial more than it was begun with."""
-    (home / "output.txt").unlink()
+def larger_run(other_home: Path, killed: Killed) -> Path:
+    """Returns the folder of the killed run, which has one trial more than it was begun with."""
+    home = other_home
     process = start(home, *HELD_OUT, "--trials", "3")
     assert process.wait(timeout=220) == 0, (home / "output.txt").read_text()
     return home / RUN
@@ -65,7 +82,9 @@ def test_quiet_leaves_only_the_last_lines(home: Path, run: Path) -> None:
     assert any("on 2 fresh seeds" in line for line in lines)
 
 
-def test_a_search_that_is_killed_loses_nothing(home: Path, killed: Killed, run: Path) -> None:
+@pytest.mark.slow
+def test_a_search_that_is_killed_loses_nothing(other_home: Path, killed: Killed, larger_run: Path) -> None:
+    home, run = other_home, larger_run
     assert {trial.state for trial in killed.in_a_trial.values()} == {TrialState.RUNNING, TrialState.COMPLETE}
     assert {trial.state for trial in killed.exporting.values()} == {TrialState.COMPLETE}
     ended = {key: trial for key, trial in killed.in_a_trial.items() if trial.state == TrialState.COMPLETE}
@@ -74,8 +93,9 @@ def test_a_search_that_is_killed_loses_nothing(home: Path, killed: Killed, run: 
     assert not list((run / "checkpoints").glob("*.training"))
 
 
-def test_a_larger_total_adds_to_every_trial_there_was(killed: Killed, run: Path) -> None:
-    rows = pd.read_csv(run / "trials.csv")
+@pytest.mark.slow
+def test_a_larger_total_adds_to_every_trial_there_was(killed: Killed, larger_run: Path) -> None:
+    rows = pd.read_csv(larger_run / "trials.csv")
     counts = rows.groupby(["method", "stage"]).size().to_dict()
     assert counts.pop(("pkd", "ablation")) == 4
     confirmed = counts.pop(("pkd", "confirm"))
@@ -138,7 +158,7 @@ def test_an_earlier_run_informs_a_new_one(home: Path, run: Path) -> None:
     process = start(home, *flags)
     output = home / "output.txt"
     assert process.wait(timeout=220) == 0, output.read_text()
-    assert f"{run}: 3 trials are added to the sampler's history" in output.read_text()
+    assert f"{run}: 2 trials are added to the sampler's history" in output.read_text()
     rows = pd.read_csv(home / "results/MRPC/warm/trials.csv")
     assert len(rows) == 2  # its own
     assert start(home, "--depths", "2", "--warm-start", "data", "--name", "none").wait(timeout=220) == 2

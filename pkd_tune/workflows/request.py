@@ -138,10 +138,9 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         )
     whole_grid = options.sampler == "grid" and space.sampler == "grid"
     trials = options.trials or (None if whole_grid else space.trials)
-    control_trials = options.control_trials
-    if control_trials is None:
-        control_trials = trials if space.control_trials == "equal" else space.control_trials
-    check_shares(stages, depths, trials, control_trials)
+    given = space.control_trials if options.control_trials is None else options.control_trials
+    control_trials = trials if given == "equal" else given
+    check_shares(stages, depths, trials, None if given == "equal" else given)  # of equal numbers one is to blame
     of_all: dict[str, Any] = {"seed": options.seed, "precision": options.precision or space.training.precision}
     config = SearchConfig(
         data=data,

@@ -21,6 +21,7 @@ def test_runs_are_interleaved_and_entries_share_processes(workload: Workload) ->
     assert all(answer["seconds"] > 0 for runs in answers.values() for run in runs for answer in run)
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_early_is_an_error(workload: Workload, capfd: pytest.CaptureFixture[str]) -> None:
     impossible = replace(workload, model={**workload.model, "num_attention_heads": 5})
     with pytest.raises(RuntimeError, match="exit code 1"):

@@ -219,6 +219,7 @@ def test_sixteen_trials_share_eight_gpus_and_each_sees_one(context: TrialContext
     assert sorted(seen) == sorted([str(gpu) for gpu in range(8)] * 2)
 
 
+@pytest.mark.slow
 def test_a_node_that_differs_or_does_not_see_a_place_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A place in the memory of this process is one that no node sees."""
     torch = importlib.metadata.version("torch").partition("+")[0]

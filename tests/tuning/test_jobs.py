@@ -29,6 +29,7 @@ def test_jobs_take_the_nodes_whose_cores_are_most_together() -> None:
     assert job_place(on_gpus, 1, [16, 16]) == JobPlace(cores=1, gpus=1, at_once=1)
 
 
+@pytest.mark.slow
 def test_what_jobs_report_and_log_comes_back_and_a_dead_one_starts_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@ import io
 from pathlib import Path
 
 import pytest
+from studies import seen
 
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.progress import SearchProgress
@@ -26,7 +27,7 @@ def searched(tmp_path: Path, seeds: tuple[int, ...] = ()) -> Studies:
 def end(studies: Studies, score: float) -> None:
     asked = studies.ask()
     assert asked is not None
-    studies.report(asked[0], 1, score, {"epoch": 2.0})
+    studies.report(asked[0], 1, score, seen(2.0, score))
     studies.complete(asked[0])
 
 

@@ -72,6 +72,7 @@ def test_trials_in_one_process_score_what_each_scores_alone(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uri", [None, pytest.param("file://{}/far", marks=pytest.mark.slow)], ids=["folder", "uri"])
 def test_a_killed_process_costs_its_trial_an_epoch_at_most_and_a_hung_one_is_given_up(
     context: TrialContext, tiny_space: Path, tmp_path: Path, uri: str | None
@@ -107,6 +108,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_process_that_has_grown_is_replaced_and_the_log_says_so(
     context: TrialContext, tiny_space: Path, tmp_path: Path
 ) -> None:

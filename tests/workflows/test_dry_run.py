@@ -46,7 +46,7 @@ def test_the_plan_of_a_real_search_is_printed_and_nothing_is_left(
     ):
         assert line in text
     assert "Rungs at epochs 0.5, 1 of 2." in text
-    assert "Teacher: to be fine-tuned, about " in text
+    assert "Teacher: " in text
     cores = len(os.sched_getaffinity(0))
     assert f"{plural(min(cores, 8), 'trial')} at once on cpu" in text
     assert not (tmp_path / "results").exists()
@@ -70,6 +70,7 @@ def test_a_plan_says_where_the_teacher_is(
     assert teacher("--seed", "7").startswith("Teacher: to be fine-tuned, about ")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_the_plan_of_a_search_on_a_cluster_counts_its_slots(
     tiny_data: Path, tiny_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -107,8 +108,8 @@ def test_the_plan_of_a_continued_run_is_of_what_is_left(tiny_search: Path, monke
     assert "Of the run that is continued, 4 trials are done. What is left:" in text
     for line in ("| 1 layer | pkd | 2 | 1 | 1 | 24 of 24 |", "| 3 layers | pkd | 1 | 1 | 2 | 24 of 24 |"):
         assert line in text
-    # 30 epochs of a minute are left, and half of the 20 minutes is the teacher's
-    assert "The time limit of 20.0 min, the teacher included, is enough for about 33% of search and confirm" in text
+    # 48 epochs of a minute are left, and half of the 20 minutes is the teacher's
+    assert "The time limit of 20.0 min, the teacher included, is enough for about 21% of search" in text
     other = search_request(*TINY_SEARCH, "--seed", "7")
     with pytest.raises(UserError, match="--seed was 42 in this run and is now 7"):
         trials_done(other, tiny_search / "results/MRPC/tiny", plans)
