@@ -45,7 +45,7 @@ def write_sentencepiece(folder: Path, kind: str, *, vocab_size: int = 30) -> Non
 
     special = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
     names = dict(zip(("pad_piece", "bos_piece", "eos_piece", "unk_piece"), special, strict=True))
-    own = {**names, "user_defined_symbols": ["[MASK]"]} if kind == "deberta-v2" else {}
+    own: dict[str, Any] = {**names, "user_defined_symbols": ["[MASK]"]} if kind == "deberta-v2" else {}
     path = folder / ("spm.model" if kind == "deberta-v2" else "sentencepiece.bpe.model")
     with path.open("wb") as file:
         sentencepiece.SentencePieceTrainer.train(
@@ -54,7 +54,7 @@ def write_sentencepiece(folder: Path, kind: str, *, vocab_size: int = 30) -> Non
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             minloglevel=2,
-            **({"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, **own} if own else {}),
+            **(own and {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, **own}),
         )
     (folder / "tokenizer.json").unlink()
 

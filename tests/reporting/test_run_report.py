@@ -57,12 +57,12 @@ def test_what_each_node_did_is_said_where_there_was_more_than_one(tmp_path: Path
     evaluations = pd.read_csv(run / "evaluations.csv")
     of_first = (evaluations["depth"] == 1) & (evaluations["method"] == "pkd") & (evaluations["trial"] == 0)
     evaluations["node"] = "10.0.0.2"
-    write_rows(run / "evaluations.csv", evaluations.to_dict("records"))
+    evaluations.to_csv(run / "evaluations.csv", index=False)
     work = [{"job": "teacher at learning rate 5e-05", "node": "10.0.0.2"}]
     change(run / "run.json", lambda record: record.update(work=work))
     assert "Nodes: " not in text_of(run)
     evaluations.loc[of_first & (evaluations["stage"] == "search"), "node"] = "10.0.0.3"
-    write_rows(run / "evaluations.csv", evaluations.to_dict("records"))
+    evaluations.to_csv(run / "evaluations.csv", index=False)
     trials = len(evaluations.drop_duplicates(["depth", "method", "stage", "trial"]))
     first = f"10.0.0.2: teacher at learning rate 5e-05 and {trials - 1} trials"
     assert f"Nodes: {first}; 10.0.0.3: 1 trial." in text_of(run)
