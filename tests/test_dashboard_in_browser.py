@@ -14,6 +14,7 @@ from tiny import SPACE
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # a search, two servers and a browser at once
 def test_a_running_search_is_seen_in_the_browser_and_not_disturbed(tiny_data: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_data, tmp_path / "data")
@@ -47,6 +48,7 @@ def _look_at(run: Path) -> None:
         addresses = dict(line.strip().split(maxsplit=1) for line in lines)
         with launched() as browser:
             page = browser.new_page()
+            page.set_default_timeout(120_000)  # the search leaves the page little of the CPU
             errors: list[str] = []
             asked: list[str] = []
             page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)

@@ -75,6 +75,7 @@ def test_runs_that_were_not_chosen_on_dev_are_named(tmp_path: Path) -> None:
     assert choose([usual, held]) == ([usual, held], [note])
 
 
+@pytest.mark.slow
 def test_a_folder_of_all_sorts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from pkd_tune.benchmark.interleaving import Entry, Workload, family_entries, make_entries, run_interleaved
 
 
+@pytest.mark.slow
 def test_runs_are_interleaved_and_entries_share_processes(workload: Workload) -> None:
     trial = replace(workload, repeats=4)
     entries = [
