@@ -10,7 +10,7 @@ REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[\w+\])?(?:>=(?P<bound>[\d.]+)|=
 
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 extras = project["optional-dependencies"]
-for requirement in [*project["dependencies"], *extras["onnx"], *extras["dev"]]:
+for requirement in [*project["dependencies"], *extras["onnx"], *extras["sentencepiece"], *extras["dev"]]:
     found = REQUIREMENT.fullmatch(requirement)
     if found and found["name"] not in CHECKS:
         print(f"{found['name']}=={found['bound'] or found['release']}")
