@@ -127,7 +127,7 @@ def test_the_record_says_what_was_run(tiny_run: Path) -> None:
     assert record["search"]["depths"] == [1, 3]
     assert record["search"]["data"]["task"]["name"] == "MRPC"
     assert record["provenance"]["command"].startswith("python -m pkd_tune.search --task mrpc")
-    assert record["provenance"]["versions"]["torch"] == torch.__version__
+    assert record["provenance"]["versions"]["torch"].startswith(torch.__version__.partition("+")[0])
     assert record["content"].keys() == {"teacher", "train", "dev"}
 
 

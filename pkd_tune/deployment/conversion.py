@@ -69,7 +69,7 @@ def write_onnx(folder: Path, target: Path) -> None:
     """
     # onnxruntime fuses eager attention; it also has no branch that depends on the values of the mask.
     model = load_pytorch(folder, attn_implementation="eager")
-    shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=position_limit(folder))}
+    shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=2, max=position_limit(folder))}
     made = read_tokenizer(folder).model_input_names
     inputs = [name for name in INPUTS if name in made]
     with atomic_path(target) as temporary, _quiet():

@@ -57,7 +57,7 @@ def _counts(run: Run) -> Table:
                     counts = [int((trials["state"] == state).sum()) for state in STATES]
                     name = f"{METHOD_INFO[method].title}, {plural(depth, 'layer')}{title}"
                     rows.append([name, len(trials), *counts])
-    return Table(["trainings", "started", *STATES], rows, groups=tuple(groups[1:]))
+    return Table(["training runs", "started", *STATES], rows, groups=tuple(groups[1:]))
 
 
 def _reasons(trials: pd.DataFrame) -> list[str]:
