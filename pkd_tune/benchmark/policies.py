@@ -281,25 +281,40 @@ def hyperband(table: Table, seed: int, folder: Path) -> Policy:
     return Policy(ask=ask, report=_continue, end=end)
 
 
-def smac(table: Table, seed: int, folder: Path) -> Policy:
-    """Returns SMAC's multi-fidelity facade, with its defaults.
+def _config_space(scales: Scales, seed: int) -> Any:
+    """Returns the parameters as SMAC and DEHB take them; choices are texts.
 
     Raises:
-        ImportError: Unless the package `smac` is installed.
+        ImportError: Unless the package `ConfigSpace`, which both need, is installed.
     """
     from ConfigSpace import Categorical, ConfigurationSpace
     from ConfigSpace import Float as SpaceFloat
-    from smac import MultiFidelityFacade, Scenario
-    from smac.runhistory import TrialInfo, TrialValue
 
-    scales = _cached_scales(table)
     space = ConfigurationSpace(seed=seed)
     for name, parameter in scales.parameters.items():
         if isinstance(parameter, Float):
             space.add(SpaceFloat(name, (parameter.low, parameter.high), log=parameter.log))
         elif isinstance(parameter, Choice):
             space.add(Categorical(name, [str(value) for value in parameter.values]))
-    longest = max(len(table.recordings[number].trainings[0].scores) for number in table.of(METHOD))
+    return space
+
+
+def _longest(table: Table) -> int:
+    """Returns the number of evaluations of the longest training run."""
+    return max(len(table.recordings[number].trainings[0].scores) for number in table.of(METHOD))
+
+
+def smac(table: Table, seed: int, folder: Path) -> Policy:
+    """Returns SMAC's multi-fidelity facade, with its defaults.
+
+    Raises:
+        ImportError: Unless the package `smac` is installed.
+    """
+    from smac import MultiFidelityFacade, Scenario
+    from smac.runhistory import TrialInfo, TrialValue
+
+    scales = _cached_scales(table)
+    space, longest = _config_space(scales, seed), _longest(table)
     scenario = Scenario(
         space,
         n_trials=100_000,
@@ -335,18 +350,10 @@ def dehb(table: Table, seed: int, folder: Path) -> Policy:
     Raises:
         ImportError: Unless the package `dehb` is installed.
     """
-    from ConfigSpace import Categorical, ConfigurationSpace
-    from ConfigSpace import Float as SpaceFloat
     from dehb import DEHB
 
     scales = _cached_scales(table)
-    space = ConfigurationSpace(seed=seed)
-    for name, parameter in scales.parameters.items():
-        if isinstance(parameter, Float):
-            space.add(SpaceFloat(name, (parameter.low, parameter.high), log=parameter.log))
-        elif isinstance(parameter, Choice):
-            space.add(Categorical(name, [str(value) for value in parameter.values]))
-    longest = max(len(table.recordings[number].trainings[0].scores) for number in table.of(METHOD))
+    space, longest = _config_space(scales, seed), _longest(table)
     search = DEHB(
         cs=space,
         min_fidelity=1,

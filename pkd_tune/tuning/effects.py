@@ -1,6 +1,7 @@
-"""Which hyperparameters have no effect on the trials of a study; they are fixed, so that no sampler searches them."""
+"""Which hyperparameters have no effect: in a study, where they are fixed, and in the settings of one training run."""
 
-from pkd_tune.tuning.space import Choice, Parameters, Value
+from pkd_tune.config import Method
+from pkd_tune.tuning.space import LEFT_OUT, Choice, Parameters, Settings, Value
 
 
 def without_effect(parameters: Parameters, depth: int, *, regression: bool) -> dict[str, Value]:
@@ -22,6 +23,23 @@ def without_effect(parameters: Parameters, depth: int, *, regression: bool) -> d
     if depth == 1 or _is_zero(parameters, "beta"):
         idle |= {"beta": 0.0, "strategy": "skip", "normalize": False}
     return {name: value for name, value in idle.items() if name in parameters and not _is_fixed(parameters, name)}
+
+
+def as_method(settings: Settings, method: Method) -> Settings:
+    """Returns settings without what a method leaves out: the patience term for `kd`, and soft labels too for
+    `finetuned`. All other values stay."""
+    return {name: LEFT_OUT[method].get(name, value) for name, value in settings.items()}
+
+
+def effective(settings: Settings, depth: int) -> Settings:
+    """Returns settings with one value for all that have no effect, so that equal ones train alike.
+
+    Without the patience term, and in a student of one layer, which has no intermediate layer, beta, strategy and
+    normalize have none; without soft labels the temperature has none.
+    """
+    if settings["beta"] and depth > 1:
+        return settings
+    return as_method(settings, "kd" if settings["alpha"] else "finetuned")
 
 
 def _is_fixed(parameters: Parameters, name: str) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pkd_tune.config import CONTROLS, Method, SearchConfig, SearchStage, Stage, UserError
 from pkd_tune.tuning.effects import without_effect
 from pkd_tune.tuning.space import (
-    LEFT_OUT,
     Choice,
     Parameter,
     Parameters,
@@ -190,23 +189,6 @@ def check_shares(
 def is_control(method: Method, stages: Sequence[SearchStage]) -> bool:
     """Returns whether a method has trials of a control; none has where a stage keeps values of another."""
     return method in CONTROLS and not any(stage.keep for stage in stages)
-
-
-def as_method(settings: Settings, method: Method) -> Settings:
-    """Returns settings without what a method leaves out: the patience term for `kd`, and soft labels too for
-    `finetuned`. All other values stay."""
-    return {name: LEFT_OUT[method].get(name, value) for name, value in settings.items()}
-
-
-def effective(settings: Settings, depth: int) -> Settings:
-    """Returns settings with one value for all that have no effect, so that equal ones train alike.
-
-    Without the patience term, and in a student of one layer, which has no intermediate layer, beta, strategy and
-    normalize have none; without soft labels the temperature has none.
-    """
-    if settings["beta"] and depth > 1:
-        return settings
-    return as_method(settings, "kd" if settings["alpha"] else "finetuned")
 
 
 def _siblings(search: SearchConfig, stage: SearchStage, depth: int) -> tuple[StudyKey, ...]:

@@ -17,6 +17,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pkd_tune.config import Method, Sampler, Stage
+from pkd_tune.tuning.effects import as_method, effective
 from pkd_tune.tuning.journal import (
     ABLATION,
     ENDED,
@@ -33,7 +34,7 @@ from pkd_tune.tuning.journal import (
     rung_key,
     was_started,
 )
-from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId, as_method, effective
+from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
 from pkd_tune.tuning.sampling import ask_untried, is_among_better, make_sampler, others_learnt, rung_at
 from pkd_tune.tuning.space import (
     Choice,
