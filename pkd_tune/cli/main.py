@@ -2,9 +2,11 @@
 
 import argparse
 import logging
+import os
 import shlex
 import signal
 import sys
+import termios
 from collections.abc import Callable
 from types import FrameType
 
@@ -48,10 +50,12 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, str], int
 
 
 def prepare_terminal() -> None:
-    """Shows messages, copes with terminals that are not UTF-8, and handles SIGTERM as Ctrl-C."""
+    """Shows messages, copes with terminals that are not UTF-8 or say no size, and handles SIGTERM as Ctrl-C."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal must not end a command
     show_messages()
+    if sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns == 0:
+        termios.tcsetwinsize(sys.stderr.fileno(), (24, 80))  # in some containers; progress bars would have no room
     signal.signal(signal.SIGTERM, _as_ctrl_c)
 
 

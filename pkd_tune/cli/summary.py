@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,17 @@ WIDTH = 80
 """Of a terminal, in characters."""
 
 
-def summary_lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
-    """Returns what a finished search says, in lines of at most 80 characters but for paths.
+def summary_lines(summary: dict[str, Any], run_dir: Path, notes: Sequence[str] = ()) -> list[str]:
+    """Returns what a finished search says, in lines of at most 80 characters but for paths and commands to copy.
 
     Where there are too many students for a line each, only the best of each depth is named; the report has them all.
 
     Args:
         summary: The content of summary.json.
         run_dir: The run's folder.
+        notes: Of the report, on ranges that turned out wrong: the first is told, and how many more there are.
     """
+    more = f" (the report has {plural(len(notes) - 1, 'more note')} like this)" if notes[1:] else ""
     teacher = summary["teacher"]
     students = sorted(summary["students"], key=lambda s: (s["layers"], METHODS.index(s["method"])))
     if len(students) > MAX_STUDENTS:
@@ -42,6 +45,7 @@ def summary_lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
         f"teacher: {teacher['metrics']['score']:.1f} on dev"
         + ("; students (size and speed as compared with it):" if students else ""),
         *(_line(student, teacher) for student in students),
+        *(f"{plain(note)}{more}" for note in notes[:1]),
         f"report:      {run_dir / 'report.md'}",
         f"checkpoints: {run_dir / BEST}",
         f"TensorBoard: tensorboard --logdir {run_dir / RAY}  # has no login",
@@ -68,11 +72,7 @@ def print_outcome(run: SearchRun, again: str) -> int:
     Returns:
         0, also at the time limit; 130 after an interruption; 1 when there is no student.
     """
-    lines = summary_lines(run.summary, run.folder)
-    notes = range_notes(read_run(run.folder))
-    if notes:
-        more = f" (the report has {plural(len(notes) - 1, 'more note')} like this)" if notes[1:] else ""
-        lines.append(f"{plain(notes[0])}{more}")
+    lines = summary_lines(run.summary, run.folder, range_notes(read_run(run.folder)))
     if run.status == "interrupted":
         lines.append(f"stopped with {plural(run.remaining, 'trial')} to go; {again} continues")
     elif run.status == "time limit":

@@ -2,13 +2,16 @@
 
 import argparse
 import importlib
+import os
+import pty
 import signal
 import sys
+import termios
 from collections.abc import Iterator
 
 import pytest
 
-from pkd_tune.cli.main import run_command
+from pkd_tune.cli.main import prepare_terminal, run_command
 
 AFTER_CTRL_C = {
     "search": "the same command without --new continues a search",
@@ -46,3 +49,16 @@ def test_an_interrupted_command_says_what_the_same_command_will_do(
     monkeypatch.setattr(sys, "argv", ["x", *FLAGS[name].split()])
     assert run_command(module.make_parser(), interrupted) == 130
     assert capsys.readouterr().err == f"python -m pkd_tune.{name}: interrupted; {AFTER_CTRL_C[name]}\n"
+
+
+def test_a_terminal_that_says_no_size_has_eighty_columns(monkeypatch: pytest.MonkeyPatch, signals: None) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (0, 0))
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        prepare_terminal()
+        assert termios.tcgetwinsize(theirs) == (24, 80)
+        termios.tcsetwinsize(theirs, (30, 120))
+        prepare_terminal()
+        assert termios.tcgetwinsize(theirs) == (30, 120)
+    os.close(ours)

@@ -68,3 +68,11 @@ def test_a_student_that_learnt_nothing_is_named(tmp_path: Path) -> None:
     found = summary_lines(summary, run)
     (line,) = [line for line in found if line.startswith("2 layers, PKD (69%, 2.7×): 60.0 on dev, ")]
     assert line.endswith(" on 1 fresh seed; does not beat the constant baseline")
+
+
+def test_a_range_that_turned_out_wrong_is_told_before_where_things_are(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm")
+    found = summary_lines(read_json(run / "summary.json"), run, ["alpha: search `higher`.", "beta: lower."])
+    assert found[-4] == "alpha: search higher. (the report has 1 more note like this)"
+    assert found[-3].startswith("report: ")
+    assert summary_lines(read_json(run / "summary.json"), run, ["alpha: higher."])[-4] == "alpha: higher."

@@ -336,7 +336,8 @@ def test_a_trial_that_is_longer_than_the_time_limit_is_begun_all_the_same(
 
 
 def test_notes_say_in_words_what_a_study_is_and_its_best_so_far(tmp_path: Path) -> None:
-    studies = opened(tmp_path, plan(2, 3), seeds=(7, 8))
+    with_ablations = plan(2, 3, ablations=("kd", "finetuned"))
+    studies = opened(tmp_path, with_ablations, seeds=(7, 8))
 
     def notes() -> dict[str, str]:
         storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.log")))
@@ -355,8 +356,12 @@ def test_notes_say_in_words_what_a_study_is_and_its_best_so_far(tmp_path: Path) 
     assert "Best so far: trial 0, score 80.0 at epoch 1 (f1 80.0)." in notes()["2-layer-pkd"]
     assert "Its settings: alpha 0." in notes()["2-layer-pkd"]
     assert "the best settings of `2-layer-pkd`, trained again on 2 fresh seeds" in notes()["2-layer-pkd confirmed"]
+    of_ablations = notes()["2-layer-pkd ablations"]
+    assert (
+        "settings of `2-layer-pkd` without the patience term, and without distillation, trained again" in of_ablations
+    )
     written = (tmp_path / "study.log").read_text().count("note_str")
-    opened(tmp_path, plan(2, 3), seeds=(7, 8))
+    opened(tmp_path, with_ablations, seeds=(7, 8))
     assert (tmp_path / "study.log").read_text().count("note_str") == written  # what is there is not written again
 
 
@@ -522,3 +527,23 @@ def test_a_sibling_that_learnt_nothing_or_has_hardly_begun_says_nothing(tmp_path
     studies.complete(better[0])
     run_all(studies)
     assert [row["origin"] for row in trial_rows(studies)].count("best of 2-layer-kd") == 1
+
+
+def test_time_is_kept_for_ablations_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds_pass(monkeypatch, 1e5)  # a trial takes 2e5
+    searched = patient(2, 20, parameters={**PATIENT, "epochs": Choice((1,))}, ablations=("kd", "finetuned"))
+    for name, seconds, stage in (("short", 7e5, "confirm"), ("long", 9e5, "search")):
+        (tmp_path / name).mkdir()
+        limit = TimeLimit(time.monotonic() + seconds, slots=1)
+        studies = opened(tmp_path / name, searched, seeds=(7,), time_limit=limit)
+        finish(studies, ask(studies)[0], 70.0, 71.0)
+        assert ask(studies)[0].stage == stage  # a trial, a confirmation and two ablations take 8e5
+
+
+def test_epochs_that_are_left_are_those_of_the_winner_once_there_is_one(tmp_path: Path) -> None:
+    searched = patient(2, 1, parameters={**PATIENT, "epochs": Choice((2, 6))}, ablations=("kd", "finetuned"))
+    studies = opened(tmp_path, searched, seeds=(7, 8))
+    assert studies.epochs_left() == (1 + 2 + 4) * 4
+    trial_id, settings = ask(studies)
+    finish(studies, trial_id, 70.0)
+    assert studies.epochs_left() == (2 + 4) * settings["epochs"]
