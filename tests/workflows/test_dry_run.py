@@ -110,6 +110,10 @@ def test_the_plan_of_a_continued_run_is_of_what_is_left(tiny_search: Path, monke
         assert line in text
     # 48 epochs of a minute are left, and half of the 20 minutes is the teacher's
     assert "The time limit of 20.0 min, the teacher included, is enough for about 21% of search" in text
+    left = {StudyKey(1, "pkd"): Done(trials=4, confirmed=1), StudyKey(3, "pkd"): Done(trials=3, confirmed=1, ablated=2)}
+    text = plan_text(request.config, plans, resources, costs, TeacherPlan(""), 0, timed_on="cpu", done=left)
+    for line in ("| 1 layer | pkd | 0 | 0 | 1 | 6 of 6 |", "| 3 layers | pkd | 0 | 0 | 0 | 0 of 0 |"):
+        assert line in text
     other = search_request(*TINY_SEARCH, "--seed", "7")
     with pytest.raises(UserError, match="--seed was 42 in this run and is now 7"):
         trials_done(other, tiny_search / "results/MRPC/tiny", plans)
