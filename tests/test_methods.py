@@ -5,6 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from killed_searches import RUN, Recorded, journal, kill, recorded, start, wait_for
@@ -128,7 +129,7 @@ def test_the_summary_has_every_student_confirmed_on_the_official_dev_split(run: 
     rows = pd.read_csv(run / "trials.csv")
     for method, student in students.items():
         confirmations = rows[(rows["method"] == method) & (rows["stage"] == "confirm")]
-        of_the_best = confirmations[confirmations["learning_rate"] == student["settings"]["learning_rate"]]
+        of_the_best = confirmations[np.isclose(confirmations["learning_rate"], student["settings"]["learning_rate"])]
         assert student["confirmed"]["scores"] == pytest.approx(of_the_best["score"].tolist())
         assert {(row.init, row.epochs) for row in of_the_best.itertuples()} == {
             (student["settings"]["init"], student["settings"]["epochs"])

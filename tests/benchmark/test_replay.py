@@ -29,7 +29,7 @@ def test_a_replay_gives_the_committed_numbers(policy: str, slots: int, expected:
     """Median and quartiles after 2, 8 and 24 training runs; neither policy depends on a library's random numbers."""
     (small,) = read_tables(SMALL)
     summary = replay(small, [policy], [slots], 40).set_index("epochs")
-    found = [tuple(summary.loc[n * small.budget, ["median", "q25", "q75"]].round(2)) for n in (2, 8, 24)]
+    found = [tuple(summary.loc[n * small.budget, ["median", "q25", "q75"]].astype(float).round(2)) for n in (2, 8, 24)]
     assert found == expected
 
 
