@@ -1,5 +1,6 @@
 """From a search's options to a checked request: everything that decides what is computed, and where."""
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ from pkd_tune.workflows.inputs import (
     student_init,
 )
 from pkd_tune.workflows.options import DistillOptions, FinetuneOptions, SearchOptions
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,10 +106,10 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         check_length(teacher_dir, "--teacher", space.max_length, problems, demo_asked=asked if options.demo else "")
         if options.student:
             check_length(student_dir, "--student", space.max_length, problems)
-        if options.student and (of_teacher := [init for init in inits(space.parameters) if init != "pretrained"]):
+        if options.student and "pretrained" not in inits(space.parameters):
             problems.add(
-                f"--student: init in the space is {' or '.join(map(repr, of_teacher))}, the teacher; leave out "
-                "--student, or give --set space.init=pretrained"
+                "--student: by init in the space, all students start from the teacher; leave out --student, or give "
+                "--set space.init=pretrained"
             )
     depths = None
     if teacher_dir is not None and student_dir is not None:
@@ -161,17 +164,26 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
     return SearchRequest(
         options=options,
         config=config,
-        parameters={**space.parameters, "init": replace_inits(space.parameters["init"], student_dir)},
+        parameters={**space.parameters, "init": replace_inits(space.parameters["init"], data)},
         resources=resources,
         command=command,
         time_limit=time_limit,
     )
 
 
-def replace_inits(parameter: Parameter, student_dir: Path) -> Parameter:
-    """Returns the parameter `init` without what students of this model cannot start from; see `student_init`."""
+def replace_inits(parameter: Parameter, data: DataConfig) -> Parameter:
+    """Returns the parameter `init` without what students of this model cannot start from, and logs a note of that.
+
+    Students of another model than the teacher start from that one; of a fine-tuned one, see `student_init`.
+    """
     assert isinstance(parameter, Choice)
-    found: dict[Value, Init] = {init: student_init(init, student_dir) for init in inits({"init": parameter})}
+    asked = inits({"init": parameter})
+    if data.student_dir == data.teacher_dir:
+        found: dict[Value, Init] = {init: student_init(init, data.student_dir) for init in asked}
+    else:
+        found = dict.fromkeys(asked, "pretrained")
+        if len(asked) > 1:
+            log.info("note: students of --student start from that model's layers; init is not searched")
     values = tuple(dict.fromkeys(found[value] for value in parameter.values))
     when = parameter.when and replace(parameter.when, otherwise=found[parameter.when.otherwise])
     return Choice(values, when)
