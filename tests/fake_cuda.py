@@ -163,7 +163,7 @@ def main(library: str, resident: bool, projection: bool) -> None:
     torch.nn.Module.to = module_to  # type: ignore[method-assign, assignment]
     torch._fused_adamw_ = fused_adamw  # type: ignore[assignment]
     # A torch with CUDA would ask the driver for a context, for what is captured, and for the GPU's attention kernels.
-    setattr(torch._subclasses.fake_tensor, "init_gpu_context", lambda device: None)
+    torch._subclasses.fake_tensor.init_gpu_context = lambda device: None  # type: ignore[assignment]
     torch.cuda.is_current_stream_capturing = lambda: False
     for kernels in ("flash", "mem_efficient", "cudnn"):
         getattr(torch.backends.cuda, f"enable_{kernels}_sdp")(False)

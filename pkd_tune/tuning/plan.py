@@ -141,8 +141,8 @@ def finetuned_share(
 ) -> int | None:
     """Returns the number of trials of fine-tuning alone: fewer than KD's, in proportion to what each has to search.
 
-    With the default space KD searches alpha, temperature and learning rate, and fine-tuning the learning rate alone:
-    it has a third of KD's trials, rounded up, and at least one for each depth.
+    With the default space KD searches alpha, temperature, learning rate and init, and fine-tuning the latter two: it
+    has half of KD's trials, rounded up, and at least one for each depth.
 
     Args:
         control_trials: Trials of vanilla KD; None: every setting of a finite space.

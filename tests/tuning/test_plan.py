@@ -13,6 +13,7 @@ from pkd_tune.tuning.space_file import find_space, load_space
 DATA = DataConfig(task=TASKS["RTE"], data_dir=Path("d"), teacher_dir=Path("t"), student_dir=Path("t"))
 DEFAULT, PAPER = (load_space(find_space(name)) for name in ("default", "paper"))
 
+TRAINED: dict[str, Any] = {"init": "pretrained", "epochs": 4}
 PUBLISHED: dict[str, Any] = {"alpha": 0.5, "learning_rate": 2e-5, "temperature": 10, "normalize": True}
 
 
@@ -37,7 +38,7 @@ def test_a_regression_has_no_temperature_to_search() -> None:
 
 def test_a_student_of_one_layer_is_not_searched_for_what_layers_imitate() -> None:
     known: Any = [("pkd", 3, {**PUBLISHED, "beta": 100.0, "strategy": "last"})]
-    one, three = plan_studies(search("pkd", depths=(1, 3), trials=4), DEFAULT.parameters, known)
+    one, three = plan_studies(search("pkd", depths=(1, 3), trials=4), DEFAULT.parameters, known, TRAINED)
     assert {name for name in one.parameters if one.parameters[name] != three.parameters[name]} == {
         "beta",
         "strategy",
@@ -79,11 +80,11 @@ def test_fine_tuning_has_fewer_trials_as_it_has_less_to_search() -> None:
         space = load_space(find_space("default"), overrides)
         return finetuned_share(control_trials, space.parameters, depths, regression=regression)
 
-    assert share(24, 2) == 8  # the learning rate alone, where KD has alpha and temperature too
-    assert share(25, 2) == 9
+    assert share(24, 2) == 12  # learning rate and init, where KD has alpha and temperature too
+    assert share(25, 2) == 13
     assert share(4, 3) == 3  # one for each depth
-    assert share(24, 2, regression=True) == 12  # without a temperature
-    assert share(24, 2, "space.batch_size={choices = [16, 32]}") == 12
+    assert share(24, 2, regression=True) == 16  # without a temperature
+    assert share(24, 2, "space.init=teacher") == 8
     assert share(24, 2, "space.alpha=0.5", "space.temperature=10") == 24
     assert share(0, 2) == 0
     assert share(None, 2) is None
@@ -150,7 +151,7 @@ def test_known_settings_inside_the_space_come_first_with_the_own_depth_ahead() -
         ("pkd", 3, {"alpha": 0.5, "learning_rate": 1.0, **loss}),  # outside the space
         ("kd", 6, {"alpha": 0.7, "learning_rate": 5e-5, **loss, "beta": 0.0}),
     ]
-    plans = {plan.study_key: plan for plan in plan_studies(search("pkd", "kd", "pkd-last"), DEFAULT.parameters, known)}
+    plans = {plan.study_key: plan for plan in plan_studies(search("pkd", "kd", "pkd-last"), DEFAULT.parameters, known, TRAINED)}
     assert [s["alpha"] for s in plans[StudyKey(3, "pkd")].first] == [0.5, 0.7]
     assert [s["alpha"] for s in plans[StudyKey(6, "pkd")].first] == [0.7, 0.5]
     assert [s["learning_rate"] for s in plans[StudyKey(3, "kd")].first] == [5e-5]

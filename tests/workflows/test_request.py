@@ -34,8 +34,11 @@ def test_a_search_records_that_students_start_from_the_finetuned_teacher(
     every = 'space.init={choices = ["pretrained", "teacher-skip", "teacher"]}'
     assert init("--teacher", "tiny", "--set", every) == Choice(("pretrained", "teacher-skip", "teacher"))
     assert init("--teacher", given, "--set", every) == Choice(("teacher", "teacher-skip"))
-    with pytest.raises(UserError, match=r"--student: init in the space is 'teacher' or 'teacher-skip', the teacher;"):
-        init("--teacher", given, "--student", "tiny", "--set", every)
+    caplog.clear()
+    assert init("--teacher", given, "--student", "tiny", "--set", every) == Choice(("pretrained",))
+    assert "note: students of --student start from that model's layers; init is not searched" in caplog.text
+    with pytest.raises(UserError, match=r"--student: by init in the space, all students start from the teacher;"):
+        init("--teacher", given, "--student", "tiny", "--set", "space.init=teacher")
     with pytest.raises(UserError, match=r"--student .*: is fine-tuned already"):
         init("--teacher", "tiny", "--student", given)
 
