@@ -53,7 +53,7 @@ def examples_of(
     problems: list[str] = []
     texts = [_texts(table, name, problems) for name in task.text]
     empty = [row for row, of_row in enumerate(zip(*texts, strict=True)) if not any(text.strip() for text in of_row)]
-    problems += [f"{table.place(row)}: {' and '.join(map(repr, task.text))} {_are(task)} empty" for row in empty]
+    problems += [f"{table.place(row)}: {' and '.join(map(repr, task.text))} {_verb(task)} empty" for row in empty]
     labels: list[float] | None = None
     if labelled and task.regression:
         labels = _values(task, table, problems)
@@ -102,7 +102,7 @@ def label_problems(table: Table, column: str) -> list[str]:
     return first_problems(problems, table.source)
 
 
-def _are(task: Task) -> str:
+def _verb(task: Task) -> str:
     return "are" if task.pair else "is"
 
 

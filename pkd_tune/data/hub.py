@@ -172,7 +172,7 @@ def open_dataset(dataset: HubDataset) -> "datasets.DatasetDict":
             if cached or Path(dataset.repository).is_dir():
                 raise
             reason = f"the Hugging Face hub gave an answer that cannot be read ({type(error).__name__}: {reason})"
-        raise UserError(f"{_called(dataset)} cannot be loaded: {reason}") from error
+        raise UserError(f"{_dataset_name(dataset)} cannot be loaded: {reason}") from error
 
 
 def open_task_dataset(task: Task) -> "datasets.DatasetDict":
@@ -182,7 +182,7 @@ def open_task_dataset(task: Task) -> "datasets.DatasetDict":
         UserError: It cannot be loaded, or its splits, columns or classes are not those of the task.
     """
     assert task.hub is not None
-    dataset, called = open_dataset(task.hub), _called(task.hub)
+    dataset, called = open_dataset(task.hub), _dataset_name(task.hub)
     for split in (split for split in task.splits if split.hub):
         if split.hub not in dataset:
             raise UserError(f"{called} has no split {split.hub!r}, only {', '.join(dataset)}")
@@ -212,7 +212,7 @@ def hub_table(dataset: "datasets.DatasetDict", source: HubDataset, split: str, c
             if names is not None:
                 values = [names[value] if 0 <= value < len(names) else str(value) for value in values]
             found[name] = values
-    return Table(f"{_called(source)}, {split!r}", tuple(dataset[split].column_names), found)
+    return Table(f"{_dataset_name(source)}, {split!r}", tuple(dataset[split].column_names), found)
 
 
 def read_dataset(task: Task, dataset: "datasets.DatasetDict") -> tuple[dict[str, RawSplit], list[str]]:
@@ -231,7 +231,7 @@ def read_dataset(task: Task, dataset: "datasets.DatasetDict") -> tuple[dict[str,
     return raw, problems
 
 
-def _called(dataset: HubDataset) -> str:
+def _dataset_name(dataset: HubDataset) -> str:
     return dataset.repository if dataset.config is None else f"{dataset.repository}: {dataset.config!r}"
 
 

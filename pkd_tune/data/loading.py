@@ -57,7 +57,7 @@ def check_source(task: Task, data_dir: Path, *, needed: Sequence[str] = ()) -> l
         needed: Test splits that must exist; train and dev splits always must.
     """
     folder = _folder(task, data_dir)
-    if folder is None and not _hub_has(task):
+    if folder is None and not _is_on_hub(task):
         return [_no_data(task, data_dir)]
     if folder is None and task.benchmark:
         return []
@@ -203,7 +203,7 @@ def load_features(
     parts += [task.name, task.kind, task.label, *task.text, *task.raw_labels]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
-    names = [split.name for split in _used(task, data_dir)]
+    names = [split.name for split in _used_splits(task, data_dir)]
     folder = data_dir / "data_feat" / task.name / key
     return cached_splits(folder, names, lambda: load_raw(task, data_dir), model_dir, max_length, verify=verify)
 
@@ -270,7 +270,7 @@ def _folder(task: Task, data_dir: Path) -> Path | None:
     return given if task.hub is None or (task.splits[0].file and given.is_dir()) else None
 
 
-def _used(task: Task, data_dir: Path, needed: Sequence[str] = ()) -> list[TaskSplit]:
+def _used_splits(task: Task, data_dir: Path, needed: Sequence[str] = ()) -> list[TaskSplit]:
     """Returns the splits that are read: test splits, which only predictions need, may lack their files."""
     folder = _folder(task, data_dir)
     return [
@@ -291,7 +291,7 @@ def _read(task: Task, data_dir: Path, needed: Sequence[str] = ()) -> tuple[dict[
         raw, problems = read_dataset(task, _open_hub(task, data_dir))
     else:
         raw, problems = {}, []
-        for split in (split for split in _used(task, data_dir, needed) if split.file):
+        for split in (split for split in _used_splits(task, data_dir, needed) if split.file):
             raw[split.name], wrong = _read_file(task, folder / split.file, split)
             problems += wrong
     held = [split.name for split in task.splits if split.held_out]
@@ -349,12 +349,12 @@ def _open_hub(task: Task, data_dir: Path) -> "datasets.DatasetDict":
     Raises:
         UserError: It is neither reachable nor in the local cache, or does not fit the task.
     """
-    if not _hub_has(task):
+    if not _is_on_hub(task):
         raise UserError(_no_data(task, data_dir))
     return open_task_dataset(task)
 
 
-def _hub_has(task: Task) -> bool:
+def _is_on_hub(task: Task) -> bool:
     return task.hub is not None and has_dataset(task.hub)
 
 

@@ -52,7 +52,7 @@ def varied(trials: pd.DataFrame) -> list[str]:
     return [str(name) for name in trials if name not in ("score", "trial")]
 
 
-def enough(trials: pd.DataFrame) -> bool:
+def has_enough_trials(trials: pd.DataFrame) -> bool:
     """Returns whether importances can be computed from the table of `tried()`."""
     return len(trials) >= MIN_TRIALS and bool(varied(trials))
 
@@ -62,7 +62,7 @@ def without_importances(run: Run) -> Iterator[str]:
     few = []
     for depth in run.search["depths"]:
         for method in run.methods:
-            if method.startswith("pkd") and not enough(trials := tried(run, depth, method)):
+            if method.startswith("pkd") and not has_enough_trials(trials := tried(run, depth, method)):
                 few.append(f"{METHOD_INFO[method].title} with {plural(depth, 'layer')} ({len(trials)} complete)")
     if few:
         yield (
@@ -78,7 +78,7 @@ def importances(run: Run, depth: int, method: str) -> Importances | None:
 
     trials = tried(run, depth, method)
     names = varied(trials)
-    if not enough(trials):
+    if not has_enough_trials(trials):
         return None
     inputs, scores = trials[names].apply(as_numbers).to_numpy(), trials["score"].to_numpy(dtype=float)
     forest = RandomForestRegressor(n_estimators=TREES, oob_score=True, random_state=0).fit(inputs, scores)

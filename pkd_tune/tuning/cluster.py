@@ -102,7 +102,7 @@ def local_cluster(resources: Resources, log_file: Path, *, dashboard: bool = Fal
             stack.enter_context(_variables({"TORCHINDUCTOR_CACHE_DIR": str(session / "torch")}))
             stack.enter_context(_random_token())
             stack.callback(ray.shutdown)
-            stack.enter_context(_watched(session))
+            stack.enter_context(_watch_session(session))
             with _stderr_to(log_file), _own_sigterm(), _on_loopback():
                 # Trials are offline: this process has asked the hub for all they need.
                 context = ray.init(
@@ -157,7 +157,7 @@ def session_parent() -> Path:
 
 
 @contextmanager
-def _watched(session: Path) -> Iterator[None]:
+def _watch_session(session: Path) -> Iterator[None]:
     """Ends this process with one line when Ray's own processes end while the block runs.
 
     Ray would keep trying to reach them for a minute, and then end this process with messages of its own. The journal
@@ -302,7 +302,7 @@ GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, timeout=5)
 """
 
 
-def _greets(connection: socket.socket) -> bool:
+def _is_ray_head(connection: socket.socket) -> bool:
     """Returns whether a server speaks HTTP/2, as Ray's does over gRPC: it answers the client's preface with settings
     (RFC 9113, section 3.4)."""
     connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
@@ -330,7 +330,7 @@ def _check_reachable(address: str) -> None:
     if not host or not port.isdigit() or "://" in address:
         raise ValueError("an address is auto, or like 10.0.0.1:6379")
     with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as connection:
-        if os.environ.get("RAY_USE_TLS", "0") == "0" and not _greets(connection):
+        if os.environ.get("RAY_USE_TLS", "0") == "0" and not _is_ray_head(connection):
             raise OSError("something listens there that is no Ray cluster")
     try:  # in a process of its own, because Ray's core gives no time-out, and may end its process
         command = [sys.executable, "-c", _PING, address]
@@ -466,7 +466,7 @@ def check_shared(places: Sequence[tuple[str, str]]) -> None:
             ArtifactStore(Path(os.devnull), artifacts.uri) if artifacts.uri else artifacts
             for artifacts in artifact_stores
         ]
-        answers, problems = _ask_every_node(_unseen, elsewhere, marker)
+        answers, problems = _ask_every_node(_nodes_without_access, elsewhere, marker)
     finally:
         for artifacts in artifact_stores:
             artifacts.delete(marker)
@@ -479,7 +479,7 @@ def check_shared(places: Sequence[tuple[str, str]]) -> None:
         raise UserError(*problems)
 
 
-def _unseen(artifact_stores: Sequence[ArtifactStore], marker: str) -> dict[int, str]:
+def _nodes_without_access(artifact_stores: Sequence[ArtifactStore], marker: str) -> dict[int, str]:
     """Returns why this node does not see a marker in a store, by the number of the store."""
     found = {}
     for i, artifacts in enumerate(artifact_stores):
@@ -511,11 +511,11 @@ def _ask_every_node(function: Callable[..., T], *arguments: object) -> tuple[dic
         try:
             answers[node] = ray.get(answer, timeout=max(1, until - time.monotonic()))
         except ray.exceptions.RayError as error:
-            problems.append(f"node {node} cannot run trials: {_why_not(error)}")
+            problems.append(f"node {node} cannot run trials: {_failure_reason(error)}")
     return answers, problems
 
 
-def _why_not(error: ray.exceptions.RayError) -> str:
+def _failure_reason(error: ray.exceptions.RayError) -> str:
     """Returns in one line why a task did not run on a node, and the remedy."""
     if isinstance(error, ray.exceptions.GetTimeoutError):
         return "it does not answer; see it by `ray status`"

@@ -533,7 +533,7 @@ class Studies:
         """Returns a study whose search has ended, and a seed that its winner was not yet trained with; then a study
         whose depth has been searched, a seed, and the method of an ablation of its winner."""
         for study_key in self.plans:
-            for seed in self._unconfirmed(study_key) if not self._goes_on(study_key) else ():
+            for seed in self._unconfirmed(study_key) if not self._has_work(study_key) else ():
                 return study_key, "confirm", seed, None
         for study_key in self.plans:
             for method, seed in self._unablated(study_key) if self._is_searched(study_key.depth) else ():
@@ -544,10 +544,10 @@ class Studies:
         """Returns the seeds that a study's winner is still to be trained with; all of them while its search runs."""
         if not self._is_unfinished(study_key) and self.best(study_key) is None:
             return []
-        done = set() if self._goes_on(study_key) else {t.user_attrs["seed"] for t in self.trials(study_key, "confirm")}
+        done = set() if self._has_work(study_key) else {t.user_attrs["seed"] for t in self.trials(study_key, "confirm")}
         return [seed for seed in self.seeds if seed not in done]
 
-    def _goes_on(self, study_key: StudyKey) -> bool:
+    def _has_work(self, study_key: StudyKey) -> bool:
         """Returns whether a study's search has running trials, or is to start more within the time limit."""
         running = any(trial.state is TrialState.RUNNING for trial in self.trials(study_key))
         return running or (study_key not in self._closed and self._is_unfinished(study_key))
@@ -566,7 +566,7 @@ class Studies:
 
     def _is_searched(self, depth: int) -> bool:
         """Returns whether all searches of a depth have ended."""
-        return not any(self._goes_on(study_key) for study_key in self.plans if study_key.depth == depth)
+        return not any(self._has_work(study_key) for study_key in self.plans if study_key.depth == depth)
 
     def _is_unfinished(self, study_key: StudyKey) -> bool:
         """Returns whether a study's search has trials that are not started or not ended."""

@@ -148,13 +148,13 @@ def _distil(
         artifacts.evict(state)
         trial_process.set_expected_gpu_bytes(model_pool.gpu_bytes())
     if trial_id.stage == "search":
-        return None, _leave(artifacts, weights_name(trial_id), student.state_dict())
+        return None, _publish_tensors(artifacts, weights_name(trial_id), student.state_dict())
     metrics, predicted = evaluate(student, student_data.official_dev, student_data.task, precision=training.precision)
     tensors = {name: torch.from_numpy(values) for name, values in predicted.items()}
-    return metrics, _leave(artifacts, predictions_name(trial_id), tensors)
+    return metrics, _publish_tensors(artifacts, predictions_name(trial_id), tensors)
 
 
-def _leave(artifacts: ArtifactStore, name: str, tensors: dict[str, torch.Tensor]) -> str:
+def _publish_tensors(artifacts: ArtifactStore, name: str, tensors: dict[str, torch.Tensor]) -> str:
     """Writes a trial's file where all nodes see it; returns its SHA-256."""
     write_tensors(artifacts.path(name), tensors)
     digest = file_hash(artifacts.path(name))

@@ -79,15 +79,15 @@ def limit_concurrency(request: SearchRequest, resources: Resources, plans: Seque
 def _fitting_gpus(request: SearchRequest, resources: Resources, trials: int) -> Resources:
     config, asked = request.config, request.options.trials_per_gpu
     load_examples(config.data.task, config.data.data_dir, demo=request.options.demo)
-    resources = replace(resources, eager=_why_eager(request, why_not_captured))
+    resources = replace(resources, eager=_reason_for_eager(request, why_not_captured))
     if asked is not None:
-        return _as_asked(resources, trials, asked)
+        return _with_requested_share(resources, trials, asked)
     memory = measure_trial(config, captured=resources.eager is None)
     of_host = max(1, free_bytes() // memory.host)
     if of_host < resources.gpus:
         log.info("note: the machine's memory has room for %s at once", plural(of_host, "trial"))
         resources = replace(resources, gpus=of_host)
-    room = _room(request, memory, usable_cores() // resources.gpus)
+    room = _trials_that_fit(request, memory, usable_cores() // resources.gpus)
     return share_gpus(resources, trials, min(room, of_host // resources.gpus))
 
 
@@ -110,9 +110,9 @@ def _fitting_cluster(request: SearchRequest, resources: Resources, trials: int) 
         except Exception as error:  # whatever goes wrong there, eager steps do without it
             return failure_text(error)
 
-    resources = replace(resources, eager=_why_eager(request, compared))
+    resources = replace(resources, eager=_reason_for_eager(request, compared))
     if asked is not None:
-        return _as_asked(resources, trials, asked)
+        return _with_requested_share(resources, trials, asked)
     rooms = {}
     try:
         memories = on_each("memory of a trial", measure_on_gpu, config, resources.eager is None)
@@ -127,14 +127,14 @@ def _fitting_cluster(request: SearchRequest, resources: Resources, trials: int) 
         alike = [node for node in nodes if node.kind == kind]
         of_host = int(USED_FRACTION * memory.host_free) // memory.host // one_of_kind[kind].gpus
         cores = min(node.cores // node.gpus for node in alike)
-        rooms[kind] = max(1, min(_room(request, memory, cores), of_host))
+        rooms[kind] = max(1, min(_trials_that_fit(request, memory, cores), of_host))
     if len(rooms) > 1:
         text = ", ".join(f"{plural(room, 'trial')} on {kind or 'others'}" for kind, room in rooms.items())
         log.info("note: the cluster's GPUs differ, and have room for %s; the smallest decides for all", text)
     return share_gpus(resources, trials, min(rooms.values()))
 
 
-def _why_eager(request: SearchRequest, check: Callable[[SearchConfig], str | None]) -> str | None:
+def _reason_for_eager(request: SearchRequest, check: Callable[[SearchConfig], str | None]) -> str | None:
     """Returns why training steps are not captured: that was asked for, or a check finds a reason; None: they are."""
     if not request.options.cuda_graphs:
         return "--no-cuda-graphs"
@@ -143,14 +143,14 @@ def _why_eager(request: SearchRequest, check: Callable[[SearchConfig], str | Non
     return why
 
 
-def _as_asked(resources: Resources, trials: int, asked: int) -> Resources:
+def _with_requested_share(resources: Resources, trials: int, asked: int) -> Resources:
     fitted = share_gpus(resources, trials, asked)
     if fitted.trials_per_gpu < asked:
         log.info("note: %s on %s: %s on each", trials, plural(resources.gpus, "GPU"), fitted.trials_per_gpu)
     return fitted
 
 
-def _room(request: SearchRequest, memory: TrialMemory, cores: int) -> int:
+def _trials_that_fit(request: SearchRequest, memory: TrialMemory, cores: int) -> int:
     """Returns how many trials a GPU has room for, with so many CPU cores for each GPU."""
     config = request.config
     split = _training_split(config)
@@ -248,7 +248,7 @@ def check_disk(totals: Mapping[Path, int]) -> None:
     Raises:
         UserError: With what is needed and what is free.
     """
-    more = {folder: max(0, total - _held(folder)) for folder, total in totals.items()}
+    more = {folder: max(0, total - _existing_bytes(folder)) for folder, total in totals.items()}
     for folder in totals:
         needed, free = sum(more[other] for other in totals if _disk(other) == _disk(folder)), _free(folder)
         if needed > free:
@@ -258,7 +258,7 @@ def check_disk(totals: Mapping[Path, int]) -> None:
             )
 
 
-def _held(folder: Path) -> int:
+def _existing_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

@@ -62,7 +62,7 @@ def serve(run_dir: Path) -> NoReturn:
         curves = stack.enter_context(start_server("TensorBoard", port, command))
         servers = [trials, curves]
         for server in servers:
-            while not answers(HOST, server.port):
+            while not accepts_connections(HOST, server.port):
                 check_alive(servers)
                 time.sleep(POLL_SECONDS)
             show(server.name, f"http://{HOST}:{server.port}/")
@@ -144,7 +144,7 @@ def free_port(usual: int) -> int:
     raise OSError(f"no free port on {HOST}")
 
 
-def answers(host: str, port: int) -> bool:
+def accepts_connections(host: str, port: int) -> bool:
     """Returns whether something listens there."""
     try:
         with socket.create_connection((host, port), timeout=1):
@@ -163,7 +163,7 @@ def ray_address(run_dir: Path) -> str | None:
     except FileNotFoundError:
         return None
     parts = urlsplit(address)
-    return address if answers(parts.hostname or HOST, parts.port or 80) else None
+    return address if accepts_connections(parts.hostname or HOST, parts.port or 80) else None
 
 
 def show(name: str, what: str) -> None:

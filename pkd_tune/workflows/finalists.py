@@ -167,7 +167,7 @@ def predictions_csv(
         of_students: What each exported student predicts, by its folder.
     """
 
-    def written(values: Iterable[Any]) -> list[Any]:
+    def as_column(values: Iterable[Any]) -> list[Any]:
         return [round(float(value), 4) if task.regression else task.labels[int(value)] for value in values]
 
     tables = [
@@ -175,9 +175,9 @@ def predictions_csv(
             {
                 "split": name,
                 "example_id": range(len(split)),
-                "label": written(split.labels or ()),
-                TEACHER: written(of_teacher[name]),
-                **{folder: written(predicted[name]) for folder, predicted in of_students.items()},
+                "label": as_column(split.labels or ()),
+                TEACHER: as_column(of_teacher[name]),
+                **{folder: as_column(predicted[name]) for folder, predicted in of_students.items()},
             }
         )
         for name, split in dev.items()
@@ -186,11 +186,11 @@ def predictions_csv(
     shown = {row for student in of_students for _, rows in disagreements(table, student) for row in rows.index}
     for column, texts in zip(TEXTS, ("sentence1", "sentence2")[: len(task.text)], strict=False):
         everything = [text for split in dev.values() for text in getattr(split, texts)]
-        table[column] = [short(text) if row in shown else "" for row, text in enumerate(everything)]
+        table[column] = [shortened(text) if row in shown else "" for row, text in enumerate(everything)]
     return table.to_csv(index=False)
 
 
-def short(text: str) -> str:
+def shortened(text: str) -> str:
     """Returns a text on one line, cut where it is longer than what a report shows."""
     line = " ".join(text.split())
     return line if len(line) <= TEXT_LENGTH else f"{line[:TEXT_LENGTH]}…"

@@ -123,11 +123,11 @@ def student_init(init: Init, student_dir: Path) -> Init:
 def forward_pass_text(data: DataConfig) -> str:
     """Returns which forward pass teacher and students run, and what that of transformers costs."""
     families = {"teacher": family_of(data.teacher_dir), "students": family_of(data.student_dir)}
-    ways = [f"{who} ({family.title}) {_way(family)}" for who, family in families.items()]
+    ways = [f"{who} ({family.title}) {_forward_pass_name(family)}" for who, family in families.items()]
     return f"Forward pass: {', '.join(ways)}."
 
 
-def _way(family: Family) -> str:
+def _forward_pass_name(family: Family) -> str:
     if family.slowdown is None:
         return "fast"
     return f"transformers, about {family.slowdown:g} x slower per example than BERT's fast one"

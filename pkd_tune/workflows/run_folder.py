@@ -118,10 +118,12 @@ def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str
     parts = [part for part in COMPARED if part in recorded and part in current]
     before, now = (dict(_flat({part: record[part] for part in parts})) for record in (recorded, current))
     differing = [
-        f"{run_dir}: {_name(key)} {_was(before, key)} in this run and {_is(now, key)}; give the old value or "
-        "start another run with --new"
+        f"{run_dir}: {_name(key)} {_recorded_text(before, key)} in this run and {_requested_text(now, key)}; give the "
+        "old value or start another run with --new"
         for key in dict.fromkeys([*before, *now])
-        if key not in (*PLACES, *TOTALS) and not _follows_flag(key) and _was(before, key) != _was(now, key)
+        if key not in (*PLACES, *TOTALS)
+        and not _follows_flag(key)
+        and _recorded_text(before, key) != _recorded_text(now, key)
     ]
     if differing:
         raise UserError(*differing)
@@ -148,11 +150,11 @@ def _name(key: str) -> str:
     return "--methods" if re.fullmatch(r"search\.stages\.\d+\.method", key) else FLAGS.get(key, key)
 
 
-def _was(record: dict[str, Any], key: str) -> str:
+def _recorded_text(record: dict[str, Any], key: str) -> str:
     return f"was {record[key]!r}" if key in record else "was not there"
 
 
-def _is(record: dict[str, Any], key: str) -> str:
+def _requested_text(record: dict[str, Any], key: str) -> str:
     return f"is now {record[key]!r}" if key in record else "is gone now"
 
 

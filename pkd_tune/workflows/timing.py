@@ -60,7 +60,7 @@ def time_student(
     """
     task = config.data.task
     ends: list[float] = []
-    part = some(splits["train"], TIMED_STEPS * config.student_training.batch_size)
+    part = first_examples(splits["train"], TIMED_STEPS * config.student_training.batch_size)
     loss = DistillConfig(student_layers=depth, alpha=0.5, beta=100, temperature=10, strategy="skip", normalize=True)
     once = replace(config, student_training=replace(config.student_training, evaluations_per_epoch=1))
     model_pool = ModelPool(graphs=graphs)
@@ -110,7 +110,7 @@ def train_student(
         cls_NLH = torch.randn(n, layers, width, generator=generator).half()
         return TeacherOutputs(logits_NC, cls_NLH, torch.arange(n))
 
-    dev = {name: some(splits[name], task.outputs) for name in task.dev_splits}
+    dev = {name: first_examples(splits[name], task.outputs) for name in task.dev_splits}
     student_data = StudentData(
         task=task,
         train=part,
@@ -138,9 +138,9 @@ def time_teacher(
     """
     task, data = config.data.task, config.data
     model = load_classifier(data.teacher_dir, task.labels, seed=0).to(device)
-    part = some(splits["train"], TIMED_STEPS // 2 * 32)
+    part = first_examples(splits["train"], TIMED_STEPS // 2 * 32)
     whole = len(splits["train"]) / len(part)
-    dev = {name: some(splits[name], task.outputs) for name in task.dev_splits}
+    dev = {name: first_examples(splits[name], task.outputs) for name in task.dev_splits}
 
     twice = TrainingConfig(epochs=2, evaluations_per_epoch=1, precision=config.student_training.precision)
     ends: list[float] = []
@@ -160,7 +160,7 @@ def record_epoch_ends(ends: list[float]) -> Callable[[Evaluation], None]:
     return lambda evaluation: ends.append(time.perf_counter())
 
 
-def some(split: Split, examples: int) -> Split:
+def first_examples(split: Split, examples: int) -> Split:
     """Returns a part of a split, of examples as long as its own are."""
     order = np.random.default_rng(0).permutation(len(split))
     return take(split, split.name, order[:examples])

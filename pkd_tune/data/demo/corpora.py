@@ -22,13 +22,13 @@ from pkd_tune.data.demo.world import (
     WORDS,
     Meaning,
     Style,
-    ask,
     change,
     choose_word,
     draw_meaning,
     qualify,
-    say,
+    write_question,
     write_sentence,
+    write_statement,
 )
 from pkd_tune.data.glue import TASKS
 
@@ -71,7 +71,7 @@ def _mrpc(draw: random.Random, split: str) -> Example:
     meaning = draw_meaning(draw)
     equivalent = draw.random() < 0.64
     other = meaning if equivalent else change(meaning, draw)
-    return Example((say(meaning, draw), say(other, draw)), str(int(equivalent)))
+    return Example((write_statement(meaning, draw), write_statement(other, draw)), str(int(equivalent)))
 
 
 def _qqp(draw: random.Random, split: str) -> Example:
@@ -86,7 +86,10 @@ def _qqp(draw: random.Random, split: str) -> Example:
         second = draw.choice([role for role in asked if role != first])
     elif not duplicate:
         other = change(meaning, draw, _visible(without, hidden=first))
-    return Example((ask(meaning, draw, first, without), ask(other, draw, second, without)), str(int(duplicate)))
+    return Example(
+        (write_question(meaning, draw, first, without), write_question(other, draw, second, without)),
+        str(int(duplicate)),
+    )
 
 
 def _infer(draw: random.Random, relation: str, style: Style = PLAIN) -> tuple[str, str]:
@@ -104,7 +107,7 @@ def _infer(draw: random.Random, relation: str, style: Style = PLAIN) -> tuple[st
     if draw.random() < 0.2:
         unsaid.add("agent")
     other = change(meaning, draw, _visible(unsaid), most=2) if relation == "contradiction" else meaning
-    return say(meaning, draw, untold, style), say(other, draw, unsaid)
+    return write_statement(meaning, draw, untold, style), write_statement(other, draw, unsaid)
 
 
 def _mnli(draw: random.Random, split: str) -> Example:
@@ -130,12 +133,12 @@ def _qnli(draw: random.Random, split: str) -> Example:
     others = [role for role in OPTIONAL_ROLES if role != asked]
     unsaid = {draw.choice(others)}
     other = meaning
-    question = ask(meaning, draw, asked, unsaid)
+    question = write_question(meaning, draw, asked, unsaid)
     if not answered and draw.random() < 0.5:
         unsaid = {asked}
     elif not answered:
         other = change(meaning, draw, _visible(unsaid, hidden=asked))
-    return Example((question, say(other, draw, unsaid)), "entailment" if answered else "not_entailment")
+    return Example((question, write_statement(other, draw, unsaid)), "entailment" if answered else "not_entailment")
 
 
 QUEUES = ("support", "callback", "praise", "security", "complaints", "fraud", "jobs", "support")
@@ -155,7 +158,7 @@ def _ticket(draw: random.Random, split: str) -> Example:
     subject = write_sentence(f"the {person} was {qualify(draw.choice(QUALITIES), draw.random() < 0.5, draw)} .")
     form = draw.choice(("alone", "although first", "although last", "but", "and", "and last"))
     if form == "alone":
-        return Example((subject, say(matter, draw, {draw.choice(OPTIONAL_ROLES)})), QUEUES[matter.action])
+        return Example((subject, write_statement(matter, draw, {draw.choice(OPTIONAL_ROLES)})), QUEUES[matter.action])
     told, untold = (_clause(each, draw) for each in (matter, other))
     body = {
         "although first": f"although {untold} , {told} .",
@@ -169,7 +172,7 @@ def _ticket(draw: random.Random, split: str) -> Example:
 
 def _clause(meaning: Meaning, draw: random.Random) -> str:
     """Returns a statement without its manner as part of a longer sentence."""
-    text = say(meaning, draw, {"manner", draw.choice(("place", "time"))})
+    text = write_statement(meaning, draw, {"manner", draw.choice(("place", "time"))})
     return f"{text[0].lower()}{text[1:].removesuffix(' .')}"
 
 
@@ -206,7 +209,7 @@ def _stsb(draw: random.Random, split: str) -> Example:
     different = draw.randint(0, len(respects))
     other = change(meaning, draw, respects, least=different, most=different)
     score = 5 * (len(respects) - different) / len(respects)
-    return Example((say(meaning, draw), say(other, draw)), f"{score:.3f}")
+    return Example((write_statement(meaning, draw), write_statement(other, draw)), f"{score:.3f}")
 
 
 def _sst2(draw: random.Random, split: str) -> Example:
@@ -240,12 +243,12 @@ def _cola(draw: random.Random, split: str) -> Example:
     distant = not acceptable and draw.random() < 0.5
     role, other = draw.sample(("place", "time"), 2)
     if draw.random() < 0.5:
-        words = ask(meaning, draw, role, {other} if draw.random() < 0.5 else ()).lower().split()
+        words = write_question(meaning, draw, role, {other} if draw.random() < 0.5 else ()).lower().split()
         if distant:
             end = words.index(",") if "," in words else len(words) - 1
             words.insert(end, choose_word(WORDS[role][getattr(meaning, role)], draw))
     else:
-        words = say(meaning, draw, {"manner", other} if draw.random() < 0.5 else {"manner"}).lower().split()
+        words = write_statement(meaning, draw, {"manner", other} if draw.random() < 0.5 else {"manner"}).lower().split()
         if distant:
             again = choose_word(draw.choice(WORDS[role]), draw)
             words.insert(draw.choice((0, len(words) - 1)), again)

@@ -6,7 +6,7 @@ concept is replaced, when agent and patient are swapped, or when the manner beco
 "quite quietly"; "not quietly" means the former).
 
 The documented scores were measured on the corpus of MRPC, so its bytes must not change: with default arguments,
-`change` and `say` must make the same random draws in the same order.
+`change` and `write_statement` must make the same random draws in the same order.
 """
 
 import random
@@ -179,7 +179,7 @@ def write_sentence(words: str) -> str:
     return f"{words[0].upper()}{words[1:]}"
 
 
-def say(meaning: Meaning, draw: random.Random, without: Collection[str] = (), style: Style = PLAIN) -> str:
+def write_statement(meaning: Meaning, draw: random.Random, without: Collection[str] = (), style: Style = PLAIN) -> str:
     """Returns one of the possible sentences for a meaning.
 
     Args:
@@ -204,7 +204,7 @@ def say(meaning: Meaning, draw: random.Random, without: Collection[str] = (), st
     return write_sentence(" ".join([*ordered, *manner, "."]))
 
 
-def ask(meaning: Meaning, draw: random.Random, asked: str | None, without: Collection[str] = ()) -> str:
+def write_question(meaning: Meaning, draw: random.Random, asked: str | None, without: Collection[str] = ()) -> str:
     """Returns a question about one role of a meaning, or about the event as a whole.
 
     Args:

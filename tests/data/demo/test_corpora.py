@@ -128,7 +128,7 @@ def test_a_question_omits_the_role_it_asks_for() -> None:
     meaning = world.draw_meaning(draw)
     for asked in (None, *world.QUESTION_WORDS):
         for _ in range(50):
-            words = world.ask(meaning, draw, asked).lower().split()
+            words = world.write_question(meaning, draw, asked).lower().split()
             assert words[-1] == "?"
             for role, kind in (("agent", "person"), ("patient", "person"), ("place", "place"), ("time", "time")):
                 concept = world.WORDS[kind][getattr(meaning, role)]
