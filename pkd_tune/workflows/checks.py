@@ -1,9 +1,8 @@
 """Checks of what a user gave, which report every mistake together rather than the first one."""
 
 import json
-import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,11 @@ T = TypeVar("T")
 
 STUDENT_FILES = {RESULT, WEIGHTS, "config.json", *TOKENIZER_FILES}
 """All files that `distill` may write into a student's folder."""
+
+LARGEST_WHOLE, LARGEST = 1_000_000, 1e9
+"""The largest numbers that flags take; more than 9e9 seconds no timer takes."""
+LARGEST_OF: dict[str, float] = {"--seeds": 1000}
+"""Of flags whose largest number is another; space files have the same."""
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What writing and running ONNX takes; the extra `onnx` installs them."""
@@ -48,24 +52,35 @@ class Problems:
 
 
 def check_positive(options: Any, problems: Problems, *flags: str) -> None:
-    """Records a problem for each of these flags whose value is given and is not a finite number above 0."""
-    for flag in flags:
-        value = getattr(options, flag.removeprefix("--").replace("-", "_"))
-        for number in value if isinstance(value, list | tuple) else [value]:
-            if number is not None and not number > 0:
-                problems.add(f"{flag} must be above 0, but got {number}")
-            elif number == math.inf:
-                problems.add(f"{flag} must be finite, but got {number}")
+    """Records a problem for each of these flags whose value is given and is not above 0, or larger than the largest."""
+    for flag, number in _numbers(options, flags):
+        if not number > 0:
+            problems.add(f"{flag} must be above 0, but got {number}")
+        else:
+            _check_not_larger(flag, number, problems)
 
 
 def check_not_negative(options: Any, problems: Problems, *flags: str) -> None:
-    """Records a problem for each of these flags whose value is given and is not a finite number from 0 on."""
+    """Records a problem for each of these flags whose value is given and is below 0, or larger than the largest."""
+    for flag, number in _numbers(options, flags):
+        if not number >= 0:
+            problems.add(f"{flag} must be at least 0, but got {number}")
+        else:
+            _check_not_larger(flag, number, problems)
+
+
+def _numbers(options: Any, flags: Sequence[str]) -> Iterator[tuple[str, float]]:
     for flag in flags:
         value = getattr(options, flag.removeprefix("--").replace("-", "_"))
-        if value is not None and not value >= 0:
-            problems.add(f"{flag} must be at least 0, but got {value}")
-        elif value == math.inf:
-            problems.add(f"{flag} must be finite, but got {value}")
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if number is not None:
+                yield flag, number
+
+
+def _check_not_larger(flag: str, number: float, problems: Problems) -> None:
+    largest = LARGEST_OF.get(flag, LARGEST_WHOLE if isinstance(number, int) else LARGEST)
+    if number > largest:
+        problems.add(f"{flag} must be at most {largest:.0f}, but got {number}")
 
 
 def check_onnx(flag: str, problems: Problems) -> None:

@@ -16,6 +16,7 @@ from pkd_tune.tuning.resources import Resources, choose_resources
 from pkd_tune.tuning.space import Choice, Parameter, Parameters, Value, inits
 from pkd_tune.tuning.space_file import Space, find_space, load_space
 from pkd_tune.workflows.checks import (
+    LARGEST,
     Problems,
     check_not_negative,
     check_onnx,
@@ -197,14 +198,15 @@ def seconds_of(time: str | float | None) -> float | None:
     """Returns the seconds of a time such as `90s`, `30m`, `1.5h` or `2d`; a number alone has seconds.
 
     Raises:
-        UserError: When it is none, or not above 0.
+        UserError: When it is none, not above 0, or above `LARGEST` seconds.
     """
     if time is None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(time).strip())
-    if found is None or float(found[1]) == 0:
+    seconds = 0.0 if found is None else float(found[1]) * SECONDS[found[2]]
+    if not 0 < seconds <= LARGEST:
         raise UserError(f"--time-limit {time}: give a time above 0, such as 30m, 2h or 90s")
-    return float(found[1]) * SECONDS[found[2]]
+    return seconds
 
 
 def space_of(options: SearchOptions) -> Space:
