@@ -1,7 +1,7 @@
 """Recorded searches: of every setting of a grid, and of two seeds, the score at every evaluation of its training.
 
-A table is made from the run folders of two searches with `--sampler grid` that differ in `--seed` alone, and is one
-Parquet file. `replay` lets search policies choose among its settings: no model is trained.
+A table is made from the run folders of searches with `--sampler grid` and two values of `--seed`, and is one Parquet
+file. `replay` lets search policies choose among its settings: no model is trained.
 """
 
 import itertools
@@ -17,13 +17,19 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from pkd_tune.config import UserError
+from pkd_tune.config import Method, UserError
 from pkd_tune.files import JOURNAL, RUN, read_json, write_file
 from pkd_tune.tuning.journal import check_journal, evaluations
-from pkd_tune.tuning.space import Settings
+from pkd_tune.tuning.space import LEFT_OUT, Settings
 
 SEEDS = 2
 """Recorded training runs of each setting: a policy sees those of one seed, its choice is scored with the other."""
+
+METHODS: tuple[Method, ...] = ("pkd", "kd")
+"""Methods of which settings are recorded."""
+
+_MADE_BY = "pkd_tune"
+"""Attribute of a table with what must be equal in all its training runs: the task, and how students are trained."""
 
 _BESIDE = ("depth", "method", "seed", "evaluation", "epoch", "score", "degenerate")
 """Columns of a table's file that are no parameters."""
@@ -106,7 +112,7 @@ def nearest(table: Table, method: str, wanted: Mapping[str, Any]) -> int:
 
 
 def read_tables(path: Path) -> list[Table]:
-    """Reads a table's file.
+    """Reads a table's file, without the settings that were trained with fewer than two seeds so far.
 
     Returns:
         One table for each depth.
@@ -114,95 +120,115 @@ def read_tables(path: Path) -> list[Table]:
     Raises:
         UserError: When it is no such file.
     """
-    try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a recorded table ({error}); make one with pkd_tune.benchmark.record") from error
-    if missing := sorted({*_BESIDE} - {*frame.columns}):
-        raise UserError(f"{path}: not a recorded table, it lacks {', '.join(missing)}")
-    parameters = [name for name in frame.columns if name not in _BESIDE]
+    frame = _read(path)
+    parameters = _varied(frame)
     tables = []
     for depth, of_depth in frame.groupby("depth"):
         recordings = []
         for (method, *_), rows in of_depth.groupby(["method", *parameters], sort=True, dropna=False):
             settings = {name: _plain(rows[name].iloc[0]) for name in parameters if rows[name].notna().all()}
             trainings = tuple(_training(of_seed) for _, of_seed in rows.groupby("seed"))
-            recordings.append(Recording(method=str(method), settings=settings, trainings=trainings))
-        tables.append(Table(name=f"{path.stem}-{depth}", recordings=tuple(recordings)))
+            if len(trainings) == SEEDS:
+                recordings.append(Recording(method=str(method), settings=settings, trainings=trainings))
+        if recordings:
+            tables.append(Table(name=f"{path.stem}-{depth}", recordings=tuple(recordings)))
     return tables
 
 
-def write_table(runs: Sequence[Path], to: Path) -> str:
-    """Writes a table from run folders.
-
-    Settings that one of the runs has not finished yet are left out.
+def write_table(sources: Sequence[Path], to: Path) -> str:
+    """Writes a table from run folders and from other tables.
 
     Args:
-        runs: Of two seeds, for each depth; otherwise equal.
+        sources: Of two seeds, for each depth; otherwise of one task and one training. Their grids may differ, and they
+            may be unfinished: a table can grow, by naming itself among its sources.
         to: The file.
 
     Returns:
         What it holds, in one line per depth.
 
     Raises:
-        UserError: When a folder is no run, or the runs do not belong together.
+        UserError: When a folder is no run, or the sources do not belong together.
     """
-    records = {run: _search(run) for run in runs}
-    searches = {repr(_apart_from_seed(search)) for search in records.values()}
-    if len(searches) > 1:
-        raise UserError(f"{' and '.join(map(str, runs))}: give runs of one task and one training, with other seeds")
-    rows = [row for run, search in records.items() for row in _rows(run, search)]
-    if not rows:
-        raise UserError(f"{' and '.join(map(str, runs))}: no trial has ended yet")
-    frame = pd.DataFrame(rows)
-    parameters = [name for name in frame.columns if name not in _BESIDE]
-    key = ["depth", "method", *parameters]
-    seeds = frame.groupby(key, dropna=False)["seed"].transform("nunique")
-    kept = frame[seeds == SEEDS].sort_values([*key, "seed", "evaluation"], ignore_index=True)
-    if kept.empty:
-        raise UserError(f"{' and '.join(map(str, runs))}: no setting was trained with {SEEDS} seeds")
-    varied = [name for name in parameters if kept[name].nunique() > 1]
-    kept = kept[["depth", "method", "seed", *varied, "evaluation", "epoch", "score", "degenerate"]]
-    write_file(to, lambda path: kept.to_parquet(path, index=False, compression="zstd"))
+    frames = [_read(source) if source.is_file() else _of_run(source) for source in sources]
+    names = " and ".join(map(str, sources))
+    if len({repr(frame.attrs[_MADE_BY]) for frame in frames}) > 1:
+        raise UserError(f"{names}: give runs of one task and one training, with other seeds")
+    everything = pd.concat([frame.astype(object) for frame in frames], ignore_index=True).infer_objects()
+    if everything.empty:
+        raise UserError(f"{names}: no trial has ended yet")
+    parameters = sorted({*everything.columns} - {*_BESIDE})
+    key = ["depth", "method", *parameters, "seed", "evaluation"]
+    table = everything[[*key, "epoch", "score", "degenerate"]].drop_duplicates(key).sort_values(key, ignore_index=True)
+    table.attrs = {_MADE_BY: frames[0].attrs[_MADE_BY]}
+    write_file(to, lambda path: table.to_parquet(path, index=False, compression="zstd"))
     lines = []
-    for table in read_tables(to):
-        of_method = {method: len(table.of(method)) for method in ("pkd", "kd")}
+    for read in read_tables(to):
+        of_method = {method: len(read.of(method)) for method in ("pkd", "kd")}
         counted = ", ".join(f"{count} settings of {method}" for method, count in of_method.items() if count)
-        missing = sum(table.missing(method) for method, count in of_method.items() if count)
-        lines.append(f"{table.name}: {counted}" + (f"; {missing} of the grid are missing" if missing else ""))
-    return "\n".join(lines)
+        missing = sum(read.missing(method) for method, count in of_method.items() if count)
+        lines.append(f"{read.name}: {counted}" + (f"; {missing} of the grid are missing" if missing else ""))
+    return "\n".join(lines) or f"{to}: no setting was trained with {SEEDS} seeds yet"
 
 
-def _rows(run: Path, search: dict[str, Any]) -> list[dict[str, Any]]:
+def _read(path: Path) -> pd.DataFrame:
+    """Returns the rows of a table's file, one for each evaluation.
+
+    Raises:
+        UserError: When it is no such file.
+    """
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a recorded table ({error}); make one with --record") from error
+    if missing := sorted({*_BESIDE} - {*frame.columns}):
+        raise UserError(f"{path}: not a recorded table, it lacks {', '.join(missing)}")
+    frame.attrs.setdefault(_MADE_BY, {})
+    return frame
+
+
+def _varied(frame: pd.DataFrame) -> list[str]:
+    """Returns the parameters that have several values in a table."""
+    return [name for name in frame.columns if name not in _BESIDE and frame[name].nunique() > 1]
+
+
+def _of_run(run: Path) -> pd.DataFrame:
     """Returns a row for each evaluation of the complete trials of a run."""
+    record = _record(run)
+    search = record["search"]
     check_journal(run / JOURNAL)
     storage = JournalStorage(JournalFileBackend(str(run / JOURNAL)))
     names = {summary.study_name for summary in optuna.get_all_study_summaries(storage)}
+    fixed = {name: spec["values"][0] for name, spec in record["space"].items() if len(spec.get("values", ())) == 1}
     rows = []
-    for depth, method in itertools.product(search["depths"], ("pkd", "kd")):
+    for depth, method in itertools.product(search["depths"], METHODS):
         if (name := f"{depth}-layer-{method}") not in names:
             continue
+        own = {name: value for name, value in fixed.items() if name not in LEFT_OUT[method]}
         for trial in optuna.load_study(study_name=name, storage=storage).get_trials(states=(TrialState.COMPLETE,)):
-            common = {"depth": depth, "method": method, "seed": search["student_training"]["seed"], **trial.params}
+            common = {
+                "depth": depth,
+                "method": method,
+                "seed": search["student_training"]["seed"],
+                **own,
+                **trial.params,
+            }
             for step, seen in evaluations(trial).items():
                 score = round(trial.intermediate_values[step], 4)
                 about = {"epoch": seen["epoch"], "score": score, "degenerate": seen["degenerate"]}
                 rows.append({**common, "evaluation": step, **about})
-    return rows
-
-
-def _search(run: Path) -> dict[str, Any]:
-    """Returns what run.json says of a search."""
-    try:
-        return dict(read_json(run / RUN)["search"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run}: not a run folder; give one like results/MRPC/demo") from error
-
-
-def _apart_from_seed(search: dict[str, Any]) -> dict[str, Any]:
-    """Returns what must be equal in the runs of a table: the data and how students are trained."""
+    frame = pd.DataFrame(rows)
     training = {name: value for name, value in search["student_training"].items() if name != "seed"}
-    return {"task": search["data"]["task"]["name"], "training": training}
+    frame.attrs = {_MADE_BY: {"task": search["data"]["task"]["name"], "training": training}}
+    return frame
+
+
+def _record(run: Path) -> dict[str, Any]:
+    """Returns what run.json says of a search and its space."""
+    try:
+        record = read_json(run / RUN)
+        return {name: dict(record[name]) for name in ("search", "space")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run}: not a run folder; give one like results/MRPC/demo, or a recorded table") from error
 
 
 def _training(rows: pd.DataFrame) -> Training:

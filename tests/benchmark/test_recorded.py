@@ -22,13 +22,15 @@ GRID: Parameters = {
 KD: Parameters = {"alpha": Choice((0.2, 0.7)), "learning_rate": Choice((1e-4, 1e-3)), "temperature": Choice((10,))}
 
 
-def write_run(folder: Path, seed: int, trials: int = 12, **search: Any) -> Path:
-    """Writes a run folder as a search with a grid leaves it: 8 settings of PKD, then 4 of KD."""
+def write_run(folder: Path, seed: int, trials: int = 12, grid: Parameters = GRID, **search: Any) -> Path:
+    """Writes a run folder as a search with a grid leaves it: with the usual one, 8 settings of PKD and 4 of KD."""
     folder.mkdir()
     training = {"seed": seed, "epochs": 2}
     about = {"depths": [2], "data": {"task": {"name": "MRPC"}}, "student_training": training}
-    write_json(folder / RUN, {"search": {**about, **search}})
-    plans = (plan(2, 8, parameters=GRID), plan(2, 4, "kd", KD))
+    kd = {**KD, "learning_rate": grid["learning_rate"]}
+    space = {name: {"values": [*each.values]} for name, each in {**kd, **grid}.items() if isinstance(each, Choice)}
+    write_json(folder / RUN, {"search": {**about, **search}, "space": space})
+    plans = (plan(2, 8, parameters=grid), plan(2, 4, "kd", kd))
     studies = Studies(folder / JOURNAL, plans, sampler="grid", seed=seed, early_stopping=False)
     for _ in range(trials):
         trial_id, settings = ask(studies)
@@ -63,10 +65,24 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     other = write_run(tmp_path / "b", 2, trials=2, student_training={"seed": 2, "epochs": 3})
     with pytest.raises(UserError, match="give runs of one task and one training"):
         write_table([one, other], tmp_path / "t.parquet")
-    with pytest.raises(UserError, match="no setting was trained with 2 seeds"):
-        write_table([one], tmp_path / "t.parquet")
+    assert write_table([one], tmp_path / "t.parquet").endswith("no setting was trained with 2 seeds yet")
+    assert read_tables(tmp_path / "t.parquet") == []
+    with pytest.raises(UserError, match="give runs of one task and one training"):
+        write_table([tmp_path / "t.parquet", other], tmp_path / "t.parquet")
     with pytest.raises(UserError, match="not a run folder"):
         write_table([tmp_path], tmp_path / "t.parquet")
+
+
+def test_a_table_grows_by_other_parts_of_its_grid(tmp_path: Path) -> None:
+    """A search of one learning rate after the other: what is fixed in each of them varies in the table."""
+    table = tmp_path / "demo.parquet"
+    for rate in (1e-4, 1e-3):
+        part = {**GRID, "learning_rate": Choice((rate,))}
+        runs = [write_run(tmp_path / f"{rate}-{seed}", seed, 6, part) for seed in (1, 2)]
+        write_table([*([table] if table.exists() else []), *runs], table)
+    whole = [write_run(tmp_path / str(seed), seed) for seed in (1, 2)]
+    write_table(whole, tmp_path / "whole" / "demo.parquet")
+    assert read_tables(table) == read_tables(tmp_path / "whole" / "demo.parquet")
 
 
 def test_another_file_is_no_table(tmp_path: Path) -> None:
