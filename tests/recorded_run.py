@@ -121,7 +121,7 @@ def write_run(
     planned = sum(control_trials if method in ("kd", "finetuned") else trials for method in methods)
     if grid:
         planned = sum(row["stage"] == "search" for row in maker.trials)
-    latency_on = "2 threads of an x86_64 CPU"
+    latency_on = "2 CPU threads (x86_64)"
     write_json(
         folder / SUMMARY,
         {"teacher": record, "latency_on": latency_on, "planned": planned, "students": found, "tolerance": tolerance},

@@ -120,9 +120,7 @@ def _facts(run: Run, with_plots: bool) -> list[str]:
     facts.append(f"Content hashes: {', '.join(content)}.")
     facts.append(f"Started {made['started']}.")
     if (seconds := run.trials["seconds"].sum()) > 0:
-        facts.append(
-            f"All training runs together took {_cost(seconds, resources)} in total, without teacher and export."
-        )
+        facts.append(f"All training runs took {_cost(seconds, resources)}, without teacher and export.")
     files = [f"every training: `{TRIALS}`", f"every evaluation: `{EVALUATIONS}`"] if len(run.trials) else []
     if (run.folder / RAY).is_dir():
         files.append(f"TensorBoard: `tensorboard --logdir {RAY}`")
@@ -185,12 +183,13 @@ def _shares(run: Run) -> str:
             text += f"{share(search['trials'])} for {METHOD_INFO[method].title}"
             text += f" with {listed(names)} of the best {METHOD_INFO[before].title} student" if before else ""
         return text
-    others = [method for method in run.methods if method not in CONTROLS]
+    others = [METHOD_INFO[method].title for method in run.methods if method not in CONTROLS]
+    each = "each for" if len(others) > 1 else "for"
     totals = {"kd": search["control_trials"], "finetuned": search.get("finetuned_trials", search["control_trials"])}
     controls = [
         f"{share(totals[method])} for {METHOD_INFO[method].title}" for method in run.methods if method in totals
     ]
-    return listed([*([f"{share(search['trials'])} for each PKD method"] if others else []), *controls])
+    return listed([*([f"{share(search['trials'])} {each} {listed(others)}"] if others else []), *controls])
 
 
 def _effective(run: Run) -> list[str]:

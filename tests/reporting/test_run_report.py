@@ -259,7 +259,7 @@ def test_what_the_trainings_took_counts_cores_and_shares_of_gpus(
 ) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm")
     change(run / "run.json", lambda record: record.update(resources=resources))
-    assert f"All training runs together took {cost} in total, without teacher and export." in text_of(run)
+    assert f"All training runs took {cost}, without teacher and export." in text_of(run)
 
 
 def test_a_search_cut_short_says_so(tmp_path: Path) -> None:
