@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from recorded_trainings import EPOCHS, EXAMPLES, SPACE, STARTED, Maker
+from recorded_trainings import EPOCHS, EXAMPLES, GRID, SPACE, STARTED, Maker
 
 from pkd_tune.config import DataConfig, Method, SearchConfig, SearchStage, SelectOn, Task, TrainingConfig
 from pkd_tune.data.glue import TASKS
@@ -37,6 +37,7 @@ def write_run(
     select_on: SelectOn = "dev",
     demo: bool = False,
     labels: tuple[str, ...] = (),
+    grid: tuple[SearchStage, ...] = (),
     seed: int = 0,
 ) -> Path:
     """Writes run.json, trials.csv, evaluations.csv and summary.json into a folder, and returns it.
@@ -58,12 +59,19 @@ def write_run(
         select_on: Which examples selected the students.
         demo: Whether the run is recorded as a demo.
         labels: Classes of the task instead of its own.
+        grid: Stages of a grid search, in place of methods and numbers of trials; nothing fails or is stopped early.
         seed: Seed of the random generator.
     """
     of_task = replace(TASKS[task], labels=labels, raw_labels=labels) if labels else TASKS[task]
-    maker = Maker(random.Random(seed), task, teacher_layers)
+    maker = Maker(random.Random(seed), task, teacher_layers, early_stopping=not grid)
+    methods = tuple(stage.method for stage in grid) or methods
     for depth in depths:
-        for method in methods:
+        best: dict[str, Any] = {}
+        for stage in grid:
+            points = maker.grid(stage.method, {name: best[name] for name in stage.keep})
+            scores = [maker.train(depth, stage.method, "search", i, 42, point) for i, point in enumerate(points)]
+            best = points[scores.index(max(scores))]
+        for method in methods if not grid else ():
             total = control_trials if method in ("kd", "finetuned") else trials
             accidents = {1: "failed", 2: "interrupted"} if (depth, method) == (min(depths), "pkd") else {}
             for number in range(total // len(depths) + ("interrupted" in accidents.values())):
@@ -99,17 +107,21 @@ def write_run(
         teacher_trainings=tuple(TrainingConfig(learning_rate=rate, epochs=EPOCHS) for rate in (2e-5, 5e-5)),
         student_training=TrainingConfig(epochs=EPOCHS),
         depths=depths,
-        stages=tuple(SearchStage(method=method) for method in methods),
-        trials=trials,
-        control_trials=control_trials,
-        finetuned_trials=control_trials,
+        stages=grid or tuple(SearchStage(method=method) for method in methods),
+        trials=None if grid else trials,
+        control_trials=0 if grid else control_trials,
+        finetuned_trials=0 if grid else control_trials,
         seeds=seeds,
+        sampler="grid" if grid else "tpe",
+        early_stopping=not grid,
     )
-    write_json(folder / RUN, _record(search, demo=demo))
+    write_json(folder / RUN, _record(search, GRID if grid else SPACE, demo=demo))
     write_rows(folder / TRIALS, maker.trials)
     write_rows(folder / EVALUATIONS, maker.evaluations)
     planned = sum(control_trials if method in ("kd", "finetuned") else trials for method in methods)
-    latency_on = "2 threads of an x86_64 CPU"
+    if grid:
+        planned = sum(row["stage"] == "search" for row in maker.trials)
+    latency_on = "2 CPU threads (x86_64)"
     write_json(
         folder / SUMMARY,
         {"teacher": record, "latency_on": latency_on, "planned": planned, "students": found, "tolerance": tolerance},
@@ -180,12 +192,12 @@ def _ablation(student: dict[str, Any], method: str, loss: float) -> dict[str, An
     }
 
 
-def _record(search: SearchConfig, *, demo: bool) -> dict[str, Any]:
+def _record(search: SearchConfig, space: dict[str, Any], *, demo: bool) -> dict[str, Any]:
     depths = " ".join(map(str, search.depths))
     return {
         "demo": demo,
         "search": search,
-        "space": SPACE,
+        "space": space,
         "id": "01234567",
         "resources": {"device": "cpu", "count": 2, "per_gpu": 1, "threads": 1},
         "provenance": {

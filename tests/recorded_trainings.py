@@ -1,5 +1,6 @@
 """Synthetic but plausible training runs, one after the other, as rows of a run's tables."""
 
+import itertools
 import math
 import random
 import statistics
@@ -16,6 +17,15 @@ SPACE: dict[str, dict[str, Any]] = {
     "init": {"values": ["pretrained"]},
     "epochs": {"values": [4]},
 }
+GRID: dict[str, dict[str, Any]] = {
+    **SPACE,
+    "alpha": {"values": [0.2, 0.5, 0.7]},
+    "beta": {"values": [10, 100, 500, 1000]},
+    "temperature": {"values": [5, 10, 20]},
+    "learning_rate": {"values": [1e-5, 2e-5, 5e-5]},
+    "strategy": {"values": ["skip"]},
+}
+"""The space of paper.toml."""
 METRICS = {
     "MRPC": {"f1": 4.5, "accuracy": -4.5},
     "RTE": {"accuracy": 0.0},
@@ -35,8 +45,9 @@ STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 class Maker:
     """Draws training runs one after the other and records their rows."""
 
-    def __init__(self, draws: random.Random, task: str, teacher_layers: int) -> None:
+    def __init__(self, draws: random.Random, task: str, teacher_layers: int, *, early_stopping: bool = True) -> None:
         self.draws, self.task, self.teacher_layers = draws, task, teacher_layers
+        self.early_stopping = early_stopping
         self.now = STARTED
         self.trials: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
@@ -59,6 +70,14 @@ class Maker:
         if method in ("pkd-skip", "pkd-last"):
             settings["strategy"] = method.removeprefix("pkd-")
         return settings
+
+    def grid(self, method: str, kept: dict[str, Any]) -> list[dict[str, Any]]:
+        """Returns all settings of the grid that have the kept values, in random order."""
+        values = {name: [kept[name]] if name in kept else spec["values"] for name, spec in GRID.items()}
+        if method == "kd":
+            values |= {"beta": [0.0], "normalize": [True]}
+        points = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+        return self.draws.sample(points, len(points))
 
     def metrics(self, score: float) -> dict[str, float]:
         return {name: score + offset for name, offset in METRICS[self.task].items()}
@@ -90,7 +109,8 @@ class Maker:
             if forced and evaluation == 3:
                 state = forced
                 break
-            if stage == "search" and evaluation in (2, 4) and self._falls_behind(key, evaluation, scores[-1]):
+            at_rung = self.early_stopping and stage == "search" and evaluation in (2, 4)
+            if at_rung and self._falls_behind(key, evaluation, scores[-1]):
                 state = "stopped early"
                 break
         best = max(scores)

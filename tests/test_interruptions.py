@@ -130,20 +130,30 @@ def test_a_search_whose_processes_are_killed_at_any_time_loses_nothing(home: Pat
     assert all(killed.values())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "scheduler"])
-def test_ctrl_c_leaves_a_report_and_the_same_command_continues(home: Path, number: int) -> None:
-    process = start(home)
-    wait_for(process, journal(home), "\n", 14)
+@pytest.mark.parametrize(
+    ("number", "flags", "left_out"),
+    [(signal.SIGINT, ("--onnx",), "ONNX, int8 and plots for papers"), (signal.SIGTERM, (), "plots for papers")],
+    ids=["ctrl-c", "scheduler"],
+)
+def test_ctrl_c_leaves_a_report_and_the_same_command_continues(
+    home: Path, number: int, flags: tuple[str, ...], left_out: str
+) -> None:
+    process = start(home, *flags)
+    wait_for(process, journal(home), '"op_code":7', 1)  # a score
     process.send_signal(number)
     assert process.wait(timeout=120) == 130
     output = (home / "output.txt").read_text()
-    assert "interrupted: writing the report of what there is" in output
+    assert f"interrupted: writing a report of the trials so far, without {left_out};" in output
     assert "the same command continues" in output
     assert "Traceback" not in output
     assert "***" not in output  # as Ray's own handler prints
     assert (home / RUN / "report.md").exists()
-    process = start(home)
+    assert not list((home / RUN / "plots").glob("*"))
+    assert '"formats"' not in (home / RUN / "summary.json").read_text()
+    process = start(home, *flags)
     assert process.wait(timeout=200) == 0
+    assert list((home / RUN / "plots").glob("*"))
+    assert ('"formats"' in (home / RUN / "summary.json").read_text()) == bool(flags)
 
 
 def test_two_searches_started_at_once_do_not_disturb_each_other(home: Path) -> None:

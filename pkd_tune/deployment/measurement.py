@@ -134,8 +134,8 @@ def throughputs(models: Sequence[tuple[Path, str]], split: RawSplit, max_length:
 
 
 def latency_machine() -> str:
-    """Returns the device on which `latencies_ms` measures: `2 threads of x86_64`."""
-    return f"{plural(torch.get_num_threads(), 'thread')} of {platform.machine()}"
+    """Returns the device on which `latencies_ms` measures: `2 CPU threads (x86_64)`."""
+    return f"{plural(torch.get_num_threads(), 'CPU thread')} ({platform.machine()})"
 
 
 def _parameters(folder: Path) -> int:

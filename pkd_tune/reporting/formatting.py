@@ -48,10 +48,10 @@ def metric_titles(metrics: dict[str, Any], score: str) -> dict[str, str]:
 def number_text(value: float) -> str:
     """Returns a number with three significant digits, but all digits before the decimal point: `0.755`, `1000`.
 
-    Magnitudes below 0.001 and from 10⁶ on have an exponent without leading zeros: `5e-5`.
+    Magnitudes up to 0.001 and from 10⁶ on have an exponent without leading zeros: `5e-5`.
     """
     size = abs(value)
-    if size and not 1e-3 <= size < 1e6:
+    if size and not 1e-3 < size < 1e6:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:.3g}" if size < 999.5 else f"{value:.0f}"

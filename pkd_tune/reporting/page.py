@@ -190,11 +190,19 @@ def inline_html(text: object) -> Markup:
     return written
 
 
+LONGEST_PART = 30
+"""Characters of an enumeration's part within which no line breaks."""
+
+
 def enumeration_html(text: object) -> Markup:
-    """Returns an enumeration as HTML in which lines break only between its parts: `α 0.5, T 10`."""
-    if any(kind != "literal" for kind, _ in spans(str(text))):
+    """Returns an enumeration as HTML in which lines break only between its parts: `α 0.5, T 10`.
+
+    What has a long part, as sentences do, breaks anywhere.
+    """
+    parts = str(text).split(", ")
+    if any(kind != "literal" for kind, _ in spans(str(text))) or max(map(len, parts)) > LONGEST_PART:
         return inline_html(text)
-    return Markup(", ").join(Markup("<span>{}</span>").format(inline_html(part)) for part in str(text).split(", "))
+    return Markup(", ").join(Markup("<span>{}</span>").format(inline_html(part)) for part in parts)
 
 
 @cache

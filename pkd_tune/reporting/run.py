@@ -5,6 +5,7 @@ A run has run.json from the start of its search; trials.csv, evaluations.csv and
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,14 @@ class Run:
     def methods(self) -> list[Any]:
         """The methods of the search, ordered as `config.METHODS`."""
         return sorted((stage["method"] for stage in self.search["stages"]), key=METHODS.index)
+
+    @property
+    def kept(self) -> dict[str, tuple[str, list[str]]]:
+        """For each method whose stage keeps values: the method they are from, and the names of the parameters."""
+        stages = self.search["stages"]
+        return {
+            stage["method"]: (before["method"], stage["keep"]) for before, stage in pairwise(stages) if stage["keep"]
+        }
 
     @property
     def name(self) -> str:

@@ -31,8 +31,13 @@ _DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 _REASONS_SHOWN = 10
 
 
-def run_details(run: Run) -> list[Element]:
-    """Returns the elements of the second half of the report."""
+def run_details(run: Run, *, with_plots: bool = True) -> list[Element]:
+    """Returns the elements of the second half of the report.
+
+    Args:
+        run: The run.
+        with_plots: Whether the run's folder has plots for papers.
+    """
     elements: list[Element] = []
     if (run.folder / TRIALS).exists():
         elements += [Heading("Trials"), _counts(run)]
@@ -41,7 +46,7 @@ def run_details(run: Run) -> list[Element]:
     elements.append(Heading("Run details"))
     if run.students:
         elements.append(_students(run))
-    return [*elements, Bullets(_facts(run))]
+    return [*elements, Bullets(_facts(run, with_plots))]
 
 
 def _counts(run: Run) -> Table:
@@ -78,7 +83,7 @@ def _students(run: Run) -> Table:
     return Table(["student", "trial", "student layer → teacher layer", "checkpoint"], rows, left=(0, 2, 3))
 
 
-def _facts(run: Run) -> list[str]:
+def _facts(run: Run, with_plots: bool) -> list[str]:
     search, made, resources = run.search, run.record["provenance"], run.record["resources"]
     facts = [f"Command: {code(made['command'])}"]
     facts += [f"Continued with: {code(command)}" for command in run.record.get("continued_with", [])]
@@ -93,7 +98,7 @@ def _facts(run: Run) -> list[str]:
     facts += [f"{METHOD_INFO[method].title}: {METHOD_INFO[method].description}." for method in run.methods]
     facts.append(_search(run))
     if search["seeds"]:
-        facts.append(f"Confirmation: {plural(search['seeds'], 'training')} of each student on fresh seeds.")
+        facts.append(f"Confirmation: {plural(search['seeds'], 'training run')} of each student on fresh seeds.")
     if space := [f"{literal(name)} {_parameter(run.record['space'][name])}" for name in _effective(run)]:
         facts.append(f"Search space: {'; '.join(space)}.")
     if 1 in search["depths"] and any(method.startswith("pkd") for method in run.methods):
@@ -115,13 +120,14 @@ def _facts(run: Run) -> list[str]:
     facts.append(f"Content hashes: {', '.join(content)}.")
     facts.append(f"Started {made['started']}.")
     if (seconds := run.trials["seconds"].sum()) > 0:
-        facts.append(
-            f"All training runs together took {_cost(seconds, resources)} in total, without teacher and export."
-        )
+        facts.append(f"All training runs took {_cost(seconds, resources)}, without teacher and export.")
     files = [f"every training: `{TRIALS}`", f"every evaluation: `{EVALUATIONS}`"] if len(run.trials) else []
     if (run.folder / RAY).is_dir():
         files.append(f"TensorBoard: `tensorboard --logdir {RAY}`")
-    return [*facts, f"In this folder: {'; '.join([*files, f'plots for papers: `{PLOTS}/`'])}."]
+    files.append(
+        f"plots for papers: `{PLOTS}/`" if with_plots else "no plots for papers, which `pkd_tune.report` draws"
+    )
+    return [*facts, f"In this folder: {'; '.join(files)}."]
 
 
 def _nodes(run: Run) -> dict[str, list[str]]:
@@ -153,28 +159,37 @@ def _students_have(run: Run) -> list[str]:
 def _search(run: Run) -> str:
     """Returns how hyperparameters were searched."""
     search = run.search
-    staged = any(stage["keep"] for stage in search["stages"])  # controls then have as many trials as the others
-    controls = [method for method in run.methods if method in CONTROLS and not staged]
-    others = [method for method in run.methods if method not in controls]
-    shares = []
-    if others:
-        of = "method" if staged else "PKD method"
-        shares.append(
-            f"every grid point for each {of}"
-            if search["trials"] is None
-            else f"{search['trials']} trials for each {of}"
-        )
-    totals = {"kd": search["control_trials"], "finetuned": search.get("finetuned_trials", search["control_trials"])}
-    for method in controls:
-        total = "every grid point" if totals[method] is None else f"{totals[method]} trials"
-        shares.append(f"{total} for {METHOD_INFO[method].title}")
     depths = search["depths"]
     at = f"depth {depths[0]}" if len(depths) == 1 else f"depths {listed(depths)}"
     stopped = "; trials with low scores are stopped early" if (run.trials["state"] == "stopped early").any() else ""
     return (
-        f"Search: {listed(shares)} at {at}; {_SAMPLERS[search['sampler']]}, one study per depth and method, seed "
+        f"Search: {_shares(run)} at {at}; {_SAMPLERS[search['sampler']]}, one study per depth and method, seed "
         f"{search['seed']}; hyperparameters and epochs selected on {_SELECTED_ON[run.holdout]}{stopped}."
     )
+
+
+def _shares(run: Run) -> str:
+    """Returns how many trials each method had: in the order of the stages where one keeps values."""
+    search = run.search
+
+    def share(total: int | None) -> str:
+        return "every grid point" if total is None else f"{total} trials"
+
+    if run.kept:  # controls then have as many trials as the others
+        text = ""
+        for method in (stage["method"] for stage in search["stages"]):
+            before, names = run.kept.get(method, ("", []))
+            text += (", then " if before else ", ") if text else ""
+            text += f"{share(search['trials'])} for {METHOD_INFO[method].title}"
+            text += f" with {listed(names)} of the best {METHOD_INFO[before].title} student" if before else ""
+        return text
+    others = [METHOD_INFO[method].title for method in run.methods if method not in CONTROLS]
+    each = "each for" if len(others) > 1 else "for"
+    totals = {"kd": search["control_trials"], "finetuned": search.get("finetuned_trials", search["control_trials"])}
+    controls = [
+        f"{share(totals[method])} for {METHOD_INFO[method].title}" for method in run.methods if method in totals
+    ]
+    return listed([*([f"{share(search['trials'])} {each} {listed(others)}"] if others else []), *controls])
 
 
 def _effective(run: Run) -> list[str]:

@@ -43,13 +43,17 @@ _CONFIRMED = {
 """How a confirmation got its score, by `Run.holdout`."""
 
 
-def write_report(run_dir: Path, tolerance: float | None = None, *, with_latex: bool = False) -> Path:
+def write_report(
+    run_dir: Path, tolerance: float | None = None, *, with_latex: bool = False, with_plots: bool = True
+) -> Path:
     """Writes report.md, report.html and plots/ from the records of a run folder; returns the path of report.md.
 
     Args:
         run_dir: The run folder.
         tolerance: By how many points the student to ship may fall short of the teacher; None: what the search had.
         with_latex: Whether report.tex, with the tables of results and of differences, is written too.
+        with_plots: Whether plots/ is written, which takes longer than all the rest; otherwise that of an earlier report
+            is emptied.
 
     Raises:
         UserError: When a record is damaged or missing; nothing is written then.
@@ -61,11 +65,11 @@ def write_report(run_dir: Path, tolerance: float | None = None, *, with_latex: b
     from pkd_tune.reporting.student_figures import student_figures
 
     run = read_run(run_dir, tolerance)
-    before, after = results(run), run_details(run)
+    before, after = results(run), run_details(run, with_plots=with_plots)
     figures = [*search_figures(run), *student_figures(run)]
     parallels = parallel_coordinates(run)
     html = page(_title(run), before, plot_sections(figures, parallels), after)
-    write_plots(figures, parallels, run_dir / PLOTS)
+    write_plots(figures if with_plots else (), parallels if with_plots else (), run_dir / PLOTS)
     write_text(run_dir / "report.html", html)
     if with_latex and run.teacher:
         tables = [latex_table(_results(run, run.teacher), _title(run), f"{run.task}-results")]
@@ -246,7 +250,8 @@ class _Comparison:
     plural: bool = False
     """Whether the subject is plural."""
     tuning: str = ""
-    """Which of the two had fewer trials; empty where both had as many, or it does not matter."""
+    """Which of the two had fewer trials or keeps values of the other; empty where both had as many, or it does not
+    matter."""
 
     def sentence(self) -> str:
         """Returns the comparison as a sentence of the report."""
@@ -272,8 +277,9 @@ def _comparisons(run: Run) -> dict[str, list[_Comparison]]:
         subject = f"{plural(student['layers'], 'layer')}: {METHOD_INFO[student['method']].title}"
         for against in student["against"]:
             other = METHOD_INFO[against["method"]].title
-            fewer = tuning_text(student, students[student["layers"], against["method"]])
-            tuned.append(_Comparison(subject=subject, other=other, against=against, tuning=fewer))
+            control = students[student["layers"], against["method"]]
+            tuning = _kept_text(run, student, control) or tuning_text(student, control)
+            tuned.append(_Comparison(subject=subject, other=other, against=against, tuning=tuning))
         ablated += [
             _Comparison(subject=subject, other=ABLATION_TITLES[against["method"]], against=against)
             for against in student.get("ablations", ())
@@ -293,6 +299,18 @@ def _comparisons(run: Run) -> dict[str, list[_Comparison]]:
         "*Against the teacher*:": teacher,
     }
     return {kind: found for kind, found in kinds.items() if found}
+
+
+def _kept_text(run: Run, student: dict[str, Any], control: dict[str, Any]) -> str:
+    """Returns which settings a student has of its control's trials; empty without any."""
+    before, names = run.kept.get(student["method"], ("", []))
+    if before != control["method"]:
+        return ""
+    titles = [METHOD_INFO[each["method"]].title for each in (student, control)]
+    return (
+        f"{titles[0]}, the best of {student['trials_ended']}, keeps {listed(names)} of the best of {titles[1]}'s "
+        f"{control['trials_ended']}"
+    )
 
 
 def _differences(run: Run) -> list[Element]:

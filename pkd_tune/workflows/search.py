@@ -306,13 +306,17 @@ def finish(
     """Exports and compares the best students and writes the report of what there is."""
     write_rows(run_dir / TRIALS, trial_rows(studies))
     write_rows(run_dir / EVALUATIONS, evaluation_rows(studies))
+    options = request.options
     out_of_time = studies.is_out_of_time()
+    interrupted = bool(studies.unfinished()) and not out_of_time
     if out_of_time:
         log.info("time limit: writing a report of the trials so far")
-    elif studies.unfinished():
-        log.info("interrupted: writing a report of the trials so far; Ctrl-C again stops immediately")
+    elif interrupted:
+        left_out = "ONNX, int8 and plots for papers" if options.onnx else "plots for papers"
+        log.info(
+            "interrupted: writing a report of the trials so far, without %s; Ctrl-C again stops immediately", left_out
+        )
     log.info("exporting the best student of each depth, and scoring the exported students")
-    options = request.options
     summary = export_finalists(
         context,
         studies,
@@ -320,10 +324,10 @@ def finish(
         record["provenance"]["command"],
         demo=options.demo,
         tolerance=options.tolerance,
-        onnx=options.onnx,
+        onnx=options.onnx and not interrupted,
     )
     write_json(run_dir / SUMMARY, summary)
-    write_report(run_dir)
+    write_report(run_dir, with_plots=not interrupted)
     if studies.unfinished():
         return SearchRun(run_dir, "time limit" if out_of_time else "interrupted", remaining=studies.unfinished())
     if not summary["students"]:

@@ -45,7 +45,7 @@ def test_numbers_in_words() -> None:
         "5e-5",
         "3.55e-5",
         "1e-4",
-        "0.001",
+        "1e-3",
     ]
     assert [setting_text(value) for value in (1000.0, 1000, True, "skip")] == ["1000", "1000", "yes", "skip"]
     assert [millions(22_713_986), millions(1_234_567)] == ["22.7 M", "1.23 M"]

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 from recorded_run import write_run
 
+from pkd_tune.config import SearchStage
 from pkd_tune.files import read_json, write_json
 from pkd_tune.reporting.document import markdown
 from pkd_tune.reporting.run import read_run
@@ -24,12 +25,19 @@ from pkd_tune.reporting.run_report import results
 
 GOLDEN = Path(__file__).with_name("golden")
 SMALL: dict[str, Any] = {"trials": 6, "control_trials": 4, "methods": ("pkd", "kd")}
+STAGES = (SearchStage(method="kd"), SearchStage(method="pkd", keep=("temperature", "alpha")))
 SEVEN = ("billing", "card lost", "<other>", "refund", "login", "fees", "transfer")
 
 
 def whole(folder: Path) -> str:
     """Returns the whole report of a run with everything: a failed, an interrupted and several stopped trials."""
     run = read_run(write_run(folder))
+    return markdown([*results(run), *run_details(run)])
+
+
+def staged_grid(folder: Path) -> str:
+    """Returns the whole report of a grid in two stages, as of paper.toml."""
+    run = read_run(write_run(folder, task="RTE", teacher_layers=12, depths=(3, 6), grid=STAGES))
     return markdown([*results(run), *run_details(run)])
 
 
@@ -61,6 +69,7 @@ CASES: dict[str, Callable[[Path], str]] = {
     "regression": lambda folder: results_of(folder, task="STS-B", depths=(2,)),
     "seven_classes": lambda folder: results_of(folder, task="RTE", depths=(2,), labels=SEVEN),
     "interrupted": interrupted,
+    "staged_grid": staged_grid,
 }
 
 

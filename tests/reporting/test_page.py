@@ -69,6 +69,9 @@ def test_a_page_without_plots_is_small() -> None:
     assert len(page("title", [Text("x")])) < 10_000
 
 
+SENTENCE = "The doctor praised the thief outside suddenly , quite openly , with the sailor."
+
+
 def test_elements_become_html() -> None:
     text = page(
         "title",
@@ -76,7 +79,12 @@ def test_elements_become_html() -> None:
             Heading("A & B", 1),
             Text("**x** is *y*: `a*b*c <i>` & <script>"),
             Bullets(["one", "two"]),
-            Table(["model", "n", "words"], [["a|b", 1, "c, d"], ["e", 2, "`f, g`"]], left=(0, 2), groups=(1,)),
+            Table(
+                ["model", "n", "words"],
+                [["a|b", 1, "c, d"], ["e", 2, "`f, g`"], ["h", 3, SENTENCE]],
+                left=(0, 2),
+                groups=(1,),
+            ),
         ],
     )
     assert "<h1>A &amp; B</h1>" in text
@@ -84,9 +92,10 @@ def test_elements_become_html() -> None:
     assert "<li>one</li>\n<li>two</li>" in text
     assert '<th scope="row" class="words">a|b</th><td class="number">1</td>' in text
     assert '<td class="words"><span>c</span>, <span>d</span></td>' in text
-    assert text.count("<tr>") == 2
+    assert text.count("<tr>") == 3
     assert '<tr class="group"><th scope="row" class="words">e</th>' in text
     assert '<td class="words"><code>f, g</code></td>' in text
+    assert f'<td class="words">{SENTENCE}</td>' in text  # may break anywhere
 
 
 def test_gaps_and_looks_reach_plotly() -> None:

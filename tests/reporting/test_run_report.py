@@ -148,15 +148,18 @@ def test_what_a_weight_of_0_makes_idle_is_not_shown(tmp_path: Path) -> None:
     assert "T " not in row
 
 
-def test_a_grid_gives_controls_the_trials_of_other_methods(tmp_path: Path) -> None:
+def test_a_stage_that_keeps_values_says_so(tmp_path: Path) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
-
-    def staged(record: dict[str, Any]) -> None:
-        record["search"] |= {"trials": None, "control_trials": 0, "sampler": "grid"}
-        record["search"]["stages"][0]["keep"] = ["alpha"]
-
-    change(run / "run.json", staged)
-    assert "- Search: every grid point for each method at depths 2 and 3; grid search," in text_of(run)
+    stages = [{"method": "finetuned", "keep": []}, {"method": "kd", "keep": []}, {"method": "pkd", "keep": ["alpha"]}]
+    change(run / "run.json", lambda record: record["search"].update(stages=stages, trials=None, sampler="grid"))
+    text = text_of(run)
+    assert (
+        "- Search: every grid point for fine-tuned, every grid point for KD, then every grid point for PKD with alpha "
+        "of the best KD student at depths 2 and 3; grid search," in text
+    )
+    tuned = [line for line in text.splitlines() if line.startswith("- 3 layers: PKD") and "(difference" in line]
+    assert "; PKD, the best of 2, keeps alpha of the best of KD's 3." in tuned[0]
+    assert "keeps" not in "".join(tuned[1:])
 
 
 def test_a_student_that_learnt_nothing_is_named(tmp_path: Path) -> None:
@@ -208,7 +211,7 @@ def test_a_comparison_of_equal_tuning_says_nothing_of_it(tmp_path: Path) -> None
 
 def test_every_difference_says_whether_it_is_tuned_or_an_ablation(tmp_path: Path) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", depths=(3,))
-    write_report(run, with_latex=True)
+    write_report(run, with_latex=True, with_plots=False)
     text = (run / "report.md").read_text()
     kinds = ["*Tuned against tuned*", "*Ablation*", "*Against the teacher*"]
     assert [text.index(kind) for kind in kinds] == sorted(text.index(kind) for kind in kinds)
@@ -256,7 +259,7 @@ def test_what_the_trainings_took_counts_cores_and_shares_of_gpus(
 ) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm")
     change(run / "run.json", lambda record: record.update(resources=resources))
-    assert f"All training runs together took {cost} in total, without teacher and export." in text_of(run)
+    assert f"All training runs took {cost}, without teacher and export." in text_of(run)
 
 
 def test_a_search_cut_short_says_so(tmp_path: Path) -> None:
@@ -269,11 +272,11 @@ def test_a_search_cut_short_says_so(tmp_path: Path) -> None:
 def test_importances_that_are_missing_are_said_to_be_in_both_reports(tmp_path: Path) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", trials=16, depths=(3,))
     says = "Hyperparameter importances"
-    assert f"{says} are not available" not in write_report(run).read_text()
+    assert f"{says} are not available" not in write_report(run, with_plots=False).read_text()
     assert f"<h3>{says}</h3>" in (run / "report.html").read_text()
     trials = pd.read_csv(run / "trials.csv")
     trials[trials["trial"] < 7].to_csv(run / "trials.csv", index=False)
-    assert f"- {says} are not available for PKD with 3 layers (" in write_report(run).read_text()
+    assert f"- {says} are not available for PKD with 3 layers (" in write_report(run, with_plots=False).read_text()
     html = (run / "report.html").read_text()
     assert f"<li>{says} are not available for PKD with 3 layers (" in html
     assert "A larger <code>--trials</code> adds trials" in html
@@ -339,7 +342,7 @@ def test_half_a_run_has_a_report_that_says_so(
 def test_a_name_cannot_add_markup(tmp_path: Path) -> None:
     name = "a|b <script>alert(1)</script> *x* `y` [z](http://z) &lt; _u_"
     run = write_run(tmp_path / "MRPC" / "minilm", teacher=name, trials=4, depths=(2,))
-    title = write_report(run).read_text().splitlines()[0]
+    title = write_report(run, with_plots=False).read_text().splitlines()[0]
     escaped = r"a|b &lt;script>alert(1)&lt;/script> \*x\* \`y\` [z\](http://z) &amp;lt; \_u\_"
     assert title == f"# MRPC: students of {escaped}"
     page = (run / "report.html").read_text()
@@ -355,3 +358,11 @@ def test_a_damaged_record_is_named_and_nothing_is_written(tmp_path: Path, name: 
     with pytest.raises(UserError, match=name):
         write_report(run)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_report_without_plots_says_so_and_keeps_none_of_an_earlier_one(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", trials=4, depths=(2,))
+    assert "plots for papers: `plots/`." in write_report(run).read_text()
+    assert list((run / "plots").iterdir())
+    assert "no plots for papers, which `pkd_tune.report` draws." in write_report(run, with_plots=False).read_text()
+    assert not list((run / "plots").iterdir())

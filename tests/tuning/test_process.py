@@ -7,9 +7,10 @@ from pathlib import Path
 ROOM = Path(__file__).parents[2] / "pkd_tune" / "tuning"
 
 PREPARE = """
-import gc, os, sys
+import atexit, gc, os, sys
 os.environ.pop("OMP_WAIT_POLICY", None)
 from pkd_tune.tuning.process import environment, prepare_process
+atexit.register(lambda: print("frozen:", gc.get_freeze_count() > 0))
 prepare_process()
 print(os.environ["OMP_WAIT_POLICY"], gc.get_threshold()[0], environment(), "torch" in sys.modules)
 os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
@@ -31,6 +32,7 @@ def test_a_prepared_process_has_sleeping_threads_unless_the_user_says_otherwise(
     assert done.stdout.splitlines() == [
         "PASSIVE 100000 {'OMP_WAIT_POLICY': 'PASSIVE'} False",
         "ACTIVE {'OMP_WAIT_POLICY': 'ACTIVE'}",
+        "frozen: True",
     ]
 
 
