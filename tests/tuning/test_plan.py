@@ -151,7 +151,10 @@ def test_known_settings_inside_the_space_come_first_with_the_own_depth_ahead() -
         ("pkd", 3, {"alpha": 0.5, "learning_rate": 1.0, **loss}),  # outside the space
         ("kd", 6, {"alpha": 0.7, "learning_rate": 5e-5, **loss, "beta": 0.0}),
     ]
-    plans = {plan.study_key: plan for plan in plan_studies(search("pkd", "kd", "pkd-last"), DEFAULT.parameters, known, TRAINED)}
+    plans = {
+        plan.study_key: plan
+        for plan in plan_studies(search("pkd", "kd", "pkd-last"), DEFAULT.parameters, known, TRAINED)
+    }
     assert [s["alpha"] for s in plans[StudyKey(3, "pkd")].first] == [0.5, 0.7]
     assert [s["alpha"] for s in plans[StudyKey(6, "pkd")].first] == [0.7, 0.5]
     assert [s["learning_rate"] for s in plans[StudyKey(3, "kd")].first] == [5e-5]
