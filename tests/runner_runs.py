@@ -21,7 +21,7 @@ from pkd_tune.tuning.trial_tables import trial_rows
 
 CPU = torch.device("cpu")
 ONE, TWO = Resources(), Resources(cpu_trials=2)
-ALPHA: Parameters = {"alpha": Float(0.2, 0.9, log=False)}
+ALPHA: Parameters = {"alpha": Float(0.2, 0.9, log=False), "epochs": Choice((2,))}
 
 
 def plans(

@@ -5,12 +5,13 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
+from crashes import kill_processes
 from killed_searches import RUN, Recorded, count, journal, kill, recorded, wait_for
 from killed_searches import start as start_search
 from tiny import SPACE
@@ -68,66 +69,11 @@ def test_a_search_that_is_killed_twenty_times_loses_nothing(home: Path) -> None:
     assert not list((home / RUN / "checkpoints").glob("*.training"))
 
 
-TARGETS = {"gcs": "gcs_server", "raylet": "raylet", "trial": "ray::"}
-"""What the processes that a search has besides its own are called."""
-
-
-def kill_anything(home: Path, kills: int, trials: int, seed: int) -> dict[str, int]:
-    """Kills one of a search's processes, or all, that often, at any time from its start to its report.
-
-    Returns:
-        How often each of them was killed. A search that ends before its turn is no kill, and is run with more trials.
-    """
-    rng, killed = random.Random(seed), dict.fromkeys(("driver", "group", *TARGETS), 0)
-    while sum(killed.values()) < kills:
-        process = start(home, "--trials", str(trials))
-        target = min(killed, key=lambda name: (killed[name], rng.random()))
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=rng.uniform(0.5, 25))
-        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        victims = [
-            child for child in children if TARGETS.get(target, "-") in " ".join([child.name(), *child.cmdline()])
-        ]
-        if process.poll() is None and (victims or target not in TARGETS):
-            if target == "group":
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                os.kill(victims[0].pid if victims else process.pid, signal.SIGKILL)
-            killed[target] += 1
-        elif process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)  # nothing of this kind runs yet
-        else:
-            trials += 2
-        process.wait(timeout=200)
-        psutil.wait_procs(children, timeout=30)
-    process = start(home, "--trials", str(trials))
-    assert process.wait(timeout=300) == 0, (home / "output.txt").read_text()[-3000:]
-    audit(home, trials)
-    return killed
-
-
-def audit(home: Path, trials: int) -> None:
-    """Checks that every trial was run once, that tables and journal agree, and that nothing is left behind."""
-    at_the_end = recorded(home)
-    assert all(trial.state.is_finished() for trial in at_the_end.values())
-    rows = pd.read_csv(home / "results/MRPC/tiny/trials.csv")
-    searched = rows[rows["stage"] == "search"]
-    wanted = [[depth, number] for depth in (1, 2) for number in range(trials // 2)]
-    assert searched[["depth", "trial"]].to_numpy().tolist() == wanted
-    assert set(rows["state"]) <= {"complete", "stopped early"}
-    for row in searched[searched["state"] == "complete"].itertuples():
-        assert at_the_end[f"{row.depth}-layer-pkd", int(str(row.trial))].value == pytest.approx(row.score)
-    assert list((home / "tmp").glob("*")) == []
-    left = [path.name for path in home.rglob("*") if path.name.endswith((".partial", ".training"))]
-    assert left == []
-    assert "Traceback" not in (home / "output.txt").read_text()
-
-
 @pytest.mark.timeout(7200)
-def test_a_search_whose_processes_are_killed_at_any_time_loses_nothing(home: Path) -> None:
-    killed = kill_anything(home, kills=int(os.environ.get("PKD_TUNE_KILLS", "10")), trials=6, seed=3)
-    print(killed)
-    assert all(killed.values())
+def test_a_search_whose_processes_are_killed_in_any_phase_loses_nothing(tmp_path: Path) -> None:
+    kill_processes(tmp_path, goal=int(os.environ.get("PKD_TUNE_KILLS", "10")), until=time.time() + 7000, seed=3)
+    failures = tmp_path / "failures.txt"
+    assert not failures.exists(), failures.read_text()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ tries to connect, so nothing waits for retries.
 import functools
 import os
 import re
+import shutil
 import ssl
 import threading
 import urllib.error
@@ -157,10 +158,17 @@ def open_dataset(dataset: HubDataset) -> "datasets.DatasetDict":
                         f"{dataset.repository} has several configurations: {', '.join(configs)}; name one in a task "
                         f'file: dataset = "{dataset.repository}" and config = "..." in [data]'
                     )
-            return datasets.load_dataset(dataset.repository, dataset.config)
+            loaded = datasets.load_dataset(dataset.repository, dataset.config)
+        if cached or Path(dataset.repository).is_dir() or not (damaged := _damaged_dataset(dataset)):
+            return loaded
+        for folder in {Path(file["filename"]).parent for files in loaded.cache_files.values() for file in files}:
+            shutil.rmtree(folder)  # made of what was damaged
+        raise UserError(_other_content(dataset, damaged))
     except UserError:
         raise
     except Exception as error:
+        if not cached and (damaged := _damaged_dataset(dataset)):
+            raise UserError(_other_content(dataset, damaged)) from error
         if failure := hub_failure(error):
             raise UserError(
                 f"{dataset.repository}: the Hugging Face hub {failure}; or put the files below --data-dir"
@@ -173,6 +181,19 @@ def open_dataset(dataset: HubDataset) -> "datasets.DatasetDict":
                 raise
             reason = f"the Hugging Face hub gave an answer that cannot be read ({type(error).__name__}: {reason})"
         raise UserError(f"{_dataset_name(dataset)} cannot be loaded: {reason}") from error
+
+
+def _other_content(dataset: HubDataset, damaged: Sequence[str]) -> str:
+    return (
+        f"{dataset.repository}: the Hugging Face hub gave another content than it says for {', '.join(damaged)}; the "
+        "same command downloads what is missing; or put the files below --data-dir"
+    )
+
+
+def _damaged_dataset(dataset: HubDataset) -> list[str]:
+    """Removes downloaded files of a dataset that are not what the hub says they are, and returns their names."""
+    repository = Path(constants.HF_HUB_CACHE) / f"datasets--{dataset.repository.replace('/', '--')}"
+    return sorted({name for snapshot in (repository / "snapshots").glob("*") for name in _damaged(snapshot)})
 
 
 def open_task_dataset(task: Task) -> "datasets.DatasetDict":
@@ -335,12 +356,12 @@ def _damaged(folder: Path) -> list[str]:
     A large file in the cache is a link to one that has its SHA-256 as its name.
     """
     found = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.rglob("*")):
         stored = path.resolve()
-        if re.fullmatch("[0-9a-f]{64}", stored.name) and file_hash(stored) != stored.name:
+        if stored.is_file() and re.fullmatch("[0-9a-f]{64}", stored.name) and file_hash(stored) != stored.name:
             stored.unlink()
             path.unlink()
-            found.append(path.name)
+            found.append(path.relative_to(folder).as_posix())
     return found
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -54,10 +55,14 @@ RAY_ENVIRONMENT = {
 """Variables that Ray reads as it starts and as it runs trials: no progress tables, usage reports, changes of the
 working directory, or loggers of its own; the journal and `tensorboard` record every result."""
 
+TRIAL_ENVIRONMENT = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "600"}
+"""Variables of the processes of trials. On a busy machine a trial's thread may need more than the two seconds to end
+that Ray gives it; Ray then tells nobody that the next trial did not start, and the search would wait for that."""
+
 SESSION_BYTES = 64 * 2**20
 """Least free space in the temporary folder: Ray's logs, and nothing large."""
 WATCH_SECONDS = 0.5
-"""How often it is looked whether Ray's processes live."""
+"""How often it is looked which processes Ray has."""
 _NEEDED = (ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAYLET)
 
 CONNECT_SECONDS = 3
@@ -113,7 +118,7 @@ def local_cluster(resources: Resources, log_file: Path, *, dashboard: bool = Fal
                     include_dashboard=dashboard,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    runtime_env={"env_vars": {**environment(), "HF_HUB_OFFLINE": "1"}},
+                    runtime_env={"env_vars": {**environment(), **TRIAL_ENVIRONMENT, "HF_HUB_OFFLINE": "1"}},
                     _temp_dir=str(session / "r"),  # Ray gives everybody access to the folder itself
                 )
         except Exception as error:
@@ -160,33 +165,77 @@ def session_parent() -> Path:
 def _watch_session(session: Path) -> Iterator[None]:
     """Ends this process with one line when Ray's own processes end while the block runs.
 
-    Ray would keep trying to reach them for a minute, and then end this process with messages of its own. The journal
-    has every trial, so nothing is lost.
+    Ray would end it as soon as it uses their connection, without a word, or keep trying to reach them for a minute. The
+    journal has every trial, so nothing is lost.
 
     Args:
         session: Folder of the session, which is removed.
     """
-    over, terminal = threading.Event(), os.dup(2)
+    at_end, over = os.pipe()
+    terminal = os.dup(2)
 
     def watch() -> None:
-        while not over.wait(WATCH_SECONDS):
-            node = ray_worker._global_node  # None until Ray has begun to start
-            dead = [kind for kind, _ in node.dead_processes() if kind in _NEEDED] if node is not None else []
-            if dead and not over.is_set():
-                line = f"stopped: Ray ended ({dead[0]} was killed, or died); no trial is lost, and the same command "
+        watched: dict[int, str] = {at_end: ""}
+        seen: set[int] = set()
+        poll = select.poll()
+        poll.register(at_end)
+        while True:
+            dead, living = _needed_processes()
+            for pid, kind in living.items():
+                if pid not in seen and (descriptor := _exit_of(pid)) is not None:
+                    watched[descriptor] = kind
+                    poll.register(descriptor)
+                seen.add(pid)
+            ended = [watched[descriptor] for descriptor, _ in poll.poll(0 if dead else 1000 * WATCH_SECONDS)]
+            if "" in ended:
+                break
+            if ended := [*ended, *dead]:
+                line = f"stopped: Ray ended ({ended[0]} was killed, or died); no trial is lost, and the same command "
                 os.write(terminal, f"{line}continues\n".encode())
-                node.kill_all_processes(check_alive=False, allow_graceful=False)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Ray's core has messages of its own
+                ray_worker._global_node.kill_all_processes(check_alive=False, allow_graceful=False)
                 shutil.rmtree(session, ignore_errors=True)
                 os._exit(1)
+        for descriptor in watched:
+            os.close(descriptor)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        os.close(over)
         thread.join()
         os.close(terminal)
+
+
+def _needed_processes() -> tuple[list[str], dict[int, str]]:
+    """Returns the processes without which the Ray that this process has started ends: which of them have ended, and the
+    ids of those that live.
+
+    The raylet ends with its agents, which are children of it.
+    """
+    node = ray_worker._global_node
+    if node is None:  # Ray has not begun to start
+        return [], {}
+    dead = [kind for kind, _ in node.dead_processes() if kind in _NEEDED]
+    living = {process.pid: kind for kind, process in node.live_processes() if kind in _NEEDED}
+    for pid in [pid for pid, kind in living.items() if kind == ray_constants.PROCESS_TYPE_RAYLET]:
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            titles = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+        except OSError:
+            continue  # one of them has just ended, or there is no such file on this system
+        living |= {child: "an agent" for child, title in titles.items() if re.match(rb"ray::\w*Agent", title)}
+    return dead, living
+
+
+def _exit_of(pid: int) -> int | None:
+    """Returns a descriptor that can be read as soon as a process has ended; None where the system has none."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):  # it has just ended, or this is another system, or an old one
+        return None
 
 
 @contextmanager
@@ -267,7 +316,7 @@ def connected_cluster(address: str, log_file: Path) -> Iterator[None]:
                     address=address,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    runtime_env={"env_vars": environment()},
+                    runtime_env={"env_vars": {**environment(), **TRIAL_ENVIRONMENT}},
                 )
         except UserError:
             raise

@@ -4,6 +4,7 @@ import logging
 import signal
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -151,6 +152,8 @@ class TrialCleanup(tune.Callback):
         self.studies = studies
         self.artifacts = artifacts
         self.failure: str | None = None
+        self.died: Counter[TrialId] = Counter()
+        """How often the process of a trial died that Ray gave up too early."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Deletes the training state of an ended trial, and the weights of trials that are no longer among the best."""
@@ -163,8 +166,16 @@ class TrialCleanup(tune.Callback):
             self.artifacts.delete(weights_name(TrialId(trial_id.study_key, "search", outdone.number)))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Notes why a trial's process died too often: the last line of its error."""
+        """Continues a trial that Ray gave up too early; notes why the process of any other died too often.
+
+        Ray counts the death of a process twice that dies while it is made ready for its next trial, and then restarts
+        the trial no more, however few deaths it has counted.
+        """
         trial_id = trial_id_of(trial.config)
+        if self.died[trial_id] + trial.num_failures <= RESTARTS:
+            self.died[trial_id] += trial.num_failures - 1
+            self.studies.interrupt(trial_id)
+            return
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
         lines = text.strip().splitlines() or ["killed, perhaps for memory"]
         log.error("%s: its process died too often\n%s", trial_id.name, text)

@@ -258,6 +258,11 @@ class Studies:
         trial.set_user_attr(ENDED, {"state": TrialState.FAIL.name, "reason": reason})
         self._studies[trial_id.study_key, trial_id.stage].tell(trial, state=TrialState.FAIL)
 
+    def interrupt(self, trial_id: TrialId) -> None:
+        """Puts back a running trial that nothing runs any more; it is asked for next, and continues."""
+        del self._running[trial_id]
+        self._interrupted.insert(0, trial_id)
+
     def warm_start(self, study_key: StudyKey, source: str, trials: Sequence[FrozenTrial]) -> int:
         """Adds trials of another run to a study for its sampler; returns how many were not added before.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hubs import serve
 from huggingface_hub import constants
+from tickets import ticket_rows, write_csv
 
 from pkd_tune.config import HubDataset, UserError
 from pkd_tune.data.hub import dataset_cached, find_pretrained, go_offline, hub_reachable
@@ -69,7 +70,7 @@ def use_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
         monkeypatch.setattr(constants, "ENDPOINT", address)
         template = address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 60)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
     return use
@@ -240,19 +241,20 @@ def test_a_model_in_the_cache_needs_no_hub_and_half_of_one_does(
     ],
 )
 def test_a_download_that_fails_is_one_line_and_its_repeat_takes_what_is_missing(
-    tmp_path: Path, use_hub: Use, tiny_data: Path, weights: str, said: str
+    tmp_path: Path, use_hub: Use, tiny_data: Path, monkeypatch: pytest.MonkeyPatch, weights: str, said: str
 ) -> None:
     model = tiny_data / "models" / "pretrained" / "tiny"
     with serve(model) as hub:
         use_hub(hub.address)
-        hub.weights = weights
+        if weights == "stalls":
+            monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+        hub.content = weights
         with pytest.raises(UserError, match=re.escape(said)) as raised:
             find_pretrained("owner/model", tmp_path)
         assert len(raised.value.problems) == 1
-        hub.weights, hub.requests = "whole", []
+        hub.content, hub.requests = "whole", []
         folder = find_pretrained("owner/model", tmp_path)
-        downloads = [each for each in hub.requests if each.startswith("GET") and "/resolve/" in each]
-        assert [each.rpartition("/")[2] for each in downloads] == ["model.safetensors 0"]
+        assert hub.downloads() == ["model.safetensors 0"]
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
             path.name: path.read_bytes() for path in model.iterdir()
         }
@@ -279,6 +281,59 @@ def test_an_answer_that_makes_no_sense_is_one_line(tmp_path: Path, use_hub: Use,
         with pytest.raises(UserError, match="gave an answer that cannot be read") as raised:
             find_pretrained("owner/model", tmp_path)
     assert len(raised.value.problems) == 1
+
+
+OPENING = """
+from pkd_tune.data.hub import open_dataset
+try:
+    dataset = open_dataset(HubDataset(repository="owner/data"))
+    print({name: split.num_rows for name, split in dataset.items()})
+except UserError as error:
+    print(*error.problems, sep="\\n")
+"""
+
+
+@pytest.fixture
+def hub_dataset(tmp_path: Path) -> Path:
+    """Returns a folder of train.csv and validation.csv."""
+    header = ("text", "text_pair", "label")
+    write_csv(tmp_path / "data" / "train.csv", ticket_rows(70), header)
+    write_csv(tmp_path / "data" / "validation.csv", ticket_rows(14), header)
+    return tmp_path / "data"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("stalls", "broke off ("),
+        ("truncated", "broke off ("),
+        ("longer", "gave a file of another size than it has; the same command downloads what is missing"),
+        ("other content", "gave another content than it says for train.csv; the same command downloads"),
+        ("other letters", "gave another content than it says for train.csv; the same command downloads"),
+        ("401", "refuses it (HTTP 401); log in (hf auth login)"),
+        ("403", "refuses it (HTTP 403); log in (hf auth login), and accept the licence on its page"),
+        ("404", "has no such thing (HTTP 404); check the name"),
+        ("429", "has had too many requests (HTTP 429); wait some minutes"),
+        ("500", "has an error of its own (HTTP 500); give the same command again later"),
+    ],
+)
+def test_a_dataset_whose_download_fails_is_one_line_and_its_repeat_takes_what_is_missing(
+    tmp_path: Path, hub_dataset: Path, content: str, said: str
+) -> None:
+    with serve(dataset=hub_dataset) as hub:
+        variables = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+        hub.content = content
+        (problem,) = fresh_process(OPENING, **variables)
+        assert problem.startswith("owner/data: the Hugging Face hub ")
+        assert said in problem
+        assert "put the files below --data-dir" in problem
+        hub.content, hub.requests = "whole", []
+        assert fresh_process(OPENING, **variables) == ["{'train': 70, 'validation': 14}"]
+        assert hub.downloads() in (["train.csv 0"], ["train.csv 0", "validation.csv 0"])
+        hub.requests = []
+        assert fresh_process(OPENING, **variables) == ["{'train': 70, 'validation': 14}"]
+        assert hub.requests == []
 
 
 @pytest.mark.slow

@@ -96,6 +96,15 @@ def test_a_killed_process_costs_its_trial_an_epoch_at_most_and_a_hung_one_is_giv
     assert "File" in log  # where the last one hung
 
 
+def test_a_process_that_is_killed_between_two_trials_costs_no_trial(context: TrialContext, tmp_path: Path) -> None:
+    """It dies as Ray makes it ready for its next trial, which Ray then gives up at once, and so does the next."""
+    studies = Studies(tmp_path / "study.log", [StudyPlan(study_key=StudyKey(2, "pkd"), quota=5, parameters=ALPHA)])
+    rows = search(context, studies, trainables.killed_when_done, run_dir=tmp_path)
+    assert [row["state"] for row in rows] == ["complete"] * 5
+    assert len(list(tmp_path.glob("*.killed"))) == 2
+    assert (tmp_path / "run.log").read_text().count("the trial is restarted") == 2
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Yields a folder on a file system of its own that is soon full."""
@@ -172,7 +181,7 @@ def test_a_trial_whose_process_died_too_often_stops_the_search_and_has_not_faile
     studies = Studies(tmp_path / "study.log", [StudyPlan(study_key=StudyKey(2, "pkd"), quota=1, parameters=ALPHA)])
     config = StudySearcher(studies).suggest("a")
     (tmp_path / "error.txt").write_text("Failure # 1\nTraceback\nActorDiedError: " + "it is dead " * 40 + "\n")
-    trial: Any = SimpleNamespace(config=config, error_file=str(tmp_path / "error.txt"))
+    trial: Any = SimpleNamespace(config=config, error_file=str(tmp_path / "error.txt"), num_failures=4)
     cleanup = TrialCleanup(studies, ArtifactStore(tmp_path))
     cleanup.on_step_end(1, [])
     cleanup.on_trial_error(1, [], trial)
