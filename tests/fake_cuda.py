@@ -173,6 +173,7 @@ def main(library: str, resident: bool, projection: bool) -> None:
 
     from made_up_trainings import PKD, TRAINING, made_up_student_data
 
+    from pkd_tune.config import Precision
     from pkd_tune.distillation import loop, student
     from pkd_tune.distillation.student import ModelPool
     from pkd_tune.distillation.train_step import Graphs, TrainStep
@@ -201,11 +202,13 @@ def main(library: str, resident: bool, projection: bool) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         data = made_up_student_data(torch.device("cuda:0"), dropout=0.1, teacher_width=24 if projection else 16)
         model_pool = ModelPool(graphs=Graphs(capture))
-        changes: list[dict[str, Any]] = [{}, {"beta": 0.0}, {"alpha": 0.0, "beta": 0.0}]
-        for change in changes:
-            for precision in ("bf16", "fp32"):
-                training = replace(TRAINING, precision=precision)
-                student.distill(data, replace(PKD, **change), training, evaluations.append, model_pool=model_pool)
+        trainings: list[tuple[Precision, dict[str, Any]]] = [
+            *(("bf16", change) for change in ({}, {"beta": 0.0}, {"alpha": 0.0, "beta": 0.0})),
+            ("fp32", {}),
+        ]
+        for precision, change in trainings:
+            training = replace(TRAINING, precision=precision, epochs=2)
+            student.distill(data, replace(PKD, **change), training, evaluations.append, model_pool=model_pool)
     print(json.dumps({"evaluations": len(evaluations), "seen": seen}))
 
 

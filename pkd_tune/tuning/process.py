@@ -27,6 +27,7 @@ def prepare_process() -> None:
     if os.path.expanduser("~") == "~":  # no HOME, and a user without an entry, as containers have
         os.environ["HOME"] = NO_HOME
     gc.set_threshold(100_000, 50, 50)
+    atexit.unregister(gc.freeze)  # once, however often a process is prepared
     atexit.register(gc.freeze)
 
 

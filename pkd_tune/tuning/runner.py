@@ -71,6 +71,11 @@ def run_search(
     callbacks: list[tune.Callback] = [] if quiet else [bar]
     # The journal records how trials end; Ray would print a traceback for each.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    services: list[tune.Callback] = []
+    if loggers:
+        from pkd_tune.tuning.services import service_callbacks  # imports these services
+
+        services = service_callbacks(loggers, run_dir)
     at_ctrl_c = signal.getsignal(signal.SIGINT)
     try:
         with _log_to(run_dir / RUN_LOG, show=verbose):
@@ -96,7 +101,7 @@ def run_search(
                         *callbacks,
                         TrialCleanup(studies, context.artifacts),
                         TensorBoardLogger(run_dir / RAY),
-                        *_service_callbacks(loggers, run_dir),
+                        *services,
                     ],
                     verbose=0,
                 ),
@@ -201,20 +206,6 @@ class TrialCleanup(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Returns no state: Ray pickles callbacks, but the journal is the only state."""
         return {}
-
-
-def _service_callbacks(names: Sequence[str], run_dir: Path) -> list[tune.Callback]:
-    """Returns Ray's callbacks that send results to experiment-tracking services."""
-    callbacks: list[tune.Callback] = []
-    if "wandb" in names:
-        from ray.air.integrations.wandb import WandbLoggerCallback
-
-        callbacks.append(WandbLoggerCallback(project="pkd_tune", group=run_dir.name))
-    if "mlflow" in names:
-        from ray.air.integrations.mlflow import MLflowLoggerCallback
-
-        callbacks.append(MLflowLoggerCallback(experiment_name=f"pkd_tune {run_dir.parent.name} {run_dir.name}"))
-    return callbacks
 
 
 class TqdmHandler(logging.Handler):

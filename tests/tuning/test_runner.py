@@ -149,6 +149,7 @@ def test_a_full_disk_stops_the_search_in_one_line_and_uses_up_no_trial(
     assert [row["state"] for row in rows] == ["complete"] * 3
 
 
+@pytest.mark.slow
 def test_a_trial_uses_the_cores_it_was_given_and_halves_a_batch_that_does_not_fit_once(
     context: TrialContext, tiny_space: Path, tmp_path: Path
 ) -> None:

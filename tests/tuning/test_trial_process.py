@@ -7,7 +7,7 @@ import sys
 import pytest
 
 HOLD_THE_LAST = """
-import sys, threading
+import sys, threading, torch
 from pathlib import Path
 from pkd_tune.tuning.trial_process import begin_trial
 kept = []
@@ -22,8 +22,8 @@ thread = threading.Thread(target=trial)
 thread.start()
 thread.join()
 after = own()
-begin_trial(threads=1)
-print(after - before, own() - before)
+begin_trial(threads=3)
+print(after - before, own() - before, torch.get_num_threads())
 """
 
 
@@ -31,6 +31,7 @@ print(after - before, own() - before)
 def test_memory_that_a_trial_freed_is_given_back_before_the_next() -> None:
     """Each trial has a thread of its own, and glibc a heap for each thread: freed memory would pile up there."""
     done = subprocess.run([sys.executable, "-c", HOLD_THE_LAST], capture_output=True, text=True, check=True)
-    held, held_by_the_next = map(int, done.stdout.split())
+    held, held_by_the_next, threads = map(int, done.stdout.split())
     assert held > 150_000
     assert held_by_the_next < 20_000
+    assert threads == 3
