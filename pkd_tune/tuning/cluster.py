@@ -55,9 +55,10 @@ RAY_ENVIRONMENT = {
 """Variables that Ray reads as it starts and as it runs trials: no progress tables, usage reports, changes of the
 working directory, or loggers of its own; the journal and `tensorboard` record every result."""
 
-TRIAL_ENVIRONMENT = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "600"}
+TRIAL_ENVIRONMENT = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "10"}
 """Variables of the processes of trials. On a busy machine a trial's thread may need more than the two seconds to end
-that Ray gives it; Ray then tells nobody that the next trial did not start, and the search would wait for that."""
+that Ray gives it; Ray then tells nobody that the next trial did not start, and the search would wait for that. A search
+that stops waits as long for trials that are between two evaluations."""
 
 SESSION_BYTES = 64 * 2**20
 """Least free space in the temporary folder: Ray's logs, and nothing large."""
