@@ -180,6 +180,7 @@ def _watched(session: Path) -> Iterator[None]:
         seen: set[int] = set()
         poll = select.poll()
         poll.register(at_end)
+        connected = False
         while True:
             dead, living = _needed_processes()
             for pid, kind in living.items():
@@ -187,8 +188,9 @@ def _watched(session: Path) -> Iterator[None]:
                     watched[descriptor] = kind
                     poll.register(descriptor)
                 seen.add(pid)
+            connected = connected or ray.is_initialized()
             ended = [watched[descriptor] for descriptor, _ in poll.poll(0 if dead else 1000 * WATCH_SECONDS)]
-            if "" in ended:
+            if "" in ended or (connected and not ray.is_initialized()):  # or something here has shut Ray down
                 break
             if ended := [*ended, *dead]:
                 line = f"stopped: Ray ended ({ended[0]} was killed, or died); no trial is lost, and the same command "
