@@ -1,6 +1,6 @@
 """The files of a run by name, and how any file or folder is written: atomically, so that no reader sees half of one.
 
-Standard library only: every room may import this module.
+Standard library only: every subpackage may import this module.
 """
 
 import errno

@@ -129,8 +129,8 @@ def short_of_memory(config: dict[str, Any], *, context: TrialContext) -> None:
 
 
 def waiting(config: dict[str, Any], *, context: TrialContext) -> None:
-    """Waits for the file `go`, and then takes an instant."""
-    while not (context.artifacts.folder / "go").exists():
+    """Waits for the file `go` beside the artifacts, which a search clears of what it does not know."""
+    while not (context.artifacts.folder.parent / "go").exists():
         time.sleep(0.1)
     instant(config, context=context)
 

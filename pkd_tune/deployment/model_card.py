@@ -68,6 +68,9 @@ def write_card(
     unused = unused_settings(
         student["method"], student["layers"], regression=task.regression, settings=student["settings"]
     )
+    corpus = (
+        f"a synthetic demo corpus in the format of {task.name}" if task.benchmark else f"the demo's task {task.name}"
+    )
     held = {measured["format"] for measured in formats} or {PYTORCH}
     card = _template().render(
         metadata=Markup(_metadata(student, task, demo=demo, onnx=held != {PYTORCH}, start=start).to_yaml() + "\n"),
@@ -75,7 +78,7 @@ def write_card(
         teacher=teacher,
         task=task,
         verdict=Markup(markdown([Text(verdict)])) if verdict else "",
-        data=f"a synthetic demo corpus in the format of {task.name}" if demo else task.title,
+        data=corpus if demo else task.title,
         scores=Markup(_table(["dev split, × 100", "this model", "teacher"], rows)),
         select_on=select_on,
         seed=seed,

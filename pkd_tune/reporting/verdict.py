@@ -72,9 +72,9 @@ def verdict_text(verdict: Verdict, name: str = "") -> str:
     called = name or code(student["folder"])
     limit = f"{number_text(verdict.tolerance)} {'point' if verdict.tolerance == 1 else 'points'}"
     if verdict.within:
-        return (
-            f"**Ship** {called}: {_facts(student, teacher)}. It is within {limit} of the teacher: {_interval(student)}."
-        )
+        better = student["against_teacher"]["low"] > 0
+        compared = "better than the teacher" if better else f"within {limit} of the teacher"
+        return f"**Ship** {called}: {_facts(student, teacher)}. It is {compared}: {_interval(student)}."
     nearest = f"{called} comes nearest: {_facts(student, teacher)}; {_interval(student)}."
     return f"**No student is shown to be within {limit} of the teacher.** {nearest[0].upper()}{nearest[1:]}"
 

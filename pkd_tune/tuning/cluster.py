@@ -55,9 +55,10 @@ RAY_ENVIRONMENT = {
 """Variables that Ray reads as it starts and as it runs trials: no progress tables, usage reports, changes of the
 working directory, or loggers of its own; the journal and `tensorboard` record every result."""
 
-TRIAL_ENVIRONMENT = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "600"}
+TRIAL_ENVIRONMENT = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "10"}
 """Variables of the processes of trials. On a busy machine a trial's thread may need more than the two seconds to end
-that Ray gives it; Ray then tells nobody that the next trial did not start, and the search would wait for that."""
+that Ray gives it; Ray then tells nobody that the next trial did not start, and the search would wait for that. A search
+that stops waits as long for trials that are between two evaluations."""
 
 SESSION_BYTES = 64 * 2**20
 """Least free space in the temporary folder: Ray's logs, and nothing large."""
@@ -179,6 +180,7 @@ def _watch_session(session: Path) -> Iterator[None]:
         seen: set[int] = set()
         poll = select.poll()
         poll.register(at_end)
+        connected = False
         while True:
             dead, living = _needed_processes()
             for pid, kind in living.items():
@@ -186,8 +188,9 @@ def _watch_session(session: Path) -> Iterator[None]:
                     watched[descriptor] = kind
                     poll.register(descriptor)
                 seen.add(pid)
+            connected = connected or ray.is_initialized()
             ended = [watched[descriptor] for descriptor, _ in poll.poll(0 if dead else 1000 * WATCH_SECONDS)]
-            if "" in ended:
+            if "" in ended or (connected and not ray.is_initialized()):  # or something here has shut Ray down
                 break
             if ended := [*ended, *dead]:
                 line = f"stopped: Ray ended ({ended[0]} was killed, or died); no trial is lost, and the same command "

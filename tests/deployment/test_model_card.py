@@ -178,6 +178,8 @@ def test_a_demo_does_not_pass_for_glue(tmp_path: Path) -> None:
     text = card(tmp_path, demo=True)
     assert "a synthetic demo corpus in the format of MRPC" in text
     assert "nyu-mll/glue" not in text
+    made_up = card(tmp_path, demo=True, task=replace(TASKS["MRPC"], name="tickets", benchmark=""))
+    assert "for the demo's task tickets" in made_up
 
 
 def test_the_model_that_it_was_cut_from_is_named_with_its_licence_where_they_are_known(tmp_path: Path) -> None:

@@ -80,6 +80,13 @@ def test_what_is_said_of_the_student_to_ship() -> None:
     assert verdict_text(verdict, "this student").startswith("**Ship** this student: 83.9")
 
 
+def test_a_student_above_the_teacher_is_not_called_near() -> None:
+    verdict = choose_student([student(3, 90.0, 2.8)], TEACHER, 1.0)
+    assert verdict is not None
+    interval = "the difference is 5.8, with a 95 % confidence interval for 2 students together from 2.8 to 8.8"
+    assert verdict_text(verdict).endswith(f"It is better than the teacher: {interval}.")
+
+
 def test_what_is_said_where_none_is_good_enough() -> None:
     verdict = choose_student([student(3, None, None)], TEACHER, 0.5)
     assert verdict is not None

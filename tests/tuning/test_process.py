@@ -36,7 +36,7 @@ def test_a_prepared_process_has_sleeping_threads_unless_the_user_says_otherwise(
     ]
 
 
-def test_importing_the_room_changes_no_environment_variable() -> None:
+def test_importing_the_module_changes_no_environment_variable() -> None:
     modules = [f"pkd_tune.tuning.{path.stem}" for path in sorted(ROOM.glob("*.py")) if path.stem != "__init__"]
     assert len(modules) > 10
     subprocess.run([sys.executable, "-c", IMPORT_ALL, "pkd_tune", *modules], check=True)

@@ -173,7 +173,7 @@ def test_trials_that_run_at_the_time_limit_are_stopped_and_continue(context: Tri
     assert {row["state"] for row in rows} == {"interrupted"}
     assert studies.is_out_of_time()
     assert studies.unfinished() == 2
-    (context.artifacts.folder / "go").touch()
+    (tmp_path / "go").touch()
     rows = search(context, Studies(tmp_path / "study.log", plan), trainables.waiting, run_dir=tmp_path)
     assert [(row["trial"], row["state"]) for row in rows] == [(0, "complete"), (1, "complete")]
 
