@@ -1,6 +1,7 @@
 """Checks of what a user gave, which report every mistake together rather than the first one."""
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +19,9 @@ T = TypeVar("T")
 STUDENT_FILES = {RESULT, WEIGHTS, "config.json", *TOKENIZER_FILES}
 """All files that `distill` may write into a student's folder."""
 
-LARGEST_WHOLE, LARGEST = 1_000_000, 1e9
-"""The largest numbers that flags take; more than 9e9 seconds no timer takes."""
-LARGEST_OF: dict[str, float] = {"--seeds": 1000}
+LARGEST, LARGEST_SECONDS = 1_000_000, 1e9
+"""The largest whole number, and the longest time: a timer takes no more than 9e9 seconds."""
+LARGEST_OF: dict[str, float] = {"--seeds": 1000, "--trial-timeout": LARGEST_SECONDS}
 """Of flags whose largest number is another; space files have the same."""
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -78,8 +79,10 @@ def _numbers(options: Any, flags: Sequence[str]) -> Iterator[tuple[str, float]]:
 
 
 def _check_not_larger(flag: str, number: float, problems: Problems) -> None:
-    largest = LARGEST_OF.get(flag, LARGEST_WHOLE if isinstance(number, int) else LARGEST)
-    if number > largest:
+    largest = LARGEST_OF.get(flag, LARGEST if isinstance(number, int) else math.inf)
+    if number == math.inf:
+        problems.add(f"{flag} must be finite, but got {number}")
+    elif number > largest:
         problems.add(f"{flag} must be at most {largest:.0f}, but got {number}")
 
 

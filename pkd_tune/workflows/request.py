@@ -16,7 +16,7 @@ from pkd_tune.tuning.resources import Resources, choose_resources
 from pkd_tune.tuning.space import Choice, Parameter, Parameters, Value, inits
 from pkd_tune.tuning.space_file import Space, find_space, load_space
 from pkd_tune.workflows.checks import (
-    LARGEST,
+    LARGEST_SECONDS,
     Problems,
     check_not_negative,
     check_onnx,
@@ -198,13 +198,13 @@ def seconds_of(time: str | float | None) -> float | None:
     """Returns the seconds of a time such as `90s`, `30m`, `1.5h` or `2d`; a number alone has seconds.
 
     Raises:
-        UserError: When it is none, not above 0, or above `LARGEST` seconds.
+        UserError: When it is none, not above 0, or above `LARGEST_SECONDS`.
     """
     if time is None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(time).strip())
     seconds = 0.0 if found is None else float(found[1]) * SECONDS[found[2]]
-    if not 0 < seconds <= LARGEST:
+    if not 0 < seconds <= LARGEST_SECONDS:
         raise UserError(f"--time-limit {time}: give a time above 0, such as 30m, 2h or 90s")
     return seconds
 
