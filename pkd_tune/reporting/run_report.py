@@ -84,7 +84,7 @@ def results(run: Run) -> list[Element]:
     """Returns the elements of the first half of the report."""
     elements: list[Element] = [Heading(literal(_title(run)), 1)]
     if run.demo:
-        elements.append(Text("**The data is a synthetic demo corpus, not GLUE.**"))
+        elements.append(Text("**The data is a synthetic demo corpus, not real data.**"))
     if run.verdict:
         elements.append(Text(verdict_text(run.verdict)))
         if gain := distillation_text(run.verdict.student, run.students):
