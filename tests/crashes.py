@@ -165,7 +165,7 @@ def kill_once(search: Search, phase: str, victim: str, rng: random.Random) -> No
 def check_survivors(search: Search) -> None:
     """Checks that no process is left of a search that was killed, and no ended trial is gone or has changed."""
     left = own_processes(search.home)
-    _, alive = psutil.wait_procs(left, timeout=60)
+    _, alive = psutil.wait_procs(left, timeout=200)  # agents of a dead raylet try for 90 s to reach a dead GCS
     names = [process.name() for process in alive if process.is_running()]
     for process in alive:
         process.kill()
