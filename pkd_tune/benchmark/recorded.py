@@ -19,13 +19,14 @@ from optuna.trial import TrialState
 
 from pkd_tune.config import Method, UserError
 from pkd_tune.files import JOURNAL, RUN, read_json, write_file
+from pkd_tune.reporting.run import fixed_value
 from pkd_tune.tuning.journal import check_journal, evaluations
 from pkd_tune.tuning.space import LEFT_OUT, Settings
 
 SEEDS = 2
 """Recorded training runs of each setting: a policy sees those of one seed, its choice is scored with the other."""
 
-METHODS: tuple[Method, ...] = ("pkd", "kd")
+RECORDED: tuple[Method, ...] = ("pkd", "kd")
 """Methods of which settings are recorded."""
 
 _MADE_BY = "pkd_tune"
@@ -151,7 +152,7 @@ def write_table(sources: Sequence[Path], to: Path) -> str:
     """
     frames = [_read(source) if source.is_file() else _of_run(source) for source in sources]
     names = " and ".join(map(str, sources))
-    if len({repr(frame.attrs[_MADE_BY]) for frame in frames}) > 1:
+    if len({repr(frame.attrs.get(_MADE_BY)) for frame in frames}) > 1:
         raise UserError(f"{names}: give runs of one task and one training, with other seeds")
     everything = pd.concat([frame.astype(object) for frame in frames], ignore_index=True).infer_objects()
     if everything.empty:
@@ -159,11 +160,11 @@ def write_table(sources: Sequence[Path], to: Path) -> str:
     parameters = sorted({*everything.columns} - {*_BESIDE})
     key = ["depth", "method", *parameters, "seed", "evaluation"]
     table = everything[[*key, "epoch", "score", "degenerate"]].drop_duplicates(key).sort_values(key, ignore_index=True)
-    table.attrs = {_MADE_BY: frames[0].attrs[_MADE_BY]}
+    table.attrs = {_MADE_BY: frames[0].attrs.get(_MADE_BY)}
     write_file(to, lambda path: table.to_parquet(path, index=False, compression="zstd"))
     lines = []
     for read in read_tables(to):
-        of_method = {method: len(read.of(method)) for method in ("pkd", "kd")}
+        of_method = {method: len(read.of(method)) for method in RECORDED}
         counted = ", ".join(f"{count} settings of {method}" for method, count in of_method.items() if count)
         missing = sum(read.missing(method) for method, count in of_method.items() if count)
         lines.append(f"{read.name}: {counted}" + (f"; {missing} of the grid are missing" if missing else ""))
@@ -182,7 +183,6 @@ def _read(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: not a recorded table ({error}); make one with --record") from error
     if missing := sorted({*_BESIDE} - {*frame.columns}):
         raise UserError(f"{path}: not a recorded table, it lacks {', '.join(missing)}")
-    frame.attrs.setdefault(_MADE_BY, {})
     return frame
 
 
@@ -198,9 +198,9 @@ def _of_run(run: Path) -> pd.DataFrame:
     check_journal(run / JOURNAL)
     storage = JournalStorage(JournalFileBackend(str(run / JOURNAL)))
     names = {summary.study_name for summary in optuna.get_all_study_summaries(storage)}
-    fixed = {name: spec["values"][0] for name, spec in record["space"].items() if len(spec.get("values", ())) == 1}
+    fixed = {name: value for name, spec in record["space"].items() if (value := fixed_value(spec)) is not None}
     rows = []
-    for depth, method in itertools.product(search["depths"], METHODS):
+    for depth, method in itertools.product(search["depths"], RECORDED):
         if (name := f"{depth}-layer-{method}") not in names:
             continue
         own = {name: value for name, value in fixed.items() if name not in LEFT_OUT[method]}

@@ -13,8 +13,7 @@ from pkd_tune.reporting.formatting import plural, spread_text
 from pkd_tune.reporting.methods import METHOD_INFO
 from pkd_tune.reporting.ranges import range_notes
 from pkd_tune.reporting.run import read_run, verdict_of
-from pkd_tune.reporting.run_report import is_at_baseline
-from pkd_tune.reporting.verdict import score_of, verdict_text
+from pkd_tune.reporting.verdict import is_at_baseline, score_of, verdict_text
 from pkd_tune.workflows.finished_run import SearchRun
 
 MAX_STUDENTS = 6

@@ -111,7 +111,7 @@ def _read_csv(path: Path, wanted: Sequence[str], delimiter: str) -> Table:
                 rows.append(cells)
             first = reader.line_num + 1
     except csv.Error as error:
-        problems.append(f"{path}:{first}: this line starts a row that is not valid {kind}: {error}")
+        problems.append(f"{path}:{first}: the row that begins on this line is not valid {kind}: {error}")
     if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1 and name in wanted]:
         problems.append(f"{path}:1: the header has the column {repeated[0]!r} twice")
     if problems:

@@ -9,6 +9,7 @@ import pandas as pd
 from pkd_tune.reporting.formatting import listed, number_text, plural
 from pkd_tune.reporting.methods import is_regression, student_title, unused_settings
 from pkd_tune.reporting.run import Run
+from pkd_tune.reporting.verdict import is_at_baseline
 
 End = Literal["lower", "upper"]
 
@@ -71,9 +72,14 @@ def _learning(run: Run, depth: int) -> tuple[pd.DataFrame, pd.Series]:
 
 
 def _at_ends(run: Run, told: set[tuple[str, End]]) -> Iterator[str]:
-    """Yields the ends of ranges at which best values lie, but for those that were told of before."""
+    """Yields the ends of ranges at which best values lie, but for those that were told of before.
+
+    Where a student does not beat the constant baseline, its values are the best of none.
+    """
     found: dict[tuple[str, End], list[str]] = {}
     for student in run.students:
+        if run.teacher is not None and is_at_baseline(student, run.teacher):
+            continue
         unused = unused_settings(student["method"], student["layers"], regression=is_regression(student["metrics"]))
         for name, value in student["settings"].items():
             spec = run.record["space"].get(name, {})

@@ -1,6 +1,5 @@
 """The report of a run: its first half, with scores, costs and significance, and the files it is written to."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +25,7 @@ from pkd_tune.reporting.published_scores import PUBLISHED_NOTE, compares, publis
 from pkd_tune.reporting.ranges import range_notes
 from pkd_tune.reporting.run import ENDED, Run, fixed_value, read_run
 from pkd_tune.reporting.run_details import run_details
-from pkd_tune.reporting.verdict import distillation_text, tuning_text, verdict_text
-
-CORRELATIONS = {"matthews", "pearson", "spearman"}
-"""Metrics whose score is 0 for predictions that are independent of the labels."""
+from pkd_tune.reporting.verdict import distillation_text, is_at_baseline, tuning_text, verdict_text
 
 _UNFINISHED = (
     "**This search has not ended.** It is still running or was stopped; the same command continues it. Scores and "
@@ -104,24 +100,6 @@ def results(run: Run) -> list[Element]:
     if compares(run):
         elements += [Heading("Published scores of BERT-base"), published_table(run), Text(PUBLISHED_NOTE)]
     return [*elements, Heading("Notes"), Bullets(list(_notes(run, run.teacher)))]
-
-
-def is_at_baseline(student: dict[str, Any], teacher: dict[str, Any]) -> bool:
-    """Returns whether a student's dev score is indistinguishable from that of a constant prediction.
-
-    The score is compared with the baseline (the most frequent class, or the mean label) plus a margin. The margin is
-    0.05 points, which is rounding: a model that predicts one class scores the baseline exactly. A correlation also
-    differs from 0 by chance: under independence the standard error of a correlation over N examples is about 1 / √N, so
-    where the first metric is a correlation the margin is 100 / √N points.
-
-    Args:
-        student: Student of summary.json.
-        teacher: Teacher of summary.json; has the baseline, and the number of dev examples N.
-    """
-    metrics = student["metrics"]
-    correlation = next(iter(metrics)) in CORRELATIONS
-    margin = 100 / math.sqrt(teacher["examples"]) if correlation else 0.05
-    return bool(metrics["score"] <= teacher["majority"]["score"] + margin)
 
 
 def _title(run: Run) -> str:

@@ -1,5 +1,6 @@
 """The verdict of a search: which student to ship, and how sure it is."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,10 @@ DEFAULT_TOLERANCE = 1.0
 
 FORMAT_TITLES = {"onnx": "ONNX", "int8": "ONNX int8"}
 """Formats whose speed the verdict states beside PyTorch's."""
+
+
+CORRELATIONS = {"matthews", "pearson", "spearman"}
+"""Metrics whose score is 0 for predictions that are independent of the labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +159,21 @@ def _interval(student: dict[str, Any]) -> str:
         f"the difference is {signed(against['difference'])}, with a 95 % confidence interval{together} from "
         f"{signed(against['low'])} to {signed(against['high'])}"
     )
+
+
+def is_at_baseline(student: dict[str, Any], teacher: dict[str, Any]) -> bool:
+    """Returns whether a student's dev score is indistinguishable from that of a constant prediction.
+
+    The score is compared with the baseline (the most frequent class, or the mean label) plus a margin. The margin is
+    0.05 points, which is rounding: a model that predicts one class scores the baseline exactly. A correlation also
+    differs from 0 by chance: under independence the standard error of a correlation over N examples is about 1 / √N, so
+    where the first metric is a correlation the margin is 100 / √N points.
+
+    Args:
+        student: Student of summary.json.
+        teacher: Teacher of summary.json; has the baseline, and the number of dev examples N.
+    """
+    metrics = student["metrics"]
+    correlation = next(iter(metrics)) in CORRELATIONS
+    margin = 100 / math.sqrt(teacher["examples"]) if correlation else 0.05
+    return bool(metrics["score"] <= teacher["majority"]["score"] + margin)

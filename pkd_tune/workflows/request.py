@@ -204,8 +204,10 @@ def seconds_of(time: str | float | None) -> float | None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(time).strip())
     seconds = 0.0 if found is None else float(found[1]) * SECONDS[found[2]]
-    if not 0 < seconds <= LARGEST_SECONDS:
+    if not seconds > 0:
         raise UserError(f"--time-limit {time}: give a time above 0, such as 30m, 2h or 90s")
+    if seconds > LARGEST_SECONDS:
+        raise UserError(f"--time-limit {time}: give at most {LARGEST_SECONDS / SECONDS['d']:.0f}d, or leave it out")
     return seconds
 
 

@@ -34,7 +34,7 @@ def test_all_formats_have_the_same_cells(tmp_path: Path) -> None:
         (
             "t.csv",
             b'text,label\na,b\n"c,d\n',
-            ":3: this line starts a row that is not valid CSV: unexpected end of data",
+            ":3: the row that begins on this line is not valid CSV: unexpected end of data",
         ),
         ("t.csv", b"text,label\na,b\nc,d,e\n", ":3: 3 columns, but the header has 2"),
         ("t.csv", b"text,text\na,b\n", ":1: the header has the column 'text' twice"),

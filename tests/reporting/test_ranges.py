@@ -103,3 +103,13 @@ def test_what_is_proposed_can_be_searched(recorded: Run) -> None:
     for name, value in {"alpha": 0.2, "beta": 1.0, "temperature": 2.0, "learning_rate": 3e-4}.items():
         (note,) = range_notes(best_with(recorded, **{name: value}))
         load_space(find_space("default"), [note.split('--set "')[1].split('"`')[0]])
+
+
+def test_nothing_is_said_of_the_settings_of_a_student_at_the_baseline(recorded: Run) -> None:
+    at_the_end = best_with(recorded, learning_rate=2e-5)
+    space = {**recorded.record["space"], "learning_rate": {"low": 2e-5, "high": 1e-3, "log": True, "int": False}}
+    at_the_end = replace(at_the_end, record={**recorded.record, "space": space})
+    assert len(range_notes(at_the_end)) == 1
+    assert recorded.teacher is not None
+    (student,) = at_the_end.students
+    assert range_notes(replace(at_the_end, students=[{**student, "metrics": recorded.teacher["majority"]}])) == []

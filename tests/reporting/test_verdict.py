@@ -11,7 +11,7 @@ from pkd_tune.data.glue import TASKS
 from pkd_tune.data.significance import half_width, resampled_scores
 from pkd_tune.files import read_json
 from pkd_tune.reporting.run import read_run
-from pkd_tune.reporting.verdict import choose_student, verdict_text
+from pkd_tune.reporting.verdict import choose_student, is_at_baseline, verdict_text
 
 TEACHER: dict[str, Any] = {"metrics": {"score": 84.2}, "parameters": 100, "latency_ms": 10.0}
 
@@ -128,3 +128,18 @@ def test_two_equal_students_are_falsely_chosen_in_at_most_5_percent_of_runs(betw
         verdict = choose_student(students, TEACHER, tolerance)
         false += verdict is not None and verdict.within
     assert false <= 0.05 * runs
+
+
+@pytest.mark.parametrize(
+    ("metrics", "points", "expected"),
+    [
+        ({"f1": 81.2, "accuracy": 68.4}, 0.04, True),
+        ({"f1": 81.2, "accuracy": 68.4}, 0.06, False),
+        ({"matthews": 0.0}, 3.0, True),  # 100 / sqrt(1000) is 3.2
+        ({"matthews": 0.0}, 3.3, False),
+        ({"pearson": 0.0, "spearman": 0.0}, 3.0, True),
+    ],
+)
+def test_a_margin_separates_learning_from_chance(metrics: dict[str, float], points: float, expected: bool) -> None:
+    teacher = {"examples": 1000, "majority": {**metrics, "score": 0.0}}
+    assert is_at_baseline({"metrics": {**metrics, "score": points}}, teacher) == expected
