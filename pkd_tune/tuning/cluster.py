@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import secrets
-import select
 import shutil
 import signal
 import socket
@@ -36,6 +35,7 @@ from pkd_tune.config import UserError
 from pkd_tune.tuning.artifacts import REMEDY, ArtifactStore
 from pkd_tune.tuning.process import environment
 from pkd_tune.tuning.resources import Resources, resolve_resources
+from pkd_tune.tuning.session_watch import watch_session
 from pkd_tune.tuning.temporary import temporary_folder
 
 log = logging.getLogger(__name__)
@@ -62,10 +62,6 @@ that stops waits as long for trials that are between two evaluations."""
 
 SESSION_BYTES = 64 * 2**20
 """Least free space in the temporary folder: Ray's logs, and nothing large."""
-WATCH_SECONDS = 0.5
-"""How often it is looked which processes Ray has."""
-_NEEDED = (ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAYLET)
-
 CONNECT_SECONDS = 3
 """How long a cluster has to accept a connection, and then to greet."""
 JOIN_SECONDS = 20
@@ -108,7 +104,7 @@ def local_cluster(resources: Resources, log_file: Path, *, dashboard: bool = Fal
             stack.enter_context(_variables({"TORCHINDUCTOR_CACHE_DIR": str(session / "torch")}))
             stack.enter_context(_random_token())
             stack.callback(ray.shutdown)
-            stack.enter_context(_watch_session(session))
+            stack.enter_context(watch_session(session))
             with _stderr_to(log_file), _own_sigterm(), _on_loopback():
                 # Trials are offline: this process has asked the hub for all they need.
                 context = ray.init(
@@ -160,85 +156,6 @@ def session_parent() -> Path:
             "there, or set TMPDIR to another folder"
         )
     return Path(parent)
-
-
-@contextmanager
-def _watch_session(session: Path) -> Iterator[None]:
-    """Ends this process with one line when Ray's own processes end while the block runs.
-
-    Ray would end it as soon as it uses their connection, without a word, or keep trying to reach them for a minute. The
-    journal has every trial, so nothing is lost.
-
-    Args:
-        session: Folder of the session, which is removed.
-    """
-    at_end, over = os.pipe()
-    terminal = os.dup(2)
-
-    def watch() -> None:
-        watched: dict[int, str] = {at_end: ""}
-        seen: set[int] = set()
-        poll = select.poll()
-        poll.register(at_end)
-        connected = False
-        while True:
-            dead, living = _needed_processes()
-            for pid, kind in living.items():
-                if pid not in seen and (descriptor := _exit_of(pid)) is not None:
-                    watched[descriptor] = kind
-                    poll.register(descriptor)
-                seen.add(pid)
-            connected = connected or ray.is_initialized()
-            ended = [watched[descriptor] for descriptor, _ in poll.poll(0 if dead else 1000 * WATCH_SECONDS)]
-            if "" in ended or (connected and not ray.is_initialized()):  # or something here has shut Ray down
-                break
-            if ended := [*ended, *dead]:
-                line = f"stopped: Ray ended ({ended[0]} was killed, or died); no trial is lost, and the same command "
-                os.write(terminal, f"{line}continues\n".encode())
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Ray's core has messages of its own
-                ray_worker._global_node.kill_all_processes(check_alive=False, allow_graceful=False)
-                shutil.rmtree(session, ignore_errors=True)
-                os._exit(1)
-        for descriptor in watched:
-            os.close(descriptor)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        os.close(over)
-        thread.join()
-        os.close(terminal)
-
-
-def _needed_processes() -> tuple[list[str], dict[int, str]]:
-    """Returns the processes without which the Ray that this process has started ends: which of them have ended, and the
-    ids of those that live.
-
-    The raylet ends with its agents, which are children of it.
-    """
-    node = ray_worker._global_node
-    if node is None:  # Ray has not begun to start
-        return [], {}
-    dead = [kind for kind, _ in node.dead_processes() if kind in _NEEDED]
-    living = {process.pid: kind for kind, process in node.live_processes() if kind in _NEEDED}
-    for pid in [pid for pid, kind in living.items() if kind == ray_constants.PROCESS_TYPE_RAYLET]:
-        try:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            titles = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
-        except OSError:
-            continue  # one of them has just ended, or there is no such file on this system
-        living |= {child: "an agent" for child, title in titles.items() if re.match(rb"ray::\w*Agent", title)}
-    return dead, living
-
-
-def _exit_of(pid: int) -> int | None:
-    """Returns a descriptor that can be read as soon as a process has ended; None where the system has none."""
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):  # it has just ended, or this is another system, or an old one
-        return None
 
 
 @contextmanager

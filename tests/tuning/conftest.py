@@ -1,3 +1,5 @@
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,10 @@ def context(data: DataConfig, tiny_space: Path, tmp_path: Path) -> TrialContext:
     return TrialContext(
         search=search, teacher=teacher, resources=ONE, artifacts=ArtifactStore(tmp_path / "checkpoints")
     )
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Yields a folder whose path leaves room for sockets below it, as pytest's own may not."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)

@@ -8,10 +8,9 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -57,13 +56,6 @@ def test_our_ray_listens_on_loopback_only_and_leaves_sigterm_alone(
                 pass
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    """Yields a folder whose path leaves room for sockets below it, as pytest's own may not."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        yield Path(folder)
 
 
 def test_the_session_is_private_and_gone_at_the_end_and_so_are_rays_variables(
@@ -126,41 +118,6 @@ def test_every_start_has_a_token_of_its_own_that_no_file_holds(tmp_path: Path, m
     assert os.environ[cluster.AUTH_TOKEN] == "the user's, for a cluster of theirs"
     assert cluster.AUTH_MODE not in os.environ
     assert not (tmp_path / ".ray" / "auth_token").exists()
-
-
-ENDING = """
-import os, sys, psutil, ray
-from pathlib import Path
-from pkd_tune.tuning import cluster
-from pkd_tune.tuning.resources import Resources
-with cluster.local_cluster(Resources(), Path(sys.argv[1], "log")):
-    kept = ray.put(bytes(2**20))
-    while True:
-        children = psutil.Process().children(recursive=True)
-        titles = {child: child.name() + " ".join(child.cmdline()) for child in children}
-        if any("ray::DashboardAgent" in title for title in titles.values()):
-            break
-    next(child for child, title in titles.items() if title.startswith(sys.argv[2])).kill()
-    sys.stdin.read()
-"""
-"""Starts Ray, keeps something there, as a search does, and kills a process of it."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("title", "called"), [("gcs_server", "gcs_server"), ("raylet", "raylet"), ("ray::D", "an agent")]
-)
-def test_without_its_ray_a_process_ends_with_one_line(short_folder: Path, title: str, called: str) -> None:
-    """Ray would end it without a word, or keep trying to reach what is gone."""
-    done = subprocess.Popen(
-        [sys.executable, "-c", ENDING, str(short_folder), title],
-        env={**os.environ, "RAY_TMPDIR": str(short_folder)},
-        stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert done.wait(timeout=200) == 1
-    assert done.stderr is not None
-    line = f"stopped: Ray ended ({called} was killed, or died); no trial is lost, and the same command continues"
-    assert line in done.stderr.read().splitlines()
 
 
 @pytest.mark.slow
