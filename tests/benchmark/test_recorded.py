@@ -85,6 +85,20 @@ def test_a_table_grows_by_other_parts_of_its_grid(tmp_path: Path) -> None:
     assert read_tables(table) == read_tables(tmp_path / "whole" / "demo.parquet")
 
 
+def test_what_a_method_does_not_use_is_no_setting_of_it(tmp_path: Path) -> None:
+    """KD has no beta, also where each part of the grid has another one for PKD."""
+    runs = [
+        write_run(tmp_path / f"{beta}-{seed}", seed, grid={**GRID, "beta": Choice((beta,))})
+        for beta in (1.0, 10.0)
+        for seed in (1, 2)
+    ]
+    write_table([*runs, runs[0]], tmp_path / "demo.parquet")  # a run that is named twice counts once
+    (read,) = read_tables(tmp_path / "demo.parquet")
+    assert (len(read.of("pkd")), len(read.of("kd"))) == (16, 4)
+    assert (read.values("pkd")["beta"], "beta" in read.values("kd")) == ((1.0, 10.0), False)
+    assert {len(training.scores) for recording in read.recordings for training in recording.trainings} == {2}
+
+
 def test_another_file_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("no")
     with pytest.raises(UserError, match="not a recorded table"):

@@ -67,15 +67,17 @@ def test_the_session_is_private_and_gone_at_the_end_and_so_are_rays_variables(
         monkeypatch.delenv(name, raising=False)
 
     @ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
-    def seen() -> tuple[str | None, Path]:
-        return os.environ.get("OMP_WAIT_POLICY"), cluster.node_folder()
+    def seen() -> tuple[dict[str, str], Path]:
+        return dict(os.environ), cluster.node_folder()
 
     with cluster.local_cluster(Resources(), tmp_path / "log"):
-        policy, folder = ray.get(seen.remote())
+        variables, folder = ray.get(seen.remote())
         (session,) = short_folder.iterdir()
         assert stat.S_IMODE(session.stat().st_mode) == 0o700
         assert folder.is_relative_to(session)
-        assert policy == "PASSIVE"
+        assert variables["OMP_WAIT_POLICY"] == "PASSIVE"
+        assert variables.items() >= cluster.TRIAL_ENVIRONMENT.items()
+        assert variables["HF_HUB_OFFLINE"] == "1"
         assert re.fullmatch(r"[0-9a-f]{64}", os.environ[cluster.AUTH_TOKEN])
         assert cluster.RAY_ENVIRONMENT.items() <= os.environ.items()
     assert list(short_folder.iterdir()) == []
