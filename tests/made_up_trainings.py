@@ -7,20 +7,28 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from pkd_tune.config import DistillConfig, TrainingConfig
 from pkd_tune.data.glue import TASKS
-from pkd_tune.data.tokens import Split
+from pkd_tune.data.tokens import Split, used_tokens
 from pkd_tune.distillation.batch_source import BatchSource, make_resident
+from pkd_tune.distillation.checkpoint import Checkpoint
 from pkd_tune.distillation.loop import Evaluation, FitResult
 from pkd_tune.distillation.student import ModelPool, StudentData, distill
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
 from pkd_tune.distillation.train_step import Graphs, TrainStep
 
 CPU = torch.device("cpu")
-SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+SHAPE = {"vocab_size": 60, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 PKD = DistillConfig(student_layers=2, alpha=0.5, beta=20.0, temperature=5.0, strategy="skip", normalize=True)
 TRAINING = TrainingConfig(epochs=3, batch_size=4, learning_rate=2e-3, evaluations_per_epoch=2, precision="fp32")
 N, LAYERS = 27, 4  # seven batches an epoch, the last of three
 
 Trained = tuple[list[Evaluation], dict[str, torch.Tensor]]
+
+
+class EveryEpoch(Checkpoint):
+    """Is written at the end of every epoch, however little time that took."""
+
+    def is_due(self, size: int) -> bool:
+        return True
 
 
 def made_up_split(name: str = "train", n: int = N) -> Split:
@@ -43,13 +51,16 @@ def made_up_outputs(n: int, width: int) -> TeacherOutputs:
 
 
 def made_up_student_data(device: torch.device = CPU, dropout: float = 0.0, teacher_width: int = 16) -> StudentData:
+    """Returns the data of students that train the embeddings of the used tokens, which is all but eleven of 60."""
     torch.manual_seed(0)
     drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     config = BertConfig(**SHAPE, num_hidden_layers=3, max_position_embeddings=40, initializer_range=0.2, **drop)
     start, dev = BertForSequenceClassification(config).to(device), {"dev": made_up_split("dev", 5)}
+    train = made_up_split()
     return StudentData(
         task=TASKS["MRPC"],
-        train=made_up_split(),
+        train=train,
+        tokens=used_tokens([train, *dev.values()]),
         dev=dev,
         official_dev=dev,
         start=lambda init: start,
@@ -78,7 +89,7 @@ def capturing_pool(student_data: StudentData, depth: int, graphs: Graphs, *, res
     student = BertForSequenceClassification(config).to(student_data.device)
     narrow = student_data.teacher_train.cls_NLH.shape[2] != SHAPE["hidden_size"]
     projection = torch.nn.Linear(SHAPE["hidden_size"], student_data.teacher_train.cls_NLH.shape[2]) if narrow else None
-    model_pool.train_steps[depth, narrow] = TrainStep(student, projection, graphs=graphs)
+    model_pool.train_steps[depth, narrow] = TrainStep(student, projection, tokens=student_data.tokens, graphs=graphs)
     model_pool.sources[student_data.train.key] = made_up_source(student_data, resident=resident)
     return model_pool
 

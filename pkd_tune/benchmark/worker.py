@@ -26,7 +26,7 @@ from pkd_tune.benchmark.interleaving import Workload
 from pkd_tune.config import DistillConfig, TrainingConfig
 from pkd_tune.data.batches import collate
 from pkd_tune.data.glue import glue_task
-from pkd_tune.data.tokens import Split
+from pkd_tune.data.tokens import Split, used_tokens
 from pkd_tune.distillation.batch_source import open_source
 from pkd_tune.distillation.checkpoint import write_tensors
 from pkd_tune.distillation.inference import TeacherSimilarity, evaluate
@@ -59,6 +59,8 @@ PECULIAR: dict[str, dict[str, Any]] = {
 
 TASK = glue_task("MRPC")
 LEARNING_RATE = 1e-5
+CORPUS_TOKENS = 100_000
+"""Size of the training split of which the examples are a part, about CoLA's: how many tokens occur depends on it."""
 PEAK_SECONDS = 0.5
 PEAK_SIZES = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the matrices whose products are the machine's peak."""
@@ -129,7 +131,7 @@ def train(student_data: StudentData, workload: Workload, config: TrainingConfig,
         return
     model = cut_to_layers(student_data.start("pretrained"), range(1, workload.depth + 1)).to(student_data.device)
 
-    train_step = TrainStep(model, graphs=stream_graphs(model.device))
+    train_step = TrainStep(model, tokens=student_data.tokens, graphs=stream_graphs(model.device))
     fit(train_step, Loss(), open_source(student_data.train, model), student_data.dev, TASK, config, report)
 
 
@@ -213,17 +215,19 @@ def synthetic_split(name: str, workload: Workload, lengths: list[int]) -> Split:
 def synthetic_student_data(workload: Workload) -> StudentData:
     """Returns student data with random initial weights, and random outputs of a teacher twice as deep."""
     lengths = workload.lengths[:1] if workload.kind == "overheads" else workload.lengths
-    dev = {"dev": synthetic_split("dev", workload, workload.lengths[:1])}
+    train, dev = synthetic_split("train", workload, lengths), {"dev": synthetic_split("dev", workload, lengths[:1])}
+    corpus = synthetic_split("corpus", workload, [CORPUS_TOKENS])
     start = random_model(workload, attention=FAMILIES[workload.family].attention)
     return StudentData(
         task=TASK,
-        train=synthetic_split("train", workload, lengths),
+        train=train,
         dev=dev,
         official_dev=dev,
         start=lambda init: start,
         teacher_train=_synthetic_outputs(workload, len(lengths)),
         teacher_dev={"dev": _synthetic_outputs(workload, 1)},
         device=torch.device(workload.device),
+        tokens=used_tokens([corpus, train, dev["dev"]]),
     )
 
 

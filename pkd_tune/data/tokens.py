@@ -6,7 +6,7 @@ Shapes: N examples of a split, T tokens of all its examples together.
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -46,6 +46,8 @@ SHORTEST = 8
 """Minimum for the maximum length in tokens, so that truncation leaves something of two sentences."""
 
 _CHUNK = 10_000  # examples tokenised at a time: as Python lists, tokens take ten times the memory of arrays
+
+_CHUNK_TOKENS = 1_000_000  # looked at at a time: as indices, token ids take twice their memory
 
 # large_list has 64-bit offsets, as `Split` does; the 32-bit offsets of a list would have to be copied.
 _FIELDS = (
@@ -88,6 +90,18 @@ class Split:
     def lengths(self) -> npt.NDArray[np.int64]:
         """Number of tokens of each example, shape (N,)."""
         return np.diff(self.offsets)
+
+
+def used_tokens(splits: Iterable[Split]) -> npt.NDArray[np.int64]:
+    """Returns the ids of all tokens that occur in any of some splits, ascending."""
+    used_V = np.zeros(0, dtype=bool)
+    for split in splits:
+        for start in range(0, len(split.input_ids), _CHUNK_TOKENS):
+            part = split.input_ids[start : start + _CHUNK_TOKENS]
+            if (missing := int(part.max()) + 1 - len(used_V)) > 0:
+                used_V = np.pad(used_V, (0, missing))
+            used_V[part] = True
+    return np.flatnonzero(used_V)
 
 
 def take(split: Split, name: str, example_ids_M: npt.NDArray[np.int64]) -> Split:

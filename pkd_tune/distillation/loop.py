@@ -100,7 +100,8 @@ def fit(
     are all later ones: the effective batch size stays.
 
     Args:
-        train_step: The model to train, possibly kept from an earlier training.
+        train_step: The model to train, possibly kept from an earlier training; if of some tokens, then of all in
+            `source` and `dev`.
         loss: What is minimised.
         source: Of the training split, with teacher outputs where the loss needs them.
         dev: The splits by name, with labels, that are scored `evaluations_per_epoch` times an epoch.
@@ -126,7 +127,7 @@ def fit(
     best: Evaluation | None = None
     best_weights: dict[str, Tensor] = {}
     steps_since = done = 0
-    with side_stream(device):
+    with side_stream(device), train_step.used_tokens():
         train_step.begin(config, loss, source)
         found = checkpoint.load(_tensors(train_step, model.state_dict())) if checkpoint is not None else None
         if found is not None:
@@ -184,8 +185,10 @@ def fit(
                     assert best is not None
                     facts = {"done": done, "best": asdict(best), "rng": rng.bit_generator.state}
                     _write(checkpoint, {**tensors, **generator_states(device)}, facts)
-    assert best is not None
-    model.load_state_dict(best_weights)
+        assert best is not None
+        model.load_state_dict(best_weights)
+    steps = evaluate_after[best.number - 1]
+    train_step.decay_unused_tokens(_total_weight_decay(config, steps, total_steps))
     return FitResult(best=best, last=evaluation)
 
 
@@ -199,6 +202,12 @@ def schedule(step: int, total_steps: int, warmup_fraction: float) -> float:
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return (total_steps - step) / (total_steps - warmup_steps)
+
+
+def _total_weight_decay(config: TrainingConfig, steps: int, total_steps: int) -> float:
+    """Returns what AdamW's weight decay multiplies a weight with in some steps, where it has no gradient in any."""
+    rates = (config.learning_rate * schedule(step, total_steps, config.warmup_fraction) for step in range(steps))
+    return math.prod(1 - rate * config.weight_decay for rate in rates)
 
 
 def _evaluation_steps(config: TrainingConfig, steps_per_epoch: int) -> list[int]:

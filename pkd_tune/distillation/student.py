@@ -8,12 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from pkd_tune.config import DataConfig, DistillConfig, Init, Task, TrainingConfig, UserError
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.data.metrics import predictions, score
-from pkd_tune.data.tokens import Split
+from pkd_tune.data.tokens import Split, used_tokens
 from pkd_tune.data.unlabeled import load_unlabeled, with_unlabeled
 from pkd_tune.distillation.batch_source import BatchSource, open_source
 from pkd_tune.distillation.checkpoint import Checkpoint
@@ -53,6 +54,8 @@ class StudentData:
     device: torch.device
     labelled: Split | None = None
     """The labelled examples of `train` alone, from which a student learns that has no teacher; None: all of them."""
+    tokens: np.ndarray | None = None
+    """Ids of the tokens that occur in `train` and `dev`, of which alone students train embeddings; None: of all."""
 
 
 def open_student_data(
@@ -81,11 +84,14 @@ def open_student_data(
     def load_start(folder: Path) -> PreTrainedModel:
         return load_classifier(folder, task.labels, seed).to(device)
 
+    train = training_split(data, chosen["train"], data.student_dir, verify=verify)
+    dev = {name: chosen[name] for name in task.dev_splits}
     return StudentData(
         task=task,
-        train=training_split(data, chosen["train"], data.student_dir, verify=verify),
+        train=train,
         labelled=None if data.unlabeled is None else chosen["train"],
-        dev={name: chosen[name] for name in task.dev_splits},
+        tokens=used_tokens([train, *dev.values()]),
+        dev=dev,
         official_dev={name: splits[name] for name in task.dev_splits},
         start=lambda init: load_start(start_folder(data, teacher.folder, init)),
         teacher_train=outputs["train"],
@@ -291,7 +297,9 @@ def _train_step(
         if device.type == "cpu":
             model_pool.train_steps.clear()  # there memory is scarcer than the time to make another
         student = cut_to_layers(start, layers).to(device)
-        train_step = TrainStep(student, projection and projection.to(device), graphs=model_pool.graphs)
+        train_step = TrainStep(
+            student, projection and projection.to(device), tokens=student_data.tokens, graphs=model_pool.graphs
+        )
         model_pool.train_steps[key] = train_step
         return train_step
     copy_layers(start, layers, train_step.model)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from pkd_tune.config import DataConfig, Task, TrainingConfig, UserError
 from pkd_tune.data.metrics import majority_score
-from pkd_tune.data.tokens import Split
+from pkd_tune.data.tokens import Split, used_tokens
 from pkd_tune.distillation.batch_source import open_source
 from pkd_tune.distillation.checkpoint import Checkpoint, write_tensors
 from pkd_tune.distillation.inference import evaluate
@@ -304,7 +304,7 @@ def finetune_once(
     try:
         with graphs_of_a_training(device, captured=captured) as graphs:
             fitted = fit(  # which alone refers to optimiser, graphs and resident data
-                TrainStep(model, graphs=graphs),
+                TrainStep(model, tokens=used_tokens([splits["train"], *dev.values()]), graphs=graphs),
                 Loss(),
                 open_source(splits["train"], model),
                 dev,

@@ -31,6 +31,7 @@ from pkd_tune.distillation.batch_source import BatchSource, Inputs, epoch_inputs
 from pkd_tune.distillation.losses import Loss, LossParts, pkd_loss
 from pkd_tune.encoders.modeling import is_fast, run
 from pkd_tune.encoders.precision import mixed_precision
+from pkd_tune.encoders.used_tokens import UsedTokenEmbedding, set_token_embedding, token_embedding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -134,6 +135,7 @@ class TrainStep:
         model: PreTrainedModel,
         projection: torch.nn.Module | None = None,
         *,
+        tokens: np.ndarray | None = None,
         graphs: Graphs | None = None,
     ) -> None:
         """Takes a model on its device.
@@ -141,6 +143,8 @@ class TrainStep:
         Args:
             model: Trained in place.
             projection: Maps the student's [CLS] states to the teacher's width; trained along with the model.
+            tokens: Ids of the tokens that occur in all training runs and evaluations: others are only decayed; None:
+                any may occur.
             graphs: Where captured steps are kept: `stream_graphs()` of the device; None: every step is eager. A model
                 that runs transformers' forward pass, which may wait for the GPU, is never captured.
         """
@@ -153,7 +157,12 @@ class TrainStep:
         device = model.device
         self.sums_5 = torch.zeros(5, device=device)
         """Sums of total, ce, kd, pt and gradient norm over all steps since the caller last set them to 0."""
-        self._parameters = [item for module in self.modules.values() for item in module.named_parameters()]
+        self._all_tokens = token_embedding(model)
+        self._used_tokens: UsedTokenEmbedding | None = None
+        if tokens is not None:
+            self._used_tokens = UsedTokenEmbedding(self._all_tokens, np.union1d(tokens, model.config.pad_token_id))
+        with self.used_tokens():
+            self._parameters = [item for module in self.modules.values() for item in module.named_parameters()]
         self._rate: Tensor | float = 0.0 if graphs is None else torch.zeros((), device=device)
         self.optimizer = make_optimizer(self._parameters, self._rate, capturable=graphs is not None)
         self._weights: dict[str, Tensor] = (
@@ -166,6 +175,29 @@ class TrainStep:
     def parameters(self) -> list[torch.nn.Parameter]:
         """Returns all trained parameters."""
         return [parameter for _, parameter in self._parameters]
+
+    @contextmanager
+    def used_tokens(self) -> Iterator[None]:
+        """Leaves out the rows of tokens that never occur, in the block, which is where the model can be trained.
+
+        The model's parameters and its state within are those that are trained. Afterwards it is whole again, with rows
+        of the other tokens as they were before.
+        """
+        if self._used_tokens is None:
+            yield
+            return
+        self._used_tokens.read(self._all_tokens)
+        set_token_embedding(self.model, self._used_tokens)
+        try:
+            yield
+        finally:
+            set_token_embedding(self.model, self._all_tokens)
+            self._used_tokens.write(self._all_tokens)
+
+    def decay_unused_tokens(self, factor: float) -> None:
+        """Multiplies the rows of the tokens that never occur, as weight decay would have done in the training."""
+        if self._used_tokens is not None:
+            self._used_tokens.scale_others(self._all_tokens, factor)
 
     @property
     def length_multiple(self) -> int:

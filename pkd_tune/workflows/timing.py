@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pkd_tune.config import DistillConfig, SearchConfig, TrainingConfig
-from pkd_tune.data.tokens import Split, take
+from pkd_tune.data.tokens import Split, take, used_tokens
 from pkd_tune.distillation.batch_source import open_source
 from pkd_tune.distillation.inference import evaluate, predict
 from pkd_tune.distillation.loop import Evaluation, fit
@@ -120,6 +120,7 @@ def train_student(
         teacher_train=random(part),
         teacher_dev={name: random(split) for name, split in dev.items()},
         device=device,
+        tokens=used_tokens([splits["train"], *(splits[name] for name in task.dev_splits)]),
     )
     training = replace(config.student_training, epochs=epochs)
     return distill(student_data, loss, training, report, model_pool=model_pool)[0]
@@ -144,7 +145,8 @@ def time_teacher(
 
     twice = TrainingConfig(epochs=2, evaluations_per_epoch=1, precision=config.student_training.precision)
     ends: list[float] = []
-    train_step = TrainStep(model, graphs=graphs)
+    tokens = used_tokens([splits["train"], *(splits[name] for name in task.dev_splits)])
+    train_step = TrainStep(model, tokens=tokens, graphs=graphs)
     fit(train_step, Loss(), open_source(part, model), dev, task, twice, record_epoch_ends(ends))
     outputs, _ = timed(lambda: predict(model, part, precision="fp32"), device)
     epochs = 0 if has_classifier(data.teacher_dir) else sum(each.epochs for each in config.teacher_trainings)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_up_trainings import EveryEpoch
 from tiny import write_bert, write_task
 from transformers import BertForSequenceClassification
 
@@ -176,9 +177,9 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     expected = train(undisturbed, splits)
     before: list[Evaluation] = []
     with pytest.raises(Interrupted):
-        train(fresh(), splits, report=interrupt, checkpoint=Checkpoint(tmp_path / "checkpoint"))
+        train(fresh(), splits, report=interrupt, checkpoint=EveryEpoch(tmp_path / "checkpoint"))
     torch.rand(7)
-    after = train(resumed, splits, checkpoint=Checkpoint(tmp_path / "checkpoint"))
+    after = train(resumed, splits, checkpoint=EveryEpoch(tmp_path / "checkpoint"))
     assert before == expected[:stop_at]
     assert after == expected[2:]  # the second epoch, from the end of the first
     weights = undisturbed.state_dict()
@@ -198,7 +199,7 @@ def test_a_checkpoint_that_is_damaged_or_cannot_be_written_costs_only_time(
     path = tmp_path / "checkpoint"
     path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")  # cut off inside its header
     monkeypatch.setattr(os, "replace", refuse)
-    assert len(train(model, splits, checkpoint=Checkpoint(path))) == 6
+    assert len(train(model, splits, checkpoint=EveryEpoch(path))) == 6
     assert "no checkpoint was written, so an interruption would repeat more than an epoch: disk full" in caplog.text
 
 

@@ -134,6 +134,13 @@ def test_a_narrower_student_learns_through_a_projection(data: DataConfig, teache
     assert evaluations[-1].metrics == fitted.last.metrics  # its weights come from the seed too
 
 
+def test_embeddings_of_tokens_that_occur_are_trained(student_data: StudentData) -> None:
+    tokens = student_data.tokens
+    assert tokens is not None
+    assert set(tokens) == {*student_data.train.input_ids, *student_data.dev["dev"].input_ids}
+    assert len(tokens) < student_data.start("pretrained").config.vocab_size
+
+
 def test_strategies_differ(student_data: StudentData) -> None:
     skip, last = (
         run(student_data, replace(PKD, strategy=strategy), replace(TRAINING, epochs=1))[0].losses["pt"]

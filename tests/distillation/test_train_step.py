@@ -11,13 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from emulated_graphs import EmulatedStream, emulated_graphs
 from made_up_trainings import (
     CPU,
     PKD,
+    SHAPE,
     TRAINING,
+    EveryEpoch,
     assert_same,
     capturing_pool,
     made_up_source,
@@ -29,7 +32,6 @@ from made_up_trainings import (
 from pkd_tune.data.batches import Batch, in_parts
 from pkd_tune.distillation import train_step as train_step_module
 from pkd_tune.distillation.batch_source import Inputs, make_resident, open_source
-from pkd_tune.distillation.checkpoint import Checkpoint
 from pkd_tune.distillation.loop import Evaluation
 from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.student import ModelPool, distill
@@ -74,6 +76,41 @@ def test_steps_in_place_are_the_eager_ones(change: dict[str, Any], resident: boo
     lengths = {inputs["input_ids_BT"].shape[1] for inputs in train_step.graph_inputs() if not resident}
     assert len(train_step.graph_inputs()) >= 3
     assert all(length % 8 == 0 for length in lengths)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_training_of_the_used_tokens_is_that_of_all(kept: bool) -> None:
+    """Weight decay of the others included, up to the best evaluation, also in a train step that trained before."""
+    student_data = made_up_student_data()
+    assert student_data.tokens is not None
+    assert len(student_data.tokens) < SHAPE["vocab_size"] - 5
+    training = replace(TRAINING, learning_rate=5e-3, weight_decay=0.3)
+    expected = train(replace(student_data, tokens=None), PKD, training)
+    assert expected[0][-1].metrics["score"] < expected[0][-1].best_score  # weights of an earlier evaluation are kept
+    model_pool = ModelPool()
+    if kept:
+        train(student_data, replace(PKD, alpha=0.2), replace(training, seed=4), model_pool)
+    found = train(student_data, PKD, training, model_pool)
+    assert_same(found, expected)
+    rest = np.setdiff1d(np.arange(SHAPE["vocab_size"]), student_data.tokens)
+    words = "bert.embeddings.word_embeddings.weight"
+    start = student_data.start("pretrained").state_dict()[words]
+    decay = found[1][words][rest[1:]] / start[rest[1:]]  # the first is padding
+    assert 0.9 < float(decay.min()) <= float(decay.max()) < 0.999
+    (train_step,) = model_pool.train_steps.values()
+    moments = train_step.optimizer.state.values()
+    assert max(len(each["exp_avg"]) for each in moments if each["exp_avg"].ndim > 1) <= SHAPE["vocab_size"] - 5
+
+
+def test_a_model_is_whole_after_a_training_that_was_stopped() -> None:
+    student_data, model_pool = made_up_student_data(), ModelPool()
+
+    def stop(evaluation: Evaluation) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(student_data, PKD, TRAINING, stop, model_pool=model_pool)
+    assert_same(train(student_data, PKD, TRAINING, model_pool), train(student_data, PKD, TRAINING))
 
 
 @pytest.mark.parametrize("teacher_width", [16, 24])
@@ -155,10 +192,10 @@ def test_a_kept_train_step_resumes_from_a_checkpoint_in_place(tmp_path: Path) ->
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        distill(student_data, PKD, TRAINING, interrupt, Checkpoint(tmp_path / "checkpoint"), model_pool)
+        distill(student_data, PKD, TRAINING, interrupt, EveryEpoch(tmp_path / "checkpoint"), model_pool)
     train(student_data, replace(PKD, alpha=0.1), TRAINING, model_pool)
     seen: list[Evaluation] = []
-    student, _ = distill(student_data, PKD, TRAINING, seen.append, Checkpoint(tmp_path / "checkpoint"), model_pool)
+    student, _ = distill(student_data, PKD, TRAINING, seen.append, EveryEpoch(tmp_path / "checkpoint"), model_pool)
     assert seen == expected[2:]
     assert moment_places(model_pool) == places
     assert all(torch.equal(tensor, weights[name]) for name, tensor in student.state_dict().items())
@@ -266,7 +303,7 @@ def test_where_memory_runs_out_training_goes_on_in_halves(
     model_pool = capturing_pool(student_data, 2, Graphs(capture), resident=True)
     train_step = model_pool.train_steps[2, False]
     if place == "step":
-        train_step.model.bert.embeddings.word_embeddings.register_forward_pre_hook(lambda *_: fail_once())
+        train_step.model.bert.embeddings.LayerNorm.register_forward_pre_hook(lambda *_: fail_once())
     if place == "optimizer":
         clip = torch.nn.utils.clip_grad_norm_
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_up_trainings import PKD, TRAINING, assert_same, capturing_pool, made_up_student_data, train
+from made_up_trainings import PKD, TRAINING, EveryEpoch, assert_same, capturing_pool, made_up_student_data, train
 
 from pkd_tune.config import Precision
-from pkd_tune.distillation.checkpoint import Checkpoint
 from pkd_tune.distillation.loop import Evaluation
 from pkd_tune.distillation.student import StudentData, distill
 from pkd_tune.distillation.train_step import Graphs, TrainStep, stream_graphs
@@ -100,18 +99,14 @@ def test_a_checkpoint_continues_on_this_device_or_another(
 ) -> None:
     seen: list[Evaluation] = []
 
-    class Always(Checkpoint):
-        def is_due(self, size: int) -> bool:
-            return True
-
     def interrupt(evaluation: Evaluation) -> None:
         if evaluation.number == 3:
             raise Interrupted
 
     whole = train(made_up_student_data(after), PKD, TRAINING)
     with pytest.raises(Interrupted):
-        distill(made_up_student_data(before), PKD, TRAINING, interrupt, Always(tmp_path / "state"))
-    distill(made_up_student_data(after), PKD, TRAINING, seen.append, Always(tmp_path / "state"))
+        distill(made_up_student_data(before), PKD, TRAINING, interrupt, EveryEpoch(tmp_path / "state"))
+    distill(made_up_student_data(after), PKD, TRAINING, seen.append, EveryEpoch(tmp_path / "state"))
     assert [evaluation.number for evaluation in seen] == [3, 4, 5, 6]
     assert seen[-1].losses == pytest.approx(whole[0][-1].losses, rel=1e-2, abs=1e-3)
 
@@ -133,7 +128,7 @@ def test_memory_that_really_runs_out_splits_batches(place: str, graphs: Graphs) 
             torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**20) / total)
             hog.append(torch.empty(GIB, dtype=torch.uint8, device=GPU))
 
-    train_step.model.bert.embeddings.word_embeddings.register_forward_pre_hook(limit)
+    train_step.model.bert.embeddings.LayerNorm.register_forward_pre_hook(limit)
     try:
         seen, _ = train(data, PKD, TRAINING, model_pool)
         assert seen[-1].micro_batches == 2
