@@ -59,12 +59,13 @@ class Scales:
     numbers: Mapping[tuple[Any, ...], int]
     """Recording of each combination of values, in the order of the parameters."""
     table: Table = field(repr=False)
+    method: Method = METHOD
 
     def recording(self, settings: Mapping[str, Any]) -> int:
         """Returns the number of the recording in whose cell a setting lies; of one that is missing, the nearest."""
         snapped = {name: self._snap(name, settings[name]) for name in self.values}
         number = self.numbers.get(tuple(snapped.values()))
-        return nearest(self.table, METHOD, snapped) if number is None else number
+        return nearest(self.table, self.method, snapped) if number is None else number
 
     def _snap(self, name: str, value: Any) -> Any:
         if isinstance(value, (bool, str)):
@@ -79,9 +80,9 @@ def default_space() -> Space:
     return load_space(find_space(DEFAULT))
 
 
-def scales_of(table: Table) -> Scales:
+def scales_of(table: Table, method: Method = METHOD) -> Scales:
     """Returns the continuous space of a table; which parameters are logarithmic is what default.toml says."""
-    values = table.values(METHOD)
+    values = table.values(method)
     defaults = default_space().parameters
     log = frozenset(name for name in values if getattr(defaults.get(name), "log", False))
     parameters: Parameters = {}
@@ -93,8 +94,8 @@ def scales_of(table: Table) -> Scales:
             parameters[name] = Float(back(low), back(high), log=name in log)
         else:
             parameters[name] = Choice(recorded)
-    numbers = {tuple(table.recordings[i].settings[name] for name in values): i for i in table.of(METHOD)}
-    return Scales(parameters=parameters, values=values, log=log, numbers=numbers, table=table)
+    numbers = {tuple(table.recordings[i].settings[name] for name in values): i for i in table.of(method)}
+    return Scales(parameters=parameters, values=values, log=log, numbers=numbers, table=table, method=method)
 
 
 Maker = Callable[[Table, int, Path], Policy]
@@ -155,6 +156,7 @@ def own_search(
     early_stopping: bool = True,
     max_pending: int | None = None,
     first_rung: int = 1,
+    transfer: bool | None = None,
 ) -> Policy:
     """Returns this package's search: the studies of `pkd_tune.tuning`, with a storage in memory in place of a journal.
 
@@ -165,26 +167,37 @@ def own_search(
         early_stopping: Whether weak trials are stopped at rungs.
         max_pending: Trials that run without a score at most; 0: no limit; None: as in default.toml.
         first_rung: Evaluation at which the first rung is.
+        transfer: Whether a study of PKD and one of vanilla KD, side by side, try each other's best settings; None: PKD
+            is searched alone.
     """
-    scales = _cached_scales(table)
-    plan = StudyPlan(study_key=StudyKey(2, METHOD), quota=100_000, parameters=scales.parameters)
+    methods: tuple[Method, ...] = (METHOD,) if transfer is None else (METHOD, "kd")
+    scales = {StudyKey(2, method): _cached_scales(table, method) for method in methods}
+    plans = [
+        StudyPlan(
+            study_key=study_key,
+            quota=100_000,
+            parameters=each.parameters,
+            siblings=tuple(other for other in scales if other != study_key) if transfer else (),
+        )
+        for study_key, each in scales.items()
+    ]
     with _replaced("open_journal", lambda path: optuna.storages.InMemoryStorage()):
         studies = Studies(
             folder / JOURNAL,
-            [plan],
+            plans,
             seed=seed,
             early_stopping=early_stopping,
             first_rung=table.recordings[0].trainings[0].epochs[first_rung - 1],
             max_pending=default_space().max_pending if max_pending is None else max_pending,
         )
-    trials: dict[int, TrialId] = {}
+    trials: list[TrialId] = []
 
     def ask() -> Job | None:
         if (asked := studies.ask()) is None:
             return None
         trial_id, settings, _ = asked
-        trials[trial_id.number] = trial_id
-        return Job(trial_id.number, scales.recording(settings))
+        trials.append(trial_id)
+        return Job(len(trials) - 1, scales[trial_id.study_key].recording(settings))
 
     def report(job: Job, seen: Seen) -> bool:
         details = {"epoch": seen.epoch, "degenerate": seen.degenerate, "metrics": {"score": seen.score}}
@@ -401,7 +414,8 @@ def variant(assignments: Sequence[str]) -> Maker:
 
     Args:
         assignments: Such as `REDUCTION=3`; or `sampler=gp`, `sampler=cmaes`, `sampler=random`; or
-            `max_pending=8`; or `first_rung=2`, the evaluation at which the first rung is.
+            `max_pending=8`; or `first_rung=2`, the evaluation at which the first rung is; or `transfer=true` and
+            `transfer=false`, with a study of vanilla KD beside that of PKD.
 
     Raises:
         ValueError: When one is not of that form, or there is no such constant.
@@ -411,6 +425,9 @@ def variant(assignments: Sequence[str]) -> Maker:
     given = dict(text.split("=") for text in assignments)
     pending = int(given.pop("max_pending")) if "max_pending" in given else None
     rung = int(given.pop("first_rung", 1))
+    transfer = given.pop("transfer", None)
+    if transfer not in (None, "true", "false"):
+        raise ValueError(f"transfer={transfer}: there are true and false")
     kind = given.pop("sampler", "tpe")
     constants = {name: float(value) if "." in value else int(value) for name, value in given.items()}
     if unknown := [name for name in constants if not isinstance(getattr(sampling, name, None), (int, float))]:
@@ -426,7 +443,14 @@ def variant(assignments: Sequence[str]) -> Maker:
     def make(table: Table, seed: int, folder: Path) -> Policy:
         replaced = _replaced("make_sampler", lambda _, seed: samplers[kind](seed)) if kind in samplers else None
         with replaced or contextlib.nullcontext(), _constants(constants):
-            policy = own_search(table, seed, folder, max_pending=pending, first_rung=rung)
+            policy = own_search(
+                table,
+                seed,
+                folder,
+                max_pending=pending,
+                first_rung=rung,
+                transfer=None if transfer is None else transfer == "true",
+            )
 
         def report(job: Job, seen: Seen) -> bool:
             with _constants(constants):
@@ -461,14 +485,15 @@ def _replaced(name: str, value: Any) -> Iterator[None]:
         setattr(studies_module, name, before)
 
 
-_SCALES: dict[int, Scales] = {}
+_SCALES: dict[tuple[int, Method], Scales] = {}
 
 
-def _cached_scales(table: Table) -> Scales:
+def _cached_scales(table: Table, method: Method = METHOD) -> Scales:
     """Returns the space of a table, which many searches have in common."""
-    found = _SCALES.get(id(table))
+    key = id(table), method
+    found = _SCALES.get(key)
     if found is None or found.table is not table:
-        found = _SCALES[id(table)] = scales_of(table)
+        found = _SCALES[key] = scales_of(table, method)
     return found
 
 

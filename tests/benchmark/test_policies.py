@@ -121,6 +121,22 @@ def test_ours_stops_trials_and_the_other_does_not(tmp_path: Path) -> None:
     assert {evaluation for _, evaluation in ends} == {3}
 
 
+def test_a_study_beside_another_tries_its_best_settings(tmp_path: Path) -> None:
+    """What vanilla KD found best, with what it lacks left to the sampler, once it has three complete trials."""
+
+    def of_pkd_like_kd(*assignments: str) -> int:
+        jobs, *_ = run(variant(assignments), tmp_path, slots=1, epochs=24)
+        asked = [GRID.recordings[job.recording] for job in jobs]
+        of_kd = [each.settings for each in asked if each.method == "kd"]
+        assert len(of_kd) >= 5
+        of_pkd = [{name: each.settings[name] for name in of_kd[0]} for each in asked if each.method == "pkd"]
+        return sum(settings in of_kd for settings in of_pkd)
+
+    assert of_pkd_like_kd("transfer=true") > of_pkd_like_kd("transfer=false")
+    with pytest.raises(ValueError, match="transfer=1: there are true and false"):
+        variant(["transfer=1"])
+
+
 def test_every_recorded_value_has_its_cell() -> None:
     scales = scales_of(GRID)
     rate = scales.parameters["learning_rate"]
