@@ -216,15 +216,14 @@ class ModelPool:
     """Concurrent trials on its GPU, each with a model pool in a process of its own."""
 
     def gpu_bytes(self) -> int:
-        """Returns the bytes that train steps keep on a GPU: weights, two moments (all fp32) and graph inputs.
+        """Returns the bytes that train steps keep on a GPU: weights, moments and graph inputs.
 
         Resident data is not among them, because it is there from the first trial on; nor is the memory pool of the
         graphs, which torch does not count as allocated.
         """
         train_steps = self.train_steps.values()
-        of_models = sum(12 * parameter.numel() for step in train_steps for parameter in step.parameters())
         of_graphs = (tensor for step in train_steps for inputs in step.graph_inputs() for tensor in inputs.values())
-        return of_models + sum(tensor.nbytes for tensor in of_graphs)
+        return sum(step.kept_bytes() for step in train_steps) + sum(tensor.nbytes for tensor in of_graphs)
 
 
 def distill(

@@ -199,6 +199,14 @@ class TrainStep:
         if self._used_tokens is not None:
             self._used_tokens.scale_others(self._all_tokens, factor)
 
+    def kept_bytes(self) -> int:
+        """Returns the bytes of weights and two moments, all fp32, that stay on the device between training runs."""
+        of_parameters = sum(12 * parameter.numel() for parameter in self.parameters())
+        if self._used_tokens is None:
+            return of_parameters
+        beside = (self._all_tokens.weight, *self._used_tokens.buffers())
+        return of_parameters + sum(tensor.nbytes for tensor in beside)
+
     @property
     def length_multiple(self) -> int:
         """What padded lengths are a multiple of: more than 1 where steps are captured, each for one length."""

@@ -100,6 +100,9 @@ def test_training_of_the_used_tokens_is_that_of_all(kept: bool) -> None:
     (train_step,) = model_pool.train_steps.values()
     moments = train_step.optimizer.state.values()
     assert max(len(each["exp_avg"]) for each in moments if each["exp_avg"].ndim > 1) <= SHAPE["vocab_size"] - 5
+    rows, tokens = SHAPE["vocab_size"], len(student_data.tokens) + 1  # padding is among them
+    trained = sum(tensor.numel() for tensor in found[1].values()) - 16 * (rows - tokens)
+    assert train_step.kept_bytes() == 12 * trained + 4 * 16 * rows + 8 * (rows + tokens)
 
 
 def test_a_model_is_whole_after_a_training_that_was_stopped() -> None:

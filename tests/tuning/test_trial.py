@@ -11,6 +11,9 @@ import torch
 from ray import tune
 
 from pkd_tune.data.glue import TASKS
+from pkd_tune.data.loading import load_features
+from pkd_tune.data.tokens import used_tokens
+from pkd_tune.distillation.train_step import TrainStep
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier
 from pkd_tune.tuning import trial_process as process
 from pkd_tune.tuning.trial import TrialContext, run_trial
@@ -49,4 +52,7 @@ def test_what_a_trial_keeps_is_expected_however_it_ends(
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: ALLOCATED)
     _, held = process.memory()
-    assert ALLOCATED - held == 12 * sum(parameter.numel() for parameter in student.parameters())
+    data = context.search.data
+    splits = load_features(data.task, data.data_dir, data.student_dir, data.max_length)
+    tokens = used_tokens([splits["train"], splits["dev"]])
+    assert ALLOCATED - held == TrainStep(student, tokens=tokens).kept_bytes()
