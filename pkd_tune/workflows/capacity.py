@@ -11,7 +11,7 @@ import torch
 
 from pkd_tune.config import SearchConfig, UserError
 from pkd_tune.data.loading import load_features, selection_splits
-from pkd_tune.data.tokens import Split
+from pkd_tune.data.tokens import Split, used_tokens
 from pkd_tune.distillation.batch_source import may_be_resident, resident_bytes
 from pkd_tune.distillation.student import training_split
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
@@ -70,7 +70,11 @@ def limit_concurrency(request: SearchRequest, resources: Resources, plans: Seque
         return (_fitting_cluster if of_cluster else _fitting_gpus)(request, resources, trials)
     if request.options.address is not None:
         return resources
-    fitted = share_cores(resources, trials, cpu_bytes(request.config, start_models(request.parameters)), free_bytes())
+    starts, free = start_models(request.parameters), free_bytes()
+    fitted = share_cores(resources, trials, cpu_bytes(request.config, starts), free)
+    if fitted.count < min(resources.count, trials):  # a closer look, for which the task's tokens are needed
+        load_examples(request.config.data.task, request.config.data.data_dir, demo=request.options.demo)
+        fitted = share_cores(resources, trials, cpu_bytes(request.config, starts, _tokens(request.config)), free)
     if fitted.count < min(resources.count, trials):
         log.info("note: memory has room for %s at once", plural(fitted.count, "trial"))
     return fitted
@@ -168,29 +172,40 @@ def _training_split(config: SearchConfig) -> Split:
     return training_split(data, selection_splits(task, features, data.select_on)["train"], data.student_dir)
 
 
+def _tokens(config: SearchConfig) -> int:
+    """Returns how many tokens occur in the task's training and dev splits."""
+    task, data = config.data.task, config.data
+    splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
+    train = training_split(data, splits["train"], data.student_dir)
+    return len(used_tokens([train, *(splits[name] for name in task.dev_splits)]))
+
+
 def start_models(parameters: Parameters) -> int:
     """Returns how many models a trial's process keeps that students start from: the pretrained one, the teacher."""
     return len({init == "pretrained" for init in inits(parameters)})
 
 
-def cpu_bytes(config: SearchConfig, starts: int = 1) -> int:
+def cpu_bytes(config: SearchConfig, starts: int = 1, tokens: int | None = None) -> int:
     """Returns about how many bytes a trial takes on a CPU.
 
     These are the weights of the models that students are initialised from; weights, gradients, two moments and the best
-    weights of the deepest student; and activations.
+    weights of the deepest student, which has the embeddings of used tokens while it is trained, and all of them beside
+    it; and activations.
 
     Args:
         config: Of the search.
         starts: How many models students are initialised from.
+        tokens: How many tokens the task uses; None: the whole vocabulary.
 
-    Measured: at most 1.3 GB for 3 layers of a BERT of 6 that is 384 wide, and 1.4 GB for all 6; this says 1.3 and 1.5.
+    Measured: at most 1.3 GB for 3 layers of a BERT of 6 that is 384 wide, and 1.4 GB for all 6; this says 1.3 and 1.6.
     """
     shape = sizes(config.data.student_dir)
     width, layers, depth = shape["hidden_size"], shape["num_hidden_layers"], max(config.depths)
-    embeddings = (shape["vocab_size"] + shape["max_position_embeddings"]) * width
+    positions, whole = shape["max_position_embeddings"] * width, shape["vocab_size"] * width
     layer = 4 * width**2 + 2 * width * shape["intermediate_size"]
-    weights = starts * 4 * (embeddings + layers * layer)
-    of_student = 5 * 4 * (embeddings + depth * layer)
+    weights = starts * 4 * (whole + positions + layers * layer)
+    used = whole if tokens is None else tokens * width
+    of_student = 4 * whole + 5 * 4 * (used + positions + depth * layer)
     return int(PROCESS_BYTES + weights + of_student + 4 * ACTIVATIONS * depth * CPU_TOKENS * width)
 
 

@@ -90,6 +90,20 @@ def test_no_more_trials_run_at_once_than_memory_has_room_for(
     assert limit_concurrency(request_, EIGHT, plans(40)).count == 1
 
 
+def test_where_memory_is_short_only_the_embeddings_of_used_tokens_count(
+    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of a vocabulary like XLM-RoBERTa's, of which a task has a small part."""
+    config = with_shape(request_.config, tmp_path / "wide", 768, 12, 6)
+    path = tmp_path / "wide" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "vocab_size": 250_002}))
+    whole, used = cpu_bytes(config), cpu_bytes(config, tokens=20_000)
+    assert used < 0.7 * whole
+    monkeypatch.setattr(capacity, "cpu_bytes", lambda config, starts, tokens=250_002: 10 if tokens > 1000 else 5)
+    monkeypatch.setattr(capacity, "free_bytes", lambda: 20)
+    assert limit_concurrency(request_, EIGHT, plans(40)).count == 4
+
+
 def test_a_gpu_takes_as_many_trials_as_it_has_memory_and_cores_for() -> None:
     assert per_gpu(free=80_000_000_000, peak=11_400_000_000, data=0, cores=16) == 4  # six would fit: four are enough
     assert per_gpu(free=24_000_000_000, peak=6_600_000_000, data=0, cores=16) == 3
