@@ -23,7 +23,7 @@ import pandas as pd
 
 from pkd_tune.benchmark.policies import POLICIES, STAGED_TRIALS, Maker, variant
 from pkd_tune.benchmark.recorded import SEEDS, Table, read_tables, write_table
-from pkd_tune.benchmark.simulation import Choice, simulate
+from pkd_tune.benchmark.simulation import simulate
 from pkd_tune.config import UserError
 from pkd_tune.files import write_text
 from pkd_tune.reporting.figures import Figure, Panel, Series
@@ -31,6 +31,8 @@ from pkd_tune.reporting.methods import SeriesStyle
 from pkd_tune.reporting.plots import write_plots
 
 SLOTS = (1, 8, 32)
+BUDGETS = (1, 2, 4, 6, 8, 10, 13, 17, 21, 26, 34, 42, STAGED_TRIALS)
+"""In whole training runs, up to those of the staged grid; 17 are a third of them."""
 REPEATS = 500
 SLOW = {"SMAC": 20, "DEHB": 100}
 """Policies that take seconds for a search, and how many repeats of them are made at most."""
@@ -49,32 +51,18 @@ STYLES = {
 log = logging.getLogger("pkd_tune.replay")
 
 
-def confirmed(table: Table, choices: Sequence[Choice], seed: int, epochs: np.ndarray) -> np.ndarray:
-    """Returns the score of the recording chosen by each number of epochs, trained with the other seed.
-
-    Args:
-        table: What was searched.
-        choices: Of one search, in their order.
-        seed: That the search saw.
-        epochs: Numbers of epochs, ascending.
-
-    Returns:
-        A score for each number of epochs: that of a whole training's best evaluation; NaN before the first choice.
-    """
-    made = np.array([choice.epochs for choice in choices])
-    scores = np.array([np.nan, *(table.recordings[choice.recording].trainings[1 - seed].best for choice in choices)])
-    return scores[np.searchsorted(made, epochs + 1e-9)]
-
-
 def search_once(table: Table, policy: Maker, slots: int, epochs: np.ndarray, repeat: int, folder: Path) -> np.ndarray:
-    """Returns the confirmed scores of one simulated search by epochs spent.
+    """Returns the confirmed scores of simulated searches with each of some budgets of epochs.
 
-    The seed that it sees alternates, so that a setting's luck with one seed counts as often as with the other.
+    What a search chooses is scored by the best evaluation of its training with the other seed. The seed that it sees
+    alternates, so that a setting's luck with one seed counts as often as with the other.
     """
     seed = repeat % SEEDS
-    made = policy(table, repeat, folder)
-    choices = simulate(table, seed, made, slots, float(epochs[-1]) + 1e-6, random.Random(repeat))
-    return confirmed(table, choices, seed, epochs)
+    chosen = [
+        simulate(table, seed, policy(table, repeat, folder), slots, float(budget), random.Random(repeat))
+        for budget in epochs
+    ]
+    return np.array([table.recordings[number].trainings[1 - seed].best for number in chosen])
 
 
 def replay(
@@ -90,10 +78,9 @@ def replay(
         processes: That share the repeats.
 
     Returns:
-        A row for each number of slots, policy and budget, in steps of one whole training, up to the staged grid's:
-        median and quartiles of the confirmed score over the repeats. There is no row before every search has a choice.
+        A row for each number of slots, policy and budget: median and quartiles of the confirmed score over the repeats.
     """
-    epochs = np.arange(1, STAGED_TRIALS + 1) * table.budget
+    epochs = np.array(BUDGETS) * table.budget
     rows = []
     for name in policies:
         for count in slots:
@@ -108,10 +95,9 @@ def replay(
                     found = list(pool.map(work, shares))
             scores = np.concatenate(found)
             for spent, at in zip(epochs, scores.T, strict=True):
-                if not np.isnan(at).any():
-                    low, middle, high = np.percentile(at, (25, 50, 75))
-                    quartiles = {"median": middle, "q25": low, "q75": high}
-                    rows.append({"table": table.name, "slots": count, "policy": name, "epochs": spent, **quartiles})
+                low, middle, high = np.percentile(at, (25, 50, 75))
+                quartiles = {"median": middle, "q25": low, "q75": high}
+                rows.append({"table": table.name, "slots": count, "policy": name, "epochs": spent, **quartiles})
             log.info("%s, %d slots, %s: %.0f s", table.name, count, name, time.monotonic() - begun)
     return pd.DataFrame(rows)
 

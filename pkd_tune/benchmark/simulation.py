@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from pkd_tune.benchmark.recorded import Table
 
+_ROUNDING = 1e-6
+
 JITTER = 0.1
 """How much longer or shorter than usual the epochs of a trial take at most."""
 
@@ -56,20 +58,11 @@ class Policy:
     """Takes the end of a job and its last evaluation."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The recording that a search would choose, from a moment on."""
+def simulate(table: Table, seed: int, policy: Policy, slots: int, epochs: float, rng: random.Random) -> int:
+    """Runs a policy as a search with a budget of epochs.
 
-    epochs: float
-    """Epochs spent by then, in all slots together."""
-    recording: int
-
-
-def simulate(table: Table, seed: int, policy: Policy, slots: int, epochs: float, rng: random.Random) -> list[Choice]:
-    """Runs a policy until it has spent a number of epochs, or has no more trials.
-
-    The choice of a search is the trial with the best score of those that have used their whole budget, or of all
-    before there is one.
+    No trial begins that could exceed the budget together with those that run. What a stopped trial leaves of its epochs
+    is free for others. The search ends when all trials have ended and the next one does not fit, or there is none.
 
     Args:
         table: What is searched.
@@ -80,47 +73,48 @@ def simulate(table: Table, seed: int, policy: Policy, slots: int, epochs: float,
         rng: Of how fast each trial is.
 
     Returns:
-        The choices, each from the epochs on at which it was made.
+        The recording that the search chooses: with the best score of those that have used their whole budget, or of all
+        where there is none.
+
+    Raises:
+        ValueError: When the budget is too small for any trial.
     """
     order = itertools.count()
     events: list[tuple[float, int, Job, float, int]] = []  # when, tie-break, job, time per epoch, evaluation
-    running: dict[int, tuple[float, float]] = {}  # by trial: start and time per epoch of the evaluation it waits for
-    now = spent_before = 0.0
-    free = slots
-    choices: list[Choice] = []
-    best: tuple[bool, float] = (False, float("-inf"))
+    now, left, free = 0.0, epochs, slots
+    waiting: Job | None = None
+    best, chosen = (False, float("-inf")), -1
 
-    def epoch_of(job: Job, evaluation: int) -> float:
-        return table.recordings[job.recording].trainings[seed].epochs[evaluation - 1] if evaluation else 0.0
+    def epochs_of(job: Job, begin: int, end: int | None) -> float:
+        done = (0.0, *table.recordings[job.recording].trainings[seed].epochs)
+        return done[-1 if end is None else end] - done[begin]
 
-    def advance(job: Job, evaluation: int, pace: float) -> None:
-        running[job.trial] = now, pace
-        wait = (epoch_of(job, evaluation) - epoch_of(job, evaluation - 1)) * pace
-        heapq.heappush(events, (now + wait, next(order), job, pace, evaluation))
+    def wait_for(job: Job, evaluation: int, pace: float) -> None:
+        duration = epochs_of(job, evaluation - 1, evaluation) * pace
+        heapq.heappush(events, (now + duration, next(order), job, pace, evaluation))
 
     while True:
-        while free and (job := policy.ask()) is not None:
-            free -= 1
-            advance(job, job.begin + 1, rng.uniform(1 - JITTER, 1 + JITTER))
+        while free and (job := waiting or policy.ask()) is not None:
+            if (cost := epochs_of(job, job.begin, job.end)) > left + _ROUNDING:
+                waiting = job
+                break
+            waiting, free, left = None, free - 1, left - cost
+            wait_for(job, job.begin + 1, rng.uniform(1 - JITTER, 1 + JITTER))
         if not events:
-            return choices
+            if chosen < 0:
+                raise ValueError(f"{epochs:g} epochs are too few for a trial of {table.name}")
+            return chosen
         now, _, job, pace, evaluation = heapq.heappop(events)
         training = table.recordings[job.recording].trainings[seed]
-        del running[job.trial]
-        spent_before += epoch_of(job, evaluation) - epoch_of(job, evaluation - 1)
-        spent = spent_before + sum((now - start) / of_other for start, of_other in running.values())
-        if spent > epochs:
-            return choices
         last = evaluation == len(training.scores)
         score = training.scores[evaluation - 1]
         seen = Seen(evaluation, score, training.epochs[evaluation - 1], training.degenerate[evaluation - 1], last)
         stop = policy.report(job, seen)
         rank = (last, training.best if last else score)
         if rank > best:
-            best = rank
-            choices.append(Choice(spent, job.recording))
+            best, chosen = rank, job.recording
         if stop or last or evaluation == job.end:
-            free += 1
+            free, left = free + 1, left + epochs_of(job, evaluation, job.end)
             policy.end(job, seen)
         else:
-            advance(job, evaluation + 1, pace)
+            wait_for(job, evaluation + 1, pace)

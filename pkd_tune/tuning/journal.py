@@ -32,8 +32,8 @@ ABLATION = "ablation"
 """Of a trial that trains its study's winner without a term of the loss: the method that this is."""
 KEPT = "kept"
 """Settings that a trial took from another study's winner of that time; there may be another winner by now."""
-RUNG = "rung"
-"""Begins the names of attributes with a trial's score at a rung, after which it has epochs left."""
+RUNG = "rank at rung"
+"""Begins the names of attributes with a trial's rank at a rung, after which it has epochs left."""
 ENDED = "ended"
 """Of a trial that did not reach its end: the state it is told, and why. Written before it is told."""
 
@@ -133,7 +133,7 @@ def evaluation_key(step: int) -> str:
 
 
 def rung_key(epoch: float) -> str:
-    """Returns the name of the attribute with a trial's score at a rung."""
+    """Returns the name of the attribute with a trial's rank at a rung."""
     return f"{RUNG} {epoch:g}"
 
 

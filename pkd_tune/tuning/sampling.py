@@ -3,7 +3,7 @@
 import random
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -50,17 +50,29 @@ def rung_at(epoch: float, before: float, first: float) -> float | None:
     return rung
 
 
-def is_among_better(score: float, scores: Sequence[float]) -> bool:
+Rank: TypeAlias = list[float]
+"""What trials are compared by at a rung; a list, as the journal has it."""
+
+
+def rank_at_rung(score: float, *, degenerate: bool) -> Rank:
+    """Returns what a trial is compared with others by: any that predicts several classes is ahead of one that does not.
+
+    By the score alone it would often be behind: leaving the most frequent class costs accuracy and F1 before it gains.
+    """
+    return [int(not degenerate), score]
+
+
+def is_among_better(rank: Rank, ranks: Sequence[Rank]) -> bool:
     """Returns whether a trial continues at a rung: it is in the better half, or few have reached the rung.
 
     This is asynchronous successive halving (Li et al., MLSys 2020), which decides at once, by what is known by then.
 
     Args:
-        score: Of the trial at the rung.
-        scores: Of all trials that reached the rung, this one included.
+        rank: Of the trial at the rung.
+        ranks: Of all trials that reached the rung, this one included.
     """
-    kept = max(1, len(scores) // REDUCTION)
-    return len(scores) <= WARM_UP_TRIALS or score >= sorted(scores, reverse=True)[kept - 1]
+    kept = max(1, len(ranks) // REDUCTION)
+    return len(ranks) <= WARM_UP_TRIALS or rank >= sorted(ranks, reverse=True)[kept - 1]
 
 
 def others_learnt(trials: Sequence[FrozenTrial], epoch: float) -> bool:

@@ -35,7 +35,7 @@ from pkd_tune.tuning.journal import (
     was_started,
 )
 from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
-from pkd_tune.tuning.sampling import ask_untried, is_among_better, make_sampler, others_learnt, rung_at
+from pkd_tune.tuning.sampling import ask_untried, is_among_better, make_sampler, others_learnt, rank_at_rung, rung_at
 from pkd_tune.tuning.space import (
     Choice,
     Parameters,
@@ -210,13 +210,14 @@ class Studies:
         started, seconds = self._resumed_at[trial_id]
         trial.set_user_attr(evaluation_key(step), {**details, "seconds": round(seconds + time.time() - started, 2)})
         if rung is not None:
-            trial.set_user_attr(rung_key(rung), score)
+            rank = rank_at_rung(score, degenerate=bool(details.get("degenerate")))
+            trial.set_user_attr(rung_key(rung), rank)
         trial.report(score, step)
         if rung is None:
             return False
         others = self.trials(trial_id.study_key)
-        scores = [other.user_attrs[rung_key(rung)] for other in others if rung_key(rung) in other.user_attrs]
-        if not is_among_better(score, scores):
+        ranks = [other.user_attrs[rung_key(rung)] for other in others if rung_key(rung) in other.user_attrs]
+        if not is_among_better(rank, ranks):
             reason = f"not in the better half at epoch {rung:g}"
         elif details.get("degenerate") and others_learnt(others, epoch):
             reason = f"predicts the same for every example at epoch {epoch:g}"

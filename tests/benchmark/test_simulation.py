@@ -1,11 +1,11 @@
-"""The simulated clock: what slots cost, when a search has which choice."""
+"""Simulated searches: which trials fit into a budget, and which recording is chosen."""
 
 import random
 
 import pytest
 from recordings import recording, table
 
-from pkd_tune.benchmark.simulation import Choice, Job, Policy, Seen, simulate
+from pkd_tune.benchmark.simulation import Job, Policy, Seen, simulate
 
 
 class NoJitter(random.Random):
@@ -34,34 +34,39 @@ THREE = table(recording(60, 70, x=1), recording(80, 65, x=2), recording(50, 85, 
 
 def test_one_slot_runs_trials_in_turn_and_chooses_among_whole_trainings() -> None:
     policy, ended = queue(Job(0, 0), Job(1, 1), Job(2, 2))
-    choices = simulate(THREE, 0, policy, 1, 99, NO_JITTER)
-    # A whole training counts with its best evaluation; before there is one, the best evaluation counts.
-    assert choices == [Choice(0.5, 0), Choice(1.0, 0), Choice(2.0, 1), Choice(3.0, 2)]
+    assert simulate(THREE, 0, policy, 1, 99, NO_JITTER) == 2
     assert ended == [(0, 2), (1, 2), (2, 2)]
 
 
-def test_slots_share_the_clock_and_spend_together() -> None:
-    policy, _ = queue(Job(0, 0), Job(1, 1), Job(2, 2))
-    choices = simulate(THREE, 0, policy, 2, 99, NO_JITTER)
-    # After half an epoch in each slot one epoch was spent; the third trial begins when both have ended.
-    assert choices == [Choice(1.0, 0), Choice(1.0, 1), Choice(2.0, 0), Choice(2.0, 1), Choice(3.0, 2)]
+@pytest.mark.parametrize("slots", [1, 2, 8])
+def test_no_trial_begins_that_does_not_fit(slots: int) -> None:
+    policy, ended = queue(Job(0, 0), Job(1, 1), Job(2, 2))
+    assert simulate(THREE, 0, policy, slots, 2.0, NO_JITTER) == 1  # by its best evaluation, 80, not its last
+    assert ended == [(0, 2), (1, 2)]
+    with pytest.raises(ValueError, match=r"0\.9 epochs are too few for a trial"):
+        simulate(THREE, 0, queue(Job(0, 0))[0], slots, 0.9, NO_JITTER)
 
 
-def test_a_stopped_trial_frees_its_slot_and_is_no_whole_training() -> None:
-    policy, ended = queue(Job(0, 1), Job(1, 0), stop_at=1)
-    assert simulate(THREE, 0, policy, 1, 99, NO_JITTER) == [Choice(0.5, 1)]
-    assert ended == [(0, 1), (1, 1)]
+def test_slots_work_side_by_side() -> None:
+    policy, ended = queue(Job(0, 0), Job(1, 1, 0, 1), Job(2, 2))
+    simulate(THREE, 0, policy, 2, 99, NO_JITTER)
+    assert ended == [(1, 1), (0, 2), (2, 2)]
+
+
+def test_a_stopped_trial_leaves_its_epochs_to_others_and_is_no_whole_training() -> None:
+    policy, ended = queue(Job(0, 1), Job(1, 0), Job(2, 2), stop_at=1)
+    assert simulate(THREE, 0, policy, 1, 1.5, NO_JITTER) == 1
+    assert ended == [(0, 1), (1, 1)]  # half an epoch is left, and the third might need a whole one
+
+
+def test_a_whole_training_is_preferred_to_a_better_part_of_one() -> None:
+    assert simulate(THREE, 0, queue(Job(0, 1, 0, 1), Job(1, 0))[0], 1, 99, NO_JITTER) == 0
 
 
 def test_a_trial_that_continues_pays_only_for_the_rest() -> None:
     policy, ended = queue(Job(0, 2, 0, 1), Job(0, 2, 1, 2))
-    assert simulate(THREE, 0, policy, 1, 99, NO_JITTER) == [Choice(0.5, 2), Choice(1.0, 2)]
+    assert simulate(THREE, 0, policy, 1, 1.0, NO_JITTER) == 2
     assert ended == [(0, 1), (0, 2)]
-
-
-def test_a_search_ends_with_its_budget() -> None:
-    policy, _ = queue(Job(0, 0), Job(1, 1), Job(2, 2))
-    assert simulate(THREE, 0, policy, 1, 2.0, NO_JITTER)[-1] == Choice(2.0, 1)
 
 
 def test_the_policy_is_told_the_scores_of_one_seed() -> None:
@@ -81,8 +86,7 @@ def test_the_policy_is_told_the_scores_of_one_seed() -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 3, 8])
-def test_no_more_is_spent_than_trained(slots: int) -> None:
+def test_a_policy_without_more_trials_ends_before_its_budget(slots: int) -> None:
     policy, ended = queue(*(Job(i, i % 3) for i in range(30)))
-    choices = simulate(THREE, 0, policy, slots, 99, random.Random(0))
+    assert simulate(THREE, 0, policy, slots, 99, random.Random(0)) == 2
     assert len(ended) == 30
-    assert choices[-1].epochs <= 30

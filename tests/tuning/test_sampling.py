@@ -32,6 +32,24 @@ def test_the_worse_half_is_stopped_at_a_rung_but_none_of_the_first_few(tmp_path:
     assert counts(studies) == {"done": 4, "stopped": 1, "failed": 0, "running": 1}
 
 
+def test_a_trial_that_left_the_most_frequent_class_is_ahead_of_those_that_did_not(tmp_path: Path) -> None:
+    """Though its score is lower: its first predictions of the other class are often wrong."""
+    studies = opened(tmp_path, plan(2, 12))
+
+    def half_an_epoch(score: float, *, degenerate: bool) -> bool:
+        return studies.report(ask(studies)[0], 1, score, seen(0.5, score, degenerate=degenerate))
+
+    for _ in range(WARM_UP_TRIALS):
+        assert not half_an_epoch(68.0, degenerate=True)
+    assert not half_an_epoch(66.0, degenerate=False)
+    assert not half_an_epoch(65.0, degenerate=False)
+    assert not half_an_epoch(64.0, degenerate=False)  # the third of seven, of which three go on
+    assert half_an_epoch(63.0, degenerate=False) is False  # the fourth of eight
+    assert half_an_epoch(68.0, degenerate=True)  # now others learnt
+    assert half_an_epoch(62.0, degenerate=False) is False  # the fifth of ten
+    assert half_an_epoch(61.0, degenerate=False)
+
+
 def test_rungs_survive_a_restart(tmp_path: Path) -> None:
     before = opened(tmp_path, plan(2, 10))
     for score in (80.0, 60.0, 70.0, 50.0):
