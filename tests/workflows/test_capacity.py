@@ -51,14 +51,14 @@ def with_shape(config: SearchConfig, folder: Path, width: int, layers: int, dept
 
 
 def test_a_trial_needs_what_was_measured_and_a_larger_model_more(request_: SearchRequest, tmp_path: Path) -> None:
-    """Of a BERT of 6 layers, 384 wide, a student of 3 was seen to hold 1.3 GB, and one of all 6, 1.4 GB."""
+    """Of a BERT of 6 layers, 384 wide, students of up to 3 held 1.4 GB on average in a search on MRPC, 1.9 at most."""
     small, whole, base = (
         cpu_bytes(with_shape(request_.config, tmp_path / f"{depth} of {layers}", width, layers, depth))
         for width, layers, depth in ((384, 6, 3), (384, 6, 6), (768, 12, 6))
     )
-    assert 1.2e9 < small < 1.5e9
-    assert 1.4e9 < whole < 1.7e9
-    assert 3e9 < base < 4.5e9
+    assert 1.4e9 < small < 1.9e9
+    assert 1.7e9 < whole < 2.2e9
+    assert 3.3e9 < base < 5e9
 
 
 def test_trials_take_the_cores_that_others_leave(request_: SearchRequest, monkeypatch: pytest.MonkeyPatch) -> None:
