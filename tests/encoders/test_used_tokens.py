@@ -65,6 +65,13 @@ def test_rows_go_to_and_from_the_whole_embedding() -> None:
     assert torch.equal(used.weight, torch.full((2, 2), 2.0))
 
 
+def test_padding_has_no_gradient() -> None:
+    used = UsedTokenEmbedding(torch.nn.Embedding(5, 2, padding_idx=3), np.array([1, 3]))
+    used(torch.tensor([[1, 3, 3]])).sum().backward()
+    assert used.weight.grad is not None
+    assert used.weight.grad.tolist() == [[1.0, 1.0], [0.0, 0.0]]
+
+
 def test_a_token_that_is_not_among_them_is_an_error() -> None:
     used = UsedTokenEmbedding(torch.nn.Embedding(5, 2), np.array([1, 3]))
     with pytest.raises(IndexError):
