@@ -1,10 +1,12 @@
-"""Measures the memory of a process with many examples; a script that does one of three things.
+"""Measures the memory of a process with many examples; a script that does one of four things.
 
     python tests/many_examples.py train 400000 /tmp/folder
     python tests/many_examples.py train-real 400000 /tmp/folder
+    python tests/many_examples.py train-long 3200 /tmp/folder
     python tests/many_examples.py build 400000 /tmp/folder
 
-It prints bytes as JSON: `own`, the peak of anonymous memory (without mapped files), and `peak`, that of all memory.
+It prints bytes as JSON: `own`, the peak of anonymous memory (without mapped files), `own_by_evaluation`, its peak
+between one evaluation and the next, and `peak`, that of all memory.
 """
 
 import json
@@ -29,7 +31,8 @@ MEAN_LENGTH = {"train": 39, "build": 8}
 SMALL = {"vocab_size": 100, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
 LARGE = {"vocab_size": 30522, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 EVALUATIONS = 2
-"""Evaluations after which the training is stopped; every 20 steps."""
+"""Evaluations after which a training is stopped, unless it is to be of full length; every 20 steps."""
+EPOCHS = 4
 
 
 class EnoughError(Exception):
@@ -66,10 +69,10 @@ def bert(shape: dict[str, int], layers: int) -> BertForSequenceClassification:
     return BertForSequenceClassification(BertConfig(**shape, num_hidden_layers=layers, num_labels=2))
 
 
-def build(n: int, folder: Path) -> int:
+def build(n: int, folder: Path) -> list[int]:
     """Computes the outputs of a one-layer teacher for all examples; returns the anonymous memory."""
     teacher_outputs(folder, mapped_split(folder, "train", n, MEAN_LENGTH["build"]), "tiny", lambda: bert(SMALL, 1))
-    return own_bytes()
+    return [own_bytes()]
 
 
 def mapped_outputs(folder: Path, split: Split, layers: int, width: int) -> TeacherOutputs:
@@ -93,8 +96,16 @@ def mapped_outputs(folder: Path, split: Split, layers: int, width: int) -> Teach
     return TeacherOutputs(mapped["logits"], mapped["cls"], torch.from_numpy(rng.permutation(n)))
 
 
-def train(n: int, folder: Path, shape: dict[str, int], layers: int) -> int:
-    """Trains a student of this depth for some steps; returns the peak of anonymous memory."""
+def train(n: int, folder: Path, shape: dict[str, int], layers: int, evaluations: int | None = EVALUATIONS) -> list[int]:
+    """Trains a student of this depth; returns the peak of anonymous memory up to each evaluation.
+
+    Args:
+        n: Examples.
+        folder: For files of tokens and teacher outputs.
+        shape: Of the model.
+        layers: Of the student.
+        evaluations: After which it is stopped; None: after all epochs.
+    """
     splits = {
         name: mapped_split(folder, name, size, MEAN_LENGTH["train"]) for name, size in (("train", n), ("dev", 50))
     }
@@ -110,25 +121,31 @@ def train(n: int, folder: Path, shape: dict[str, int], layers: int) -> int:
         teacher_dev={"dev": outputs["dev"]},
         device=torch.device("cpu"),
     )
-    held, over = [0], threading.Event()
+    held, over = [[0]], threading.Event()
 
     def sample() -> None:
         while not over.wait(0.01):
-            held.append(own_bytes())
+            held[-1].append(own_bytes())
 
     def report(evaluation: Evaluation) -> None:
-        if evaluation.number == EVALUATIONS:
+        if evaluation.number == evaluations:
             raise EnoughError
+        held.append([0])
 
     config = DistillConfig(student_layers=layers, alpha=0.5, beta=10, temperature=5, strategy="skip", normalize=True)
     threading.Thread(target=sample).start()
     try:
-        distill(student_data, config, TrainingConfig(epochs=2, evaluations_per_epoch=max(3, n // 32 // 20)), report)
+        distill(
+            student_data, config, TrainingConfig(epochs=EPOCHS, evaluations_per_epoch=max(3, n // 32 // 20)), report
+        )
     except EnoughError:
-        return max(held)
+        pass
+    else:
+        assert evaluations is None, "the training ended before it was stopped"
+        held.pop()  # what follows the last evaluation
     finally:
         over.set()
-    raise AssertionError("the training ended before it was stopped")
+    return [max(samples) for samples in held]
 
 
 if __name__ == "__main__":
@@ -136,7 +153,16 @@ if __name__ == "__main__":
     work = {
         "train": lambda n, folder: train(n, folder, SMALL, 2),
         "train-real": lambda n, folder: train(n, folder, LARGE, 6),  # 22.7 million parameters
+        "train-long": lambda n, folder: train(n, folder, LARGE, 3, evaluations=None),
         "build": build,
     }
-    most = work[sys.argv[1]](int(sys.argv[2]), Path(sys.argv[3]))
-    print(json.dumps({"own": most, "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+    held = work[sys.argv[1]](int(sys.argv[2]), Path(sys.argv[3]))
+    print(
+        json.dumps(
+            {
+                "own": max(held),
+                "own_by_evaluation": held,
+                "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            }
+        )
+    )

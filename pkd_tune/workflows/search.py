@@ -57,6 +57,7 @@ from pkd_tune.workflows.finalists import export_finalists
 from pkd_tune.workflows.finished_run import SearchRun
 from pkd_tune.workflows.free_slots import free_slots_text
 from pkd_tune.workflows.inputs import forward_pass_text, load_examples
+from pkd_tune.workflows.report_time import time_report
 from pkd_tune.workflows.request import SearchRequest
 from pkd_tune.workflows.run_folder import begin_run_folder, check_same_search, read_record, relative_path
 from pkd_tune.workflows.teaching import Nodes, make_teacher, make_teacher_outputs
@@ -104,7 +105,7 @@ def search(request: SearchRequest) -> SearchRun:
         # On this machine's CPU nothing is gained by other processes, which take seconds to start.
         in_this_process = options.address is None and resources.device == "cpu"
         teacher = prepare(request, resources, run_dir, record, None if in_this_process else Nodes(run))
-        time_limit = None if ends is None else TimeLimit(ends, resources.count)
+        time_limit = None if ends is None else TimeLimit(ends - time_report(request, teacher, plans), resources.count)
         studies = open_studies(request, plans, run_dir, time_limit)
         for source, trials_of in earlier.items():
             added = sum(studies.warm_start(key, str(source.resolve()), trials) for key, trials in trials_of.items())

@@ -1,13 +1,22 @@
 """Which trial sees which GPU, on a machine with eight that Ray is told of."""
 
 import collections
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+import trainables
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from runner_runs import ALPHA, search
 
+from pkd_tune.tuning import cluster
+from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
 from pkd_tune.tuning.resources import Resources, share_gpus
+from pkd_tune.tuning.studies import Studies
+from pkd_tune.tuning.trial import TrialContext
 
 GPUS = 8
 
@@ -56,3 +65,37 @@ def test_eight_gpus_are_all_used_however_many_trials_there_are() -> None:
                 remove_placement_group(group)
     finally:
         ray.shutdown()
+
+
+class WatchedStudies(Studies):
+    """Notes of every trial of a search how many others of its study had a score when it began."""
+
+    scored_before: list[int]
+
+    def ask(self) -> tuple[TrialId, dict[str, Any], int | None] | None:
+        before = {
+            study_key: sum(bool(trial.intermediate_values) for trial in self.trials(study_key))
+            for study_key in self.plans
+        }
+        if (asked := super().ask()) is not None:
+            self.scored_before.append(before[asked[0].study_key])
+        return asked
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("max_pending", "blind"), [(0, range(32, 201)), (4, range(16, 17))], ids=["no limit", "4"])
+def test_few_trials_of_a_wide_search_start_without_a_result_of_their_study(
+    max_pending: int, blind: range, context: TrialContext, tmp_path: Path
+) -> None:
+    """Two hundred instant trials of four studies in 32 slots of eight GPUs."""
+    resources = Resources(gpus=GPUS, trials_per_gpu=4)
+    plans = [StudyPlan(study_key=StudyKey(depth, "pkd"), quota=50, parameters=ALPHA) for depth in (1, 2, 3, 4)]
+    studies = WatchedStudies(tmp_path / "study.log", plans, max_pending=max_pending)
+    studies.scored_before = []
+    with cluster.local_cluster(resources, tmp_path / "ray.log"):
+        rows = search(replace(context, resources=resources), studies, trainables.instant)
+    assert len(rows) == 200
+    without = studies.scored_before.count(0)
+    print(f"{without} of 200 trials began before any of their study had a score")
+    assert without in blind
