@@ -177,10 +177,11 @@ def test_commands_say_before_they_train_why_steps_are_eager(
     of_student = {"teacher": "tiny", "method": "kd", "layers": 2}
     finetuning = resolve_finetune(make_options(FinetuneOptions, {**usual, "model": "tiny"}), "")
     distilling = resolve_distill(make_options(DistillOptions, {**usual, **of_student}), "")
-    for train in (
+    commands: tuple[Callable[[], object], ...] = (
         lambda: finetune(replace(finetuning, device="cuda")),
         lambda: distill(replace(distilling, device="cuda")),
-    ):
+    )
+    for train in commands:
         caplog.clear()
         with pytest.raises((RuntimeError, AssertionError)):
             train()
