@@ -13,7 +13,15 @@ import sys
 from pathlib import Path
 
 from pkd_tune.benchmark.results import as_text, families_text
-from pkd_tune.benchmark.settings import DEFAULT_LAYERS, DEFAULT_WIDTH, MAX_TRIALS, STEPS, BenchConfig, resolve
+from pkd_tune.benchmark.settings import (
+    DEFAULT_LAYERS,
+    DEFAULT_WIDTH,
+    MAX_TRIALS,
+    STEPS,
+    TRIALS_PER_GPU,
+    BenchConfig,
+    resolve,
+)
 from pkd_tune.cli.common_flags import Parser, add_gpu_flag, add_precision_flag
 from pkd_tune.cli.main import run_command
 from pkd_tune.files import write_json
@@ -54,7 +62,8 @@ def make_parser() -> Parser:
         type=int,
         nargs="+",
         metavar="N",
-        help=f"numbers of concurrent trials to measure (default: 1, 2, 4 ... up to {MAX_TRIALS})",
+        help="numbers of concurrent trials to measure; more than there are GPUs share them (default: 1, 2, 4 ... up "
+        f"to {MAX_TRIALS}, and {TRIALS_PER_GPU} for each GPU)",
     )
     add(
         "--families",

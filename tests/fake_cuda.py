@@ -1,6 +1,8 @@
 """Trains a student on fake CUDA tensors, and prints as JSON what waited for the device, and where.
 
-    python tests/fake_cuda.py LIBRARY [resident] [projection]
+    python tests/fake_cuda.py LIBRARY few|all
+
+Batches are gathered from data on the GPU (`resident`), or come from pinned memory of the host (`from memory`).
 
 Fake tensors have shapes and devices, and no values; an operation on tensors of two devices is an error. LIBRARY is
 compiled from `GUARD`: autograd asks for a guard of the device, which a torch without CUDA does not have. Captured work
@@ -148,7 +150,7 @@ def in_phase(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def main(library: str, resident: bool, projection: bool) -> None:
+def main(library: str, *, few: bool) -> None:
     ctypes.CDLL(library)
     torch.set_num_threads(1)
     for name, answer in {
@@ -169,7 +171,6 @@ def main(library: str, resident: bool, projection: bool) -> None:
         getattr(torch.backends.cuda, f"enable_{kernels}_sdp")(False)
     torch.cuda.is_available = lambda: True
     torch.cuda.is_bf16_supported = lambda *arguments, **named: True
-    torch.cuda.mem_get_info = lambda device=None: (FREE if resident else 0, FREE)
 
     from made_up_trainings import PKD, TRAINING, made_up_student_data
 
@@ -182,6 +183,8 @@ def main(library: str, resident: bool, projection: bool) -> None:
     loop_module, train_step = modules[loop.__name__], modules[TrainStep.__module__]
     loop_module.side_stream = lambda device: contextlib.nullcontext()
     TrainStep._do = in_phase("eager step", TrainStep._do)  # type: ignore[method-assign]
+    TrainStep._step = in_phase("replay inputs", TrainStep._step)  # type: ignore[method-assign]
+    train_step.input_buffers = in_phase("buffers", train_step.input_buffers)
     loop_module.evaluate = in_phase("evaluation", loop_module.evaluate)
     student_module = modules[student.__name__]
     student_module.open_source = in_phase("start", student_module.open_source)
@@ -198,19 +201,28 @@ def main(library: str, resident: bool, projection: bool) -> None:
             yield following
 
     train_step.epoch_inputs = noted_inputs
-    evaluations: list[object] = []
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        data = made_up_student_data(torch.device("cuda:0"), dropout=0.1, teacher_width=24 if projection else 16)
-        model_pool = ModelPool(graphs=Graphs(capture))
-        trainings: list[tuple[Precision, dict[str, Any]]] = [
-            *(("bf16", change) for change in ({}, {"beta": 0.0}, {"alpha": 0.0, "beta": 0.0})),
-            ("fp32", {}),
-        ]
-        for precision, change in trainings:
-            training = replace(TRAINING, precision=precision, epochs=2)
-            student.distill(data, replace(PKD, **change), training, evaluations.append, model_pool=model_pool)
-    print(json.dumps({"evaluations": len(evaluations), "seen": seen}))
+    trainings: list[tuple[Precision, dict[str, Any]]] = [
+        *(("bf16", change) for change in ({}, {"beta": 0.0}, {"alpha": 0.0, "beta": 0.0})),
+        ("fp32", {}),
+    ]
+    free = [0]
+    torch.cuda.mem_get_info = lambda device=None: (free[0], FREE)
+    told: dict[str, list[dict[str, Any]]] = {}
+    for place, projection in [("resident", True), ("from memory", False), ("resident", False), ("from memory", True)]:
+        if few and place in told:
+            break
+        free[0] = FREE if place == "resident" else 0
+        evaluations: list[object] = []
+        seen.clear()
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            data = made_up_student_data(torch.device("cuda:0"), dropout=0.1, teacher_width=24 if projection else 16)
+            model_pool = ModelPool(graphs=Graphs(capture))
+            for precision, change in trainings[:1] if few else trainings:
+                training = replace(TRAINING, precision=precision, epochs=2)
+                student.distill(data, replace(PKD, **change), training, evaluations.append, model_pool=model_pool)
+        told[place] = [*told.get(place, []), {"evaluations": len(evaluations), "seen": {**seen}}]
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], "resident" in sys.argv, "projection" in sys.argv)
+    main(sys.argv[1], few="few" in sys.argv)

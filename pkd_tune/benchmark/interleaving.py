@@ -20,6 +20,9 @@ Process: TypeAlias = "subprocess.Popen[str]"
 PLAIN, REFERENCE, FAST, GENERAL = "plain loop", "BERT, fast", "fast", "general"
 """Names of the entries of a family."""
 
+EAGER = "pkd_tune, PKD, eager steps"
+"""Name of the entry whose steps are not captured, on a GPU."""
+
 PKD_TUNE_WORKLOADS = {"finetune": "fine-tuning", "kd": "KD", "pkd": "PKD"}
 """Workload kinds that run pkd_tune's training loop, and their names in tables."""
 
@@ -44,6 +47,8 @@ class Workload:
     """Its `model_type`."""
     general: bool = False
     """Whether pkd_tune's loop runs transformers' forward pass also where the family has a fast one."""
+    captured: bool = True
+    """Whether pkd_tune's loop captures training steps as CUDA graphs on a GPU."""
     depth: int
     """Layers of the student."""
     lengths: list[int]
@@ -72,20 +77,25 @@ class Entry:
         return range(self.first_process, self.first_process + len(self.workloads))
 
 
-def make_entries(base: Workload, concurrent: Sequence[int]) -> list[Entry]:
+def make_entries(base: Workload, concurrent: Sequence[int], gpus: int = 1) -> list[Entry]:
     """Returns the entries of one depth, the plain loop in fp32 first.
+
+    On a GPU, PKD with eager steps is among them. Concurrent trials that are more than the GPUs share them.
 
     Args:
         base: What they share: depth, shape, lengths, all threads, and the precision of pkd_tune's loop.
-        concurrent: Numbers of concurrent trials, with one thread or one GPU each.
+        concurrent: Numbers of concurrent trials: on a CPU with one thread each, on GPUs with each GPU in turn.
+        gpus: GPUs that they share, where the device is one.
     """
-    trial = replace(base, threads=1 if base.device == "cpu" else base.threads)  # as `tuning.trial` has it
+    on_gpu = base.device == "cuda"
+    trial = replace(base, threads=base.threads if on_gpu else 1)  # as `tuning.trial` has it
     # All steps of the plain loop cost the same: a quarter of them will do.
     plain = replace(base, kind="plain", lengths=base.lengths[:: 4 if len(base.lengths) >= 4 * base.batch_size else 1])
     workloads = {
         "plain loop": replace(plain, precision="fp32"),
         **({} if base.precision == "fp32" else {f"plain loop, {base.precision}": plain}),
         **{f"pkd_tune, {title}": replace(base, kind=kind) for kind, title in PKD_TUNE_WORKLOADS.items()},
+        **({EAGER: replace(base, captured=False)} if on_gpu else {}),
         "peak": replace(base, kind="peak"),
         "overheads": replace(trial, kind="overheads"),
     }
@@ -94,8 +104,11 @@ def make_entries(base: Workload, concurrent: Sequence[int]) -> list[Entry]:
     ]
     return single + [
         Entry(
-            name=f"pkd_tune, PKD, {plural(count, 'trial')}",
-            workloads=tuple(replace(trial, gpu=gpu, repeats=base.repeats * len(concurrent)) for gpu in range(count)),
+            name=f"pkd_tune, PKD, {plural(count, 'trial')}"
+            + (f" on {plural(min(count, gpus), 'GPU')}" if on_gpu else ""),
+            workloads=tuple(
+                replace(trial, gpu=number % gpus, repeats=base.repeats * len(concurrent)) for number in range(count)
+            ),
             first_process=len(single),
         )
         for count in concurrent

@@ -32,7 +32,12 @@ def measure(settings: BenchSettings, command: str) -> dict[str, Any]:
         command: The command line, for the provenance.
     """
     base, repeats = settings.base, settings.base.repeats
-    entries = {depth: make_entries(replace(base, depth=depth), settings.concurrent) for depth in settings.depths}
+    entries = {
+        depth: make_entries(replace(base, depth=depth), settings.concurrent, settings.gpus or 1)
+        for depth in settings.depths
+    }
+    if not settings.gpus:
+        logger.info("no entry compares eager steps with captured ones: on a CPU all are eager")
     answers = {}
     total = repeats * sum(map(len, entries.values()))
     with tqdm(total=total, unit=" runs", leave=False, disable=not sys.stderr.isatty()) as bar:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pkd_tune.benchmark.interleaving import FAST, GENERAL, PLAIN, REFERENCE, Answer, Entry, Workload
+from pkd_tune.benchmark.interleaving import EAGER, FAST, GENERAL, PLAIN, REFERENCE, Answer, Entry, Workload
 from pkd_tune.encoders.families import FAMILIES
 from pkd_tune.reporting.document import Table, Text, markdown
 from pkd_tune.reporting.formatting import plural
@@ -242,9 +242,14 @@ def _remarks(rows: list[dict[str, Any]], overheads: dict[str, Any]) -> str:
     finetuning, pkd = named["pkd_tune, fine-tuning"], named["pkd_tune, PKD"]
     longer, longer_cpu = (finetuning[rate] / pkd[rate] for rate in ("examples_per_second", "examples_per_cpu_second"))
     fastest = max((row for row in rows if "PKD" in row["name"]), key=lambda row: row["examples_per_second"])
+    graphs = ""
+    if EAGER in named:
+        times = pkd["examples_per_second"] / named[EAGER]["examples_per_second"]
+        graphs = f"Captured PKD steps are {times:.2f} times as fast as eager ones. "
     seconds = ", ".join(f"{title} {overheads[what]['seconds']:.3f} s" for what, title in OVERHEADS.items())
     return (
         f"A PKD epoch takes {longer:.2f} times as long as a fine-tuning epoch ({longer_cpu:.2f} by CPU time). "
+        f"{graphs}"
         f"The highest PKD throughput is at {fastest['processes']} × {fastest['threads']} (processes × threads).\n"
         f"Overheads of a trial: {seconds}."
     )

@@ -33,6 +33,9 @@ STEPS = {"cpu": 16, "cuda": 128}
 MAX_TRIALS = 16
 """Most concurrent trials that are measured by default: each takes about a gigabyte of memory."""
 
+TRIALS_PER_GPU = 4
+"""Trials that share a GPU at most by default, as in a search."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchConfig:
@@ -77,6 +80,8 @@ class BenchSettings:
     """Numbers of concurrent trials."""
     data: str
     """Where the example lengths come from, for the tables."""
+    gpus: int = 0
+    """GPUs that concurrent trials share; 0: they run on the CPU."""
     families: tuple[str, ...] = ()
     """Model types to compare, at the first depth; empty: the depths of one BERT are measured."""
 
@@ -108,9 +113,10 @@ def resolve(config: BenchConfig) -> BenchSettings:
         problems.append(f"--families {unknown[0]}: give all, or some of {', '.join(FAMILIES)}")
     if config.families and config.concurrent:
         problems.append("--families: its training runs run alone; leave out --slots")
-    if resources is not None and max(config.concurrent, default=0) > resources.count:
+    most = max(usable_cores(), resources.gpus if resources is not None else 0)
+    if resources is not None and max(config.concurrent, default=0) > most:
         problems.append(
-            f"--slots {max(config.concurrent)}: at most {resources.count} here, one trial per CPU core or GPU"
+            f"--slots {max(config.concurrent)}: at most {most} here, as many as there are CPU cores or GPUs"
         )
     if problems or resources is None or shape is None:
         raise UserError(*problems)
@@ -174,7 +180,8 @@ def _settings(
 ) -> BenchSettings:
     layers = shape["num_hidden_layers"]
     steps = config.steps or STEPS[resources.device]
-    most = min(MAX_TRIALS, resources.count)
+    sharing = min(TRIALS_PER_GPU * resources.gpus, usable_cores())
+    most = min(MAX_TRIALS, max(resources.count, sharing))
     base = Workload(
         kind="pkd",
         precision="bf16" if config.precision != "fp32" and has_bf16(resources.device) else "fp32",
@@ -193,6 +200,7 @@ def _settings(
         base=base,
         depths=config.depths or tuple(sorted({max(1, layers // 2), layers})),
         concurrent=config.concurrent or tuple(2**i for i in range(most.bit_length())),
+        gpus=resources.gpus,
         data=f"lengths of {task}",
         families=tuple(FAMILIES) if config.families == ("all",) else config.families,
     )

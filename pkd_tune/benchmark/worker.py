@@ -32,9 +32,9 @@ from pkd_tune.distillation.checkpoint import write_tensors
 from pkd_tune.distillation.inference import TeacherSimilarity, evaluate
 from pkd_tune.distillation.loop import fit
 from pkd_tune.distillation.losses import Loss
-from pkd_tune.distillation.student import StudentData, distill
+from pkd_tune.distillation.student import ModelPool, StudentData, distill
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
-from pkd_tune.distillation.train_step import TrainStep, stream_graphs
+from pkd_tune.distillation.train_step import TrainStep, graphs_of_a_training
 from pkd_tune.encoders.families import FAMILIES
 from pkd_tune.encoders.modeling import cut_to_layers, takes_segment_ids
 
@@ -126,13 +126,14 @@ def training(workload: Workload, answer: Answer) -> None:
 
 def train(student_data: StudentData, workload: Workload, config: TrainingConfig, report: Callable[[Any], None]) -> None:
     """Fine-tunes or distils one student, by the kind of the workload; `report` is called after every evaluation."""
-    if workload.kind != "finetune":
-        distill(student_data, _distill_config(workload), config, report)
-        return
-    model = cut_to_layers(student_data.start("pretrained"), range(1, workload.depth + 1)).to(student_data.device)
-
-    train_step = TrainStep(model, tokens=student_data.tokens, graphs=stream_graphs(model.device))
-    fit(train_step, Loss(), open_source(student_data.train, model), student_data.dev, TASK, config, report)
+    with graphs_of_a_training(student_data.device, captured=workload.captured) as graphs:
+        if workload.kind != "finetune":
+            model_pool = ModelPool(graphs=graphs)
+            distill(student_data, _distill_config(workload), config, report, model_pool=model_pool)
+            return
+        model = cut_to_layers(student_data.start("pretrained"), range(1, workload.depth + 1)).to(student_data.device)
+        train_step = TrainStep(model, tokens=student_data.tokens, graphs=graphs)
+        fit(train_step, Loss(), open_source(student_data.train, model), student_data.dev, TASK, config, report)
 
 
 def peak(workload: Workload, answer: Answer) -> None:

@@ -42,6 +42,18 @@ def usable_cores(
     return max(1, math.floor(min([bound, *of_groups, *of_job])))
 
 
+def limit_threads(
+    groups: Path = GROUPS, membership: Path = MEMBERSHIP, environment: Mapping[str, str] = os.environ
+) -> None:
+    """Has torch compute in this process with no more threads than `usable_cores()`.
+
+    Its own default is that of the machine, or `OMP_NUM_THREADS`; where that is fewer threads, it stays.
+    """
+    import torch  # takes seconds, which --help need not wait for
+
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores(groups, membership, environment)))
+
+
 def free_memory(
     groups: Path = GROUPS, membership: Path = MEMBERSHIP, environment: Mapping[str, str] = os.environ
 ) -> int:
@@ -94,14 +106,16 @@ def _cores_of(group: Path) -> float | None:
 def _bytes_left(group: Path) -> int | None:
     """Returns the bytes of memory that a control group has left; None where it sets no limit.
 
-    What it holds of files counts as left: the system gives that up when it is asked for memory.
+    What it holds of files counts as left: the system gives that up when it is asked for memory. Version 2 has two
+    limits: above `memory.max` processes are killed, and above `memory.high` they are slowed down.
     """
-    for limit, used, total in (
-        ("memory.max", "memory.current", ""),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    for limits, used, total in (
+        (("memory.max", "memory.high"), "memory.current", ""),
+        (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_"),
     ):
-        if (group / limit).exists() and (allowed := (group / limit).read_text().strip()).isdigit():
+        texts = [(group / limit).read_text().strip() for limit in limits if (group / limit).exists()]
+        if allowed := [int(text) for text in texts if text.isdigit()]:
             held = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
             files = int(held[f"{total}active_file"]) + int(held[f"{total}inactive_file"])
-            return int(allowed) - int((group / used).read_text()) + files
+            return min(allowed) - int((group / used).read_text()) + files
     return None

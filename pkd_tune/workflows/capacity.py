@@ -25,12 +25,15 @@ from pkd_tune.tuning.plan import StudyPlan
 from pkd_tune.tuning.resources import Resources, share_cores, share_gpus
 from pkd_tune.tuning.space import Parameters, inits
 from pkd_tune.workflows.gpu_check import (
+    LIMIT_SECONDS,
     TrialMemory,
     compare_on_gpu,
     failure_text,
     measure_on_gpu,
     measure_trial,
+    warn_of_eager_steps,
     why_not_captured,
+    within_limit,
 )
 from pkd_tune.workflows.inputs import load_examples
 from pkd_tune.workflows.request import SearchRequest
@@ -52,7 +55,12 @@ ACTIVATIONS = 32
 """Numbers that a layer keeps for its backward pass, for each token and unit of its width."""
 
 
-def limit_concurrency(request: SearchRequest, resources: Resources, plans: Sequence[StudyPlan]) -> Resources:
+def limit_concurrency(
+    request: SearchRequest,
+    resources: Resources,
+    plans: Sequence[StudyPlan],
+    work: list[dict[str, str]] | None = None,
+) -> Resources:
     """Returns the resources that a search uses of those it was given, and whether its steps are captured.
 
     On a CPU: a concurrent trial for each core, unless there are fewer trials, or less memory. On GPUs: a trial on each;
@@ -63,11 +71,13 @@ def limit_concurrency(request: SearchRequest, resources: Resources, plans: Seque
         request: Says what is trained.
         resources: Of this machine, or of a cluster.
         plans: Of its studies.
+        work: Receives what nodes of a cluster did for it, as run.json has it.
     """
     trials = max(sum(plan.quota for plan in plans), request.config.seeds * len(plans))
     if resources.device == "cuda":
-        of_cluster = request.options.address is not None
-        return (_fitting_cluster if of_cluster else _fitting_gpus)(request, resources, trials)
+        if request.options.address is not None:
+            return _fitting_cluster(request, resources, trials, [] if work is None else work)
+        return _fitting_gpus(request, resources, trials)
     if request.options.address is not None:
         return resources
     starts, free = start_models(request.parameters), free_bytes()
@@ -95,8 +105,10 @@ def _fitting_gpus(request: SearchRequest, resources: Resources, trials: int) -> 
     return share_gpus(resources, trials, min(room, of_host // resources.gpus))
 
 
-def _fitting_cluster(request: SearchRequest, resources: Resources, trials: int) -> Resources:
-    """Returns the resources on GPUs of a cluster; a node of each kind of GPU is asked."""
+def _fitting_cluster(
+    request: SearchRequest, resources: Resources, trials: int, work: list[dict[str, str]]
+) -> Resources:
+    """Returns the resources on GPUs of a cluster; a node of each kind of GPU is asked, which is added to `work`."""
     config, asked = request.config, request.options.trials_per_gpu
     load_examples(config.data.task, config.data.data_dir, demo=request.options.demo)
     load_features(config.data.task, config.data.data_dir, config.data.student_dir, config.data.max_length)
@@ -105,8 +117,11 @@ def _fitting_cluster(request: SearchRequest, resources: Resources, trials: int) 
     place = JobPlace(cores=1, gpus=1, at_once=len(one_of_kind))
 
     def on_each(name: str, function: Callable[..., T], *arguments: object) -> list[T]:
-        jobs = [Job(name=name, function=function, arguments=arguments, node=node.id) for node in one_of_kind.values()]
-        return [done.result for done in run_jobs(jobs, place, restarts=0)]
+        limited = (LIMIT_SECONDS, function, *arguments)
+        jobs = [Job(name=name, function=within_limit, arguments=limited, node=node.id) for node in one_of_kind.values()]
+        done = run_jobs(jobs, place, restarts=0)
+        work.extend({"job": name, "node": each.node} for each in done)
+        return [each.result for each in done]
 
     def compared(config: SearchConfig) -> str | None:
         try:
@@ -143,7 +158,7 @@ def _reason_for_eager(request: SearchRequest, check: Callable[[SearchConfig], st
     if not request.options.cuda_graphs:
         return "--no-cuda-graphs"
     if (why := check(request.config)) is not None:
-        log.warning("training steps are not captured as CUDA graphs, which is slower: %s", why)
+        warn_of_eager_steps(why)
     return why
 
 

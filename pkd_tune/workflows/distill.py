@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pkd_tune.config import DataConfig, DistillConfig, TrainingConfig, UserError
+from pkd_tune.config import DataConfig, DistillConfig, Method, SearchConfig, SearchStage, TrainingConfig, UserError
 from pkd_tune.data.loading import load_features
 from pkd_tune.data.tokens import file_hash
 from pkd_tune.distillation.layer_map import teacher_layers
@@ -63,7 +63,7 @@ class DistillRequest:
     """One student, resolved and checked."""
 
     settings: Settings
-    method: str
+    method: Method
     target: Path
     device: str
     cuda_graphs: bool
@@ -86,6 +86,7 @@ def distill(request: DistillRequest) -> TrainedModel:
     from pkd_tune.distillation.plain import check_plain
     from pkd_tune.distillation.train_step import graphs_of_a_training
     from pkd_tune.encoders.modeling import save_classifier
+    from pkd_tune.workflows.gpu_check import may_capture
 
     settings, target = request.settings, request.target
     data, config, device = settings.data, settings.distillation, torch.device(request.device)
@@ -93,6 +94,15 @@ def distill(request: DistillRequest) -> TrainedModel:
     raw = load_examples(task, data.data_dir, demo=request.demo)
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     finetuned = data.data_dir / "models" / "finetuned" / task.name
+    compared = SearchConfig(
+        data=data,
+        teacher_trainings=settings.teacher_trainings,
+        student_training=settings.training,
+        depths=(config.student_layers,),
+        stages=(SearchStage(method=request.method),),
+        trials=None,
+    )
+    captured = may_capture(compared, asked=request.cuda_graphs, device=request.device)
     with training_progress("teacher") as show:
         teacher = teachers.prepare_teacher(
             task,
@@ -103,7 +113,7 @@ def distill(request: DistillRequest) -> TrainedModel:
             device,
             show,
             max_length=data.max_length,
-            captured=request.cuda_graphs,
+            captured=captured,
         )
     if not teacher.finetuned_here:
         check_plain(task, teacher.folder, raw, splits, data.max_length, device)
@@ -117,7 +127,7 @@ def distill(request: DistillRequest) -> TrainedModel:
         log.warning("a student of one layer has no intermediate layer to imitate with; beta has no effect")
 
     student_data = students.open_student_data(data, teacher, device, settings.training.seed)
-    with training_progress(name) as show, graphs_of_a_training(device, captured=request.cuda_graphs) as graphs:
+    with training_progress(name) as show, graphs_of_a_training(device, captured=captured) as graphs:
         model_pool = students.ModelPool(graphs=graphs)
         try:
             student, _ = students.distill(student_data, config, settings.training, show, model_pool=model_pool)

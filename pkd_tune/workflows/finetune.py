@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pkd_tune.config import DataConfig, TrainingConfig
+from pkd_tune.config import DataConfig, SearchConfig, TrainingConfig
 from pkd_tune.data.loading import load_features
 from pkd_tune.encoders.folder import layer_count, model_name, weights_key
 from pkd_tune.files import RESULT, write_json
@@ -53,11 +53,21 @@ def finetune(request: FinetuneRequest) -> TrainedModel:
 
     from pkd_tune.distillation import teacher as teachers
     from pkd_tune.distillation.student import compute_teacher_outputs
+    from pkd_tune.workflows.gpu_check import may_capture
 
     data, device, task = request.data, torch.device(request.device), request.data.task
     load_examples(task, data.data_dir, demo=request.demo)
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)
     folder = teachers.finetuned_cache(data)
+    compared = SearchConfig(
+        data=data,
+        teacher_trainings=request.trainings,
+        student_training=request.trainings[0],
+        depths=(),
+        stages=(),
+        trials=None,
+    )
+    captured = may_capture(compared, asked=request.cuda_graphs, device=request.device, layers=request.layers)
     with training_progress(f"{task.name}, {plural(request.layers, 'layer')}") as show:
         model_dir = teachers.finetune(
             task,
@@ -69,7 +79,7 @@ def finetune(request: FinetuneRequest) -> TrainedModel:
             device,
             show,
             max_length=data.max_length,
-            captured=request.cuda_graphs,
+            captured=captured,
         )
     key, metrics = weights_key(model_dir), teachers.dev_metrics(task, model_dir, splits, device)
     if not (model_dir / RESULT).exists():  # it says when the weights were made

@@ -6,10 +6,16 @@ A capture that fails leaves CUDA unusable in its process, and a process that tra
 
 from __future__ import annotations
 
+import faulthandler
+import logging
 import multiprocessing
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,15 +24,25 @@ import torch
 
 from pkd_tune.config import DistillConfig, Method, SearchConfig, Strategy
 from pkd_tune.data.loading import load_features, selection_splits
-from pkd_tune.data.tokens import Split, take
-from pkd_tune.distillation.loop import Evaluation
+from pkd_tune.data.tokens import Split, take, used_tokens
+from pkd_tune.distillation.batch_source import open_source
+from pkd_tune.distillation.loop import Evaluation, fit
+from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.student import ModelPool
-from pkd_tune.distillation.train_step import Capture, Graphs, graphs_of_a_training, stream_graphs
+from pkd_tune.distillation.teacher import finetuned_cache, finetuned_folder, is_finetuned
+from pkd_tune.distillation.train_step import Capture, Graphs, TrainStep, graphs_of_a_training, stream_graphs
+from pkd_tune.encoders.folder import has_classifier, layer_count
+from pkd_tune.encoders.modeling import cut_to_layers, load_classifier
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning.limits import free_memory
-from pkd_tune.workflows.timing import train_student
+from pkd_tune.workflows.timing import first_examples, remove_dropout, train_student
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+LIMIT_SECONDS = 600.0
+"""A check that takes longer than this hangs: its process is ended."""
 
 COMPARED_STEPS = 4
 """Of these, the first is eager in any case, the second captures, and all later ones are replays."""
@@ -53,16 +69,39 @@ class TrialMemory:
     """Bytes of the machine's memory that no other program uses."""
 
 
-def why_not_captured(config: SearchConfig) -> str | None:
+def may_capture(config: SearchConfig, *, asked: bool, device: str, layers: int | None = None) -> bool:
+    """Returns whether a command captures its training steps on a GPU; where a check finds a reason not to, logs it.
+
+    Args:
+        config: Says what is trained, as for a search.
+        asked: Whether they should be captured where they can be.
+        device: `cuda` or `cpu`.
+        layers: Layers of the model that is fine-tuned; None: all of the teacher's, where it is to be fine-tuned.
+    """
+    if not asked or device != "cuda":
+        return False
+    why = why_not_captured(config, layers)
+    if why is not None:
+        warn_of_eager_steps(why)
+    return why is None
+
+
+def warn_of_eager_steps(why: str) -> None:
+    """Says that training steps are not captured, and why."""
+    log.warning("training steps are not captured as CUDA graphs, which is slower: %s", why)
+
+
+def why_not_captured(config: SearchConfig, layers: int | None = None) -> str | None:
     """Returns why training steps should not be captured as CUDA graphs on this machine's GPU; None: they can be.
 
     In a process of its own, each depth and structure of the loss takes a few captured steps and the same eager ones.
 
     Args:
         config: Of the search.
+        layers: As in `may_capture()`.
     """
     try:
-        return in_own_process(compare_on_gpu, config)
+        return in_own_process(compare_on_gpu, config, layers)
     except Exception as error:  # whatever goes wrong there, eager steps do without it
         return failure_text(error)
 
@@ -72,18 +111,21 @@ def failure_text(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
-def compare_on_gpu(config: SearchConfig) -> str | None:
+def compare_on_gpu(config: SearchConfig, layers: int | None = None) -> str | None:
     """Does what `why_not_captured()` describes, in this process."""
     device = torch.device("cuda")
     graphs = stream_graphs(device)
     assert graphs is not None
-    return unequal_steps(config, _splits(config), device, graphs.capture)
+    why = unequal_steps(config, _splits(config, config.data.student_dir), device, graphs.capture)
+    if why is None and (layers is not None or not has_classifier(config.data.teacher_dir)):
+        why = unequal_finetuning(config, layers or layer_count(config.data.teacher_dir), device, graphs.capture)
+    return why
 
 
 def unequal_steps(
     config: SearchConfig, splits: Mapping[str, Split], device: torch.device, capture: Capture
 ) -> str | None:
-    """Returns how captured steps differ from the same eager ones; None: they do not.
+    """Returns how captured steps of students differ from the same eager ones; None: they do not.
 
     Args:
         config: Of the search.
@@ -91,17 +133,46 @@ def unequal_steps(
         device: Where both are done, without dropout.
         capture: How steps are captured.
     """
-    longest = np.argsort(-splits["train"].lengths, kind="stable")
-    size = COMPARED_STEPS * config.student_training.batch_size
-    part = take(splits["train"], "train", np.resize(longest[:size], size))
+    part = _longest(splits["train"], COMPARED_STEPS * config.student_training.batch_size)
     for depth in config.depths:
         for loss in structures([stage.method for stage in config.stages], depth):
-            captured, eager = (_steps(config, splits, part, loss, device, how) for how in (capture, lambda work: work))
-            for number, (one, other) in enumerate(zip(captured, eager, strict=True), start=1):
-                for name, value in one.items():
-                    if not abs(value - other[name]) <= TOLERANCE * max(abs(value), abs(other[name])):
-                        what = f"{name} of step {number} of a student of {plural(depth, 'layer')}"
-                        return f"{what} is {value:.4g} captured and {other[name]:.4g} eager"
+            captured, eager = (_steps(config, splits, part, loss, device, how) for how in (capture, _eager))
+            if (found := _difference(captured, eager)) is not None:
+                return found.format(f"a student of {plural(depth, 'layer')}")
+    return None
+
+
+def unequal_finetuning(config: SearchConfig, layers: int, device: torch.device, capture: Capture) -> str | None:
+    """Returns how captured steps of the model that is fine-tuned differ from eager ones; None: they do not.
+
+    A model that was fine-tuned before, and is not trained again, is not compared.
+
+    Args:
+        config: Of the search; the model is the teacher's.
+        layers: Number of its first layers.
+        device: Where both are done, without dropout.
+        capture: How steps are captured.
+    """
+    data, trainings = config.data, config.teacher_trainings
+    splits = _splits(config, data.teacher_dir)
+    if is_finetuned(finetuned_folder(data.task, splits, data.teacher_dir, layers, finetuned_cache(data), trainings)):
+        return None
+    captured, eager = (_finetuning_steps(config, splits, layers, device, how) for how in (capture, _eager))
+    found = _difference(captured, eager)
+    return None if found is None else found.format(f"the fine-tuning of {plural(layers, 'layer')}")
+
+
+def _eager(work: Callable[[], None]) -> Callable[[], None]:
+    """Captures nothing: every step is done again."""
+    return work
+
+
+def _difference(captured: list[dict[str, float]], eager: list[dict[str, float]]) -> str | None:
+    """Returns where two trainings differ, with a place for what was trained; None: nowhere."""
+    for number, (one, other) in enumerate(zip(captured, eager, strict=True), start=1):
+        for name, value in one.items():
+            if not abs(value - other[name]) <= TOLERANCE * max(abs(value), abs(other[name])):
+                return f"{name} of step {number} of {{}} is {value:.4g} captured and {other[name]:.4g} eager"
     return None
 
 
@@ -134,7 +205,7 @@ def measure_on_gpu(config: SearchConfig, captured: bool) -> TrialMemory:
     The GPU's own figure is used: graphs lie outside torch's allocator.
     """
     device = torch.device("cuda")
-    splits = _splits(config)
+    splits = _splits(config, config.data.student_dir)
     torch.zeros((), device=device)  # makes this process's context, which is no trial's
     before, _ = torch.cuda.mem_get_info(device)
     with graphs_of_a_training(device, captured=captured) as graphs:
@@ -171,15 +242,32 @@ def train_as_a_trial(
         train_student(config, splits, part, _loss(depth), device, model_pool)
 
 
-def in_own_process(work: Callable[..., T], *arguments: object) -> T:
+def in_own_process(work: Callable[..., T], *arguments: object, limit: float = LIMIT_SECONDS) -> T:
     """Returns what a function of a module returns in a new process.
 
     Raises:
+        TimeoutError: When that takes more than `limit` seconds; the process is ended.
         BrokenProcessPool: When that process dies.
         Exception: What the function raises.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+    started = time.monotonic()
+    try:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(within_limit, limit, work, *arguments).result()
+    except BrokenProcessPool as error:
+        if time.monotonic() - started < limit:
+            raise
+        raise TimeoutError(f"nothing was found out in {limit:g} seconds") from error
+
+
+def within_limit(limit: float, work: Callable[..., T], *arguments: object) -> T:
+    """Returns what a function returns; ends this process after `limit` seconds, even while it hangs in native code."""
+    with open(os.devnull, "w") as nowhere:  # the place where it hangs would be many lines
+        faulthandler.dump_traceback_later(limit, exit=True, file=nowhere)
+        try:
+            return work(*arguments)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def _loss(depth: int, **changes: Any) -> DistillConfig:
@@ -187,10 +275,17 @@ def _loss(depth: int, **changes: Any) -> DistillConfig:
     return replace(pkd, **changes)
 
 
-def _splits(config: SearchConfig) -> dict[str, Split]:
+def _splits(config: SearchConfig, model_dir: Path) -> dict[str, Split]:
+    """Returns the splits of the search, tokenised as a model does."""
     task, data = config.data.task, config.data
-    features = load_features(task, data.data_dir, data.student_dir, data.max_length)
+    features = load_features(task, data.data_dir, model_dir, data.max_length)
     return dict(selection_splits(task, features, data.select_on))
+
+
+def _longest(split: Split, examples: int) -> Split:
+    """Returns a part of a split, of its longest examples, with some twice where it has too few."""
+    longest = np.argsort(-split.lengths, kind="stable")
+    return take(split, split.name, np.resize(longest[:examples], examples))
 
 
 def _steps(
@@ -203,10 +298,6 @@ def _steps(
 ) -> list[dict[str, float]]:
     """Returns the losses and the gradient norm of each step of a student without dropout."""
     seen: list[dict[str, float]] = []
-
-    def note(evaluation: Evaluation) -> None:
-        seen.append({**{f"loss {name}": x for name, x in evaluation.losses.items()}, "norm": evaluation.gradient_norm})
-
     graphs = Graphs(capture)
     try:
         train_student(
@@ -216,9 +307,46 @@ def _steps(
             loss,
             device,
             ModelPool(graphs=graphs),
-            report=note,
+            report=_noting(seen),
             dropout=False,
         )
     finally:
         graphs.clear()
     return seen
+
+
+def _finetuning_steps(
+    config: SearchConfig, splits: Mapping[str, Split], layers: int, device: torch.device, capture: Capture
+) -> list[dict[str, float]]:
+    """Returns the losses and the gradient norm of each step of a fine-tuning without dropout."""
+    task, training = config.data.task, config.teacher_trainings[0]
+    whole = load_classifier(config.data.teacher_dir, task.labels, seed=training.seed)
+    remove_dropout(whole)
+    model = cut_to_layers(whole, range(1, layers + 1)).to(device)
+    tokens = used_tokens([splits["train"], *(splits[name] for name in task.dev_splits)])
+    part = _longest(splits["train"], COMPARED_STEPS * training.batch_size)
+    dev = {name: first_examples(splits[name], task.outputs) for name in task.dev_splits}
+    seen: list[dict[str, float]] = []
+    graphs = Graphs(capture)
+    try:
+        fit(
+            TrainStep(model, tokens=tokens, graphs=graphs),
+            Loss(),
+            open_source(part, model),
+            dev,
+            task,
+            replace(training, epochs=1, evaluations_per_epoch=COMPARED_STEPS),
+            _noting(seen),
+        )
+    finally:
+        graphs.clear()
+    return seen
+
+
+def _noting(seen: list[dict[str, float]]) -> Callable[[Evaluation], None]:
+    """Returns what notes the losses and the gradient norm of every evaluation."""
+
+    def note(evaluation: Evaluation) -> None:
+        seen.append({**{f"loss {name}": x for name, x in evaluation.losses.items()}, "norm": evaluation.gradient_norm})
+
+    return note

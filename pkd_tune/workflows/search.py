@@ -82,7 +82,9 @@ def search(request: SearchRequest) -> SearchRun:
     record = settings_record(request)
     run_dir = begin_run_folder(request.out / data.task.name, run_name(request), record, new=options.new)
     with locked(run_dir), ExitStack() as stack:
-        resources = limit_concurrency(request, request.resources or join_cluster(request, run_dir, stack), plans)
+        work: list[dict[str, str]] = []
+        given = request.resources or join_cluster(request, run_dir, stack)
+        resources = limit_concurrency(request, given, plans, work)
         if note := free_slots_note(request, plans, resources.count):
             log.info(note)
         made = provenance(request.command, gpu_names())
@@ -104,7 +106,7 @@ def search(request: SearchRequest) -> SearchRun:
 
         # On this machine's CPU nothing is gained by other processes, which take seconds to start.
         in_this_process = options.address is None and resources.device == "cpu"
-        teacher = prepare(request, resources, run_dir, record, None if in_this_process else Nodes(run))
+        teacher = prepare(request, resources, run_dir, record, None if in_this_process else Nodes(run, work))
         time_limit = None if ends is None else TimeLimit(ends - time_report(request, teacher, plans), resources.count)
         studies = open_studies(request, plans, run_dir, time_limit)
         for source, trials_of in earlier.items():

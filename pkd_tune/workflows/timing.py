@@ -23,7 +23,7 @@ from pkd_tune.encoders.folder import has_classifier, layer_count
 from pkd_tune.encoders.modeling import load_classifier
 
 if TYPE_CHECKING:
-    from transformers import BertForSequenceClassification
+    from transformers import BertForSequenceClassification, PreTrainedModel
 
 T = TypeVar("T")
 
@@ -98,8 +98,7 @@ def train_student(
     task, data = config.data.task, config.data
     start = load_classifier(data.student_dir, task.labels, seed=0).to(device)
     if not dropout:
-        start.config.hidden_dropout_prob = start.config.attention_probs_dropout_prob = 0.0
-        start.config.classifier_dropout = 0.0
+        remove_dropout(start)
     layers, width = layer_count(data.teacher_dir), start.config.hidden_size
 
     generator = torch.Generator().manual_seed(0)
@@ -124,6 +123,12 @@ def train_student(
     )
     training = replace(config.student_training, epochs=epochs)
     return distill(student_data, loss, training, report, model_pool=model_pool)[0]
+
+
+def remove_dropout(model: PreTrainedModel) -> None:
+    """Sets a model's dropout to 0, for the models that are made of it."""
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
+    model.config.classifier_dropout = 0.0
 
 
 def time_teacher(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pkd_tune.benchmark.interleaving import Entry, Workload, family_entries, make_entries, run_interleaved
+from pkd_tune.benchmark.interleaving import EAGER, Entry, Workload, family_entries, make_entries, run_interleaved
 
 
 @pytest.mark.slow
@@ -53,13 +53,29 @@ def test_entries_on_a_cpu(workload: Workload) -> None:
 
 
 def test_entries_where_bf16_is_supported(workload: Workload) -> None:
-    entries = make_entries(replace(workload, precision="bf16", device="cuda", threads=8), (1, 2))
+    entries = make_entries(replace(workload, precision="bf16", device="cuda", threads=8), (1, 2), gpus=2)
     assert [(entry.name, entry.workloads[0].precision) for entry in entries[:3]] == [
         ("plain loop", "fp32"),
         ("plain loop, bf16", "bf16"),
         ("pkd_tune, fine-tuning", "bf16"),
     ]
     assert [(each.gpu, each.threads) for each in entries[-1].workloads] == [(0, 8), (1, 8)]
+
+
+def test_trials_that_are_more_than_the_gpus_share_them_in_turn(workload: Workload) -> None:
+    on_gpu = replace(workload, device="cuda")
+    for gpus, last in ((1, [0, 0, 0, 0]), (2, [0, 1, 0, 1]), (8, [0, 1, 2, 3])):
+        entries = {entry.name: entry for entry in make_entries(on_gpu, (1, 2, 4), gpus)}
+        used = "1 GPU" if gpus == 1 else f"{min(gpus, 4)} GPUs"
+        assert [each.gpu for each in entries[f"pkd_tune, PKD, 4 trials on {used}"].workloads] == last
+        assert [each.gpu for each in entries["pkd_tune, PKD, 1 trial on 1 GPU"].workloads] == [0]
+
+
+def test_pkd_with_eager_steps_is_an_entry_on_a_gpu_alone(workload: Workload) -> None:
+    entries = {entry.name: entry.workloads[0] for entry in make_entries(replace(workload, device="cuda"), (1,))}
+    assert entries[EAGER] == replace(entries["pkd_tune, PKD"], captured=False)
+    assert all(each.captured for name, each in entries.items() if name != EAGER)
+    assert EAGER not in [entry.name for entry in make_entries(workload, (1,))]
 
 
 def test_entries_of_families(workload: Workload) -> None:

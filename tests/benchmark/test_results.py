@@ -79,6 +79,17 @@ def test_medians_ratios_and_shares(workload: Workload) -> None:
     assert "scoring the dev split 0.200 s" in text
 
 
+def test_captured_steps_are_compared_with_eager_ones_on_a_gpu(workload: Workload) -> None:
+    entries = {2: make_entries(replace(workload, device="cuda"), (1,))}
+    answers = {entry.name: [[{"seconds": 2.0, "cpu_seconds": 2.0}]] for entry in entries[2]}
+    answers["pkd_tune, PKD"] = [[{"seconds": 0.5, "cpu_seconds": 0.5}]]
+    answers["peak"] = [[{"fp32": 1e9, "bf16": 2e9}]]
+    answers["overheads"] = [[{"evaluation": 1.0, "checkpoint": 1.0, "reset": 1.0}]]
+    text = as_text({"machine": "M", "model": "B", "data": "D", "repeats": 1, **summary(entries, {2: answers}, [0.1])})
+    assert "| pkd_tune, PKD, eager steps, fp32 | 1 × 1 | 4.0 |" in text
+    assert "Captured PKD steps are 4.00 times as fast as eager ones." in text
+
+
 def test_a_row_names_its_precision_once(workload: Workload) -> None:
     entries = {2: make_entries(replace(workload, precision="bf16"), (1,))}
     training = {"seconds": 1.0, "cpu_seconds": 1.0}

@@ -2,7 +2,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from pkd_tune.benchmark import settings as bench_settings
 from pkd_tune.benchmark.settings import MRPC_LENGTHS, BenchConfig, resolve
 from pkd_tune.config import UserError
 
@@ -24,6 +26,22 @@ def test_example_lengths_of_a_task_and_the_shape_of_a_model(tiny_data: Path, tmp
     assert 8 < max(settings.base.lengths) < 20
     assert len(settings.base.dev_lengths) == 40
     assert (settings.base.model["hidden_size"], settings.depths) == (32, (2, 4))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "measured"),
+    [(1, 16, (1, 2, 4)), (1, 2, (1, 2)), (2, 16, (1, 2, 4, 8)), (8, 128, (1, 2, 4, 8, 16)), (8, 4, (1, 2, 4, 8))],
+)
+def test_trials_share_gpus_as_far_as_there_are_cores(
+    gpus: int, cores: int, measured: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(bench_settings, "usable_cores", lambda: cores)
+    settings = resolve(BenchConfig(precision="fp32", steps=1))
+    assert (settings.gpus, settings.concurrent) == (gpus, measured)
+    assert resolve(BenchConfig(precision="fp32", steps=1, concurrent=(2,))).concurrent == (2,)
+    with pytest.raises(UserError, match=f"--slots 1000: at most {max(gpus, cores)} here"):
+        resolve(BenchConfig(precision="fp32", steps=1, concurrent=(1000,)))
 
 
 def test_problems_of_device_and_model_are_raised_together() -> None:

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from emulated_graphs import EmulatedStream
 from transformers import BertForSequenceClassification
 
 from pkd_tune.benchmark import worker
 from pkd_tune.benchmark.interleaving import Workload
 from pkd_tune.benchmark.worker import Answer, InputClosedError, synthetic_split, synthetic_student_data
+from pkd_tune.distillation import train_step
+from pkd_tune.distillation.train_step import Graphs
 from pkd_tune.encoders.families import FAMILIES
 
 
@@ -34,6 +37,21 @@ def test_training_answers_with_the_seconds_of_each_epoch(workload: Workload, kin
     run = worker.plain if kind == "plain" else worker.training
     received = answers(run, replace(workload, kind=kind), 1 + workload.repeats)
     assert all(answer["seconds"] > 0 and answer["cpu_seconds"] > 0 for answer in received)
+
+
+@pytest.mark.parametrize("kind", ["finetune", "kd", "pkd"])
+@pytest.mark.parametrize("captured", [True, False])
+def test_steps_are_captured_where_the_workload_says_so(
+    workload: Workload, kind: str, captured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model without dropout, which waits on a CPU for the seed of its generator; graphs are emulated."""
+    stream = EmulatedStream()
+    graphs = Graphs(stream.capture)
+    monkeypatch.setattr(train_step, "stream_graphs", lambda device, *, captured: graphs if captured else None)
+    without = {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
+    answers(worker.training, replace(workload, kind=kind, captured=captured, model={**workload.model, **without}), 3)
+    assert (stream.replays > 0) == captured
+    assert graphs.of == {}  # cleared at the end of a training
 
 
 @pytest.mark.parametrize(

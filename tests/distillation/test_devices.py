@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,22 +29,40 @@ def library(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     return once("cuda-guard", compile_guard) / "guard.so"
 
 
+ASYNCHRONOUS, BLOCKING = "asynchronous copy to the GPU", "blocking copy to the GPU"
+
+
 @pytest.mark.parametrize(
-    "flags",
-    [
-        pytest.param((), marks=pytest.mark.slow, id="from memory"),
-        pytest.param(("resident",), marks=pytest.mark.slow, id="resident"),
-        pytest.param(("resident", "projection"), id="resident, with a projection"),
-    ],
+    ("size", "trainings", "variants"), [("few", 1, 1), pytest.param("all", 4, 2, marks=pytest.mark.slow)]
 )
-def test_a_training_keeps_to_its_gpu_and_no_step_waits_for_it(library: Path, flags: tuple[str, ...]) -> None:
+def test_a_training_keeps_to_its_gpu_and_no_step_waits_for_it(
+    library: Path, size: str, trainings: int, variants: int
+) -> None:
+    """With examples on the GPU, and from the host's memory: with a projection and without, one each where few are."""
     script = Path(__file__).parents[1] / "fake_cuda.py"
-    done = subprocess.run([sys.executable, script, library, *flags], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, script, library, size], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["evaluations"] == 4 * 4
-    in_steps = {what for what in told["seen"] if what.split(":")[0] in ("eager step", "capture", "replay")}
-    assert in_steps <= {"eager step: asynchronous copy to the GPU"}
-    by_inputs = {what for what in told["seen"] if what.startswith("inputs:")}
-    assert by_inputs == ({"inputs: blocking copy to the GPU"} if "resident" in flags else set())  # ids, once an epoch
-    assert told["seen"]["outside: item"] == 5 * told["evaluations"]  # mean losses and gradient norm, not every step
+    assert {place: len(each) for place, each in told.items()} == {"resident": variants, "from memory": variants}
+    for place, each in told.items():
+        for training in each:
+            check_phases(training, trainings, resident=place == "resident")
+
+
+def check_phases(told: dict[str, Any], trainings: int, *, resident: bool) -> None:
+    """Checks what a training did in steps, in between, and when it was evaluated."""
+    evaluations = told["evaluations"]
+    assert evaluations == 4 * trainings
+    seen: dict[str, set[str]] = {}
+    for what in told["seen"]:
+        phase, _, did = what.partition(": ")
+        seen.setdefault(phase, set()).add(did)
+    of_steps = {phase: seen.get(phase, set()) for phase in ("eager step", "replay inputs", "capture", "replay")}
+    copies = set() if resident else {ASYNCHRONOUS}  # resident examples are gathered there
+    assert of_steps == {"eager step": copies, "replay inputs": copies, "capture": set(), "replay": set()}
+    assert seen.get("inputs", set()) == ({BLOCKING} if resident else set())  # ids, once an epoch
+    assert told["seen"]["outside: item"] == 5 * evaluations  # mean losses and gradient norm, not every step
+    # Its copies are plain ones: ids, types, mask and labels of one batch; logits, for the similarity too, and [CLS].
+    assert seen["evaluation"] == {BLOCKING, "copy from the GPU"}
+    assert told["seen"][f"evaluation: {BLOCKING}"] == 4 * evaluations
+    assert told["seen"]["evaluation: copy from the GPU"] <= 3 * evaluations

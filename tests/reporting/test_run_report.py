@@ -68,6 +68,17 @@ def test_what_each_node_did_is_said_where_there_was_more_than_one(tmp_path: Path
     assert f"Nodes: {first}; 10.0.0.3: 1 trial." in text_of(run)
 
 
+def test_a_run_on_gpus_with_eager_steps_says_why(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
+    says = "Training steps were not captured as CUDA graphs"
+    on_gpu = {"device": "cuda", "count": 2, "per_gpu": 2, "threads": 1}
+    assert says not in text_of(run)
+    change(run / "run.json", lambda record: record.update(resources={**on_gpu, "eager": None}))
+    assert says not in text_of(run)
+    change(run / "run.json", lambda record: record.update(resources={**on_gpu, "eager": "loss total differs"}))
+    assert f"- {says}: loss total differs." in text_of(run)
+
+
 SAYS: dict[str, list[str]] = {
     "dev": [
         "| dev split | confirmed score | selection score | F1 |",

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
-from pkd_tune.tuning.limits import free_memory, usable_cores
+from pkd_tune.tuning.limits import free_memory, limit_threads, usable_cores
 
 CORES = 8
 
@@ -68,6 +69,18 @@ def test_cores_are_all_where_a_platform_has_no_affinity(tmp_path: Path, monkeypa
     assert usable_cores(*groups(tmp_path, "", {}), {}) == os.cpu_count()
 
 
+@pytest.mark.parametrize(("before", "after"), [(6, 3), (2, 2)])
+def test_threads_are_no_more_than_the_cores_that_control_groups_leave(before: int, after: int, tmp_path: Path) -> None:
+    """And fewer where the user says so by `OMP_NUM_THREADS`, which torch reads when it is imported."""
+    usual = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before)
+        limit_threads(*groups(tmp_path, "0::/\n", {"cpu.max": "300000 100000\n"}), {})
+        assert torch.get_num_threads() == after
+    finally:
+        torch.set_num_threads(usual)
+
+
 SECOND = {
     "memory.max": "4000000000\n",
     "memory.current": "1000000000\n",
@@ -85,6 +98,9 @@ FIRST = {
     [
         ("0::/\n", SECOND),
         ("0::/pod/container\n", {f"pod/{name}": text for name, text in SECOND.items()}),
+        ("0::/\n", {**SECOND, "memory.max": "max\n", "memory.high": "4000000000\n"}),
+        ("0::/\n", {**SECOND, "memory.max": "9000000000\n", "memory.high": "4000000000\n"}),
+        ("0::/\n", {**SECOND, "memory.high": "9000000000\n"}),
         (V1, {f"memory/{name}": text for name, text in FIRST.items()}),
         (V1, {f"memory/a/b/{name}": text for name, text in FIRST.items()}),
     ],
@@ -117,5 +133,5 @@ def test_memory_is_what_a_batch_system_gave(
 def test_memory_is_the_machines_where_nothing_limits_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     available = psutil.virtual_memory()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: available)
-    unlimited = {**SECOND, "memory.max": "max\n"}
+    unlimited = {**SECOND, "memory.max": "max\n", "memory.high": "max\n"}
     assert free_memory(*groups(tmp_path, "0::/\n", unlimited), {}) == available.available

@@ -196,12 +196,15 @@ def test_the_smallest_gpu_of_a_cluster_decides_how_many_trials_share_each(
             monkeypatch.setattr(capacity, "compare_on_gpu", compared)
             of_cluster = cluster.cluster_resources(None, None)
             here = replace(request_, options=replace(request_.options, address=machines.address))
-            fitted = limit_concurrency(here, of_cluster, plans(40))
+            work: list[dict[str, str]] = []
+            fitted = limit_concurrency(here, of_cluster, plans(40), work)
             monkeypatch.undo()  # there is no GPU to measure on
             alone = limit_concurrency(here, of_cluster, plans(40))
     finally:
         machines.shutdown()
     assert (fitted.gpus, fitted.trials_per_gpu, fitted.eager) == (6, 3, "loss differs")
+    assert [each["job"] for each in work] == 2 * ["comparison of captured steps"] + 2 * ["memory of a trial"]
+    assert all(each["node"] for each in work)
     for text in ("note: the cluster's GPUs differ, and have room for", "4 trials on LARGE", "3 trials on SMALL"):
         assert text in caplog.text
     assert (alone.gpus, alone.trials_per_gpu) == (6, 1)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +16,23 @@ from pkd_tune.config import SearchConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.data.tokens import Split
+from pkd_tune.distillation import teacher
 from pkd_tune.distillation.student import ModelPool
 from pkd_tune.distillation.train_step import TrainStep
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier
+from pkd_tune.workflows.distill import distill, resolve_distill
+from pkd_tune.workflows.finetune import finetune, resolve_finetune
 from pkd_tune.workflows.gpu_check import (
     in_own_process,
+    may_capture,
     measure_trial,
     structures,
     train_as_a_trial,
+    unequal_finetuning,
     unequal_steps,
     why_not_captured,
 )
+from pkd_tune.workflows.options import DistillOptions, FinetuneOptions, make_options
 from pkd_tune.workflows.timing import TIMED_STEPS, time_student
 
 CPU = torch.device("cpu")
@@ -65,6 +72,35 @@ def test_a_replay_that_does_something_else_is_told(config: SearchConfig, splits:
     reason = unequal_steps(config, splits, CPU, capture)
     assert reason is not None
     assert reason.startswith("loss total of step 2 of a student of 1 layer is 0 captured and ")
+
+
+def test_the_fine_tuning_of_the_teacher_is_compared_too(config: SearchConfig) -> None:
+    stream = EmulatedStream()
+    assert unequal_finetuning(config, 4, CPU, stream.capture) is None
+    assert stream.captures >= 1
+    assert stream.replays == 3
+    reason = unequal_finetuning(config, 4, CPU, lambda work: lambda: None)
+    assert reason is not None
+    assert reason.startswith("loss total of step 2 of the fine-tuning of 4 layers is 0 captured and ")
+
+
+def test_a_model_that_is_fine_tuned_already_is_not_compared(config: SearchConfig, tmp_path: Path) -> None:
+    data = replace(config.data, data_dir=Path(shutil.copytree(config.data.data_dir, tmp_path / "data")))
+    of_one_epoch = replace(config, data=data, teacher_trainings=(replace(config.teacher_trainings[0], epochs=1),))
+    splits = load_features(data.task, data.data_dir, data.teacher_dir, data.max_length)
+    teacher.finetune(
+        data.task,
+        splits,
+        data.teacher_dir,
+        2,
+        teacher.finetuned_cache(data),
+        of_one_epoch.teacher_trainings,
+        CPU,
+        lambda evaluation: None,
+    )
+    stream = EmulatedStream()
+    assert unequal_finetuning(of_one_epoch, 2, CPU, stream.capture) is None
+    assert stream.captures == 0
 
 
 def test_every_structure_of_the_loss_is_compared() -> None:
@@ -123,6 +159,39 @@ def test_what_is_tried_in_a_process_of_its_own_may_fail(config: SearchConfig) ->
     assert reason is not None
     assert "\n" not in reason
     assert reason.split(":")[0] in ("RuntimeError", "AssertionError")
+
+
+def test_a_check_that_hangs_is_ended() -> None:
+    with pytest.raises(TimeoutError, match="nothing was found out in 1 seconds"):
+        in_own_process(time.sleep, 1000, limit=1.0)
+
+
+@pytest.mark.slow
+def test_commands_say_before_they_train_why_steps_are_eager(
+    tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here for want of the GPU that they are told to train on."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    usual = {"task": "MRPC", "gpus": 0, "max_length": 32, "data_dir": shutil.copytree(tiny_data, tmp_path / "data")}
+    of_student = {"teacher": "tiny", "method": "kd", "layers": 2}
+    finetuning = resolve_finetune(make_options(FinetuneOptions, {**usual, "model": "tiny"}), "")
+    distilling = resolve_distill(make_options(DistillOptions, {**usual, **of_student}), "")
+    commands: tuple[Callable[[], object], ...] = (
+        lambda: finetune(replace(finetuning, device="cuda")),
+        lambda: distill(replace(distilling, device="cuda")),
+    )
+    for train in commands:
+        caplog.clear()
+        with pytest.raises((RuntimeError, AssertionError)):
+            train()
+        (line,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert line.startswith("training steps are not captured as CUDA graphs, which is slower: ")
+
+
+def test_nothing_is_checked_where_no_steps_would_be_captured(config: SearchConfig) -> None:
+    assert not may_capture(config, asked=False, device="cuda")
+    assert not may_capture(config, asked=True, device="cpu")
 
 
 @pytest.mark.gpu

@@ -1,7 +1,12 @@
 """What the commands that run one model take."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+import torch
+from requests_of import search_request
 
 from pkd_tune.config import DataConfig
 from pkd_tune.data.glue import TASKS
@@ -17,6 +22,25 @@ def test_a_command_that_runs_one_model_refuses_several_gpus() -> None:
     problems = Problems()
     assert find_device(0, "fp32", problems) is not None
     assert problems.found == []
+
+
+def test_threads_of_a_command_are_no_more_than_the_cores_it_may_use(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = torch.get_num_threads()
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    of_search = ("--task", "MRPC", "--teacher", "tiny", "--gpus", "0", "--data-dir", str(tiny_data))
+    commands: tuple[Callable[[], object], ...] = (
+        lambda: find_device(0, "fp32", Problems()),  # finetune, distill and predict
+        lambda: search_request(*of_search, "--out", str(tmp_path)),
+    )
+    try:
+        for find in commands:
+            torch.set_num_threads(2)
+            find()
+            assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(usual)
 
 
 def test_the_plan_says_what_a_general_forward_pass_costs(tmp_path: Path) -> None:
