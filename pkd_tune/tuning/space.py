@@ -233,6 +233,18 @@ def inits(parameters: Parameters) -> tuple[Init, ...]:
     return tuple(init for init in get_args(Init) if init in values)
 
 
+def largest(parameters: Parameters, name: str, fixed: int) -> int:
+    """Returns the largest whole number that a parameter may be, or what is fixed where the space has no such one."""
+    match parameters.get(name):
+        case None:
+            return fixed
+        case Choice(values, when):
+            most = max(int(value) for value in values)
+        case Int(_, high, _, when) | Float(_, high, _, when):
+            most = int(high)
+    return most if when is None else max(most, int(when.otherwise))
+
+
 def epoch_shares(parameters: Parameters) -> dict[int, float]:
     """Returns the numbers of epochs that a trial of a space may have, each with its share of settings drawn at random.
 

@@ -22,8 +22,8 @@ from pkd_tune.tuning import cluster
 from pkd_tune.tuning.jobs import Job, JobPlace, run_jobs
 from pkd_tune.tuning.limits import free_memory, usable_cores
 from pkd_tune.tuning.plan import StudyPlan
-from pkd_tune.tuning.resources import Resources, share_cores, share_gpus
-from pkd_tune.tuning.space import Parameters, inits
+from pkd_tune.tuning.resources import Resources, gpu_names, share_cores, share_gpus
+from pkd_tune.tuning.space import Parameters, inits, largest
 from pkd_tune.workflows.gpu_check import (
     LIMIT_SECONDS,
     TrialMemory,
@@ -64,8 +64,9 @@ def limit_concurrency(
     """Returns the resources that a search uses of those it was given, and whether its steps are captured.
 
     On a CPU: a concurrent trial for each core, unless there are fewer trials, or less memory. On GPUs: a trial on each;
-    where there are more trials, as many share a GPU as it has room for, or as was asked for. On a cluster, which this
-    process is connected to, that is measured on one node of every kind of GPU, and the smallest room decides.
+    where there are more trials, as many share a GPU as it has room for, or as was asked for. That is measured on one GPU
+    of every kind, with the largest batches that a trial may have, and the smallest room decides; on a cluster, which
+    this process is connected to, on a node with each kind.
 
     Args:
         request: Says what is trained.
@@ -74,6 +75,9 @@ def limit_concurrency(
         work: Receives what nodes of a cluster did for it, as run.json has it.
     """
     trials = max(sum(plan.quota for plan in plans), request.config.seeds * len(plans))
+    training = request.config.student_training
+    training = replace(training, batch_size=largest(request.parameters, "batch_size", training.batch_size))
+    request = replace(request, config=replace(request.config, student_training=training))
     if resources.device == "cuda":
         if request.options.address is not None:
             return _fitting_cluster(request, resources, trials, [] if work is None else work)
@@ -93,15 +97,23 @@ def limit_concurrency(
 def _fitting_gpus(request: SearchRequest, resources: Resources, trials: int) -> Resources:
     config, asked = request.config, request.options.trials_per_gpu
     load_examples(config.data.task, config.data.data_dir, demo=request.options.demo)
-    resources = replace(resources, eager=_reason_for_eager(request, why_not_captured))
+    names = gpu_names()[: resources.gpus]
+    one_of_kind = {name: names.index(name) for name in names}
+
+    def compared(config: SearchConfig) -> str | None:
+        return next(filter(None, (why_not_captured(config, gpu=gpu) for gpu in one_of_kind.values())), None)
+
+    resources = replace(resources, eager=_reason_for_eager(request, compared))
     if asked is not None:
         return _with_requested_share(resources, trials, asked)
-    memory = measure_trial(config, captured=resources.eager is None)
-    of_host = max(1, free_bytes() // memory.host)
+    captured = resources.eager is None
+    memories = {name: measure_trial(config, captured=captured, gpu=gpu) for name, gpu in one_of_kind.items()}
+    of_host = max(1, free_bytes() // max(memory.host for memory in memories.values()))
     if of_host < resources.gpus:
         log.info("note: the machine's memory has room for %s at once", plural(of_host, "trial"))
         resources = replace(resources, gpus=of_host)
-    room = _trials_that_fit(request, memory, usable_cores() // resources.gpus)
+    cores = usable_cores() // resources.gpus
+    room = _smallest({name: _trials_that_fit(request, memory, cores) for name, memory in memories.items()})
     return share_gpus(resources, trials, min(room, of_host // resources.gpus))
 
 
@@ -147,10 +159,15 @@ def _fitting_cluster(
         of_host = int(USED_FRACTION * memory.host_free) // memory.host // one_of_kind[kind].gpus
         cores = min(node.cores // node.gpus for node in alike)
         rooms[kind] = max(1, min(_trials_that_fit(request, memory, cores), of_host))
+    return share_gpus(resources, trials, _smallest(rooms))
+
+
+def _smallest(rooms: Mapping[str, int]) -> int:
+    """Returns how many trials every GPU has room for, of each kind of them; says so where there are several kinds."""
     if len(rooms) > 1:
         text = ", ".join(f"{plural(room, 'trial')} on {kind or 'others'}" for kind, room in rooms.items())
-        log.info("note: the cluster's GPUs differ, and have room for %s; the smallest decides for all", text)
-    return share_gpus(resources, trials, min(rooms.values()))
+        log.info("note: the GPUs differ, and have room for %s; the smallest decides for all", text)
+    return min(rooms.values())
 
 
 def _reason_for_eager(request: SearchRequest, check: Callable[[SearchConfig], str | None]) -> str | None:

@@ -91,17 +91,18 @@ def warn_of_eager_steps(why: str) -> None:
     log.warning("training steps are not captured as CUDA graphs, which is slower: %s", why)
 
 
-def why_not_captured(config: SearchConfig, layers: int | None = None) -> str | None:
-    """Returns why training steps should not be captured as CUDA graphs on this machine's GPU; None: they can be.
+def why_not_captured(config: SearchConfig, layers: int | None = None, gpu: int = 0) -> str | None:
+    """Returns why training steps should not be captured as CUDA graphs on a GPU of this machine; None: they can be.
 
     In a process of its own, each depth and structure of the loss takes a few captured steps and the same eager ones.
 
     Args:
         config: Of the search.
         layers: As in `may_capture()`.
+        gpu: Its number.
     """
     try:
-        return in_own_process(compare_on_gpu, config, layers)
+        return in_own_process(on_gpu, gpu, compare_on_gpu, config, layers)
     except Exception as error:  # whatever goes wrong there, eager steps do without it
         return failure_text(error)
 
@@ -189,14 +190,15 @@ def structures(methods: Sequence[Method], depth: int) -> list[DistillConfig]:
     return found
 
 
-def measure_trial(config: SearchConfig, *, captured: bool) -> TrialMemory:
-    """Returns what a trial's process takes, measured in one on this machine's GPU.
+def measure_trial(config: SearchConfig, *, captured: bool, gpu: int = 0) -> TrialMemory:
+    """Returns what a trial's process takes, measured in one on a GPU of this machine.
 
     Args:
         config: Of the search.
         captured: Whether training steps are captured.
+        gpu: Number of the GPU.
     """
-    return in_own_process(measure_on_gpu, config, captured)
+    return in_own_process(on_gpu, gpu, measure_on_gpu, config, captured)
 
 
 def measure_on_gpu(config: SearchConfig, captured: bool) -> TrialMemory:
@@ -240,6 +242,12 @@ def train_as_a_trial(
     part = take(splits["train"], "train", ids)
     for depth in 2 * config.depths:
         train_student(config, splits, part, _loss(depth), device, model_pool)
+
+
+def on_gpu(number: int, work: Callable[..., T], *arguments: object) -> T:
+    """Returns what a function returns for which `cuda` is the GPU with this number."""
+    with torch.cuda.device(number):
+        return work(*arguments)
 
 
 def in_own_process(work: Callable[..., T], *arguments: object, limit: float = LIMIT_SECONDS) -> T:

@@ -17,6 +17,7 @@ from pkd_tune.distillation.student import compute_teacher_outputs
 from pkd_tune.tuning import cluster
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.resources import Resources
+from pkd_tune.tuning.space import Choice, Int
 from pkd_tune.workflows import capacity
 from pkd_tune.workflows.capacity import (
     check_disk,
@@ -118,9 +119,10 @@ def on_gpus(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(capacity, "usable_cores", lambda: cores)
     monkeypatch.setattr(capacity, "free_bytes", lambda: 200 * 10**9)
-    monkeypatch.setattr(capacity, "why_not_captured", lambda config: None)
+    monkeypatch.setattr(capacity, "gpu_names", lambda: ["H200"] * 8)
+    monkeypatch.setattr(capacity, "why_not_captured", lambda config, gpu: None)
     memory = TrialMemory(gpu=5 * 10**9, host=host, gpu_free=79 * 10**9, host_free=10**12)
-    monkeypatch.setattr(capacity, "measure_trial", lambda config, captured: memory)
+    monkeypatch.setattr(capacity, "measure_trial", lambda config, captured, gpu: memory)
     return lambda quota, **options: limit_concurrency(
         replace(request, options=replace(request.options, **options)), Resources(gpus=gpus), plans(quota)
     )
@@ -149,6 +151,45 @@ def test_cores_and_memory_of_the_machine_are_shared_by_the_gpus_in_use(
     assert on_gpus(request_, monkeypatch, gpus=8, host=40 * 10**9)(40) == Resources(gpus=5)
 
 
+def test_the_smallest_gpu_of_a_machine_decides_how_many_trials_share_each(
+    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of each kind is measured, and captured steps are compared there, among the GPUs in use."""
+    caplog.set_level("INFO", "pkd_tune")
+    fit = on_gpus(request_, monkeypatch, gpus=3)
+    free, seen = [79, 79, 12, 24], list[int]()
+
+    def measure(config: SearchConfig, captured: bool, gpu: int) -> TrialMemory:
+        seen.append(gpu)
+        return TrialMemory(gpu=5 * 10**9, host=3 * 10**9, gpu_free=free[gpu] * 10**9, host_free=10**12)
+
+    monkeypatch.setattr(capacity, "gpu_names", lambda: ["H200", "H200", "RTX 3060", "RTX 3090"])
+    monkeypatch.setattr(capacity, "measure_trial", measure)
+    monkeypatch.setattr(capacity, "why_not_captured", lambda config, gpu: f"it differs on {gpu}" if gpu == 2 else None)
+    fitted = fit(40)
+    assert (fitted.trials_per_gpu, fitted.eager, seen) == (2, "it differs on 2", [0, 2])
+    assert "have room for 4 trials on H200, 2 trials on RTX 3060; the smallest decides for all" in caplog.text
+
+
+def test_memory_is_measured_with_the_largest_batch_that_a_trial_may_have(
+    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = on_gpus(request_, monkeypatch, gpus=1)
+    seen: list[int] = []
+
+    def measure(config: SearchConfig, captured: bool, gpu: int) -> TrialMemory:
+        seen.append(config.student_training.batch_size)
+        return TrialMemory(gpu=5 * 10**9, host=3 * 10**9, gpu_free=79 * 10**9, host_free=10**12)
+
+    monkeypatch.setattr(capacity, "measure_trial", measure)
+    fit(4)
+    request_.parameters["batch_size"] = Choice((16, 128, 64))
+    fit(4)
+    request_.parameters["batch_size"] = Int(16, 256, log=True)
+    fit(4)
+    assert seen == [request_.config.student_training.batch_size, 128, 256]
+
+
 def test_steps_are_eager_where_captured_ones_differ_or_that_was_asked_for(
     request_: SearchRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -156,7 +197,7 @@ def test_steps_are_eager_where_captured_ones_differ_or_that_was_asked_for(
     assert fit(4).record["eager"] is None
     assert fit(4, cuda_graphs=False).record["eager"] == "--no-cuda-graphs"
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
-    monkeypatch.setattr(capacity, "why_not_captured", lambda config: "loss total of step 3 differs")
+    monkeypatch.setattr(capacity, "why_not_captured", lambda config, gpu: "loss total of step 3 differs")
     assert fit(4).record["eager"] == "loss total of step 3 differs"
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
         "training steps are not captured as CUDA graphs, which is slower: loss total of step 3 differs"
@@ -205,7 +246,7 @@ def test_the_smallest_gpu_of_a_cluster_decides_how_many_trials_share_each(
     assert (fitted.gpus, fitted.trials_per_gpu, fitted.eager) == (6, 3, "loss differs")
     assert [each["job"] for each in work] == 2 * ["comparison of captured steps"] + 2 * ["memory of a trial"]
     assert all(each["node"] for each in work)
-    for text in ("note: the cluster's GPUs differ, and have room for", "4 trials on LARGE", "3 trials on SMALL"):
+    for text in ("note: the GPUs differ, and have room for", "4 trials on LARGE", "3 trials on SMALL"):
         assert text in caplog.text
     assert (alone.gpus, alone.trials_per_gpu) == (6, 1)
     assert "the memory of a trial could not be measured (" in caplog.text
