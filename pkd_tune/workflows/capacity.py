@@ -64,7 +64,7 @@ def limit_concurrency(
     """Returns the resources that a search uses of those it was given, and whether its steps are captured.
 
     On a CPU: a concurrent trial for each core, unless there are fewer trials, or less memory. On GPUs: a trial on each;
-    where there are more trials, as many share a GPU as it has room for, or as was asked for. That is measured on one GPU
+    where there are more trials, as many share one as it has room for, or as was asked for. That is measured on one GPU
     of every kind, with the largest batches that a trial may have, and the smallest room decides; on a cluster, which
     this process is connected to, on a node with each kind.
 

@@ -102,7 +102,8 @@ def why_not_captured(config: SearchConfig, layers: int | None = None, gpu: int =
         gpu: Its number.
     """
     try:
-        return in_own_process(on_gpu, gpu, compare_on_gpu, config, layers)
+        why: str | None = in_own_process(on_gpu, gpu, compare_on_gpu, config, layers)
+        return why
     except Exception as error:  # whatever goes wrong there, eager steps do without it
         return failure_text(error)
 
@@ -198,7 +199,8 @@ def measure_trial(config: SearchConfig, *, captured: bool, gpu: int = 0) -> Tria
         captured: Whether training steps are captured.
         gpu: Number of the GPU.
     """
-    return in_own_process(on_gpu, gpu, measure_on_gpu, config, captured)
+    memory: TrialMemory = in_own_process(on_gpu, gpu, measure_on_gpu, config, captured)
+    return memory
 
 
 def measure_on_gpu(config: SearchConfig, captured: bool) -> TrialMemory:
