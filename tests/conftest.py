@@ -1,6 +1,7 @@
 """What every test may use: tiny data that tests share, and a space whose training runs take a second."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,14 @@ LONGEST = (
     *("test_train_step", "test_student", "test_conversion", "test_dashboard"),
 )
 """Files of tests by the time they take, the longest first."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Keeps tests that need a GPU in one process, as by `-n 0`: at once they would disturb each other's measurements.
+
+    None: as many processes as cores.
+    """
+    return 0 if re.search(r"(?<!not )\bgpu\b", config.option.markexpr) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -17,9 +18,9 @@ FLAGS = ("--task", "MRPC", "--gpus", "0", "--teacher", "tiny", "--space", "space
 Recorded = dict[tuple[str, int], FrozenTrial]
 
 
-def start(home: Path, *flags: str) -> subprocess.Popen[str]:
+def start(home: Path, *flags: str, base: Sequence[str] = FLAGS) -> subprocess.Popen[str]:
     """Starts a search with a temporary folder of its own; what it says goes to the end of output.txt."""
-    command = [sys.executable, "-m", "pkd_tune.search", *FLAGS, *flags]
+    command = [sys.executable, "-m", "pkd_tune.search", *base, *flags]
     with (home / "output.txt").open("a") as output:
         (home / "tmp").mkdir(exist_ok=True)
         environment = {**os.environ, "TMPDIR": str(home / "tmp"), "RAY_TMPDIR": str(home / "tmp")}
@@ -33,8 +34,8 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def journal(home: Path) -> Path:
-    return home / RUN / "study.log"
+def journal(home: Path, run: str = RUN) -> Path:
+    return home / run / "study.log"
 
 
 def count(path: Path, text: str) -> int:
@@ -48,9 +49,9 @@ def wait_for(process: subprocess.Popen[str], path: Path, text: str, times: int) 
         time.sleep(0.005)
 
 
-def recorded(home: Path) -> Recorded:
+def recorded(home: Path, run: str = RUN) -> Recorded:
     """Returns every trial in the journal, by the name of its study and its number."""
-    storage = JournalStorage(JournalFileBackend(str(journal(home))))
+    storage = JournalStorage(JournalFileBackend(str(journal(home, run))))
     return {
         (name, trial.number): trial
         for name in optuna.get_all_study_names(storage)

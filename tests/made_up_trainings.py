@@ -1,5 +1,7 @@
 """Training runs of a tiny student on made-up examples and teacher outputs, with eager or captured steps."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -17,9 +19,26 @@ from pkd_tune.distillation.train_step import Graphs, TrainStep
 
 CPU = torch.device("cpu")
 SHAPE = {"vocab_size": 60, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+HEADS_OF_64 = {"vocab_size": 60, "hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512}
 PKD = DistillConfig(student_layers=2, alpha=0.5, beta=20.0, temperature=5.0, strategy="skip", normalize=True)
 TRAINING = TrainingConfig(epochs=3, batch_size=4, learning_rate=2e-3, evaluations_per_epoch=2, precision="fp32")
 N, LAYERS = 27, 4  # seven batches an epoch, the last of three
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of a made-up student and its examples."""
+
+    shape: dict[str, int]
+    shortest: int
+    longest: int
+    positions: int
+    examples: int = N
+
+
+SMALL = Size(SHAPE, shortest=3, longest=29, positions=40)
+WIDE = Size(HEADS_OF_64, shortest=24, longest=128, positions=128)
+"""With heads and lengths as those of BERT on MRPC, for which a GPU has kernels of its own."""
 
 Trained = tuple[list[Evaluation], dict[str, torch.Tensor]]
 
@@ -31,12 +50,13 @@ class EveryEpoch(Checkpoint):
         return True
 
 
-def made_up_split(name: str = "train", n: int = N) -> Split:
+def made_up_split(name: str = "train", n: int = N, size: Size = SMALL) -> Split:
     rng = np.random.default_rng(n)
-    lengths = rng.integers(3, 30, n)
+    lengths = rng.integers(size.shortest, size.longest + 1, n)
+    lengths[lengths.argmin()], lengths[lengths.argmax()] = size.shortest, size.longest
     return Split(
         name=name,
-        key=f"made up {n}",
+        key=f"made up {n}, {size.shortest} to {size.longest}",
         input_ids=rng.integers(1, 50, lengths.sum()).astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         first_lengths=(lengths // 2).astype(np.int32),
@@ -50,13 +70,22 @@ def made_up_outputs(n: int, width: int) -> TeacherOutputs:
     return TeacherOutputs(torch.randn(n, 2), torch.randn(n, LAYERS, width).half(), rows)
 
 
-def made_up_student_data(device: torch.device = CPU, dropout: float = 0.0, teacher_width: int = 16) -> StudentData:
+def made_up_student_data(
+    device: torch.device = CPU, dropout: float = 0.0, teacher_width: int | None = None, size: Size = SMALL
+) -> StudentData:
     """Returns the data of students that train the embeddings of the used tokens, which is all but eleven of 60."""
     torch.manual_seed(0)
     drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    config = BertConfig(**SHAPE, num_hidden_layers=3, max_position_embeddings=40, initializer_range=0.2, **drop)
-    start, dev = BertForSequenceClassification(config).to(device), {"dev": made_up_split("dev", 5)}
-    train = made_up_split()
+    width = size.shape["hidden_size"]
+    config = BertConfig(
+        **size.shape,
+        num_hidden_layers=3,
+        max_position_embeddings=size.positions,
+        initializer_range=0.8 / width**0.5,
+        **drop,
+    )
+    start, dev = BertForSequenceClassification(config).to(device), {"dev": made_up_split("dev", 5, size)}
+    train = made_up_split("train", size.examples, size)
     return StudentData(
         task=TASKS["MRPC"],
         train=train,
@@ -64,8 +93,8 @@ def made_up_student_data(device: torch.device = CPU, dropout: float = 0.0, teach
         dev=dev,
         official_dev=dev,
         start=lambda init: start,
-        teacher_train=made_up_outputs(N, teacher_width),
-        teacher_dev={"dev": made_up_outputs(5, teacher_width)},
+        teacher_train=made_up_outputs(size.examples, teacher_width or width),
+        teacher_dev={"dev": made_up_outputs(5, teacher_width or width)},
         device=device,
     )
 
@@ -87,8 +116,9 @@ def capturing_pool(student_data: StudentData, depth: int, graphs: Graphs, *, res
     config = BertConfig.from_dict({**student_data.start("pretrained").config.to_dict(), "num_hidden_layers": depth})
     config._attn_implementation = "sdpa"
     student = BertForSequenceClassification(config).to(student_data.device)
-    narrow = student_data.teacher_train.cls_NLH.shape[2] != SHAPE["hidden_size"]
-    projection = torch.nn.Linear(SHAPE["hidden_size"], student_data.teacher_train.cls_NLH.shape[2]) if narrow else None
+    width, teacher_width = config.hidden_size, student_data.teacher_train.cls_NLH.shape[2]
+    narrow = teacher_width != width
+    projection = torch.nn.Linear(width, teacher_width) if narrow else None
     model_pool.train_steps[depth, narrow] = TrainStep(student, projection, tokens=student_data.tokens, graphs=graphs)
     model_pool.sources[student_data.train.key] = made_up_source(student_data, resident=resident)
     return model_pool

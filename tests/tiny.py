@@ -40,16 +40,23 @@ TINY_SEARCH = (
 """Flags of the search that tests share."""
 
 
-def write_mrpc(folder: Path, *, train: int = 96, dev: int = 40, test: int = 8, seed: int = 0) -> None:
-    """Writes MRPC files in which the word `same` or `other` in the second sentence gives the class away."""
+def write_mrpc(
+    folder: Path, *, train: int = 96, dev: int = 40, test: int = 8, seed: int = 0, words: tuple[int, int] = (2, 6)
+) -> None:
+    """Writes MRPC files in which the word `same` or `other` in the second sentence gives the class away.
+
+    A sentence has as many words as `words` says, the fewest and the most.
+    """
     rng = random.Random(seed)
     folder.mkdir(parents=True)
     for name, rows in (("train", train), ("dev", dev), ("test", test)):
         lines = []
         for i in range(rows):
             label = int(rng.random() < 0.6)
-            first = " ".join(rng.choices(WORDS, k=rng.randint(2, 6))) + " ."
-            second = " ".join([*rng.choices(WORDS, k=rng.randint(1, 5)), "same" if label else "other"]) + " ."
+            fewest, most = words
+            first = " ".join(rng.choices(WORDS, k=rng.randint(fewest, most))) + " ."
+            last = "same" if label else "other"
+            second = " ".join([*rng.choices(WORDS, k=rng.randint(fewest - 1, most - 1)), last]) + " ."
             lines.append("\t".join([str(i if name == "test" else label), str(i), str(1000 + i), first, second]))
         header = "\t".join(["index" if name == "test" else "Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"])
         text = "\n".join([header, *lines]) + "\n"
@@ -57,7 +64,15 @@ def write_mrpc(folder: Path, *, train: int = 96, dev: int = 40, test: int = 8, s
 
 
 def write_bert(
-    folder: Path, *, layers: int = TINY_LAYERS, width: int = 32, dropout: float = 0.1, seed: int = 0
+    folder: Path,
+    *,
+    layers: int = TINY_LAYERS,
+    width: int = 32,
+    heads: int = 2,
+    intermediate: int = 64,
+    spread: float = 0.15,
+    dropout: float = 0.1,
+    seed: int = 0,
 ) -> None:
     """Writes an ordinary Hugging Face folder with a small, randomly initialised BERT encoder."""
     import torch
@@ -70,10 +85,10 @@ def write_bert(
         vocab_size=len(VOCABULARY),
         hidden_size=width,
         num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=64,
+        num_attention_heads=heads,
+        intermediate_size=intermediate,
         max_position_embeddings=128,
-        initializer_range=0.15,
+        initializer_range=spread,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
     )

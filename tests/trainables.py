@@ -128,6 +128,22 @@ def short_of_memory(config: dict[str, Any], *, context: TrialContext) -> None:
     (context.artifacts.folder.parent / "threads").write_text(str(torch.get_num_threads()))
 
 
+def reading_a_loss_back(config: dict[str, Any], *, context: TrialContext) -> None:
+    """The real thing, but the host reads the loss of trial 0, for which it waits for the GPU."""
+    from pkd_tune.distillation import losses, train_step
+
+    def pkd_loss(*args: Any, **named: Any) -> losses.LossParts:
+        parts = losses.pkd_loss(*args, **named)
+        assert float(parts.total) > 0
+        return parts
+
+    if config["trial"] == 0:
+        with mock.patch.object(train_step, "pkd_loss", pkd_loss):
+            run_trial(config, context=context)
+    else:
+        run_trial(config, context=context)
+
+
 def waiting(config: dict[str, Any], *, context: TrialContext) -> None:
     """Waits for the file `go` beside the artifacts, which a search clears of what it does not know."""
     while not (context.artifacts.folder.parent / "go").exists():

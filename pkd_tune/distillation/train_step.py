@@ -459,12 +459,23 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Returns whether an error is torch's own for memory, CUDA's (for a graph itself, say), cuBLAS's or a CPU's."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error is torch's own for memory, CUDA's (for a graph itself, say), cuBLAS's or a CPU's.
+
+    So is an error that was raised while such a one was handled: the end of a capture that ran out of memory may fail
+    for another reason.
+    """
     messages = (
         "CUDA error: out of memory",
         "CUBLAS_STATUS_ALLOC_FAILED",
         "CUDNN_STATUS_ALLOC_FAILED",
         "can't allocate memory",
     )
-    return isinstance(error, torch.OutOfMemoryError) or any(message in str(error) for message in messages)
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in seen:
+        if isinstance(found, torch.OutOfMemoryError) or any(message in str(found) for message in messages):
+            return True
+        seen.append(found)
+        found = found.__cause__ or found.__context__
+    return False

@@ -46,6 +46,8 @@ def begin_trial(threads: int | None) -> str | None:
         threads: Threads of torch's CPU operators; None: torch's default.
     """
     global _baseline, _trials
+    if _retired is not None:
+        return _retired  # at once: after a capture that failed torch cannot even give memory back
     prepare_process()
     release_memory()
     torch.set_grad_enabled(True)
@@ -53,8 +55,6 @@ def begin_trial(threads: int | None) -> str | None:
     torch.clear_autocast_cache()
     if threads is not None:
         torch.set_num_threads(threads)
-    if _retired is not None:
-        return _retired
     _trials += 1
     held = memory()
     if _trials == 2:

@@ -263,7 +263,7 @@ def plan_text(
             f"That is {expected / 3600 * share:.2f} {unit}, at most {most / 3600 * share:.2f}.",
             f"Disk: at most {disk / 1e9:.2f} GB for the files of trials, of which the best {KEEP_BEST} a row stay, "
             "and for exported students.",
-            f"Timed alone, {TIMED_STEPS} steps a depth{elsewhere}; trials that run at once share the machine "
+            f"Timed alone, {TIMED_STEPS[timed_on]} steps a depth{elsewhere}; trials that run at once share the machine "
             "and may be slower.",
         ]
     )

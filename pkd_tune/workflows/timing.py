@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TIMED_STEPS = 8
+TIMED_STEPS = {"cpu": 8, "cuda": 64}
 """Steps that are timed at each depth, after as many on the same examples, which on a GPU capture them for all lengths
-of these examples, so that nothing is captured in the timed epoch."""
+of these examples, so that nothing is captured in the timed epoch. There a step takes little longer than the evaluation
+of a few examples that ends the epoch: with more of them the evaluation counts for little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def time_student(
     """
     task = config.data.task
     ends: list[float] = []
-    part = first_examples(splits["train"], TIMED_STEPS * config.student_training.batch_size)
+    part = first_examples(splits["train"], TIMED_STEPS[device.type] * config.student_training.batch_size)
     loss = DistillConfig(student_layers=depth, alpha=0.5, beta=100, temperature=10, strategy="skip", normalize=True)
     once = replace(config, student_training=replace(config.student_training, evaluations_per_epoch=1))
     model_pool = ModelPool(graphs=graphs)
@@ -144,7 +145,7 @@ def time_teacher(
     """
     task, data = config.data.task, config.data
     model = load_classifier(data.teacher_dir, task.labels, seed=0).to(device)
-    part = first_examples(splits["train"], TIMED_STEPS // 2 * 32)
+    part = first_examples(splits["train"], TIMED_STEPS[device.type] // 2 * 32)
     whole = len(splits["train"]) / len(part)
     dev = {name: first_examples(splits[name], task.outputs) for name in task.dev_splits}
 

@@ -266,9 +266,13 @@ def test_what_cannot_be_captured_is_an_error() -> None:
         train(student_data, PKD, TRAINING, capturing_pool(student_data, 2, Graphs(refuse), resident=True))
 
 
+END_OF_CAPTURE = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+END_OF_CAPTURE.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
 OUT_OF_MEMORY = {
     "step": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     "capture": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "end of a capture": END_OF_CAPTURE,
     "replay": RuntimeError("CUDA error: out of memory"),
     "optimizer": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
 }
@@ -292,7 +296,7 @@ def test_where_memory_runs_out_training_goes_on_in_halves(
             raise OUT_OF_MEMORY[place]
 
     def capture(work: Callable[[], None]) -> Callable[[], None]:
-        if place == "capture" and stream.captures == 2:
+        if place in ("capture", "end of a capture") and stream.captures == 2:
             fail_once()
         replay = stream.capture(work)
 
@@ -400,21 +404,6 @@ def test_the_memory_that_graphs_share_is_given_back_when_it_runs_out() -> None:
     with_graphs, without, *_ = short_of_memory(device, graphs)
     graphs.clear()
     assert without < with_graphs
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("resident", [True, False], ids=["resident", "from-the-host"])
-def test_captured_steps_are_the_eager_ones_on_a_gpu(resident: bool) -> None:
-    device = torch.device("cuda")
-    student_data = made_up_student_data(device)
-    graphs = stream_graphs(device)
-    assert graphs is not None
-    captured = capturing_pool(student_data, 2, graphs, resident=resident)
-    eager = capturing_pool(student_data, 2, Graphs(lambda work: work), resident=resident)
-    for config in (PKD, replace(PKD, alpha=0.9, beta=3.0), PKD):
-        assert_same(train(student_data, config, TRAINING, eager), train(student_data, config, TRAINING, captured))
-    assert len(captured.train_steps[2, False].graph_inputs()) >= 3
-    graphs.clear()
 
 
 def test_weight_decay_leaves_out_biases_and_layer_norms() -> None:

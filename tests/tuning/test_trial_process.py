@@ -5,6 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from pkd_tune.tuning import trial_process
+from pkd_tune.tuning.trial_process import begin_trial
 
 HOLD_THE_LAST = """
 import sys, threading, torch
@@ -35,3 +39,14 @@ def test_memory_that_a_trial_freed_is_given_back_before_the_next() -> None:
     assert held > 150_000
     assert held_by_the_next < 20_000
     assert threads == 3
+
+
+def test_a_process_in_which_cuda_cannot_be_used_any_more_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch, which takes a failed capture to be going on, then refuses to give memory back."""
+
+    def refuse() -> None:
+        raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", refuse)
+    monkeypatch.setattr(trial_process, "_retired", "the trial before ended with RuntimeError")
+    assert begin_trial(threads=None) == "the trial before ended with RuntimeError"

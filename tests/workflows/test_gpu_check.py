@@ -147,7 +147,7 @@ def test_nothing_is_captured_in_the_epoch_that_is_timed(config: SearchConfig, sp
     time_student(small, splits, 1, CPU, graphs)
     assert captured_at
     assert set(captured_at) == {0}
-    assert stream.replays == 2 * TIMED_STEPS - 1
+    assert stream.replays == 2 * TIMED_STEPS["cpu"] - 1
 
 
 def test_what_is_tried_in_a_process_of_its_own_may_fail(config: SearchConfig) -> None:
