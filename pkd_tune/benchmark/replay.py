@@ -138,19 +138,30 @@ def finding(summary: pd.DataFrame) -> str:
 
 
 def figures(summary: pd.DataFrame) -> list[Figure]:
-    """Returns a figure for each table: median confirmed score by epochs, a panel for each number of slots."""
+    """Returns a figure for each table: confirmed score by epochs, a panel for each number of slots.
+
+    Thick lines are medians, thin ones quartiles.
+    """
+    lines = {"median": (2.0, 1.0), "q25": (0.5, 0.6), "q75": (0.5, 0.6)}  # width and opacity
     found = []
     for table, of_table in summary.groupby("table", sort=False):
         panels = []
         for slots, of_slots in of_table.groupby("slots", sort=False):
             series = [
                 Series(
-                    name=str(name), look=STYLES.get(str(name), SeriesStyle()), x=[*rows["epochs"]], y=[*rows["median"]]
+                    name=str(name),
+                    look=STYLES.get(str(name), SeriesStyle()),
+                    x=[*rows["epochs"]],
+                    y=[*rows[what]],
+                    width=width,
+                    opacity=opacity,
+                    legend=what == "median",
                 )
                 for name, rows in of_slots.groupby("policy", sort=False)
+                for what, (width, opacity) in lines.items()
             ]
             title = f"{slots} slot{'s' if slots != 1 else ''}"
-            panels.append(Panel(title=title, x="epochs spent in all slots", y="confirmed score, median", series=series))
+            panels.append(Panel(title=title, x="epochs spent in all slots", y="confirmed score", series=series))
         found.append(Figure(name=str(table), title=str(table), caption="", panels=panels))
     return found
 
