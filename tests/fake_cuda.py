@@ -1,8 +1,9 @@
 """Trains a student on fake CUDA tensors, and prints as JSON what waited for the device, and where.
 
-    python tests/fake_cuda.py LIBRARY few|all
+    python tests/fake_cuda.py LIBRARY few|resident|memory
 
-Batches are gathered from data on the GPU (`resident`), or come from pinned memory of the host (`from memory`).
+Batches are gathered from data on the GPU (`resident`), or come from pinned memory of the host (`memory`):
+`few` trains once of each, the others with every structure of the loss.
 
 Fake tensors have shapes and devices, and no values; an operation on tensors of two devices is an error. LIBRARY is
 compiled from `GUARD`: autograd asks for a guard of the device, which a torch without CUDA does not have. Captured work
@@ -150,7 +151,7 @@ def in_phase(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def main(library: str, *, few: bool) -> None:
+def main(library: str, size: str) -> None:
     ctypes.CDLL(library)
     torch.set_num_threads(1)
     for name, answer in {
@@ -208,16 +209,15 @@ def main(library: str, *, few: bool) -> None:
     free = [0]
     torch.cuda.mem_get_info = lambda device=None: (free[0], FREE)
     told: dict[str, list[dict[str, Any]]] = {}
-    for place, projection in [("resident", True), ("from memory", False), ("resident", False), ("from memory", True)]:
-        if few and place in told:
-            break
+    variants = {size: [True, False]} if size != "few" else {"resident": [True], "memory": [False]}
+    for place, projection in [(place, projection) for place, each in variants.items() for projection in each]:
         free[0] = FREE if place == "resident" else 0
         evaluations: list[object] = []
         seen.clear()
         with FakeTensorMode(allow_non_fake_inputs=True):
             data = made_up_student_data(torch.device("cuda:0"), dropout=0.1, teacher_width=24 if projection else 16)
             model_pool = ModelPool(graphs=Graphs(capture))
-            for precision, change in trainings[:1] if few else trainings:
+            for precision, change in trainings[:1] if size == "few" else trainings:
                 training = replace(TRAINING, precision=precision, epochs=2)
                 student.distill(data, replace(PKD, **change), training, evaluations.append, model_pool=model_pool)
         told[place] = [*told.get(place, []), {"evaluations": len(evaluations), "seen": {**seen}}]
@@ -225,4 +225,4 @@ def main(library: str, *, few: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], few="few" in sys.argv)
+    main(sys.argv[1], sys.argv[2])
