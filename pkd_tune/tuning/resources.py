@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pkd_tune.config import UserError
-from pkd_tune.tuning.limits import limit_threads, usable_cores
+from pkd_tune.tuning.limits import usable_cores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,7 @@ class Resources:
 
 
 def choose_resources(gpus: int | None, trials_per_gpu: int | None = None) -> Resources:
-    """Returns the resources of this machine, after limiting this process's own threads to the cores it may use.
+    """Returns the resources of this machine.
 
     Args:
         gpus: How many GPUs to use; 0: the CPU, with a trial for each core; None: all GPUs found, else the CPU.
@@ -61,7 +61,6 @@ def choose_resources(gpus: int | None, trials_per_gpu: int | None = None) -> Res
     """
     import torch  # takes seconds, which --help need not wait for
 
-    limit_threads()
     return resolve_resources(torch.cuda.device_count(), usable_cores(), gpus, trials_per_gpu)
 
 

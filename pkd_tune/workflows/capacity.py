@@ -107,7 +107,10 @@ def _fitting_gpus(request: SearchRequest, resources: Resources, trials: int) -> 
     if asked is not None:
         return _with_requested_share(resources, trials, asked)
     captured = resources.eager is None
-    memories = {name: measure_trial(config, captured=captured, gpu=gpu) for name, gpu in one_of_kind.items()}
+    try:
+        memories = {name: measure_trial(config, captured=captured, gpu=gpu) for name, gpu in one_of_kind.items()}
+    except Exception as error:
+        return _unmeasured(resources, trials, error)
     of_host = max(1, free_bytes() // max(memory.host for memory in memories.values()))
     if of_host < resources.gpus:
         log.info("note: the machine's memory has room for %s at once", plural(of_host, "trial"))
@@ -147,19 +150,24 @@ def _fitting_cluster(
     rooms = {}
     try:
         memories = on_each("memory of a trial", measure_on_gpu, config, resources.eager is None)
-    except Exception as error:  # as with a GPU that other programs fill
-        log.warning(
-            "the memory of a trial could not be measured (%s): each trial has a GPU of its own; --trials-per-gpu says "
-            "how many share one",
-            failure_text(error),
-        )
-        return share_gpus(resources, trials, 1)
+    except Exception as error:
+        return _unmeasured(resources, trials, error)
     for kind, memory in zip(one_of_kind, memories, strict=True):
         alike = [node for node in nodes if node.kind == kind]
         of_host = int(USED_FRACTION * memory.host_free) // memory.host // one_of_kind[kind].gpus
         cores = min(node.cores // node.gpus for node in alike)
         rooms[kind] = max(1, min(_trials_that_fit(request, memory, cores), of_host))
     return share_gpus(resources, trials, _smallest(rooms))
+
+
+def _unmeasured(resources: Resources, trials: int, error: Exception) -> Resources:
+    """Returns a GPU for each trial where its memory could not be measured, as where other programs fill a GPU."""
+    log.warning(
+        "the memory of a trial could not be measured (%s): each trial has a GPU of its own; --trials-per-gpu says how "
+        "many share one",
+        failure_text(error),
+    )
+    return share_gpus(resources, trials, 1)
 
 
 def _smallest(rooms: Mapping[str, int]) -> int:

@@ -19,6 +19,7 @@ from pkd_tune.encoders.folder import layer_count, model_name, weights_key
 from pkd_tune.files import RESULT, write_json
 from pkd_tune.reporting.formatting import metrics_text
 from pkd_tune.reporting.provenance import provenance
+from pkd_tune.tuning.limits import limit_threads
 from pkd_tune.tuning.resources import gpu_names
 from pkd_tune.tuning.space import Float
 from pkd_tune.tuning.space_file import Space
@@ -88,6 +89,7 @@ def distill(request: DistillRequest) -> TrainedModel:
     from pkd_tune.encoders.modeling import save_classifier
     from pkd_tune.workflows.gpu_check import may_capture
 
+    limit_threads()
     settings, target = request.settings, request.target
     data, config, device = settings.data, settings.distillation, torch.device(request.device)
     task, name = data.task, f"{request.method} {config.student_layers}-layer student"

@@ -20,6 +20,7 @@ from pkd_tune.reporting.document import Table, markdown
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning import cluster
 from pkd_tune.tuning.journal import recorded_trials, was_started
+from pkd_tune.tuning.limits import limit_threads
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.runner import KEEP_BEST, disk_bytes
@@ -42,6 +43,7 @@ def plan(request: SearchRequest) -> str:
     Raises:
         UserError: When a cluster that it would join is out of reach, or has too few GPUs.
     """
+    limit_threads()
     with ExitStack() as stack:
         if request.options.address is not None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

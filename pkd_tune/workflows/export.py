@@ -15,6 +15,7 @@ from pkd_tune.reporting.document import plain
 from pkd_tune.reporting.formatting import metric_titles
 from pkd_tune.reporting.run import data_folder, find_student, finished_run, students_text, verdict_of
 from pkd_tune.reporting.verdict import Verdict, verdict_text
+from pkd_tune.tuning.limits import limit_threads
 from pkd_tune.workflows.checks import Problems, check_new_folder, check_not_negative, check_onnx
 from pkd_tune.workflows.options import ExportOptions
 
@@ -86,6 +87,7 @@ def export(request: ExportRequest) -> Exported:
     from pkd_tune.deployment.measurement import in_fresh_process, latencies_ms, latency_machine, measure
     from pkd_tune.deployment.model_card import write_card
 
+    limit_threads()
     if request.push is not None:
         prepare_repository(request.push, public=request.public)
     task, max_length = request.task, request.run["search"]["data"]["max_length"]

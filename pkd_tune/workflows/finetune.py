@@ -9,6 +9,7 @@ from pkd_tune.encoders.folder import layer_count, model_name, weights_key
 from pkd_tune.files import RESULT, write_json
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.reporting.provenance import provenance
+from pkd_tune.tuning.limits import limit_threads
 from pkd_tune.tuning.resources import gpu_names
 from pkd_tune.workflows.checks import Problems, check_positive, check_seed
 from pkd_tune.workflows.inputs import check_length, find_data, find_device, find_encoder, load_examples
@@ -55,6 +56,7 @@ def finetune(request: FinetuneRequest) -> TrainedModel:
     from pkd_tune.distillation.student import compute_teacher_outputs
     from pkd_tune.workflows.gpu_check import may_capture
 
+    limit_threads()
     data, device, task = request.data, torch.device(request.device), request.data.task
     load_examples(task, data.data_dir, demo=request.demo)
     splits = load_features(task, data.data_dir, data.teacher_dir, data.max_length)

@@ -28,6 +28,7 @@ from pkd_tune.encoders.folder import (
 )
 from pkd_tune.files import write_file, write_json
 from pkd_tune.reporting.provenance import provenance
+from pkd_tune.tuning.limits import limit_threads
 from pkd_tune.tuning.resources import gpu_names
 from pkd_tune.tuning.space_file import find_space, load_space
 from pkd_tune.workflows.checks import Problems, check_positive, check_writable
@@ -77,6 +78,7 @@ def predict(request: PredictRequest) -> list[Prediction]:
     from pkd_tune.distillation import inference
     from pkd_tune.encoders.modeling import load_classifier
 
+    limit_threads()
     options = request.options
     examples = []
     for task, folder in request.jobs:

@@ -43,6 +43,7 @@ from pkd_tune.tuning import cluster
 from pkd_tune.tuning.artifacts import location_of_run, open_artifacts
 from pkd_tune.tuning.jobs import Done, Job, job_place, run_jobs
 from pkd_tune.tuning.journal import finished_trials
+from pkd_tune.tuning.limits import limit_threads
 from pkd_tune.tuning.plan import StudyPlan, plan_studies
 from pkd_tune.tuning.resources import Resources, gpu_names
 from pkd_tune.tuning.runner import disk_bytes, run_search
@@ -71,6 +72,7 @@ def search(request: SearchRequest) -> SearchRun:
     Raises:
         UserError: When something that the user gave turns out not to fit.
     """
+    limit_threads()
     options, data = request.options, request.config.data
     ends = None if request.time_limit is None else time.monotonic() + request.time_limit
     plans = plan_search(request)

@@ -171,6 +171,18 @@ def test_the_smallest_gpu_of_a_machine_decides_how_many_trials_share_each(
     assert "have room for 4 trials on H200, 2 trials on RTX 3060; the smallest decides for all" in caplog.text
 
 
+def test_a_gpu_whose_memory_cannot_be_measured_takes_one_trial(
+    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(config: SearchConfig, captured: bool, gpu: int) -> TrialMemory:
+        raise TimeoutError("nothing was found out in 600 seconds")
+
+    fit = on_gpus(request_, monkeypatch, gpus=2)
+    monkeypatch.setattr(capacity, "measure_trial", fail)
+    assert fit(40) == Resources(gpus=2)
+    assert "could not be measured (TimeoutError: nothing was found out in 600 seconds)" in caplog.text
+
+
 def test_memory_is_measured_with_the_largest_batch_that_a_trial_may_have(
     request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,16 +3,22 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from requests_of import search_request
 
 from pkd_tune.config import DataConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.encoders.families import FAMILIES
 from pkd_tune.workflows.checks import Problems
+from pkd_tune.workflows.distill import distill
+from pkd_tune.workflows.dry_run import plan
+from pkd_tune.workflows.export import export
+from pkd_tune.workflows.finetune import finetune
 from pkd_tune.workflows.inputs import find_device, forward_pass_text
+from pkd_tune.workflows.predict import predict
+from pkd_tune.workflows.search import search
 
 
 def test_a_command_that_runs_one_model_refuses_several_gpus() -> None:
@@ -24,21 +30,18 @@ def test_a_command_that_runs_one_model_refuses_several_gpus() -> None:
     assert problems.found == []
 
 
+@pytest.mark.parametrize("command", [search, plan, finetune, distill, predict, export])
 def test_threads_of_a_command_are_no_more_than_the_cores_it_may_use(
-    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Before it looks at what is requested, which is nothing here."""
     usual = torch.get_num_threads()
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
-    of_search = ("--task", "MRPC", "--teacher", "tiny", "--gpus", "0", "--data-dir", str(tiny_data))
-    commands: tuple[Callable[[], object], ...] = (
-        lambda: find_device(0, "fp32", Problems()),  # finetune, distill and predict
-        lambda: search_request(*of_search, "--out", str(tmp_path)),
-    )
     try:
-        for find in commands:
-            torch.set_num_threads(2)
-            find()
-            assert torch.get_num_threads() == 1
+        torch.set_num_threads(2)
+        with pytest.raises(AttributeError):
+            command(None)
+        assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(usual)
 
