@@ -225,11 +225,12 @@ def measure_on_gpu(config: SearchConfig, captured: bool) -> TrialMemory:
 def train_as_a_trial(
     config: SearchConfig, splits: Mapping[str, Split], device: torch.device, model_pool: ModelPool
 ) -> None:
-    """Trains students of all depths as a trial's process does in time, with as much memory as any training may take.
+    """Trains students of all depths, with all structures of the loss, as a trial's process does in time, with as much
+    memory as any training may take.
 
     All batches are as long as the longest example. Of two whole ones the second captures a step for every length of the
     split, the longest first. A smaller one is done eagerly; the second time round that happens beside the graphs of all
-    depths.
+    depths and structures.
 
     Args:
         config: Of the search.
@@ -242,8 +243,10 @@ def train_as_a_trial(
     if size > 1:
         ids[0] = lengths.argmin()  # in a batch with longer ones
     part = take(splits["train"], "train", ids)
-    for depth in 2 * config.depths:
-        train_student(config, splits, part, _loss(depth), device, model_pool)
+    methods = [stage.method for stage in config.stages]
+    losses = [loss for depth in config.depths for loss in structures(methods, depth)]
+    for loss in 2 * losses:
+        train_student(config, splits, part, loss, device, model_pool)
 
 
 def on_gpu(number: int, work: Callable[..., T], *arguments: object) -> T:

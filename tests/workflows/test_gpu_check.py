@@ -130,8 +130,11 @@ def test_a_trial_is_measured_with_steps_of_every_length_and_an_eager_one_beside_
     train_as_a_trial(config, splits, CPU, ModelPool({(1, False): train_step}, graphs=train_step.graphs))
     shortest, longest = (-(-int(length) // 8) * 8 for length in (lengths.min(), lengths.max()))
     of_captures = [(size, length) for length in range(longest, shortest - 1, -8)]
-    assert len(train_step.graph_inputs()) == len(of_captures)
-    assert sorted(shapes) == sorted([(size - 1, longest)] * 2 + [(size, longest)] + of_captures)
+    structures_of_graphs = 2  # at depth 1 those of PKD with normalize, and both other ones
+    assert len(train_step.graph_inputs()) == structures_of_graphs * len(of_captures)
+    assert sorted(shapes) == sorted(
+        [(size - 1, longest)] * 2 * 3 + structures_of_graphs * [(size, longest), *of_captures]
+    )
 
 
 def test_nothing_is_captured_in_the_epoch_that_is_timed(config: SearchConfig, splits: dict[str, Split]) -> None:
