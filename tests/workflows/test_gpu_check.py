@@ -75,6 +75,7 @@ def test_a_replay_that_does_something_else_is_told(config: SearchConfig, splits:
 
 
 def test_the_fine_tuning_of_the_teacher_is_compared_too(config: SearchConfig) -> None:
+    config = replace(config, teacher_trainings=(replace(config.teacher_trainings[0], seed=7),))  # not yet done
     stream = EmulatedStream()
     assert unequal_finetuning(config, 4, CPU, stream.capture) is None
     assert stream.captures >= 1
