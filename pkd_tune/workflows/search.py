@@ -109,7 +109,7 @@ def search(request: SearchRequest) -> SearchRun:
         # On this machine's CPU nothing is gained by other processes, which take seconds to start.
         in_this_process = options.address is None and resources.device == "cpu"
         teacher = prepare(request, resources, run_dir, record, None if in_this_process else Nodes(run, work))
-        time_limit = None if ends is None else TimeLimit(ends - time_report(request, teacher, plans), resources.count)
+        time_limit = None if ends is None else limit_trials(request, ends, teacher, plans, resources)
         studies = open_studies(request, plans, run_dir, time_limit)
         for source, trials_of in earlier.items():
             added = sum(studies.warm_start(key, str(source.resolve()), trials) for key, trials in trials_of.items())
@@ -141,6 +141,15 @@ def search(request: SearchRequest) -> SearchRun:
         else:
             log.info("all trials of this search are done; a larger --trials adds to them, --new starts another run")
         return finish(request, context, studies, run_dir, record)
+
+
+def limit_trials(
+    request: SearchRequest, ends: float, teacher: Teacher, plans: Sequence[StudyPlan], resources: Resources
+) -> TimeLimit:
+    """Returns when trials end so that the report is written in time; `ends` is as `time.monotonic()` counts."""
+    kept = time_report(request, teacher, plans)
+    log.info("time limit: %.1f of %.1f min are kept for the report", kept / 60, (request.time_limit or 0.0) / 60)
+    return TimeLimit(ends - kept, resources.count)
 
 
 @contextmanager
