@@ -21,6 +21,26 @@ from pkd_tune.tuning.trial import TrialContext
 GPUS = 8
 
 
+def gpus_of_actors(kind: Any, resources: Resources, count: int) -> list[list[int]]:
+    """Returns the GPUs that each of so many actors sees, while all of them run."""
+    of_trial = resources.trial_resources
+    groups = [placement_group([{"CPU": of_trial["cpu"], "GPU": of_trial["gpu"]}]) for _ in range(count)]
+    ray.get([group.ready() for group in groups])
+    started = [
+        kind.options(
+            num_cpus=of_trial["cpu"],
+            num_gpus=of_trial["gpu"],
+            scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=group),
+        ).remote()
+        for group in groups
+    ]
+    seen: list[list[int]] = ray.get([actor.gpus.remote() for actor in started])
+    for actor, group in zip(started, groups, strict=True):
+        ray.kill(actor)
+        remove_placement_group(group)
+    return seen
+
+
 @pytest.mark.slow
 def test_eight_gpus_are_all_used_however_many_trials_there_are() -> None:
     """With a placement group for each trial, as Ray Tune has."""
@@ -40,29 +60,18 @@ def test_eight_gpus_are_all_used_however_many_trials_there_are() -> None:
             return list(ray.get_gpu_ids())
 
     try:
-        for trials, on_each in ((8, 1), (16, 2), (40, 4)):
+        for trials, on_each, afterwards in ((8, 1, 0), (16, 2, 0), (40, 4, 1)):
             resources = share_gpus(Resources(gpus=GPUS), trials, room=4)
-            of_trial = resources.trial_resources
-            groups = [
-                placement_group([{"CPU": of_trial["cpu"], "GPU": of_trial["gpu"]}])
-                for _ in range(min(trials, resources.count))
-            ]
-            ray.get([group.ready() for group in groups])
-            started = [
-                Trial.options(  # type: ignore[attr-defined]
-                    num_cpus=of_trial["cpu"],
-                    num_gpus=of_trial["gpu"],
-                    scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=group),
-                ).remote()
-                for group in groups
-            ]
-            seen = collections.Counter(
-                gpu for gpus in ray.get([trial.gpus.remote() for trial in started]) for gpu in gpus
-            )
-            assert dict(seen) == dict.fromkeys(range(GPUS), on_each)
-            for trial, group in zip(started, groups, strict=True):
-                ray.kill(trial)
-                remove_placement_group(group)
+            waiting, gpus_of_trial = list(range(trials)), dict[int, list[int]]()
+            waves = []
+            while waiting:
+                wave, waiting = waiting[: resources.count], waiting[resources.count :]
+                gpus_of_trial |= dict(zip(wave, gpus_of_actors(Trial, resources, len(wave)), strict=True))
+                waves.append(collections.Counter(gpu for trial in wave for gpu in gpus_of_trial[trial]))
+            print(f"GPUs of {trials} trials:", gpus_of_trial)
+            assert all(len(gpus) == 1 for gpus in gpus_of_trial.values())
+            assert waves[0] == dict.fromkeys(range(GPUS), on_each)
+            assert sum(sum(wave.values()) for wave in waves[1:]) == 8 * afterwards
     finally:
         ray.shutdown()
 
