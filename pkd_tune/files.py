@@ -85,7 +85,7 @@ def atomic_path(path: Path, *, durable: bool = False, private: bool = False) -> 
         private: Whether only this user may read the file; otherwise the umask decides.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with _named(path):
+    with named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             if private:
@@ -168,7 +168,7 @@ def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         OSError: When the folder cannot be written, or is there and not empty.
     """
     temporary = folder.with_name(f".{folder.name}.partial")
-    with _named(folder):
+    with named(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
@@ -207,7 +207,7 @@ def _error_number(error: BaseException) -> int | None:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def named(path: Path) -> Iterator[None]:
     """Names a file or folder in the errors of the machine that writing to it ends with."""
     try:
         yield

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from pkd_tune.data.tokens import Split
 from pkd_tune.encoders.inference import outputs
-from pkd_tune.files import LOCK_MODE, atomic_path
+from pkd_tune.files import LOCK_MODE, named, read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,11 +38,13 @@ logger = logging.getLogger(__name__)
 FORMAT = 3
 """Version of the file format; part of the file's name, so that files of another version are not used."""
 
+NOTED_SECONDS = 60.0
+"""After so long it is noted how many rows there are, from which another process goes on should this one die."""
+
 HASH = "sha256"
 """Name of the tensors' hash in a file's header."""
 
 _NO_HASH = "0" * 64  # placeholder in the header until the tensors are written
-_HEADER_BYTES = 4096  # more than any header takes
 _ZEROS = 2**20  # bytes written at once to allocate a file
 
 
@@ -81,8 +84,9 @@ def teacher_outputs(
 ) -> TeacherOutputs:
     """Opens the teacher outputs of a split from the cache, memory-mapped; computes them first where they are missing.
 
-    Other processes that need the same file wait for the one that computes it. A file that is damaged, or of another
-    split or teacher, is reported in a warning and computed again.
+    Other processes that need the same file wait for the one that computes it, and go on where it stopped, should it
+    die; a minute's work is lost at most. A file that is damaged, or of another split or teacher, is reported in a
+    warning and computed again.
 
     Args:
         folder: Cache folder; made when missing.
@@ -142,19 +146,48 @@ def _build(path: Path, split: Split, teacher: PreTrainedModel, origin: dict[str,
         "cls": ("F16", np.float16, (n, config.num_hidden_layers, config.hidden_size)),
         "example_id": ("I64", np.int64, (n,)),
     }
-    with atomic_path(path) as temporary:
-        offsets = _create_safetensors(temporary, tensors, {**origin, HASH: _NO_HASH})
-        with temporary.open("r+b") as file:
-            for batch, output in outputs(teacher, split, precision="fp32"):
-                rows = {
-                    "logits": output.logits_BC.cpu().numpy(),
-                    "cls": output.cls_BLH.cpu().half().numpy(),
-                    "example_id": batch.example_ids_B.numpy(),
-                }
-                for name, array in rows.items():
-                    offsets[name] += os.pwrite(file.fileno(), array.tobytes(), offsets[name])
-            file.seek(file.read(_HEADER_BYTES).index(_NO_HASH.encode()))
-            file.write(_data_hash(temporary).encode())
+    partial, progress = path.with_suffix(".partial"), path.with_suffix(".progress")
+    header, offsets, size = _layout(tensors, {**origin, HASH: _NO_HASH})
+    with named(path):
+        try:
+            if not (done := _rows_done(partial, progress, header, size)):
+                progress.unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)  # it may be another user's
+                _allocate(partial, header, size)
+            else:
+                logger.info("%s of them are there already", f"{done:,}")
+            noted = time.monotonic()
+            with partial.open("r+b") as file:
+                for batch, output in outputs(teacher, split, precision="fp32", first=done):
+                    rows = {
+                        "logits": output.logits_BC.cpu().numpy(),
+                        "cls": output.cls_BLH.cpu().half().numpy(),
+                        "example_id": batch.example_ids_B.numpy(),
+                    }
+                    for name, array in rows.items():
+                        os.pwrite(file.fileno(), array.tobytes(), offsets[name] + done * array[0].nbytes)
+                    done += len(rows["example_id"])
+                    if time.monotonic() - noted >= NOTED_SECONDS:
+                        os.fsync(file.fileno())
+                        write_json(progress, {"rows": done})
+                        noted = time.monotonic()
+                file.seek(header.index(_NO_HASH.encode()))
+                file.write(_data_hash(partial).encode())
+            os.replace(partial, path)
+            progress.unlink(missing_ok=True)
+        finally:
+            if not progress.exists():
+                partial.unlink(missing_ok=True)
+
+
+def _rows_done(partial: Path, progress: Path, header: bytes, size: int) -> int:
+    """Returns how many rows of a file there are from a process that died; 0 where it would have been another file."""
+    if not (os.access(partial, os.W_OK) and progress.exists() and partial.stat().st_size == size):
+        return 0
+    with partial.open("rb") as file:
+        if file.read(len(header)) != header:
+            return 0
+    return int(read_json(progress)["rows"])
 
 
 def _data_hash(path: Path) -> str:
@@ -165,29 +198,37 @@ def _data_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _create_safetensors(
-    path: Path, tensors: dict[str, tuple[str, type, tuple[int, ...]]], metadata: dict[str, str]
-) -> dict[str, int]:
-    """Creates a safetensors file of tensors given as (format name, dtype, shape); returns their offsets in bytes.
+def _layout(
+    tensors: dict[str, tuple[str, type, tuple[int, ...]]], metadata: dict[str, str]
+) -> tuple[bytes, dict[str, int], int]:
+    """Returns the beginning of a safetensors file, at which byte each tensor begins, and the file's size.
 
     The library writes only tensors that are wholly in memory, and pages written through a mapping count as memory of
     this process. Format: the length of the header as 8 bytes, the header as JSON padded with spaces to a multiple of 8,
     then the tensors (https://huggingface.co/docs/safetensors).
+
+    Args:
+        tensors: Format name, dtype and shape of each.
+        metadata: Of the header.
     """
-    header: dict[str, object] = {"__metadata__": metadata}
+    described: dict[str, object] = {"__metadata__": metadata}
     starts: dict[str, int] = {}
     offset = 0
     for name, (format_name, dtype, shape) in tensors.items():
         starts[name], offset = offset, offset + int(np.prod(shape)) * np.dtype(dtype).itemsize
-        header[name] = {"dtype": format_name, "shape": list(shape), "data_offsets": [starts[name], offset]}
-    text = json.dumps(header).encode()
+        described[name] = {"dtype": format_name, "shape": list(shape), "data_offsets": [starts[name], offset]}
+    text = json.dumps(described).encode()
     text += b" " * (-len(text) % 8)
+    header = struct.pack("<Q", len(text)) + text
+    return header, {name: len(header) + start for name, start in starts.items()}, len(header) + offset
+
+
+def _allocate(path: Path, header: bytes, size: int) -> None:
+    """Creates a file of this size with its header; all blocks are taken now, so that a full disk is an error here."""
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        # All blocks are taken now, so that a full disk is an error here.
+        file.write(header)
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, 8 + len(text) + offset)
+            os.posix_fallocate(file.fileno(), 0, size)
         else:  # macOS
-            for start in range(0, offset, _ZEROS):
-                file.write(bytes(min(_ZEROS, offset - start)))
-    return {name: 8 + len(text) + start for name, start in starts.items()}
+            for start in range(len(header), size, _ZEROS):
+                file.write(bytes(min(_ZEROS, size - start)))

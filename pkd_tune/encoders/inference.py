@@ -17,10 +17,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def outputs(model: PreTrainedModel, split: Split, *, precision: Precision) -> Iterator[tuple[Batch, Output]]:
-    """Yields every example once, in batches of similar length, with the model's output in evaluation mode."""
+def outputs(
+    model: PreTrainedModel, split: Split, *, precision: Precision, first: int = 0
+) -> Iterator[tuple[Batch, Output]]:
+    """Yields every example once, in batches of similar length, with the model's output in evaluation mode.
+
+    Args:
+        model: On its device.
+        split: The longest of its examples come first, on every device in the same order.
+        precision: Of the forward pass.
+        first: Examples at the beginning of this order that are left out.
+    """
     model.eval()
-    for example_ids in scoring_batches(split.lengths, SCORING_TOKENS[model.device.type]):
+    before = 0
+    for of_batch in scoring_batches(split.lengths, SCORING_TOKENS[model.device.type]):
+        example_ids = of_batch[max(0, first - before) :]
+        before += len(of_batch)
+        if not len(example_ids):
+            continue
         batch = collate(split, example_ids, model.device, model.config.pad_token_id)
         with torch.inference_mode(), mixed_precision(model.device, precision):
             output = run(model, batch)

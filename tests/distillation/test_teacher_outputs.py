@@ -12,10 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
-from pkd_tune.data.batches import collate
+from pkd_tune.data.batches import SCORING_TOKENS, collate
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.data.tokens import Split
+from pkd_tune.distillation import teacher_outputs as module
 from pkd_tune.distillation.losses import pkd_loss
 from pkd_tune.distillation.teacher_outputs import HASH, TeacherOutputs, teacher_outputs
 from pkd_tune.encoders.modeling import Output, load_classifier, run
@@ -148,6 +149,57 @@ def test_a_build_that_dies_leaves_no_file(tmp_path: Path, split: Split) -> None:
     with pytest.raises(AssertionError, match="run again"):
         teacher_outputs(tmp_path, split, "t", refuse)
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+class Died(Exception):
+    pass
+
+
+@pytest.mark.parametrize("changed", [None, "split", "size"])
+def test_a_build_goes_on_where_another_died(
+    tmp_path: Path,
+    split: Split,
+    teacher: BertForSequenceClassification,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: str | None,
+) -> None:
+    """In batches of another size, as on another device; not where the file would have been another one."""
+    expected = teacher_outputs(tmp_path / "at once", split, "t", lambda: teacher)
+    monkeypatch.setattr(module, "NOTED_SECONDS", 0.0)
+    monkeypatch.setitem(SCORING_TOKENS, "cpu", 200)
+    ran: list[int] = []
+
+    def count(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        if sum(ran) >= 20 and len(list(tmp_path.glob("*.partial"))) and not died:
+            raise Died
+        ran.append(len(inputs[0]))
+
+    died: list[int] = []
+    hook = teacher.bert.embeddings.word_embeddings.register_forward_pre_hook(count)
+    try:
+        with pytest.raises(Died):
+            teacher_outputs(tmp_path, split, "t", lambda: teacher)
+        died += ran
+        assert 20 <= sum(died) < len(split)
+        assert [path.suffix for path in sorted(tmp_path.glob("dev-*")) if path.suffix != ".lock"] == [
+            ".partial",
+            ".progress",
+        ]
+        (partial,) = tmp_path.glob("*.partial")
+        if changed == "size":
+            partial.write_bytes(partial.read_bytes()[:-8])
+        elif changed == "split":
+            partial.write_bytes(partial.read_bytes().replace(split.key.encode(), b"x" * len(split.key)))
+        monkeypatch.setitem(SCORING_TOKENS, "cpu", 330)
+        found = teacher_outputs(tmp_path, split, "t", lambda: teacher)
+    finally:
+        hook.remove()
+    assert sum(ran) - sum(died) == (len(split) - sum(died) if changed is None else len(split))
+    assert torch.equal(found.row_of_example_N, expected.row_of_example_N)
+    torch.testing.assert_close(found.logits_NC, expected.logits_NC, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.cls_NLH.float(), expected.cls_NLH.float(), rtol=1e-3, atol=1e-3)
+    teacher_outputs(tmp_path, split, "t", refuse)  # its hash is right
+    assert not [*tmp_path.glob("*.partial"), *tmp_path.glob("*.progress")]
 
 
 def test_half_precision_moves_the_loss_by_less_than_a_thousandth(
