@@ -6,6 +6,7 @@ docs/search.md explains what is replayed and how a table is recorded.
 """
 
 import argparse
+import itertools
 import logging
 import random
 import sys
@@ -34,6 +35,8 @@ SLOTS = (1, 8, 32)
 BUDGETS = (1, 2, 4, 6, 8, 10, 13, 17, 21, 26, 34, 42, STAGED_TRIALS)
 """In whole training runs, up to those of the staged grid; 17 are a third of them."""
 REPEATS = 500
+SUMMARY = ["table", "slots", "policy", "epochs", "median", "q25", "q75"]
+"""Columns of summary.csv."""
 SLOW = {"SMAC": 20, "DEHB": 100}
 """Policies that take seconds for a search, and how many repeats of them are made at most."""
 
@@ -58,10 +61,7 @@ def search_once(table: Table, policy: Maker, slots: int, epochs: np.ndarray, rep
     alternates, so that a setting's luck with one seed counts as often as with the other.
     """
     seed = repeat % SEEDS
-    chosen = [
-        simulate(table, seed, policy(table, repeat, folder), slots, float(budget), random.Random(repeat))
-        for budget in epochs
-    ]
+    chosen = simulate(table, seed, policy(table, repeat, folder), slots, epochs.tolist(), random.Random(repeat))
     return np.array([table.recordings[number].trainings[1 - seed].best for number in chosen])
 
 
@@ -109,6 +109,42 @@ def _searches(table: Table, name: str, slots: int, epochs: np.ndarray, repeats: 
     policy = POLICIES.get(name) or variant(name.split())
     with tempfile.TemporaryDirectory(prefix="replay-") as folder:
         return np.array([search_once(table, policy, slots, epochs, repeat, Path(folder)) for repeat in repeats])
+
+
+def read_summary(path: Path) -> pd.DataFrame:
+    """Returns the rows of earlier replays, none where there is no such file.
+
+    Raises:
+        UserError: When it is not a summary.
+    """
+    if not path.exists():
+        return pd.DataFrame(columns=SUMMARY)
+    try:
+        return pd.read_csv(path)[SUMMARY]
+    except (ValueError, KeyError) as error:  # pandas' errors of parsing are ValueErrors
+        raise UserError(f"{path} is not a summary of replays: {error}; move it, or choose another --to") from error
+
+
+def add_to_summary(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Adds rows of `replay()` to a file, in place of what it has of the same tables, policies and numbers of slots.
+
+    Returns:
+        All rows of the file, by table, number of slots and policy.
+
+    Raises:
+        UserError: When the file is there and is not a summary.
+    """
+    before = read_summary(path)
+    rows = rows.round({"epochs": 2, "median": 3, "q25": 3, "q75": 3})
+    if not before.empty:
+        key = ["table", "slots", "policy"]
+        kept = before[~before.set_index(key).index.isin(rows.set_index(key).index)]
+        rows = pd.concat([kept, rows], ignore_index=True)
+    place = {name: number for number, name in enumerate(POLICIES)}
+    rows = rows.assign(place=rows["policy"].map(place).fillna(len(place)))
+    summary = rows.sort_values(["table", "slots", "place", "policy", "epochs"], ignore_index=True)[SUMMARY]
+    write_text(path, summary.to_csv(index=False))
+    return summary
 
 
 def finding(summary: pd.DataFrame) -> str:
@@ -200,9 +236,10 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(f"{flag} must be at least 1")
     tables = [table for path in args.tables for table in read_tables(path)]
     policies = [name for name in args.policies if _is_usable(name, tables)]
-    parts = [replay(table, policies, args.slots, args.repeats, processes=args.processes) for table in tables]
-    summary = pd.concat(parts, ignore_index=True).round({"epochs": 2, "median": 3, "q25": 3, "q75": 3})
-    write_text(args.to / "summary.csv", summary.to_csv(index=False))
+    read_summary(args.to / "summary.csv")  # before hours of work
+    for table, name, count in itertools.product(tables, policies, args.slots):
+        rows = replay(table, [name], [count], args.repeats, processes=args.processes)
+        summary = add_to_summary(args.to / "summary.csv", rows)
     write_text(args.to / "finding.md", finding(summary))
     write_plots(figures(summary), [], args.to / "plots")
     print(finding(summary))

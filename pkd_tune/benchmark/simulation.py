@@ -7,9 +7,12 @@ asynchronous: a slot that is free starts the next trial at once, if the policy h
 
 import heapq
 import itertools
+import os
 import random
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pkd_tune.benchmark.recorded import Table
 
@@ -58,32 +61,39 @@ class Policy:
     """Takes the end of a job and its last evaluation."""
 
 
-def simulate(table: Table, seed: int, policy: Policy, slots: int, epochs: float, rng: random.Random) -> int:
-    """Runs a policy as a search with a budget of epochs.
+def simulate(
+    table: Table, seed: int, policy: Policy, slots: int, budgets: Sequence[float], rng: random.Random
+) -> list[int]:
+    """Runs a policy as searches with several budgets of epochs.
 
     No trial begins that could exceed the budget together with those that run. What a stopped trial leaves of its epochs
-    is free for others. The search ends when all trials have ended and the next one does not fit, or there is none.
+    is free for others. A search ends when all trials have ended and the next one does not fit, or there is none.
+
+    Two searches are the same up to the first trial that does not fit into the smaller budget. There the process is
+    forked, and the copy, with all that the policy knows, ends the search with that budget: each choice is the one that
+    a search with its budget alone would make, and most of the work is done once. Needs a POSIX system.
 
     Args:
         table: What is searched.
         seed: Number of the seed whose scores the policy sees.
         policy: Is used once.
         slots: Trials that run at the same time.
-        epochs: In all slots together.
+        budgets: Epochs in all slots together, of each search.
         rng: Of how fast each trial is.
 
     Returns:
-        The recording that the search chooses: with the best score of those that have used their whole budget, or of all
-        where there is none.
+        For each budget the recording that the search chooses: with the best score of those that were trained to their
+        end, or of all where there is none.
 
     Raises:
-        ValueError: When the budget is too small for any trial.
+        ValueError: When a budget is too small for any trial.
     """
     order = itertools.count()
     events: list[tuple[float, int, Job, float, int]] = []  # when, tie-break, job, time per epoch, evaluation
-    now, left, free = 0.0, epochs, slots
+    now, spent, free = 0.0, 0.0, slots
     waiting: Job | None = None
     best, chosen = (False, float("-inf")), -1
+    found: dict[float, int] = {}
 
     def epochs_of(job: Job, begin: int, end: int | None) -> float:
         done = (0.0, *table.recordings[job.recording].trainings[seed].epochs)
@@ -93,28 +103,68 @@ def simulate(table: Table, seed: int, policy: Policy, slots: int, epochs: float,
         duration = epochs_of(job, evaluation - 1, evaluation) * pace
         heapq.heappush(events, (now + duration, next(order), job, pace, evaluation))
 
-    while True:
+    def fill_slots(limits: list[float]) -> None:
+        nonlocal waiting, free, spent
         while free and (job := waiting or policy.ask()) is not None:
-            if (cost := epochs_of(job, job.begin, job.end)) > left + _ROUNDING:
-                waiting = job
-                break
-            waiting, free, left = None, free - 1, left - cost
+            waiting, cost = job, epochs_of(job, job.begin, job.end)
+            while len(limits) > 1 and spent + cost > limits[0] + _ROUNDING:
+                smallest = limits.pop(0)
+                found[smallest] = _in_a_copy(partial(run, [smallest]))
+            if spent + cost > limits[0] + _ROUNDING:
+                return
+            waiting, free, spent = None, free - 1, spent + cost
             wait_for(job, job.begin + 1, rng.uniform(1 - JITTER, 1 + JITTER))
-        if not events:
-            if chosen < 0:
-                raise ValueError(f"{epochs:g} epochs are too few for a trial of {table.name}")
-            return chosen
-        now, _, job, pace, evaluation = heapq.heappop(events)
-        training = table.recordings[job.recording].trainings[seed]
-        last = evaluation == len(training.scores)
-        score = training.scores[evaluation - 1]
-        seen = Seen(evaluation, score, training.epochs[evaluation - 1], training.degenerate[evaluation - 1], last)
-        stop = policy.report(job, seen)
-        rank = (last, training.best if last else score)
-        if rank > best:
-            best, chosen = rank, job.recording
-        if stop or last or evaluation == job.end:
-            free, left = free + 1, left + epochs_of(job, evaluation, job.end)
-            policy.end(job, seen)
-        else:
-            wait_for(job, evaluation + 1, pace)
+
+    def run(limits: list[float]) -> int:
+        """Runs the search to its end with the last of some limits, and from where they differ with the others."""
+        nonlocal now, free, spent, best, chosen
+        fill_slots(limits)
+        while events:
+            now, _, job, pace, evaluation = heapq.heappop(events)
+            training = table.recordings[job.recording].trainings[seed]
+            last = evaluation == len(training.scores)
+            score = training.scores[evaluation - 1]
+            seen = Seen(evaluation, score, training.epochs[evaluation - 1], training.degenerate[evaluation - 1], last)
+            stop = policy.report(job, seen)
+            rank = (last, training.best if last else score)
+            if rank > best:
+                best, chosen = rank, job.recording
+            if stop or last or evaluation == job.end:
+                free, spent = free + 1, spent - epochs_of(job, evaluation, job.end)
+                policy.end(job, seen)
+                fill_slots(limits)
+            else:
+                wait_for(job, evaluation + 1, pace)
+        return chosen
+
+    limits = sorted(set(budgets))
+    chosen_last = run([*limits])
+    found = dict.fromkeys(limits, chosen_last) | found
+    for budget in limits:
+        if found[budget] < 0:
+            raise ValueError(f"{budget:g} epochs are too few for a trial of {table.name}")
+    return [found[budget] for budget in budgets]
+
+
+def _in_a_copy(work: Callable[[], int]) -> int:
+    """Returns what a function returns in a copy of this process, which leaves everything here as it is.
+
+    Raises:
+        RuntimeError: When it fails there; its traceback is on stderr.
+    """
+    reader, writer = os.pipe()
+    process = os.fork()
+    if process == 0:
+        try:
+            os.write(writer, str(work()).encode())
+        except BaseException:  # nothing of a copy may go on as if it were this process
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        answer = stream.read()
+    _, status = os.waitpid(process, 0)
+    if status:
+        raise RuntimeError("a simulated search failed in a copy of the process")
+    return int(answer)

@@ -57,7 +57,7 @@ def run(
     make: Callable[[Table, int, Path], Policy], folder: Path, *, slots: int = 4, epochs: float = 30, of: Table = GRID
 ) -> tuple[list[Job], list[tuple[int, int]], Table]:
     policy, jobs, ends = watch(make(of, 3, folder))
-    simulate(of, 0, policy, slots, epochs, random.Random(0))
+    simulate(of, 0, policy, slots, [epochs], random.Random(0))
     return jobs, ends, of
 
 

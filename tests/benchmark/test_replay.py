@@ -12,7 +12,8 @@ from recordings import recording, table
 
 from pkd_tune.benchmark.policies import POLICIES
 from pkd_tune.benchmark.recorded import read_tables
-from pkd_tune.benchmark.replay import finding, replay, search_once
+from pkd_tune.benchmark.replay import add_to_summary, finding, replay, search_once
+from pkd_tune.config import UserError
 
 SMALL = Path(__file__).parents[1] / "reference" / "recorded_search.parquet"
 
@@ -73,6 +74,49 @@ def test_the_finding_is_when_a_policy_stays_at_the_staged_grids_last_score() -> 
         "| t-2 | 8 | ours | 81.00 | 100% of its epochs | 1 of 4 budgets |",
         "| t-2 | 8 | x | 85.00 | 50% of its epochs | 1 of 4 budgets |",
     ]
+
+
+def rows(policy: str, slots: int, *medians: float, table: str = "t-2") -> pd.DataFrame:
+    """Returns what a replay of one policy gives."""
+    common = {"table": table, "slots": slots, "policy": policy}
+    return pd.DataFrame(
+        [common | {"epochs": 3.0 * i, "median": m, "q25": m, "q75": m} for i, m in enumerate(medians, start=1)]
+    )
+
+
+def test_a_summary_grows_and_what_is_replayed_again_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "summary.csv"
+    for part in (
+        rows("WARM_UP_TRIALS=2", 8, 74),
+        rows("ours", 8, 70, 71),
+        rows("random", 8, 60, 61),
+        rows("random", 1, 50),
+        rows("random", 1, 40, table="s-2"),
+        rows("ours", 8, 72.00049, 73),
+    ):
+        summary = add_to_summary(path, part)
+        assert summary.equals(pd.read_csv(path))
+    assert [*summary.itertuples(index=False, name=None)] == [
+        (name, slots, policy, epochs, median, median, median)
+        for name, slots, policy, epochs, median in [
+            ("s-2", 1, "random", 3.0, 40.0),
+            ("t-2", 1, "random", 3.0, 50.0),
+            ("t-2", 8, "random", 3.0, 60.0),
+            ("t-2", 8, "random", 6.0, 61.0),
+            ("t-2", 8, "ours", 3.0, 72.0),
+            ("t-2", 8, "ours", 6.0, 73.0),
+            ("t-2", 8, "WARM_UP_TRIALS=2", 3.0, 74.0),
+        ]
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", 'table,"slots\n'])
+def test_a_file_that_is_no_summary_is_named_and_kept(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "summary.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"summary\.csv is not a summary of replays: .*; move it, or choose another"):
+        add_to_summary(path, rows("ours", 8, 70))
+    assert path.read_text() == text
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
