@@ -2,7 +2,7 @@
 
     python -m pkd_tune.benchmark.replay results/search-efficiency/demo.parquet
 
-docs/search.md explains what is replayed and how a table is recorded.
+docs/replays.md explains what is replayed and how a table is recorded.
 """
 
 import argparse
