@@ -14,7 +14,8 @@ from pkd_tune.reporting.verdict import is_at_baseline
 End = Literal["lower", "upper"]
 
 MIN_TRIALS = 6
-"""Trials of a depth below which nothing is said of its learning rates."""
+"""Ended trials of a depth, or of one of its methods, below which nothing is said of ranges: the best of a few is often
+the first setting, a published one."""
 OUTER = 1 / 3
 """Share of a range, on its own scale, in which all learning rates that teach anything must lie to be at its end."""
 MARGIN = 0.03
@@ -62,8 +63,8 @@ def _stuck(run: Run) -> Iterator[tuple[End, str]]:
 
 def _learning(run: Run, depth: int) -> tuple[pd.DataFrame, pd.Series]:
     """Returns the search trials of a depth that ended with a score, and which of them ever predicted two classes."""
-    trials = run.of_stage("search")
-    trials = trials[(trials["depth"] == depth) & trials["state"].isin(("complete", "stopped early"))]
+    trials = _ended(run)
+    trials = trials[trials["depth"] == depth]
     rows = run.evaluations[(run.evaluations["depth"] == depth) & (run.evaluations["stage"] == "search")]
     constant = rows.groupby(["method", "trial"])["degenerate"].all()
     return trials, pd.Series(
@@ -71,13 +72,23 @@ def _learning(run: Run, depth: int) -> tuple[pd.DataFrame, pd.Series]:
     )
 
 
+def _ended(run: Run) -> pd.DataFrame:
+    """Returns the search trials that ended with a score."""
+    trials = run.of_stage("search")
+    return trials[trials["state"].isin(("complete", "stopped early"))]
+
+
 def _at_ends(run: Run, told: set[tuple[str, End]]) -> Iterator[str]:
     """Yields the ends of ranges at which best values lie, but for those that were told of before.
 
-    Where a student does not beat the constant baseline, its values are the best of none.
+    Where a student does not beat the constant baseline, its values are the best of none; where few trials were made,
+    they are the best of few.
     """
     found: dict[tuple[str, End], list[str]] = {}
+    ended = _ended(run).groupby(["depth", "method"]).size()
     for student in run.students:
+        if ended.get((student["layers"], student["method"]), 0) < MIN_TRIALS:
+            continue
         if run.teacher is not None and is_at_baseline(student, run.teacher):
             continue
         unused = unused_settings(student["method"], student["layers"], regression=is_regression(student["metrics"]))

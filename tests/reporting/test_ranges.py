@@ -8,7 +8,7 @@ import pytest
 from recorded_run import write_run
 
 from pkd_tune.reporting.document import markdown
-from pkd_tune.reporting.ranges import range_notes
+from pkd_tune.reporting.ranges import MIN_TRIALS, range_notes
 from pkd_tune.reporting.run import Run, read_run
 from pkd_tune.reporting.run_report import results
 from pkd_tune.tuning.space import Float
@@ -113,3 +113,12 @@ def test_nothing_is_said_of_the_settings_of_a_student_at_the_baseline(recorded: 
     assert recorded.teacher is not None
     (student,) = at_the_end.students
     assert range_notes(replace(at_the_end, students=[{**student, "metrics": recorded.teacher["majority"]}])) == []
+
+
+def test_nothing_is_said_of_the_best_of_a_few_trials(recorded: Run) -> None:
+    at_the_end = best_with(recorded, temperature=19.5)
+    of_search = recorded.of_stage("search")
+    ended = of_search[of_search["state"].isin(("complete", "stopped early"))].index
+    for count, notes in ((MIN_TRIALS, 1), (MIN_TRIALS - 1, 0)):
+        few = recorded.trials.drop(ended[count:])
+        assert len(range_notes(replace(at_the_end, trials=few))) == notes
