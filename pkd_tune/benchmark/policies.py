@@ -364,7 +364,9 @@ def dehb(table: Table, seed: int, folder: Path) -> Policy:
         ImportError: Unless the package `dehb` is installed.
     """
     from dehb import DEHB
+    from loguru import logger
 
+    logger.disable("dehb")  # it writes to stdout whatever `log_level` says
     scales = _cached_scales(table)
     space, longest = _config_space(scales, seed), _longest(table)
     search = DEHB(
@@ -373,6 +375,7 @@ def dehb(table: Table, seed: int, folder: Path) -> Policy:
         max_fidelity=longest,
         seed=seed,
         n_workers=1,
+        save_freq="end",
         output_path=str(folder),
         log_level="ERROR",
     )
