@@ -137,13 +137,12 @@ def simulate(
                 wait_for(job, evaluation + 1, pace)
         return chosen
 
-    limits = sorted(set(budgets))
-    chosen_last = run([*limits])
-    found = dict.fromkeys(limits, chosen_last) | found
-    for budget in limits:
-        if found[budget] < 0:
+    last = run(sorted(set(budgets)))
+    choices = [found.get(budget, last) for budget in budgets]
+    for budget, choice in zip(budgets, choices, strict=True):
+        if choice < 0:
             raise ValueError(f"{budget:g} epochs are too few for a trial of {table.name}")
-    return [found[budget] for budget in budgets]
+    return choices
 
 
 def _in_a_copy(work: Callable[[], int]) -> int:
