@@ -120,9 +120,13 @@ def read_summary(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=SUMMARY)
     try:
-        return pd.read_csv(path)[SUMMARY]
-    except (ValueError, KeyError) as error:  # pandas' errors of parsing are ValueErrors
-        raise UserError(f"{path} is not a summary of replays: {error}; move it, or choose another --to") from error
+        before = pd.read_csv(path)
+    except (OSError, ValueError) as error:  # pandas' errors of parsing are ValueErrors
+        raise UserError(f"{path} cannot be read ({error}); move it, or choose another --to") from error
+    if missing := [name for name in SUMMARY if name not in before]:
+        lacks = f"it has no column {', '.join(missing)}"
+        raise UserError(f"{path} is not a summary of replays: {lacks}; move it, or choose another --to")
+    return before[SUMMARY]
 
 
 def add_to_summary(path: Path, rows: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from recordings import recording, table
 
 from pkd_tune.benchmark.policies import POLICIES
 from pkd_tune.benchmark.recorded import read_tables
-from pkd_tune.benchmark.replay import add_to_summary, finding, replay, search_once
+from pkd_tune.benchmark.replay import add_to_summary, finding, read_summary, replay, search_once
 from pkd_tune.config import UserError
 
 SMALL = Path(__file__).parents[1] / "reference" / "recorded_search.parquet"
@@ -110,13 +110,26 @@ def test_a_summary_grows_and_what_is_replayed_again_is_replaced(tmp_path: Path) 
     ]
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", 'table,"slots\n'])
-def test_a_file_that_is_no_summary_is_named_and_kept(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"cannot be read \(No columns to parse"),
+        ('table,"slots\n', r"cannot be read \(Error tokenizing"),
+        ("table,slots,b\n1,2,3\n", r"is not a summary of replays: it has no column policy, epochs, median, q25, q75"),
+    ],
+)
+def test_a_file_that_is_no_summary_is_named_and_kept(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "summary.csv"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"summary\.csv is not a summary of replays: .*; move it, or choose another"):
+    with pytest.raises(UserError, match=rf"summary\.csv {message}.*; move it, or choose another --to"):
         add_to_summary(path, rows("ours", 8, 70))
     assert path.read_text() == text
+
+
+def test_a_folder_in_place_of_the_summary_is_named(tmp_path: Path) -> None:
+    (tmp_path / "summary.csv").mkdir()
+    with pytest.raises(UserError, match=r"summary\.csv cannot be read \(.*Is a directory"):
+        read_summary(tmp_path / "summary.csv")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
