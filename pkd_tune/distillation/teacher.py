@@ -35,7 +35,7 @@ from pkd_tune.encoders.folder import (
     weights_key,
 )
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, save_classifier
-from pkd_tune.files import LOCK_MODE, write_json
+from pkd_tune.files import LOCK_MODE, TRAINING, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ SCORES_FORMAT = "1"
 """Version of how a teacher is run and scored; part of the name of files with dev scores."""
 
 DEV_SCORE = "dev_score"
-"""Name of the dev score in the header of a training's weights."""
+"""Name of the dev score in the header of a training's weights, and in training.json."""
 
 MIN_TEACHER_MARGIN = 2.0
 """Points by which a teacher's score must exceed that of always predicting the most frequent class or mean label, unless
@@ -72,6 +72,8 @@ class Teacher:
     """The same metrics of always predicting the most frequent class of the dev splits, or the mean label."""
     finetuned_here: bool
     """False if the user gave a fine-tuned classifier."""
+    training_scores: tuple[float, ...] = ()
+    """The best score of each training on the examples that select, times 100; empty if it was not fine-tuned here."""
 
 
 def prepare_teacher(
@@ -159,6 +161,7 @@ def prepare_teacher(
         metrics=metrics,
         majority=majority,
         finetuned_here=finetuned_here,
+        training_scores=_training_scores(model_dir) if finetuned_here else (),
     )
 
 
@@ -218,7 +221,7 @@ def finetune(
                 for config, path in zip(configs, paths, strict=True)
             ]
         best = scores.index(max(scores))
-        tried = [{**asdict(config), "dev_score": dev_score} for config, dev_score in zip(configs, scores, strict=True)]
+        tried = [{**asdict(config), DEV_SCORE: dev_score} for config, dev_score in zip(configs, scores, strict=True)]
         model = cut_to_layers(load_classifier(pretrained_dir, task.labels, seed=0), range(1, layers + 1))
         model.load_state_dict(load_file(paths[best]))
         record = {**content, "trainings": tried, "kept": tried[best]}
@@ -245,6 +248,11 @@ def finetuned_folder(
     content = _training_content(task, splits, pretrained_dir, layers, configs)
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     return folder / f"{model_name(pretrained_dir)}-{layers}-layer-{key}"
+
+
+def _training_scores(folder: Path) -> tuple[float, ...]:
+    """Returns the dev score of each training that a fine-tuned model was chosen from."""
+    return tuple(training[DEV_SCORE] for training in read_json(folder / TRAINING)["trainings"])
 
 
 def is_finetuned(folder: Path) -> bool:

@@ -22,6 +22,8 @@ MARGIN = 0.03
 """Share of a range, on its own scale, within which a best value lies at its end."""
 FACTOR = 3
 """How much further a range is proposed to reach."""
+TEACHER_FACTOR = 2
+"""How far beyond the teacher's learning rates another one is proposed."""
 HIGHEST = {"alpha": 1.0, "warmup_fraction": 1.0}
 LOWEST = {"epochs": 1, "batch_size": 1}
 
@@ -29,7 +31,24 @@ LOWEST = {"epochs": 1, "batch_size": 1}
 def range_notes(run: Run) -> list[str]:
     """Returns a sentence for each range that ought to be searched elsewhere; empty for most runs."""
     stuck = dict(_stuck(run))
-    return [*stuck.values(), *_at_ends(run, {("learning_rate", end) for end in stuck})]
+    return [*_of_teacher(run), *stuck.values(), *_at_ends(run, {("learning_rate", end) for end in stuck})]
+
+
+def _of_teacher(run: Run) -> Iterator[str]:
+    """Yields that the teacher scored best at the lowest or the highest of its learning rates."""
+    rates = [training["learning_rate"] for training in run.search["teacher_trainings"]]
+    scores = run.teacher.get("training_scores", ()) if run.teacher else ()  # older runs have none
+    if len(scores) != len(rates) or len(set(rates)) < 2:
+        return
+    best = max(scores)
+    kept = {rate for rate, score in zip(rates, scores, strict=True) if score == best}
+    for end, last, beyond in (("lowest", min(rates), 1 / TEACHER_FACTOR), ("highest", max(rates), TEACHER_FACTOR)):
+        if kept == {last}:
+            wider = ", ".join(number_text(rate) for rate in sorted({*rates, last * beyond}))
+            yield (
+                f"The teacher scored best, {best:.1f}, at the {end} of its learning rates, {number_text(last)}, so "
+                f'there may be better ones beyond. Search further: `--new --set "teacher.learning_rates=[{wider}]"`.'
+            )
 
 
 def _stuck(run: Run) -> Iterator[tuple[End, str]]:

@@ -228,9 +228,11 @@ def _content_name(run: Run, name: str) -> str:
 def _teacher(teacher: dict[str, Any], trainings: list[dict[str, Any]]) -> str:
     source = "used as given, without fine-tuning"
     if teacher["finetuned_here"]:
-        rates = listed([number_text(each["learning_rate"]) for each in trainings])
+        rates = [number_text(each["learning_rate"]) for each in trainings]
+        if len(scores := teacher.get("training_scores", ())) == len(rates):
+            rates = [f"{rate} ({score:.1f})" for rate, score in zip(rates, scores, strict=True)]
         source = f"fine-tuned for {plural(trainings[0]['epochs'], 'epoch')} at learning rate"
-        source += f"s {rates}; the best was kept" if len(trainings) > 1 else f" {rates}"
+        source += f"s {listed(rates)}; the best was kept" if len(rates) > 1 else f" {listed(rates)}"
     return f"{literal(teacher['name'])}, {plural(teacher['layers'], 'layer')}, {source}."
 
 

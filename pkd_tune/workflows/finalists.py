@@ -74,6 +74,7 @@ def export_finalists(
         "name": model_name(data.teacher_dir),
         "layers": teacher.layers,
         "finetuned_here": teacher.finetuned_here,
+        "training_scores": teacher.training_scores,
         "majority": majority_score(task, {name: split.labels for name, split in dev.items()}),
         "baseline": task.baseline,
         **measured(teacher.folder, dev, task, of_teacher),

@@ -40,6 +40,7 @@ def test_a_finetuned_folder_is_used_unchanged(teacher: Teacher, prepare: Prepare
     given = prepare([TEACHING], teacher.folder)
     assert given.folder == teacher.folder
     assert not given.finetuned_here
+    assert given.training_scores == ()
     assert given.metrics == teacher.metrics
 
 
@@ -67,6 +68,8 @@ def test_the_best_of_several_trainings_is_kept(data: DataConfig, prepare: Prepar
         assert [each["learning_rate"] for each in record["trainings"]] == [each.learning_rate for each in configs]
         assert record["kept"]["learning_rate"] == TEACHING.learning_rate
         assert record["kept"]["dev_score"] > 95
+        scores = dict(zip([each.learning_rate for each in configs], teacher.training_scores, strict=True))
+        assert scores[TEACHING.learning_rate] > 95 > scores[LAZY.learning_rate]
 
 
 def test_trainings_may_run_in_any_order_and_ended_ones_are_not_repeated(data: DataConfig, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from recorded_run import write_run
 from pkd_tune.reporting.document import markdown
 from pkd_tune.reporting.ranges import MIN_TRIALS, range_notes
 from pkd_tune.reporting.run import Run, read_run
+from pkd_tune.reporting.run_details import run_details
 from pkd_tune.reporting.run_report import results
 from pkd_tune.tuning.space import Float
 from pkd_tune.tuning.space_file import find_space, load_space
@@ -122,3 +123,42 @@ def test_nothing_is_said_of_the_best_of_a_few_trials(recorded: Run) -> None:
     for count, notes in ((MIN_TRIALS, 1), (MIN_TRIALS - 1, 0)):
         few = recorded.trials.drop(ended[count:])
         assert len(range_notes(replace(at_the_end, trials=few))) == notes
+
+
+def with_teacher(run: Run, scores: dict[float, float]) -> Run:
+    """Returns the run with a teacher that was fine-tuned with each learning rate, and reached these scores."""
+    assert run.teacher is not None
+    trainings = [{**run.search["teacher_trainings"][0], "learning_rate": rate} for rate in scores]
+    record = {**run.record, "search": {**run.search, "teacher_trainings": trainings}}
+    return replace(run, record=record, teacher={**run.teacher, "training_scores": list(scores.values())})
+
+
+def test_a_teacher_that_is_best_at_an_end_of_its_learning_rates(recorded: Run) -> None:
+    run = best_with(recorded)
+    highest = with_teacher(run, {2e-5: 76.0, 5e-5: 80.5, 1e-4: 84.7})
+    (note,) = range_notes(highest)
+    assert note == (
+        "The teacher scored best, 84.7, at the highest of its learning rates, 1e-4, so there may be better ones "
+        'beyond. Search further: `--new --set "teacher.learning_rates=[2e-5, 5e-5, 1e-4, 2e-4]"`.'
+    )
+    space = load_space(find_space("default"), [note.split('--set "')[1].split('"`')[0]])
+    assert [training.learning_rate for training in space.teacher] == [2e-5, 5e-5, 1e-4, 2e-4]
+    (note,) = range_notes(with_teacher(run, {2e-5: 84.7, 5e-5: 80.5}))
+    assert "at the lowest of its learning rates, 2e-5" in note
+    assert "[1e-5, 2e-5, 5e-5]" in note
+    facts = markdown(run_details(highest))
+    assert (
+        "fine-tuned for 4 epochs at learning rates 2e-5 (76.0), 5e-5 (80.5) and 1e-4 (84.7); the best was kept" in facts
+    )
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        {2e-5: 76.0, 5e-5: 84.7, 1e-4: 80.5},  # in the middle
+        {2e-5: 76.0, 5e-5: 84.7, 1e-4: 84.7},  # as good as the middle
+        {1e-4: 84.7},  # the only one
+    ],
+)
+def test_nothing_is_said_of_other_teachers(recorded: Run, scores: dict[float, float]) -> None:
+    assert range_notes(with_teacher(best_with(recorded), scores)) == []
