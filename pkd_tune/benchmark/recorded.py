@@ -115,6 +115,8 @@ def nearest(table: Table, method: str, wanted: Mapping[str, Any]) -> int:
 def read_tables(path: Path) -> list[Table]:
     """Reads a table's file, without the settings that were trained with fewer than two seeds so far.
 
+    Of more seeds, the first two are read.
+
     Returns:
         One table for each depth.
 
@@ -128,12 +130,28 @@ def read_tables(path: Path) -> list[Table]:
         recordings = []
         for (method, *_), rows in of_depth.groupby(["method", *parameters], sort=True, dropna=False):
             settings = {name: _plain(rows[name].iloc[0]) for name in parameters if rows[name].notna().all()}
-            trainings = tuple(_training(of_seed) for _, of_seed in rows.groupby("seed"))
+            trainings = tuple(_training(of_seed) for _, of_seed in rows.groupby("seed"))[:SEEDS]
             if len(trainings) == SEEDS:
                 recordings.append(Recording(method=str(method), settings=settings, trainings=trainings))
         if recordings:
             tables.append(Table(name=f"{path.stem}-{depth}", recordings=tuple(recordings)))
     return tables
+
+
+def read_scores(path: Path, method: Method) -> pd.DataFrame:
+    """Reads the score of each recorded training run of a method, by its best evaluation.
+
+    Returns:
+        A row for each training run: `depth`, `seed`, `score` (times 100), and a column for each parameter of which the
+        method has several values.
+
+    Raises:
+        UserError: When it is no table's file.
+    """
+    frame = _read(path)
+    frame = frame[frame["method"] == method]
+    parameters = _varied(frame)
+    return frame.groupby(["depth", *parameters, "seed"])["score"].max().reset_index()
 
 
 def write_table(sources: Sequence[Path], to: Path) -> str:
