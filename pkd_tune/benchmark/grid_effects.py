@@ -19,13 +19,10 @@ from typing import Any
 import pandas as pd
 from scipy.special import stdtrit
 
-from pkd_tune.benchmark.recorded import read_scores
+from pkd_tune.benchmark.recorded import RECORDED, read_scores
 from pkd_tune.config import Method, UserError
 from pkd_tune.reporting.formatting import listed, plural, setting_text, signed, spread_text
 from pkd_tune.tuning.space import Settings
-
-METHOD: Method = "kd"
-"""Whose settings are compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +66,7 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def effects(scores: pd.DataFrame, parameter: str) -> list[Effect]:
-    """Returns what each value of a parameter reaches, at each depth and then over all depths.
+    """Returns what each value of a parameter reaches, at each depth and then, of several, over all depths.
 
     Args:
         scores: The score of each training run, times 100: its `depth`, `seed`, `score` and a column for each parameter.
@@ -91,7 +88,7 @@ def effects(scores: pd.DataFrame, parameter: str) -> list[Effect]:
                     average=float(table.to_numpy().mean()),
                 )
             )
-    for value in values:
+    for value in values if scores["depth"].nunique() > 1 else ():
         own = [each for each in found if each.value == value and each.depth is not None]
         of_seeds = zip(*(each.scores for each in own), strict=True)
         average = statistics.mean(each.average for each in own)
@@ -150,14 +147,14 @@ def seeds_of_all(scores: pd.DataFrame) -> pd.DataFrame:
     return scores[scores["seed"].isin(complete)]
 
 
-def _text(name: str, scores: pd.DataFrame, parameter: str) -> Iterator[str]:
+def _text(name: str, method: Method, scores: pd.DataFrame, parameter: str) -> Iterator[str]:
     """Yields the lines of a Markdown document."""
     depths = sorted(scores["depth"].unique())
     seeds = sorted(scores["seed"].unique())
     count = scores.groupby(["depth", *_parameters(scores)]).ngroups
     yield f"## {name}: {parameter}"
     yield ""
-    yield f"{count} settings of {METHOD} at depths {listed(depths)}, seeds {listed(seeds)}."
+    yield f"{count} settings of {method} at depths {listed(depths)}, seeds {listed(seeds)}."
     yield ""
     yield f"| layers | {parameter} | best of the others | score | mean of all others | difference | 95 % CI |"
     yield "| --: | :-- | :-- | --: | --: | --: | :-- |"
@@ -190,12 +187,13 @@ def make_parser() -> argparse.ArgumentParser:
     """Returns the program's flags."""
     parser = argparse.ArgumentParser(
         "python -m pkd_tune.benchmark.grid_effects",
-        description="Prints, as Markdown, what each value of a parameter is worth in recorded grids of vanilla KD, and "
+        description="Prints, as Markdown, what each value of a parameter is worth in recorded grids, and "
         "what the settings of one depth say of another.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("tables", nargs="+", type=Path, metavar="TABLE", help="recorded tables, see docs/replays.md")
+    add("--method", choices=RECORDED, default="kd", help="whose settings are compared (default: %(default)s)")
     add("--of", default="init", metavar="PARAMETER", help="the parameter (default: %(default)s)")
     return parser
 
@@ -209,10 +207,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(arguments)
     texts: list[str] = []
     for path in args.tables:
-        scores = read_scores(path, METHOD)
+        scores = read_scores(path, args.method)
         if args.of not in (varied := _parameters(scores)):
             raise UserError(f"--of {args.of}: {path} has several values of {listed(varied or ['no parameter'])}")
-        texts += _text(path.stem, seeds_of_all(scores), args.of)
+        texts += _text(path.stem, args.method, seeds_of_all(scores), args.of)
     print("\n".join(texts).rstrip())
 
 

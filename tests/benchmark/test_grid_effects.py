@@ -84,6 +84,8 @@ def test_the_program_prints_tables_of_recorded_runs(tmp_path: Path, capsys: pyte
     assert "| 2 | 0.2 | learning_rate 1e-4 | 74.0 ± 1.0 | 74.0 |  |  |" in printed
     assert "| 2 | 0.7 | learning_rate 1e-4 | 79.0 ± 1.0 | 79.0 | 5.0 | 5.0 to 5.0 |" in printed
     assert "rank correlation" not in printed  # there is one depth
+    main([str(tmp_path / "demo.parquet"), "--of", "normalize", "--method", "pkd"])
+    assert "8 settings of pkd" in capsys.readouterr().out
 
 
 def test_a_parameter_that_does_not_vary_is_one_line(tmp_path: Path) -> None:
