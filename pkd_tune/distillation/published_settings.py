@@ -22,6 +22,10 @@ class Published:
     strategy: Strategy = "skip"
 
 
+PUBLISHED_WIDTH = 768
+"""Hidden size of their models. A narrower one needs higher learning rates: docs/search.md has the ranks of these
+settings in searches with hidden size 384."""
+
 PUBLISHED_TRAINING = {
     "init": "pretrained",
     "epochs": 4,

@@ -17,9 +17,9 @@ from filelock import FileLock, Timeout
 from pkd_tune.config import UserError
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.data.unlabeled import load_unlabeled
-from pkd_tune.distillation.published_settings import PUBLISHED, PUBLISHED_TRAINING
+from pkd_tune.distillation.published_settings import PUBLISHED, PUBLISHED_TRAINING, PUBLISHED_WIDTH
 from pkd_tune.distillation.teacher import Teacher
-from pkd_tune.encoders.folder import family_of, model_name, weight_bytes
+from pkd_tune.encoders.folder import family_of, model_name, sizes, weight_bytes
 from pkd_tune.files import (
     BEST,
     DASHBOARD,
@@ -196,15 +196,16 @@ def free_slots_note(request: SearchRequest, plans: Sequence[StudyPlan], slots: i
 
 
 def plan_search(request: SearchRequest) -> list[StudyPlan]:
-    """Returns the plan of every study; the published winners of the task are tried first.
+    """Returns the plan of every study; the published winners of the task are tried first, but not by narrower students.
 
     Raises:
         UserError: When a grid is asked for and the space is not finite.
     """
+    data = request.config.data
     published = [
         (method, depth, asdict(winner))
         for (method, depth, task), winner in PUBLISHED.items()
-        if task == request.config.data.task.name
+        if task == data.task.name and sizes(data.student_dir)["hidden_size"] >= PUBLISHED_WIDTH
     ]
     return plan_studies(request.config, request.parameters, published, PUBLISHED_TRAINING)
 

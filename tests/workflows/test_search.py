@@ -1,10 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from filelock import FileLock, Timeout
+from requests_of import search_request
 
 from pkd_tune.config import UserError
-from pkd_tune.workflows.search import continued, locked
+from pkd_tune.files import write_json
+from pkd_tune.workflows.search import continued, locked, plan_search
 
 
 def test_two_searches_cannot_share_a_run_folder(tmp_path: Path) -> None:
@@ -23,3 +26,16 @@ def test_a_run_keeps_its_id_and_its_beginning_when_it_goes_on() -> None:
     now = {"id": "new", "provenance": {"command": "b"}}
     before = {"id": "old", "provenance": {"command": "a"}}
     assert continued(before, now) == {**before, "continued_with": ["b"]}
+
+
+def test_published_settings_are_tried_first_but_not_by_narrower_students(tiny_data: Path, tmp_path: Path) -> None:
+    request = search_request("--task", "MRPC", "--data-dir", str(tiny_data), "--teacher", "tiny", "--depths", "3")
+    first = {}
+    for width in (384, 768):
+        folder = tmp_path / str(width)
+        write_json(folder / "config.json", {"model_type": "bert", "hidden_size": width})
+        data = replace(request.config.data, student_dir=folder)
+        plans = plan_search(replace(request, config=replace(request.config, data=data)))
+        first[width] = {plan.study_key.method: [settings["learning_rate"] for settings in plan.first] for plan in plans}
+    assert first[384] == {"pkd": [], "kd": [], "finetuned": []}
+    assert first[768] == {"pkd": [2e-5, 2e-5], "kd": [2e-5], "finetuned": []}
