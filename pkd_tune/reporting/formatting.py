@@ -1,5 +1,6 @@
 """How numbers and names are formatted wherever people read them: metrics, counts, hyperparameters, spreads."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,6 +63,11 @@ def setting_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return number_text(value) if isinstance(value, float) else str(value)
+
+
+def share_text(share: float) -> str:
+    """Returns a share in percent, `98%`; just below the whole with a decimal place, `99.6%`, and never as `100%`."""
+    return f"{share:.0%}" if not 0.995 <= share < 1 else f"{math.floor(share * 1000) / 10:.1f}%"
 
 
 def spread_text(mean: float, sd: float | None) -> str:

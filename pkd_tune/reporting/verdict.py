@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pkd_tune.reporting.document import code
-from pkd_tune.reporting.formatting import number_text, plural, signed, spread_text
+from pkd_tune.reporting.formatting import number_text, plural, share_text, signed, spread_text
 from pkd_tune.reporting.methods import METHOD_INFO
 
 DEFAULT_TOLERANCE = 1.0
@@ -143,7 +143,7 @@ def _facts(student: dict[str, Any], teacher: dict[str, Any]) -> str:
         if name in latencies
     ]
     return (
-        f"{scored}, {score / whole:.0%} of the teacher's {whole:.1f}, "
+        f"{scored}, {share_text(score / whole)} of the teacher's {whole:.1f}, "
         f"{student['parameters'] / teacher['parameters']:.0%} of its size, "
         f"{teacher['latency_ms'] / student['latency_ms']:.1f}× as fast" + (f" ({', '.join(speeds)})" if speeds else "")
     )

@@ -9,6 +9,7 @@ from pkd_tune.reporting.formatting import (
     millions,
     number_text,
     setting_text,
+    share_text,
     signed,
     spread_text,
 )
@@ -50,3 +51,14 @@ def test_numbers_in_words() -> None:
     assert [setting_text(value) for value in (1000.0, 1000, True, "skip")] == ["1000", "1000", "yes", "skip"]
     assert [millions(22_713_986), millions(1_234_567)] == ["22.7 M", "1.23 M"]
     assert [listed(["a"]), listed([2, 3]), listed(["a", "b", "c"], "or")] == ["a", "2 and 3", "a, b or c"]
+
+
+def test_less_than_the_whole_is_never_all_of_it() -> None:
+    assert [share_text(share) for share in (0.5, 0.9949, 0.995, 0.99999, 1.0, 1.004)] == [
+        "50%",
+        "99%",
+        "99.5%",
+        "99.9%",
+        "100%",
+        "100%",
+    ]

@@ -71,7 +71,7 @@ def test_what_is_said_of_the_student_to_ship() -> None:
     formats = [{"format": name, "latency_ms": ms} for name, ms in (("teacher", 12.0), ("onnx", 4.0), ("int8", 3.0))]
     verdict = choose_student([student(3, 83.9, -0.9, formats=formats)], TEACHER, 1.0)
     assert verdict is not None
-    facts = "83.9 ± 0.5 on 3 fresh seeds, 100% of the teacher's 84.2, 30% of its size, 1.7× as fast "
+    facts = "83.9 ± 0.5 on 3 fresh seeds, 99.6% of the teacher's 84.2, 30% of its size, 1.7× as fast "
     facts += "(3.0× as ONNX, 4.0× as ONNX int8)"
     interval = "the difference is −0.3, with a 95 % confidence interval for 2 students together from −0.9 to 0.3"
     assert verdict_text(verdict) == (
