@@ -26,10 +26,12 @@ def training(*scores: float, per_epoch: int = 2, degenerate: bool = False) -> Tr
     )
 
 
-def recording(*scores: float, other: float | None = None, method: str = "pkd", **settings: Any) -> Recording:
+def recording(
+    *scores: float, other: float | None = None, method: str = "pkd", depth: int = 2, **settings: Any
+) -> Recording:
     """Returns a recording whose second seed ends with another score."""
     second = training(*scores[:-1], scores[-1] if other is None else other)
-    return Recording(method=method, settings=settings, trainings=(training(*scores), second))
+    return Recording(depth=depth, method=method, settings=settings, trainings=(training(*scores), second))
 
 
 def table(*recordings: Recording) -> Table:

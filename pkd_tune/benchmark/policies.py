@@ -8,11 +8,12 @@ trained with the values of the cell.
 
 import contextlib
 import functools
+import itertools
 import math
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from pkd_tune.benchmark.recorded import Table, nearest
+from pkd_tune.benchmark.recorded import RECORDED, Table, nearest
 from pkd_tune.benchmark.simulation import Job, Policy, Seen
 from pkd_tune.config import Method
 from pkd_tune.files import JOURNAL
@@ -60,12 +61,14 @@ class Scales:
     """Recording of each combination of values, in the order of the parameters."""
     table: Table = field(repr=False)
     method: Method = METHOD
+    depth: int | None = None
+    """Of the recordings; None: the table has one depth."""
 
     def recording(self, settings: Mapping[str, Any]) -> int:
         """Returns the number of the recording in whose cell a setting lies; of one that is missing, the nearest."""
         snapped = {name: self._snap(name, settings[name]) for name in self.values}
         number = self.numbers.get(tuple(snapped.values()))
-        return nearest(self.table, self.method, snapped) if number is None else number
+        return nearest(self.table, self.method, snapped, self.depth) if number is None else number
 
     def _snap(self, name: str, value: Any) -> Any:
         if isinstance(value, (bool, str)):
@@ -80,9 +83,10 @@ def default_space() -> Space:
     return load_space(find_space(DEFAULT))
 
 
-def scales_of(table: Table, method: Method = METHOD) -> Scales:
-    """Returns the continuous space of a table; which parameters are logarithmic is what default.toml says."""
-    values = table.values(method)
+def scales_of(table: Table, method: Method = METHOD, depth: int | None = None) -> Scales:
+    """Returns the continuous space of a table, or of one of its depths; which parameters are logarithmic is what
+    default.toml says."""
+    values = table.values(method, depth)
     defaults = default_space().parameters
     log = frozenset(name for name in values if getattr(defaults.get(name), "log", False))
     parameters: Parameters = {}
@@ -94,8 +98,10 @@ def scales_of(table: Table, method: Method = METHOD) -> Scales:
             parameters[name] = Float(back(low), back(high), log=name in log)
         else:
             parameters[name] = Choice(recorded)
-    numbers = {tuple(table.recordings[i].settings[name] for name in values): i for i in table.of(method)}
-    return Scales(parameters=parameters, values=values, log=log, numbers=numbers, table=table, method=method)
+    numbers = {tuple(table.recordings[i].settings[name] for name in values): i for i in table.of(method, depth)}
+    return Scales(
+        parameters=parameters, values=values, log=log, numbers=numbers, table=table, method=method, depth=depth
+    )
 
 
 Maker = Callable[[Table, int, Path], Policy]
@@ -167,17 +173,21 @@ def own_search(
         early_stopping: Whether weak trials are stopped at rungs.
         max_pending: Trials that run without a score at most; 0: no limit; None: as in default.toml.
         first_rung: Evaluation at which the first rung is.
-        transfer: Whether a study of PKD and one of vanilla KD, side by side, try each other's best settings; None: PKD
-            is searched alone.
+        transfer: Whether the studies of all depths and methods of the table, side by side, try each other's best
+            settings; None: PKD is searched alone, at the table's depth.
     """
-    methods: tuple[Method, ...] = (METHOD,) if transfer is None else (METHOD, "kd")
-    scales = {StudyKey(2, method): _cached_scales(table, method) for method in methods}
+    methods: tuple[Method, ...] = (METHOD,) if transfer is None else RECORDED
+    scales = {
+        StudyKey(depth, method): _cached_scales(table, method, depth)
+        for depth, method in itertools.product(table.depths, methods)
+        if table.of(method, depth)
+    }
     plans = [
         StudyPlan(
             study_key=study_key,
             quota=100_000,
             parameters=each.parameters,
-            siblings=tuple(other for other in scales if other != study_key) if transfer else (),
+            siblings=_siblings(study_key, scales) if transfer else (),
         )
         for study_key, each in scales.items()
     ]
@@ -207,6 +217,19 @@ def own_search(
         (studies.complete if seen.last else studies.stop)(trials[job.trial])
 
     return Policy(ask=ask, report=report, end=end)
+
+
+def _siblings(study_key: StudyKey, others: Iterable[StudyKey]) -> tuple[StudyKey, ...]:
+    """Returns the studies that one learns from, in the order of `pkd_tune.tuning.plan`: of its method at other depths,
+    nearest first, then of the other method at its depth."""
+    related = [
+        other
+        for other in others
+        if other != study_key and (other.method == study_key.method or other.depth == study_key.depth)
+    ]
+    return tuple(
+        sorted(related, key=lambda other: (other.method != study_key.method, abs(other.depth - study_key.depth)))
+    )
 
 
 def asha_with_optuna(table: Table, seed: int, folder: Path) -> Policy:
@@ -418,7 +441,7 @@ def variant(assignments: Sequence[str]) -> Maker:
     Args:
         assignments: Such as `REDUCTION=3`; or `sampler=gp`, `sampler=cmaes`, `sampler=random`; or
             `max_pending=8`; or `first_rung=2`, the evaluation at which the first rung is; or `transfer=true` and
-            `transfer=false`, with a study of vanilla KD beside that of PKD.
+            `transfer=false`, with a study for each depth and method of the table.
 
     Raises:
         ValueError: When one is not of that form, or there is no such constant.
@@ -488,15 +511,15 @@ def _replaced(name: str, value: Any) -> Iterator[None]:
         setattr(studies_module, name, before)
 
 
-_SCALES: dict[tuple[int, Method], Scales] = {}
+_SCALES: dict[tuple[int, Method, int | None], Scales] = {}
 
 
-def _cached_scales(table: Table, method: Method = METHOD) -> Scales:
+def _cached_scales(table: Table, method: Method = METHOD, depth: int | None = None) -> Scales:
     """Returns the space of a table, which many searches have in common."""
-    key = id(table), method
+    key = id(table), method, depth
     found = _SCALES.get(key)
     if found is None or found.table is not table:
-        found = _SCALES[key] = scales_of(table, method)
+        found = _SCALES[key] = scales_of(table, method, depth)
     return found
 
 

@@ -57,6 +57,8 @@ class Training:
 class Recording:
     """A setting and its training runs."""
 
+    depth: int
+    """Layers of the student."""
     method: str
     """`pkd`, or `kd`: the same without the PT loss."""
     settings: Settings
@@ -72,19 +74,28 @@ class Recording:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """The recordings at one depth."""
+    """The recordings at one depth, or at several that are searched together."""
 
     name: str
-    """Name of the file and the depth: `demo-2`."""
+    """Name of the file and the depths: `demo-2`, `demo-2-3`."""
     recordings: tuple[Recording, ...]
 
-    def of(self, method: str) -> list[int]:
-        """Returns the numbers of the recordings of a method."""
-        return [i for i, recording in enumerate(self.recordings) if recording.method == method]
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The depths, in ascending order."""
+        return tuple(sorted({recording.depth for recording in self.recordings}))
 
-    def values(self, method: str) -> dict[str, tuple[Any, ...]]:
+    def of(self, method: str, depth: int | None = None) -> list[int]:
+        """Returns the numbers of the recordings of a method, at a depth or at all."""
+        return [
+            i
+            for i, recording in enumerate(self.recordings)
+            if recording.method == method and depth in (None, recording.depth)
+        ]
+
+    def values(self, method: str, depth: int | None = None) -> dict[str, tuple[Any, ...]]:
         """Returns the recorded values of each parameter of a method, in ascending order."""
-        found = [self.recordings[i].settings for i in self.of(method)]
+        found = [self.recordings[i].settings for i in self.of(method, depth)]
         return {name: tuple(sorted({settings[name] for settings in found})) for name in (found[0] if found else ())}
 
     def missing(self, method: str) -> int:
@@ -97,19 +108,26 @@ class Table:
         return max(recording.budget for recording in self.recordings)
 
 
-def nearest(table: Table, method: str, wanted: Mapping[str, Any]) -> int:
-    """Returns the number of the recording whose settings are nearest to others.
+def together(tables: Sequence[Table]) -> Table:
+    """Returns the recordings of several depths as one table."""
+    depths = "-".join(str(depth) for table in tables for depth in table.depths)
+    stem = tables[0].name.rpartition("-")[0]
+    return Table(name=f"{stem}-{depths}", recordings=tuple(each for table in tables for each in table.recordings))
+
+
+def nearest(table: Table, method: str, wanted: Mapping[str, Any], depth: int | None = None) -> int:
+    """Returns the number of the recording whose settings are nearest to others, at a depth or at all.
 
     The distance is summed over the parameters: how many recorded values apart two are, and 1 between two values that
     are no numbers. Parameters that one of the two lacks do not count.
     """
-    values = table.values(method)
+    values = table.values(method, depth)
 
     def distance(number: int) -> float:
         settings = table.recordings[number].settings
         return sum(_steps(values[name], settings[name], wanted[name]) for name in settings if name in wanted)
 
-    return min(table.of(method), key=distance)
+    return min(table.of(method, depth), key=distance)
 
 
 def read_tables(path: Path) -> list[Table]:
@@ -132,7 +150,9 @@ def read_tables(path: Path) -> list[Table]:
             settings = {name: _plain(rows[name].iloc[0]) for name in parameters if rows[name].notna().all()}
             trainings = tuple(_training(of_seed) for _, of_seed in rows.groupby("seed"))[:SEEDS]
             if len(trainings) == SEEDS:
-                recordings.append(Recording(method=str(method), settings=settings, trainings=trainings))
+                recordings.append(
+                    Recording(depth=int(str(depth)), method=str(method), settings=settings, trainings=trainings)
+                )
         if recordings:
             tables.append(Table(name=f"{path.stem}-{depth}", recordings=tuple(recordings)))
     return tables

@@ -23,7 +23,7 @@ import optuna
 import pandas as pd
 
 from pkd_tune.benchmark.policies import POLICIES, STAGED_TRIALS, Maker, variant
-from pkd_tune.benchmark.recorded import SEEDS, Table, read_tables, write_table
+from pkd_tune.benchmark.recorded import SEEDS, Table, read_tables, together, write_table
 from pkd_tune.benchmark.simulation import simulate
 from pkd_tune.config import UserError
 from pkd_tune.files import write_text
@@ -57,12 +57,14 @@ log = logging.getLogger("pkd_tune.replay")
 def search_once(table: Table, policy: Maker, slots: int, epochs: np.ndarray, repeat: int, folder: Path) -> np.ndarray:
     """Returns the confirmed scores of simulated searches with each of some budgets of epochs.
 
-    What a search chooses is scored by the best evaluation of its training with the other seed. The seed that it sees
-    alternates, so that a setting's luck with one seed counts as often as with the other.
+    What a search chooses is scored by the best evaluation of its training with the other seed; the mean over depths
+    where it searches several. The seed that it sees alternates, so that a setting's luck with one seed counts as often
+    as with the other.
     """
     seed = repeat % SEEDS
     chosen = simulate(table, seed, policy(table, repeat, folder), slots, epochs.tolist(), random.Random(repeat))
-    return np.array([table.recordings[number].trainings[1 - seed].best for number in chosen])
+    recordings = [[table.recordings[number] for number in choice.values()] for choice in chosen]
+    return np.array([np.mean([each.trainings[1 - seed].best for each in of_depths]) for of_depths in recordings])
 
 
 def replay(
@@ -80,7 +82,7 @@ def replay(
     Returns:
         A row for each number of slots, policy and budget: median and quartiles of the confirmed score over the repeats.
     """
-    epochs = np.array(BUDGETS) * table.budget
+    epochs = np.array(BUDGETS) * table.budget * len(table.depths)
     rows = []
     for name in policies:
         for count in slots:
@@ -220,6 +222,12 @@ def make_parser() -> argparse.ArgumentParser:
         "finding.md and plots/ (default: %(default)s)")  # fmt: skip
     add("--policies", nargs="+", default=list(POLICIES), metavar="P", help="names of policies, or constants of this "
         "package's search to compare, such as 'REDUCTION=3 WARM_UP_TRIALS=8' (default: all policies)")  # fmt: skip
+    add(
+        "--together",
+        action="store_true",
+        help="search all depths of a table at once; the score is the mean over "
+        "depths. Takes transfer=true and transfer=false alone",
+    )
     add("--slots", nargs="+", type=int, default=list(SLOTS), metavar="N", help="concurrent trials (default: 1 8 32)")
     add("--repeats", type=int, default=REPEATS, metavar="N", help="searches of each kind (default: %(default)s)")
     add("--processes", type=int, default=1, metavar="N", help="that share the work (default: %(default)s)")
@@ -238,7 +246,11 @@ def main(args: argparse.Namespace) -> None:
     for flag, numbers in (("--slots", args.slots), ("--repeats", [args.repeats]), ("--processes", [args.processes])):
         if min(numbers) < 1:
             raise UserError(f"{flag} must be at least 1")
-    tables = [table for path in args.tables for table in read_tables(path)]
+    tables = [table for path in args.tables for table in _tables(path, args.together)]
+    if args.together and (alone := [name for name in args.policies if "transfer=" not in name]):
+        raise UserError(
+            f"--together: {', '.join(alone)} searches one depth; give --policies transfer=true transfer=false"
+        )
     policies = [name for name in args.policies if _is_usable(name, tables)]
     read_summary(args.to / "summary.csv")  # before hours of work
     for table, name, count in itertools.product(tables, policies, args.slots):
@@ -247,6 +259,11 @@ def main(args: argparse.Namespace) -> None:
     write_text(args.to / "finding.md", finding(summary))
     write_plots(figures(summary), [], args.to / "plots")
     print(finding(summary))
+
+
+def _tables(path: Path, at_once: bool) -> list[Table]:
+    tables = read_tables(path)
+    return [together(tables)] if at_once and tables else tables
 
 
 def _is_usable(name: str, tables: Sequence[Table]) -> bool:

@@ -7,12 +7,14 @@ asynchronous: a slot that is free starts the next trial at once, if the policy h
 
 import heapq
 import itertools
+import json
 import os
 import random
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 from pkd_tune.benchmark.recorded import Table
 
@@ -20,6 +22,11 @@ _ROUNDING = 1e-6
 
 JITTER = 0.1
 """How much longer or shorter than usual the epochs of a trial take at most."""
+
+
+Choice: TypeAlias = dict[int, int]
+"""The recording that a search chooses at each depth: with the best score of those that were trained to their end, or of
+all where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,7 @@ class Policy:
 
 def simulate(
     table: Table, seed: int, policy: Policy, slots: int, budgets: Sequence[float], rng: random.Random
-) -> list[int]:
+) -> list[Choice]:
     """Runs a policy as searches with several budgets of epochs.
 
     No trial begins that could exceed the budget together with those that run. What a stopped trial leaves of its epochs
@@ -82,8 +89,7 @@ def simulate(
         rng: Of how fast each trial is.
 
     Returns:
-        For each budget the recording that the search chooses: with the best score of those that were trained to their
-        end, or of all where there is none.
+        For each budget what the search chooses.
 
     Raises:
         ValueError: When a budget is too small for any trial.
@@ -92,8 +98,9 @@ def simulate(
     events: list[tuple[float, int, Job, float, int]] = []  # when, tie-break, job, time per epoch, evaluation
     now, spent, free = 0.0, 0.0, slots
     waiting: Job | None = None
-    best, chosen = (False, float("-inf")), -1
-    found: dict[float, int] = {}
+    best: dict[int, tuple[bool, float]] = {}
+    chosen: Choice = {}
+    found: dict[float, Choice] = {}
 
     def epochs_of(job: Job, begin: int, end: int | None) -> float:
         done = (0.0, *table.recordings[job.recording].trainings[seed].epochs)
@@ -115,20 +122,21 @@ def simulate(
             waiting, free, spent = None, free - 1, spent + cost
             wait_for(job, job.begin + 1, rng.uniform(1 - JITTER, 1 + JITTER))
 
-    def run(limits: list[float]) -> int:
+    def run(limits: list[float]) -> Choice:
         """Runs the search to its end with the last of some limits, and from where they differ with the others."""
-        nonlocal now, free, spent, best, chosen
+        nonlocal now, free, spent
         fill_slots(limits)
         while events:
             now, _, job, pace, evaluation = heapq.heappop(events)
-            training = table.recordings[job.recording].trainings[seed]
+            recording = table.recordings[job.recording]
+            training = recording.trainings[seed]
             last = evaluation == len(training.scores)
             score = training.scores[evaluation - 1]
             seen = Seen(evaluation, score, training.epochs[evaluation - 1], training.degenerate[evaluation - 1], last)
             stop = policy.report(job, seen)
             rank = (last, training.best if last else score)
-            if rank > best:
-                best, chosen = rank, job.recording
+            if recording.depth not in best or rank > best[recording.depth]:
+                best[recording.depth], chosen[recording.depth] = rank, job.recording
             if stop or last or evaluation == job.end:
                 free, spent = free + 1, spent - epochs_of(job, evaluation, job.end)
                 policy.end(job, seen)
@@ -140,12 +148,12 @@ def simulate(
     last = run(sorted(set(budgets)))
     choices = [found.get(budget, last) for budget in budgets]
     for budget, choice in zip(budgets, choices, strict=True):
-        if choice < 0:
-            raise ValueError(f"{budget:g} epochs are too few for a trial of {table.name}")
+        if len(choice) < len(table.depths):
+            raise ValueError(f"{budget:g} epochs are too few for a trial of {table.name} at each depth")
     return choices
 
 
-def _in_a_copy(work: Callable[[], int]) -> int:
+def _in_a_copy(work: Callable[[], Choice]) -> Choice:
     """Returns what a function returns in a copy of this process, which leaves everything here as it is.
 
     Raises:
@@ -155,7 +163,7 @@ def _in_a_copy(work: Callable[[], int]) -> int:
     process = os.fork()
     if process == 0:
         try:
-            os.write(writer, str(work()).encode())
+            os.write(writer, json.dumps([*work().items()]).encode())
         except BaseException:  # nothing of a copy may go on as if it were this process
             traceback.print_exc()
             os._exit(1)
@@ -166,4 +174,4 @@ def _in_a_copy(work: Callable[[], int]) -> int:
     _, status = os.waitpid(process, 0)
     if status:
         raise RuntimeError("a simulated search failed in a copy of the process")
-    return int(answer)
+    return dict(json.loads(answer))

@@ -137,6 +137,28 @@ def test_a_study_beside_another_tries_its_best_settings(tmp_path: Path) -> None:
         variant(["transfer=1"])
 
 
+def test_studies_of_several_depths_may_learn_from_each_other(tmp_path: Path) -> None:
+    rates = tuple(1e-5 * 1.1**i for i in range(60))
+    two = table(
+        *(
+            recording(60, 80 - abs(place - 40), 80 - abs(place - 40), method="kd", depth=depth, learning_rate=rate)
+            for depth in (2, 3)
+            for place, rate in enumerate(rates)
+        )
+    )
+
+    def rates_in_common(assignment: str) -> int:
+        jobs, _, _ = run(variant([assignment]), tmp_path, slots=1, epochs=18, of=two)
+        asked = [two.recordings[job.recording] for job in jobs]
+        assert {each.depth for each in asked} == {2, 3}
+        rates_at = {
+            depth: {each.settings["learning_rate"] for each in asked if each.depth == depth} for depth in (2, 3)
+        }
+        return len(rates_at[2] & rates_at[3])
+
+    assert rates_in_common("transfer=true") > rates_in_common("transfer=false")
+
+
 def test_every_recorded_value_has_its_cell() -> None:
     scales = scales_of(GRID)
     rate = scales.parameters["learning_rate"]

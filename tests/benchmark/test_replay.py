@@ -11,8 +11,8 @@ import pytest
 from recordings import recording, table
 
 from pkd_tune.benchmark.policies import POLICIES
-from pkd_tune.benchmark.recorded import read_tables
-from pkd_tune.benchmark.replay import add_to_summary, finding, read_summary, replay, search_once
+from pkd_tune.benchmark.recorded import Table, read_tables, together
+from pkd_tune.benchmark.replay import add_to_summary, finding, main, make_parser, read_summary, replay, search_once
 from pkd_tune.config import UserError
 
 SMALL = Path(__file__).parents[1] / "reference" / "recorded_search.parquet"
@@ -45,6 +45,28 @@ def test_a_choice_is_scored_by_the_best_evaluation_with_the_other_seed(tmp_path:
     made_up = table(recording(60, 70, other=50, x=1), recording(80, 81, other=90, x=2))
     for seed, expected in ((0, 90.0), (1, 81.0)):
         assert search_once(made_up, POLICIES["random"], 1, np.array([2.0]), seed, tmp_path).tolist() == [expected]
+
+
+def test_several_depths_searched_at_once_are_scored_by_their_mean() -> None:
+    rows = [
+        recording(60, 70 + depth, other=80 + depth, method="kd", depth=depth, learning_rate=rate)
+        for depth in (2, 4)
+        for rate in (1e-4, 1e-3)
+    ]
+    several = together(
+        [Table(name=f"t-{depth}", recordings=tuple(r for r in rows if r.depth == depth)) for depth in (2, 4)]
+    )
+    assert several.name == "t-2-4"
+    summary = replay(several, ["transfer=true"], [2], 2)
+    # a whole training run of each depth, and the mean of 82 and 84 with the second seed, of 72 and 74 with the first
+    assert summary["epochs"].iloc[0] == 2.0
+    assert summary["median"].iloc[-1] == (83 + 73) / 2
+
+
+def test_other_policies_search_one_depth(tmp_path: Path) -> None:
+    args = make_parser().parse_args([str(SMALL), "--together", "--to", str(tmp_path)])
+    with pytest.raises(UserError, match=r"^--together: staged grid, random, .* searches one depth; give --policies"):
+        main(args)
 
 
 def test_the_finding_is_when_a_policy_stays_at_the_staged_grids_last_score() -> None:

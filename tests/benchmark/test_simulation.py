@@ -35,14 +35,14 @@ THREE = table(recording(60, 70, x=1), recording(80, 65, x=2), recording(50, 85, 
 
 def test_one_slot_runs_trials_in_turn_and_chooses_among_whole_trainings() -> None:
     policy, ended = queue(Job(0, 0), Job(1, 1), Job(2, 2))
-    assert simulate(THREE, 0, policy, 1, [99], NO_JITTER) == [2]
+    assert simulate(THREE, 0, policy, 1, [99], NO_JITTER) == [{2: 2}]
     assert ended == [(0, 2), (1, 2), (2, 2)]
 
 
 @pytest.mark.parametrize("slots", [1, 2, 8])
 def test_no_trial_begins_that_does_not_fit(slots: int) -> None:
     policy, ended = queue(Job(0, 0), Job(1, 1), Job(2, 2))
-    assert simulate(THREE, 0, policy, slots, [2.0], NO_JITTER) == [1]  # by its best evaluation, 80, not its last
+    assert simulate(THREE, 0, policy, slots, [2.0], NO_JITTER) == [{2: 1}]  # by its best evaluation, 80, not its last
     assert ended == [(0, 2), (1, 2)]
     with pytest.raises(ValueError, match=r"0\.9 epochs are too few for a trial"):
         simulate(THREE, 0, queue(Job(0, 0))[0], slots, [0.9], NO_JITTER)
@@ -56,17 +56,17 @@ def test_slots_work_side_by_side() -> None:
 
 def test_a_stopped_trial_leaves_its_epochs_to_others_and_is_no_whole_training() -> None:
     policy, ended = queue(Job(0, 1), Job(1, 0), Job(2, 2), stop_at=1)
-    assert simulate(THREE, 0, policy, 1, [1.5], NO_JITTER) == [1]
+    assert simulate(THREE, 0, policy, 1, [1.5], NO_JITTER) == [{2: 1}]
     assert ended == [(0, 1), (1, 1)]  # half an epoch is left, and the third might need a whole one
 
 
 def test_a_whole_training_is_preferred_to_a_better_part_of_one() -> None:
-    assert simulate(THREE, 0, queue(Job(0, 1, 0, 1), Job(1, 0))[0], 1, [99], NO_JITTER) == [0]
+    assert simulate(THREE, 0, queue(Job(0, 1, 0, 1), Job(1, 0))[0], 1, [99], NO_JITTER) == [{2: 0}]
 
 
 def test_a_trial_that_continues_pays_only_for_the_rest() -> None:
     policy, ended = queue(Job(0, 2, 0, 1), Job(0, 2, 1, 2))
-    assert simulate(THREE, 0, policy, 1, [1.0], NO_JITTER) == [2]
+    assert simulate(THREE, 0, policy, 1, [1.0], NO_JITTER) == [{2: 2}]
     assert ended == [(0, 1), (0, 2)]
 
 
@@ -89,7 +89,7 @@ def test_the_policy_is_told_the_scores_of_one_seed() -> None:
 @pytest.mark.parametrize("slots", [1, 3, 8])
 def test_a_policy_without_more_trials_ends_before_its_budget(slots: int) -> None:
     policy, ended = queue(*(Job(i, i % 3) for i in range(30)))
-    assert simulate(THREE, 0, policy, slots, [99], random.Random(0)) == [2]
+    assert simulate(THREE, 0, policy, slots, [99], random.Random(0)) == [{2: 2}]
     assert len(ended) == 30
 
 
@@ -110,7 +110,7 @@ def test_searches_with_several_budgets_choose_what_each_would_alone(slots: int) 
     budgets = [7.5, 1.0, 2.0, 2.0, 3.5, 99.0]
     alone = [simulate(THREE, 0, policy(), slots, [budget], random.Random(3))[0] for budget in budgets]
     assert simulate(THREE, 0, policy(), slots, budgets, random.Random(3)) == alone
-    assert len({*alone}) > 1
+    assert len({choice[2] for choice in alone}) > 1
     with pytest.raises(ValueError, match=r"^0\.3 epochs are too few"):
         simulate(THREE, 0, policy(), slots, [2.0, 0.3], NO_JITTER)
 
@@ -126,3 +126,12 @@ def test_what_fails_with_a_smaller_budget_fails_as_a_whole(capfd: pytest.Capture
     with pytest.raises(RuntimeError, match="failed in a copy"):
         simulate(THREE, 0, policy, 2, [1.0, 2.0], NO_JITTER)
     assert "ZeroDivisionError: in the copy" in capfd.readouterr().err
+
+
+def test_a_search_of_several_depths_chooses_at_each() -> None:
+    several = table(recording(60, 70, depth=2), recording(80, 65, depth=3), recording(50, 85, depth=2))
+    jobs = [Job(0, 0), Job(1, 1), Job(2, 2)]
+    chosen = simulate(several, 0, queue(*jobs)[0], 1, [2.0, 99.0], NO_JITTER)
+    assert chosen == [{2: 0, 3: 1}, {2: 2, 3: 1}]
+    with pytest.raises(ValueError, match="1 epochs are too few for a trial of made-up-2 at each depth"):
+        simulate(several, 0, queue(*jobs)[0], 1, [1.0], NO_JITTER)
