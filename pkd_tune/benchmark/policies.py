@@ -13,7 +13,7 @@ import math
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pkd_tune.config import Method
 from pkd_tune.files import JOURNAL
 from pkd_tune.tuning import sampling
 from pkd_tune.tuning import studies as studies_module
-from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
+from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId, siblings
 from pkd_tune.tuning.space import Choice, Float, Parameters, Settings, suggest
 from pkd_tune.tuning.space_file import DEFAULT, Space, find_space, load_space
 from pkd_tune.tuning.studies import Studies
@@ -187,7 +187,7 @@ def own_search(
             study_key=study_key,
             quota=100_000,
             parameters=each.parameters,
-            siblings=_siblings(study_key, scales) if transfer else (),
+            siblings=siblings(study_key, scales) if transfer else (),
         )
         for study_key, each in scales.items()
     ]
@@ -217,19 +217,6 @@ def own_search(
         (studies.complete if seen.last else studies.stop)(trials[job.trial])
 
     return Policy(ask=ask, report=report, end=end)
-
-
-def _siblings(study_key: StudyKey, others: Iterable[StudyKey]) -> tuple[StudyKey, ...]:
-    """Returns the studies that one learns from, in the order of `pkd_tune.tuning.plan`: of its method at other depths,
-    nearest first, then of the other method at its depth."""
-    related = [
-        other
-        for other in others
-        if other != study_key and (other.method == study_key.method or other.depth == study_key.depth)
-    ]
-    return tuple(
-        sorted(related, key=lambda other: (other.method != study_key.method, abs(other.depth - study_key.depth)))
-    )
 
 
 def asha_with_optuna(table: Table, seed: int, folder: Path) -> Policy:

@@ -1,4 +1,4 @@
-"""Recorded searches: of every setting of a grid, and of two seeds, the score at every evaluation of its training.
+"""Recorded searches: of every setting of a grid, and of two seeds or more, the scores of each training run.
 
 A table is made from the run folders of searches with `--sampler grid` and two values of `--seed`, and is one Parquet
 file. `replay` lets search policies choose among its settings: no model is trained.
@@ -133,7 +133,7 @@ def nearest(table: Table, method: str, wanted: Mapping[str, Any], depth: int | N
 def read_tables(path: Path) -> list[Table]:
     """Reads a table's file, without the settings that were trained with fewer than two seeds so far.
 
-    Of more seeds, the first two are read.
+    Of more seeds, the two with the most training runs at a depth are read.
 
     Returns:
         One table for each depth.
@@ -146,9 +146,10 @@ def read_tables(path: Path) -> list[Table]:
     tables = []
     for depth, of_depth in frame.groupby("depth"):
         recordings = []
+        of_depth = of_depth[of_depth["seed"].isin(_first_seeds(of_depth))]
         for (method, *_), rows in of_depth.groupby(["method", *parameters], sort=True, dropna=False):
-            settings = {name: _plain(rows[name].iloc[0]) for name in parameters if rows[name].notna().all()}
-            trainings = tuple(_training(of_seed) for _, of_seed in rows.groupby("seed"))[:SEEDS]
+            settings = {name: plain(rows[name].iloc[0]) for name in parameters if rows[name].notna().all()}
+            trainings = tuple(_training(of_seed) for _, of_seed in rows.groupby("seed"))
             if len(trainings) == SEEDS:
                 recordings.append(
                     Recording(depth=int(str(depth)), method=str(method), settings=settings, trainings=trainings)
@@ -156,6 +157,12 @@ def read_tables(path: Path) -> list[Table]:
         if recordings:
             tables.append(Table(name=f"{path.stem}-{depth}", recordings=tuple(recordings)))
     return tables
+
+
+def _first_seeds(rows: pd.DataFrame) -> list[int]:
+    """Returns the seeds that are replayed: of more than two, those with the most training runs."""
+    runs = rows[rows["evaluation"] == 1]["seed"].value_counts()
+    return sorted(sorted(runs.index, key=lambda seed: (-runs[seed], seed))[:SEEDS])
 
 
 def read_scores(path: Path, method: Method) -> pd.DataFrame:
@@ -166,11 +173,15 @@ def read_scores(path: Path, method: Method) -> pd.DataFrame:
         method has several values.
 
     Raises:
-        UserError: When it is no table's file.
+        UserError: When it is no table's file, or some of its settings lack a parameter that others have.
     """
     frame = _read(path)
     frame = frame[frame["method"] == method]
     parameters = _varied(frame)
+    if lacking := [name for name in parameters if frame[name].isna().any()]:
+        raise UserError(
+            f"{path}: some settings have no {' and no '.join(lacking)}; record them as a table of their own"
+        )
     return frame.groupby(["depth", *parameters, "seed"])["score"].max().reset_index()
 
 
@@ -178,8 +189,8 @@ def write_table(sources: Sequence[Path], to: Path) -> str:
     """Writes a table from run folders and from other tables.
 
     Args:
-        sources: Of two seeds, for each depth; otherwise of one task and one training. Their grids may differ, and they
-            may be unfinished: a table can grow, by naming itself among its sources.
+        sources: Of two seeds or more, for each depth; otherwise of one task and one training. Their grids may differ,
+            and they may be unfinished: a table can grow, by naming itself among its sources.
         to: The file.
 
     Returns:
@@ -278,7 +289,7 @@ def _training(rows: pd.DataFrame) -> Training:
     )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Returns a value of a table as Python has it."""
     return value.item() if isinstance(value, np.generic) else value
 

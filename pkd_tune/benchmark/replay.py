@@ -33,7 +33,8 @@ from pkd_tune.reporting.plots import write_plots
 
 SLOTS = (1, 8, 32)
 BUDGETS = (1, 2, 4, 6, 8, 10, 13, 17, 21, 26, 34, 42, STAGED_TRIALS)
-"""In whole training runs, up to those of the staged grid; 17 are a third of them."""
+"""In whole training runs, up to those of the staged grid; 17 are a third of them. Of several depths that are searched
+together, so many for each study."""
 REPEATS = 500
 SUMMARY = ["table", "slots", "policy", "epochs", "median", "q25", "q75"]
 """Columns of summary.csv."""
@@ -82,7 +83,8 @@ def replay(
     Returns:
         A row for each number of slots, policy and budget: median and quartiles of the confirmed score over the repeats.
     """
-    epochs = np.array(BUDGETS) * table.budget * len(table.depths)
+    studies = len({(each.depth, each.method) for each in table.recordings}) if len(table.depths) > 1 else 1
+    epochs = np.array(BUDGETS) * table.budget * studies
     rows = []
     for name in policies:
         for count in slots:
@@ -222,12 +224,8 @@ def make_parser() -> argparse.ArgumentParser:
         "finding.md and plots/ (default: %(default)s)")  # fmt: skip
     add("--policies", nargs="+", default=list(POLICIES), metavar="P", help="names of policies, or constants of this "
         "package's search to compare, such as 'REDUCTION=3 WARM_UP_TRIALS=8' (default: all policies)")  # fmt: skip
-    add(
-        "--together",
-        action="store_true",
-        help="search all depths of a table at once; the score is the mean over "
-        "depths. Takes transfer=true and transfer=false alone",
-    )
+    add("--together", action="store_true", help="search all depths and methods of a table at once, with transfer=true "
+        "or transfer=false; the score is the mean over depths, of the better method at each")  # fmt: skip
     add("--slots", nargs="+", type=int, default=list(SLOTS), metavar="N", help="concurrent trials (default: 1 8 32)")
     add("--repeats", type=int, default=REPEATS, metavar="N", help="searches of each kind (default: %(default)s)")
     add("--processes", type=int, default=1, metavar="N", help="that share the work (default: %(default)s)")
@@ -272,6 +270,9 @@ def _is_usable(name: str, tables: Sequence[Table]) -> bool:
     Raises:
         UserError: When there is no such policy, or the tables lack what it needs.
     """
+    for table in tables:
+        if "transfer=" not in name and not table.of("pkd"):
+            raise UserError(f"{table.name}: {name} searches PKD, and no setting of it was recorded")
     if name == "staged grid":
         for table in tables:
             if not table.of("kd"):

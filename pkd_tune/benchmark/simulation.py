@@ -24,7 +24,7 @@ JITTER = 0.1
 """How much longer or shorter than usual the epochs of a trial take at most."""
 
 
-Choice: TypeAlias = dict[int, int]
+Chosen: TypeAlias = dict[int, int]
 """The recording that a search chooses at each depth: with the best score of those that were trained to their end, or of
 all where there is none."""
 
@@ -70,7 +70,7 @@ class Policy:
 
 def simulate(
     table: Table, seed: int, policy: Policy, slots: int, budgets: Sequence[float], rng: random.Random
-) -> list[Choice]:
+) -> list[Chosen]:
     """Runs a policy as searches with several budgets of epochs.
 
     No trial begins that could exceed the budget together with those that run. What a stopped trial leaves of its epochs
@@ -99,8 +99,8 @@ def simulate(
     now, spent, free = 0.0, 0.0, slots
     waiting: Job | None = None
     best: dict[int, tuple[bool, float]] = {}
-    chosen: Choice = {}
-    found: dict[float, Choice] = {}
+    chosen: Chosen = {}
+    found: dict[float, Chosen] = {}
 
     def epochs_of(job: Job, begin: int, end: int | None) -> float:
         done = (0.0, *table.recordings[job.recording].trainings[seed].epochs)
@@ -122,7 +122,7 @@ def simulate(
             waiting, free, spent = None, free - 1, spent + cost
             wait_for(job, job.begin + 1, rng.uniform(1 - JITTER, 1 + JITTER))
 
-    def run(limits: list[float]) -> Choice:
+    def run(limits: list[float]) -> Chosen:
         """Runs the search to its end with the last of some limits, and from where they differ with the others."""
         nonlocal now, free, spent
         fill_slots(limits)
@@ -149,11 +149,12 @@ def simulate(
     choices = [found.get(budget, last) for budget in budgets]
     for budget, choice in zip(budgets, choices, strict=True):
         if len(choice) < len(table.depths):
-            raise ValueError(f"{budget:g} epochs are too few for a trial of {table.name} at each depth")
+            each = " at each depth" if len(table.depths) > 1 else ""
+            raise ValueError(f"{budget:g} epochs are too few for a trial of {table.name}{each}")
     return choices
 
 
-def _in_a_copy(work: Callable[[], Choice]) -> Choice:
+def _in_a_copy(work: Callable[[], Chosen]) -> Chosen:
     """Returns what a function returns in a copy of this process, which leaves everything here as it is.
 
     Raises:

@@ -23,8 +23,7 @@ class Published:
 
 
 PUBLISHED_WIDTH = 768
-"""Hidden size of their models. A narrower one needs higher learning rates: docs/search.md has the ranks of these
-settings in searches with hidden size 384."""
+"""Hidden size of their models. At 384 they were among the worst trials of studies: docs/search.md has the ranks."""
 
 PUBLISHED_TRAINING = {
     "init": "pretrained",

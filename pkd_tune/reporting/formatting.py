@@ -1,6 +1,5 @@
 """How numbers and names are formatted wherever people read them: metrics, counts, hyperparameters, spreads."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,7 +66,7 @@ def setting_text(value: Any) -> str:
 
 def share_text(share: float) -> str:
     """Returns a share in percent, `98%`; just below the whole with a decimal place, `99.6%`, and never as `100%`."""
-    return f"{share:.0%}" if not 0.995 <= share < 1 else f"{math.floor(share * 1000) / 10:.1f}%"
+    return f"{share:.0%}" if not 0.995 <= share < 1 else f"{min(round(100 * share, 1), 99.9)}%"
 
 
 def spread_text(mean: float, sd: float | None) -> str:

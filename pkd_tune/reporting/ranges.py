@@ -22,6 +22,10 @@ MARGIN = 0.03
 """Share of a range, on its own scale, within which a best value lies at its end."""
 FACTOR = 3
 """How much further a range is proposed to reach."""
+TEACHER_RATES = 3
+"""Learning rates of a teacher below which nothing is said of them."""
+TEACHER_LEAD = 2.0
+"""Points by which the lowest or the highest must be ahead of all others: another seed changes a score by as much."""
 TEACHER_FACTOR = 2
 """How far beyond the teacher's learning rates another one is proposed."""
 HIGHEST = {"alpha": 1.0, "warmup_fraction": 1.0}
@@ -35,15 +39,15 @@ def range_notes(run: Run) -> list[str]:
 
 
 def _of_teacher(run: Run) -> Iterator[str]:
-    """Yields that the teacher scored best at the lowest or the highest of its learning rates."""
+    """Yields that the teacher scored clearly best at the lowest or the highest of its learning rates."""
     rates = [training["learning_rate"] for training in run.search["teacher_trainings"]]
     scores = run.teacher.get("training_scores", ()) if run.teacher else ()  # older runs have none
-    if len(scores) != len(rates) or len(set(rates)) < 2:
+    if len(scores) != len(rates) or len(set(rates)) < TEACHER_RATES:
         return
     best = max(scores)
-    kept = {rate for rate, score in zip(rates, scores, strict=True) if score == best}
+    near = {rate for rate, score in zip(rates, scores, strict=True) if score > best - TEACHER_LEAD}
     for end, last, beyond in (("lowest", min(rates), 1 / TEACHER_FACTOR), ("highest", max(rates), TEACHER_FACTOR)):
-        if kept == {last}:
+        if near == {last}:
             wider = ", ".join(number_text(rate) for rate in sorted({*rates, last * beyond}))
             yield (
                 f"The teacher scored best, {best:.1f}, at the {end} of its learning rates, {number_text(last)}, so "

@@ -2,7 +2,7 @@
 learns from."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pkd_tune.config import CONTROLS, Method, SearchConfig, SearchStage, Stage, UserError
@@ -192,17 +192,29 @@ def is_control(method: Method, stages: Sequence[SearchStage]) -> bool:
 
 
 def _siblings(search: SearchConfig, stage: SearchStage, depth: int) -> tuple[StudyKey, ...]:
-    """Returns the studies that a study learns from: its method at other depths, nearest first, and, of methods that
-    distil, the others at its depth.
+    """Returns the studies that a study of a search learns from.
 
     None where settings are not to depend on others: in a grid, in random search, and in a stage that keeps values.
     """
     if not search.transfer or search.sampler in ("grid", "random") or stage.keep:
         return ()
     methods = [other.method for other in search.stages if not other.keep]
-    others = sorted((other for other in search.depths if other != depth), key=lambda other: abs(other - depth))
-    beside = [method for method in methods if "finetuned" not in (method, stage.method) and method != stage.method]
-    return (*(StudyKey(other, stage.method) for other in others), *(StudyKey(depth, method) for method in beside))
+    return siblings(
+        StudyKey(depth, stage.method), [StudyKey(other, method) for method in methods for other in search.depths]
+    )
+
+
+def siblings(study_key: StudyKey, others: Iterable[StudyKey]) -> tuple[StudyKey, ...]:
+    """Returns, of some studies, those that one learns from: its method at other depths, nearest first, and, of methods
+    that distil, the others at its depth."""
+    others = [other for other in others if other != study_key]
+    of_method = [other for other in others if other.method == study_key.method]
+    beside = [
+        other
+        for other in others
+        if other.depth == study_key.depth and "finetuned" not in (other.method, study_key.method)
+    ]
+    return (*sorted(of_method, key=lambda other: abs(other.depth - study_key.depth)), *beside)
 
 
 def _ablations(method: Method, depth: int) -> tuple[Method, ...]:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from recordings import GRID, recording, table, write_run
 
-from pkd_tune.benchmark.recorded import nearest, read_tables, write_table
+from pkd_tune.benchmark.recorded import nearest, read_scores, read_tables, write_table
 from pkd_tune.config import UserError
 from pkd_tune.tuning.space import Choice
 
@@ -87,3 +87,24 @@ def test_the_nearest_recording_is_counted_in_recorded_values() -> None:
     assert part.recordings[nearest(part, "pkd", {"x": 1e-4, "kind": "a"})].settings == {"x": 1e-4, "kind": "a"}
     assert part.recordings[nearest(part, "pkd", {"x": 1e-5, "kind": "a"})].settings["x"] in (1e-5, 1e-4)
     assert part.recordings[nearest(part, "pkd", {"kind": "b", "other": 3})].settings == {"x": 1e-5, "kind": "b"}
+
+
+def test_all_settings_are_replayed_with_the_same_two_seeds(tmp_path: Path) -> None:
+    """The first seed lacks a setting: the other two are read, for all settings."""
+    runs = [write_run(tmp_path / str(seed), seed, trials=11 if seed == 1 else 12) for seed in (1, 2, 3)]
+    write_table(runs, tmp_path / "three.parquet")
+    (read,) = read_tables(tmp_path / "three.parquet")
+    assert len(read.recordings) == 12
+    for one in read.recordings:
+        best = 70 + 10 * one.settings["alpha"]
+        assert [training.best for training in one.trainings] == [best + 2, best + 3]
+
+
+def test_scores_of_settings_that_lack_a_parameter_are_not_compared(tmp_path: Path) -> None:
+    write_table([write_run(tmp_path / "run", 1)], tmp_path / "t.parquet")
+    frame = pd.read_parquet(tmp_path / "t.parquet")
+    assert sorted(read_scores(tmp_path / "t.parquet", "kd")["score"].unique()) == [73.0, 78.0]
+    frame.loc[(frame["method"] == "kd") & (frame["alpha"] == 0.2), "learning_rate"] = None
+    frame.to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="some settings have no learning_rate; record them as a table of their own"):
+        read_scores(tmp_path / "t.parquet", "kd")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from recordings import recording, table
+from recordings import recording, table, write_run
 
 from pkd_tune.benchmark.policies import POLICIES
-from pkd_tune.benchmark.recorded import Table, read_tables, together
+from pkd_tune.benchmark.recorded import Table, read_tables, together, write_table
 from pkd_tune.benchmark.replay import add_to_summary, finding, main, make_parser, read_summary, replay, search_once
 from pkd_tune.config import UserError
 
@@ -47,20 +47,33 @@ def test_a_choice_is_scored_by_the_best_evaluation_with_the_other_seed(tmp_path:
         assert search_once(made_up, POLICIES["random"], 1, np.array([2.0]), seed, tmp_path).tolist() == [expected]
 
 
-def test_several_depths_searched_at_once_are_scored_by_their_mean() -> None:
+@pytest.mark.parametrize("methods", [("kd",), ("pkd", "kd")])
+def test_several_depths_searched_at_once_are_scored_by_their_mean(methods: tuple[str, ...]) -> None:
     rows = [
-        recording(60, 70 + depth, other=80 + depth, method="kd", depth=depth, learning_rate=rate)
+        recording(60, 70 + depth, other=80 + depth, method=method, depth=depth, learning_rate=rate)
         for depth in (2, 4)
+        for method in methods
         for rate in (1e-4, 1e-3)
     ]
-    several = together(
-        [Table(name=f"t-{depth}", recordings=tuple(r for r in rows if r.depth == depth)) for depth in (2, 4)]
-    )
+    of_depths = [Table(name=f"t-{depth}", recordings=tuple(r for r in rows if r.depth == depth)) for depth in (2, 4)]
+    several = together(of_depths)
     assert several.name == "t-2-4"
     summary = replay(several, ["transfer=true"], [2], 2)
-    # a whole training run of each depth, and the mean of 82 and 84 with the second seed, of 72 and 74 with the first
-    assert summary["epochs"].iloc[0] == 2.0
+    assert summary["epochs"].iloc[0] == 2.0 * len(methods)  # a whole training run of each study
+    # the mean of 82 and 84 with the second seed, of 72 and 74 with the first
     assert summary["median"].iloc[-1] == (83 + 73) / 2
+
+
+def test_policies_for_pkd_need_settings_of_it(tmp_path: Path) -> None:
+    write_table([write_run(tmp_path / str(seed), seed) for seed in (1, 2)], tmp_path / "t.parquet")
+    frame = pd.read_parquet(tmp_path / "t.parquet")
+    attributes = frame.attrs
+    frame = frame[frame["method"] == "kd"]
+    frame.attrs = attributes
+    frame.to_parquet(tmp_path / "t.parquet")
+    args = make_parser().parse_args([str(tmp_path / "t.parquet"), "--policies", "ours", "--to", str(tmp_path)])
+    with pytest.raises(UserError, match=r"^t-2: ours searches PKD, and no setting of it was recorded$"):
+        main(args)
 
 
 def test_other_policies_search_one_depth(tmp_path: Path) -> None:

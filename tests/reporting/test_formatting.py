@@ -54,10 +54,11 @@ def test_numbers_in_words() -> None:
 
 
 def test_less_than_the_whole_is_never_all_of_it() -> None:
-    assert [share_text(share) for share in (0.5, 0.9949, 0.995, 0.99999, 1.0, 1.004)] == [
+    assert [share_text(share) for share in (0.5, 0.9949, 0.995, 0.9969, 0.99999, 1.0, 1.004)] == [
         "50%",
         "99%",
         "99.5%",
+        "99.7%",
         "99.9%",
         "100%",
         "100%",

@@ -143,9 +143,9 @@ def test_a_teacher_that_is_best_at_an_end_of_its_learning_rates(recorded: Run) -
     )
     space = load_space(find_space("default"), [note.split('--set "')[1].split('"`')[0]])
     assert [training.learning_rate for training in space.teacher] == [2e-5, 5e-5, 1e-4, 2e-4]
-    (note,) = range_notes(with_teacher(run, {2e-5: 84.7, 5e-5: 80.5}))
+    (note,) = range_notes(with_teacher(run, {2e-5: 84.7, 5e-5: 80.5, 1e-4: 80.5}))
     assert "at the lowest of its learning rates, 2e-5" in note
-    assert "[1e-5, 2e-5, 5e-5]" in note
+    assert "[1e-5, 2e-5, 5e-5, 1e-4]" in note
     facts = markdown(run_details(highest))
     assert (
         "fine-tuned for 4 epochs at learning rates 2e-5 (76.0), 5e-5 (80.5) and 1e-4 (84.7); the best was kept" in facts
@@ -156,8 +156,8 @@ def test_a_teacher_that_is_best_at_an_end_of_its_learning_rates(recorded: Run) -
     "scores",
     [
         {2e-5: 76.0, 5e-5: 84.7, 1e-4: 80.5},  # in the middle
-        {2e-5: 76.0, 5e-5: 84.7, 1e-4: 84.7},  # as good as the middle
-        {1e-4: 84.7},  # the only one
+        {2e-5: 76.0, 5e-5: 82.8, 1e-4: 84.7},  # hardly better than the middle
+        {5e-5: 76.0, 1e-4: 84.7},  # one of two
     ],
 )
 def test_nothing_is_said_of_other_teachers(recorded: Run, scores: dict[float, float]) -> None:
