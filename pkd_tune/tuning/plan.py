@@ -87,7 +87,8 @@ def plan_studies(
         parameters: Of the space.
         first: Method, depth and settings of students that are known to be good, such as the published winners. A study
             begins with those of its method that lie inside its space, nearest depth first.
-        trained: How these students were trained besides; where the space has a fixed value, that is taken instead.
+        trained: How these students were trained besides; where the space has a fixed value, or does not have theirs
+            among its choices, its first is taken instead.
 
     Raises:
         UserError: When a grid is asked for and the space is not finite.
@@ -232,7 +233,12 @@ def _as_tried(known: Settings, trained: Settings, parameters: Parameters, method
         if isinstance(parameter, Choice) and len(parameter.values) == 1 and (method in CONTROLS or name not in known)
     }
     found = {**trained, **known, **fixed}
-    return {name: found[name] for name in parameters if name in found}
+    others = {  # how they were trained is no part of what is known to be good
+        name: parameter.values[0]
+        for name, parameter in parameters.items()
+        if name in trained and isinstance(parameter, Choice) and found[name] not in parameter.values
+    }
+    return {name: {**found, **others}[name] for name in parameters if name in found}
 
 
 def _share(total: int, depths: int, index: int) -> int:

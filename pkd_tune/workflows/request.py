@@ -107,10 +107,10 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         check_length(teacher_dir, "--teacher", space.max_length, problems, demo_asked=asked if options.demo else "")
         if options.student:
             check_length(student_dir, "--student", space.max_length, problems)
-        if options.student and "pretrained" not in inits(space.parameters):
+        if options.student and (only := inits(space.parameters)) in (("teacher",), ("teacher-skip",)):
             problems.add(
-                "--student: by init in the space, all students start from the teacher; leave out --student, or give "
-                "--set space.init=pretrained"
+                f"--student: by init = {only[0]} in the space, all students start from the teacher; leave out "
+                "--student, or give --set space.init=pretrained"
             )
     depths = None
     if teacher_dir is not None and student_dir is not None:

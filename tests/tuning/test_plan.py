@@ -36,6 +36,15 @@ def test_a_regression_has_no_temperature_to_search() -> None:
     assert [plan.quota for plan in plans[:2]] == [9, 9]
 
 
+def test_known_settings_are_tried_as_the_space_trains() -> None:
+    """Theirs is the pretrained start, which default.toml does not search; a space that has it takes it."""
+    known: Any = [("pkd", 3, {**PUBLISHED, "beta": 100.0, "strategy": "last"})]
+    for inits, expected in (((), "teacher-skip"), (("teacher", "pretrained"), "pretrained"), (("teacher",), "teacher")):
+        parameters = {**DEFAULT.parameters, **({"init": Choice(inits)} if inits else {})}
+        (plan,) = plan_studies(search("pkd", depths=(3,), trials=4), parameters, known, TRAINED)
+        assert [settings["init"] for settings in plan.first] == [expected]
+
+
 def test_a_student_of_one_layer_is_not_searched_for_what_layers_imitate() -> None:
     known: Any = [("pkd", 3, {**PUBLISHED, "beta": 100.0, "strategy": "last"})]
     one, three = plan_studies(search("pkd", depths=(1, 3), trials=4), DEFAULT.parameters, known, TRAINED)

@@ -37,7 +37,9 @@ def test_a_search_records_that_students_start_from_the_finetuned_teacher(
     caplog.clear()
     assert init("--teacher", given, "--student", "tiny", "--set", every) == Choice(("pretrained",))
     assert "note: students of --student start from that model's layers; init is not searched" in caplog.text
-    with pytest.raises(UserError, match=r"--student: by init in the space, all students start from the teacher;"):
+    both = 'space.init={choices = ["teacher-skip", "teacher"]}'
+    assert init("--teacher", given, "--student", "tiny", "--set", both) == Choice(("pretrained",))
+    with pytest.raises(UserError, match=r"--student: by init = teacher in the space, all students start from"):
         init("--teacher", given, "--student", "tiny", "--set", "space.init=teacher")
     with pytest.raises(UserError, match=r"--student .*: is fine-tuned already"):
         init("--teacher", "tiny", "--student", given)
