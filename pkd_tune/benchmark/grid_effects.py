@@ -1,6 +1,6 @@
 """What the parameters of a recorded grid are worth, and whether what is best at one depth is good at another.
 
-    python -m pkd_tune.benchmark.grid_effects results/grids/sst2.parquet --of init
+    python -m pkd_tune.benchmark.grid_effects results/grids/sst2-start.parquet --of init
 
 Tables are recorded as docs/replays.md says; here all seeds count with which the whole grid was trained. Each seed has a
 teacher of its own, so a spread over seeds has the teacher's in it.

@@ -260,8 +260,15 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _tables(path: Path, at_once: bool) -> list[Table]:
+    """Returns the tables of a file, or all of them as one.
+
+    Raises:
+        UserError: When it has none.
+    """
     tables = read_tables(path)
-    return [together(tables)] if at_once and tables else tables
+    if not tables:
+        raise UserError(f"{path}: no setting was trained with {SEEDS} seeds yet; record another seed")
+    return [together(tables)] if at_once else tables
 
 
 def _is_usable(name: str, tables: Sequence[Table]) -> bool:

@@ -76,6 +76,13 @@ def test_policies_for_pkd_need_settings_of_it(tmp_path: Path) -> None:
         main(args)
 
 
+def test_a_table_of_one_seed_cannot_be_replayed(tmp_path: Path) -> None:
+    write_table([write_run(tmp_path / "run", 1)], tmp_path / "t.parquet")
+    args = make_parser().parse_args([str(tmp_path / "t.parquet"), "--to", str(tmp_path)])
+    with pytest.raises(UserError, match=r"t\.parquet: no setting was trained with 2 seeds yet; record another seed$"):
+        main(args)
+
+
 def test_other_policies_search_one_depth(tmp_path: Path) -> None:
     args = make_parser().parse_args([str(SMALL), "--together", "--to", str(tmp_path)])
     with pytest.raises(UserError, match=r"^--together: staged grid, random, .* searches one depth; give --policies"):
