@@ -4,6 +4,7 @@ import importlib
 import sys
 
 from pkd_tune import __version__
+from pkd_tune.files import until_output_is_closed
 
 COMMANDS = {
     "search": "search students of a task, compare and export the best",
@@ -26,7 +27,10 @@ def main() -> int:
         print(f"pkd_tune {__version__}")
         return 0
     if name in ("-h", "--help"):
-        print("usage: pkd-tune COMMAND [--help]\n\n" + "\n".join(f"  {c:<10} {what}" for c, what in COMMANDS.items()))
+        with until_output_is_closed():
+            print(
+                "usage: pkd-tune COMMAND [--help]\n\n" + "\n".join(f"  {c:<10} {what}" for c, what in COMMANDS.items())
+            )
         return 0
     if name not in COMMANDS:
         print(f"pkd-tune: error: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)

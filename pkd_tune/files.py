@@ -7,7 +7,9 @@ import errno
 import json
 import os
 import re
+import select
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -204,6 +206,32 @@ def _error_number(error: BaseException) -> int | None:
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else None
+
+
+@contextmanager
+def until_output_is_closed() -> Iterator[None]:
+    """Ends the process in silence, as others end, where nobody reads its standard output any more, as in `... | head`.
+
+    Raises:
+        SystemExit: With 141, what a shell reports of a process that ended so.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _has_no_reader(1):
+            raise  # another pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python flushes at its exit
+        raise SystemExit(141) from None
+
+
+def _has_no_reader(descriptor: int) -> bool:
+    """Returns whether a descriptor is that of a pipe whose other end is closed."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 @contextmanager

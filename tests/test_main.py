@@ -1,7 +1,9 @@
 """`python -m pkd_tune COMMAND`, which the console script `pkd-tune` is too."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +26,24 @@ def test_it_lists_its_commands_and_names_unknown_ones() -> None:
 @pytest.mark.parametrize("command", ["spaces", "report"])
 def test_a_command_is_that_of_its_module(command: str) -> None:
     assert f"usage: python -m pkd_tune.{command}" in run(command, "--help").stdout
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize(
+    "command",
+    ["pkd_tune", "pkd_tune.spaces default", "pkd_tune.search --help", "pkd_tune.benchmark.grid_effects {table}"],
+)
+def test_a_command_whose_reader_has_left_ends_in_silence(command: str, buffered: bool) -> None:
+    table = Path(__file__).parent.parent / "results/grids/sst2-start.parquet"
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-m", *command.format(table=table).split()],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"},
+    )
+    os.close(writing)
+    assert not ended.stderr
+    assert ended.returncode == 141 or "--help" in command  # argparse itself ignores what it cannot print

@@ -23,6 +23,7 @@ from scipy.stats import spearmanr
 
 from pkd_tune.benchmark.recorded import RECORDED, plain, read_scores
 from pkd_tune.config import Method, UserError
+from pkd_tune.files import until_output_is_closed
 from pkd_tune.reporting.formatting import listed, plural, setting_text, signed, spread_text
 from pkd_tune.tuning.space import Settings
 
@@ -269,7 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        main()
+        with until_output_is_closed():
+            main()
     except UserError as problem:
         for line in problem.problems:
             print(f"python -m pkd_tune.benchmark.grid_effects: error: {line}", file=sys.stderr)

@@ -26,7 +26,7 @@ from pkd_tune.benchmark.policies import POLICIES, STAGED_TRIALS, Maker, variant
 from pkd_tune.benchmark.recorded import SEEDS, Table, read_tables, together, write_table
 from pkd_tune.benchmark.simulation import simulate
 from pkd_tune.config import UserError
-from pkd_tune.files import write_text
+from pkd_tune.files import until_output_is_closed, write_text
 from pkd_tune.reporting.figures import Figure, Panel, Series
 from pkd_tune.reporting.methods import SeriesStyle
 from pkd_tune.reporting.plots import write_plots
@@ -303,7 +303,8 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pkd_tune").setLevel(logging.INFO)
     try:
-        main(make_parser().parse_args())
+        with until_output_is_closed():
+            main(make_parser().parse_args())
     except UserError as problem:
         for line in problem.problems:
             print(f"python -m pkd_tune.benchmark.replay: error: {line}", file=sys.stderr)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pkd_tune.cli.common_flags import Parser
 from pkd_tune.config import MachineError, UserError
-from pkd_tune.files import machine_failure
+from pkd_tune.files import machine_failure, until_output_is_closed
 from pkd_tune.tuning.process import prepare_process
 
 
@@ -28,12 +28,16 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, str], int
     Returns:
         The exit code; 2 after a `UserError`, whose problems are printed one line each; 1 after a failure of the
         machine, such as a full disk, which is one line; 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: With 141 where standard output is closed early, as by `head`.
     """
     prepare_process()
     prepare_terminal()
     argv = sys.argv[1:]
     try:
-        return command(parser.parse_args(argv), f"{parser.prog} {shlex.join(argv)}".rstrip())
+        with until_output_is_closed():
+            return command(parser.parse_args(argv), f"{parser.prog} {shlex.join(argv)}".rstrip())
     except UserError as error:
         for problem in error.problems:
             print(f"{parser.prog}: error: {problem}", file=sys.stderr)
