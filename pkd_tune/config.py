@@ -76,7 +76,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillConfig:
-    """What one student is and what it learns from: L = (1 - alpha) L_CE + alpha L_DS + beta L_PT."""
+    """What one student is and what it learns from: L = (1 - alpha) CE + alpha KD + beta PT."""
 
     student_layers: int
     """Depth k of the student."""
@@ -85,7 +85,7 @@ class DistillConfig:
     beta: float
     """Weight of the intermediate-layer (PT) loss, at least 0."""
     temperature: float
-    """Divides teacher and student logits in the soft-label term, above 0."""
+    """Divides teacher and student logits in the KD term, above 0."""
     strategy: Strategy
     """Which teacher layers the student's intermediate layers imitate."""
     normalize: bool

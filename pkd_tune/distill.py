@@ -46,7 +46,7 @@ def make_parser() -> Parser:
         "--init",
         choices=get_args(Init),
         help="start from the first K layers of the pretrained model, the first K of the fine-tuned teacher, or every "
-        "(N/K)-th of the teacher (default: %(default)s)",
+        "(N/K)-th of the teacher; the last is often the best (default: %(default)s, as in the paper)",
     )
     add("--preset", choices=["published"], help="start from the authors' winner for this task, method and depth")
     add("--alpha", type=float, metavar="A", help="weight of the soft labels, 0 to 1 (default: 0.5)")
@@ -56,7 +56,8 @@ def make_parser() -> Parser:
     scaled = "scale [CLS] states to length 1 before comparing, for pkd (default: yes)"
     add("--normalize", action=argparse.BooleanOptionalAction, help=scaled)
     add_unlabeled_flag(parser)
-    add("--learning-rate", type=float, metavar="RATE", help="peak (default: the middle of the default space's range)")
+    rate = "peak learning rate (default: the middle of the default space's range, 1.4e-4; 4.5e-4 with --demo)"
+    add("--learning-rate", type=float, metavar="RATE", help=rate)
     add_budget_flags(parser)
     add_gpu_flag(parser)
     add_precision_flag(parser)

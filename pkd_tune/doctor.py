@@ -20,8 +20,9 @@ def make_parser() -> Parser:
         "pkd_tune.doctor",
         description="Prints versions, devices, limits and folders, and what of them would stop a search.",
     )
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="the data folder (default: data)")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of all runs (default: results)")
+    add = parser.add_argument
+    add("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="the data folder (default: %(default)s)")
+    add("--out", type=Path, default=Path("results"), metavar="DIR", help="folder of all runs (default: %(default)s)")
     return parser
 
 

@@ -42,7 +42,8 @@ def make_parser() -> Parser:
         type=float,
         nargs="+",
         metavar="RATE",
-        help="peak learning rate; of several, the one that scores best on dev is kept (default: the space's)",
+        help="peak learning rate; of several, the one that scores best on dev is kept (default: those of "
+        "the default space: 2e-5 5e-5 1e-4)",
     )
     add_budget_flags(parser)
     add_gpu_flag(parser)

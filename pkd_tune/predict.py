@@ -43,7 +43,12 @@ def make_parser() -> Parser:
     )
     add("--demo", action="store_true", help="predict the synthetic corpus, for models trained on it")
     add("--data-dir", type=Path, metavar="DIR", help="as in the other commands (default: %(default)s)")
-    add("--max-length", type=int, metavar="N", help="longest example in tokens (default: the default space's)")
+    add(
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="longest example in tokens (default: the model's limit; an exported student has that of its search)",
+    )
     add_gpu_flag(parser)
     add(
         "--out",

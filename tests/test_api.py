@@ -89,7 +89,8 @@ def test_a_run_gives_its_trials_and_students(tiny_run: Path) -> None:
     assert run.status == "finished"
     assert isinstance(run.trials, pd.DataFrame)
     assert run.trials["depth"].tolist() == [1, 1, 3, 3]
-    assert run.best().score == max(student.score for student in run.students)
+    assert f"`{run.best().folder.relative_to(tiny_run)}`" in (tiny_run / "report.md").read_text().split("##")[0]
+    assert run.best(method="pkd").score == max(student.score for student in run.students)
     student = run.best(layers=1)
     model, tokenizer = student.load()
     assert model.config.num_hidden_layers == 1

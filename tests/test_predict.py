@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tickets import QUEUES, ticket_rows, write_csv, write_tickets
-from tiny import write_task
+from tiny import write_bert, write_task
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pkd_tune.cli.main import run_command
 from pkd_tune.data.glue import TASKS
@@ -100,6 +102,29 @@ def test_files_are_predicted_without_the_data_of_the_task(run: Run, home: Path, 
     assert (code, "train.csv is missing" in error, len(error.splitlines())) == (2, True, 1)
     code, _, error = run(*flags[:-1], "tiny")
     assert (code, "has no fine-tuned classifier" in error, len(error.splitlines())) == (2, True, 1)
+
+
+@pytest.mark.parametrize("limit", [48, 200])
+def test_texts_are_as_long_as_those_that_a_model_was_trained_on(
+    limit: int, run: Run, home: Path, tmp_path: Path
+) -> None:
+    write_bert(tmp_path / "long", positions=256)
+    save_classifier(
+        load_classifier(tmp_path / "long", TASKS["MRPC"].labels, seed=1),
+        tmp_path / "long",
+        tmp_path / "model",
+        max_length=limit,
+    )
+    pair = ("red . " * 120, "blue . " * 120)
+    long = write_csv(tmp_path / "long.csv", [pair], ("sentence1", "sentence2"))
+    code, _, error = run("--task", "mrpc", "--model", str(tmp_path / "model"), "--file", str(long))
+    assert code == 0, error
+    table = pd.read_parquet(home / "predictions" / "MRPC-long.parquet")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    inputs = AutoTokenizer.from_pretrained(tmp_path / "model")(*pair, truncation=True, return_tensors="pt")
+    assert inputs["input_ids"].shape == (1, limit)
+    with torch.no_grad():
+        assert table[["logit_0", "logit_1"]].to_numpy()[0] == pytest.approx(model(**inputs).logits[0], abs=1e-5)
 
 
 def test_scores_and_tables_of_every_split(run: Run, home: Path) -> None:

@@ -109,10 +109,15 @@ def add_unlabeled_flag(group: argparse._ActionsContainer) -> None:
 def add_budget_flags(parser: argparse._ActionsContainer) -> None:
     """Adds the flags that say how long is trained on what: --epochs, --batch-size, --max-length, --seed."""
     add = parser.add_argument
-    add("--epochs", type=int, metavar="N", help="passes over the training split (default: the space's)")
-    add("--batch-size", type=int, metavar="N", help="examples per optimiser step (default: the space's)")
-    add("--max-length", type=int, metavar="N", help="longest example in tokens (default: the space's)")
-    add("--seed", type=int, metavar="N", help="seed of data order, dropout and new weights (default: %(default)s)")
+    add("--epochs", type=int, metavar="N", help="passes over the training split (default: the space's, usually 4)")
+    add("--batch-size", type=int, metavar="N", help="examples per optimiser step (default: the space's, usually 32)")
+    add("--max-length", type=int, metavar="N", help="longest example in tokens (default: the space's, usually 128)")
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="seed of data order, dropout, new weights and sampler (default: %(default)s)",
+    )
 
 
 def add_gpu_flag(parser: argparse._ActionsContainer) -> None:

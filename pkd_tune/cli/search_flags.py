@@ -34,14 +34,16 @@ def add_space_flags(parser: Parser) -> None:
         help=f"what is compared at every depth: {', '.join(METHODS)} (default: pkd, and the controls kd and finetuned "
         "when --control-trials is not 0)",
     )
-    add("--trials", type=int, metavar="N", help="trials of each PKD method over all depths (default: the space's)")
+    trials = "trials of each PKD method over all depths (default: the space's, usually 24)"
+    add("--trials", type=int, metavar="N", help=trials)
     controls = (
-        "trials of vanilla KD over all depths; fine-tuning alone has fewer (default: the space's, as many as PKD)"
+        "trials of vanilla KD over all depths; fine-tuning alone has fewer; 0: neither (default: the space's, usually "
+        "as many as PKD)"
     )
     add("--control-trials", type=int, metavar="N", help=controls)
     fresh = (
         "training runs on fresh seeds of each study's best settings, and of PKD's without terms of its loss; 0: none "
-        "(default: the space's)"
+        "(default: the space's, usually 3)"
     )
     add("--seeds", type=int, metavar="N", help=fresh)
     add("--space", metavar="FILE", help="a TOML file, or default, demo or paper (default: default, or demo)")
@@ -73,8 +75,8 @@ def add_place_flags(parser: Parser) -> None:
         metavar="N",
         help="GPUs to use; 0: the CPU, a trial per core where memory has room (default: all GPUs found, else the CPU)",
     )
-    shared = "trials that share a GPU (default: as many as its memory has room for)"
-    add("--trials-per-gpu", type=int, metavar="F", help=shared)
+    shared = "trials that share a GPU (default: as many as its memory has room for, at most 4)"
+    add("--trials-per-gpu", type=int, metavar="N", help=shared)
     add_precision_flag(where)
     add_cuda_graphs_flag(where)
     add("--address", metavar="HOST:PORT", help="join a running Ray cluster (`auto`: the one this machine belongs to)")
@@ -105,7 +107,7 @@ def add_outcome_flags(parser: Parser) -> None:
     )
     add("--onnx", action="store_true", help="measure the student to ship as ONNX and int8 too (needs the extra onnx)")
     add("--out", type=Path, metavar="DIR", help="a run is written to <out>/<TASK>/<name>/ (default: %(default)s)")
-    add("--name", metavar="NAME", help="name of the run, to start or to continue (default: the teacher's)")
+    add("--name", metavar="NAME", help="name of the run, to start or to continue (default: the teacher's, or demo)")
     add("--new", action="store_true", help="start another run instead of continuing the last one")
     add("--check", action="store_true", help="print how the task's data was understood, and stop")
     add("--dry-run", action="store_true", help="time a few steps, print what the search would cost, and stop")

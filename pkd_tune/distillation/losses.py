@@ -1,11 +1,12 @@
 """The loss of Patient Knowledge Distillation: which terms a training has, and how they are computed.
 
-    L = (1 - alpha) L_CE + alpha L_DS + beta L_PT
+    L = (1 - alpha) CE + alpha KD + beta PT
 
-Sun et al., "Patient Knowledge Distillation for BERT Model Compression", EMNLP 2019, equations 4 to 8
-(https://arxiv.org/abs/1908.09355). The paper writes sums; the reductions here are those of the authors' released code
-(github.com/intersun/PKD-for-BERT-Model-Compression), so that the published alpha, beta and temperature keep their
-meaning. The paper has no regression task: there both L_CE and L_DS are mean squared errors here.
+with the names of the code; the paper's are L_CE, L_DS and L_PT. Sun et al., "Patient Knowledge Distillation for BERT
+Model Compression", EMNLP 2019, equations 4 to 8 (https://arxiv.org/abs/1908.09355). The paper writes sums; the
+reductions here are those of the authors' released code (github.com/intersun/PKD-for-BERT-Model-Compression), so that
+the published alpha, beta and temperature keep their meaning. The paper has no regression task: there both CE and KD are
+mean squared errors here.
 
 Shape suffixes: B examples, C classes (1 output for regression), K imitated layers (k-1), H hidden size.
 """
@@ -26,7 +27,7 @@ class Loss:
     beta: float = 0.0
     """Weight of the intermediate-layer (PT) loss, at least 0; at 0 the teacher's [CLS] states are not needed."""
     temperature: float = 1.0
-    """Divides both models' logits in the soft-label term, above 0."""
+    """Divides both models' logits in the KD term, above 0."""
     normalize: bool = False
     """Whether every [CLS] state is scaled to L2 norm 1 in the intermediate-layer (PT) loss."""
     imitated: tuple[int, ...] = ()
@@ -38,7 +39,7 @@ class Loss:
 
     @property
     def needs_logits(self) -> bool:
-        """Whether the soft-label term is computed."""
+        """Whether the KD term is computed."""
         return self.alpha > 0
 
     @property
@@ -58,12 +59,12 @@ class LossParts(NamedTuple):
     total: Tensor
     """(1 - alpha) ce + alpha kd + beta pt."""
     ce: Tensor
-    """L_CE: cross-entropy with the true labels, mean over B; for regression, their squared error."""
+    """CE: cross-entropy with the true labels, mean over B; for regression, their squared error."""
     kd: Tensor
-    """L_DS: temperature^2 times the KL divergence from teacher to student, mean over B and C; for regression, the
+    """KD: temperature^2 times the KL divergence from teacher to student, mean over B and C; for regression, the
     squared error against the teacher's output, mean over B, whatever the temperature; 0 without teacher logits."""
     pt: Tensor
-    """L_PT: squared distance of [CLS] states, mean over B, K and H; 0 without teacher states."""
+    """PT: squared distance of [CLS] states, mean over B, K and H; 0 without teacher states."""
 
 
 def pkd_loss(
@@ -79,18 +80,18 @@ def pkd_loss(
     normalize: bool,
     labelled_B: Tensor | None = None,
 ) -> LossParts:
-    """Returns L = (1 - alpha) L_CE + alpha L_DS + beta L_PT and its terms.
+    """Returns L = (1 - alpha) CE + alpha KD + beta PT and its terms.
 
     With logits z, temperature T, p = softmax(z / T), and [CLS] states h, subscripts s for student and t for teacher:
 
-        L_CE = mean over B of cross-entropy(z_s, label)
-        L_DS = T^2 * mean over B and C of p_t (log p_t - log p_s)
-        L_PT = mean over B, K and H of (h_s - h_t)^2, with `normalize` of (h_s / |h_s| - h_t / |h_t|)^2
+        CE = mean over B of cross-entropy(z_s, label)
+        KD = T^2 * mean over B and C of p_t (log p_t - log p_s)
+        PT = mean over B, K and H of (h_s - h_t)^2, with `normalize` of (h_s / |h_s| - h_t / |h_t|)^2
 
-    An example without a label has the cross-entropy 0, so that L_CE is the sum over the others divided by B; its soft
+    An example without a label has the cross-entropy 0, so that CE is the sum over the others divided by B; its soft
     labels and states weigh as those of any other.
 
-    For regression L_CE = mean over B of (z_s - label)^2 and L_DS = mean over B of (z_s - z_t)^2.
+    For regression CE = mean over B of (z_s - label)^2 and KD = mean over B of (z_s - z_t)^2.
 
     Args:
         student_logits_BC: The student's logits, with gradient.
@@ -100,7 +101,7 @@ def pkd_loss(
         teacher_cls_BKH: [CLS] states after the imitated teacher layers, or None where beta is 0 or K is 0.
         alpha: Weight of the soft labels, in [0, 1].
         beta: Weight of the intermediate-layer (PT) loss, at least 0.
-        temperature: Divides both models' logits in the soft-label term, above 0. Without effect in regression, whose
+        temperature: Divides both models' logits in the KD term, above 0. Without effect in regression, whose
             outputs are no distribution.
         normalize: Whether every [CLS] state is scaled to L2 norm 1 first.
         labelled_B: Whether each example has a label; None: all have one.

@@ -93,7 +93,7 @@ def unused_settings(
     """Returns the hyperparameters without effect on a training.
 
     These are the ones the method does not use; those of the intermediate-layer (PT) loss for a student of one layer,
-    which has no intermediate layer; the temperature in a regression, where the soft-label term is a squared error; and
+    which has no intermediate layer; the temperature in a regression, where the KD term is a squared error; and
     those of a term whose weight is 0.
 
     Args:

@@ -272,7 +272,7 @@ def _comparisons(run: Run) -> dict[str, list[_Comparison]]:
             tuned.append(_Comparison(subject=subject, other=other, against=against, plural=True, tuning=fewer))
     kinds = {
         "*Tuned against tuned*: each is the best of its own trials.": tuned,
-        "*Ablation*: a student and its own settings without a term of the loss, not tuned for that, on the same "
+        "*Ablation*: a student and the same hyperparameters without a term of the loss, not tuned again, on the same "
         "seeds.": ablated,
         "*Against the teacher*:": teacher,
     }

@@ -102,7 +102,7 @@ def distillation_text(student: dict[str, Any], students: Sequence[dict[str, Any]
             found.append(f"tuned against tuned {_gain(against)}" + (f" ({fewer})" if fewer else ""))
     for against in student.get("ablations", ()):
         if against["method"] == "finetuned":
-            found.append(f"as an ablation, which has its own settings, {_gain(against)}")
+            found.append(f"as an ablation, with the same hyperparameters, {_gain(against)}")
     return f"Compared with a student that is fine-tuned without distillation: {'; '.join(found)}." if found else ""
 
 

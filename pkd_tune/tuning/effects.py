@@ -7,7 +7,7 @@ from pkd_tune.tuning.space import LEFT_OUT, Choice, Parameters, Settings, Value
 def without_effect(parameters: Parameters, depth: int, *, regression: bool) -> dict[str, Value]:
     """Returns the parameters with several values of which none changes a training, each with the value it is given.
 
-    The soft-label term has no temperature where its weight alpha is 0, nor in a regression, where it is a squared
+    The KD term has no temperature where its weight alpha is 0, nor in a regression, where it is a squared
     error. The intermediate-layer (PT) term has neither layer map nor normalisation where its weight beta is 0, and a
     student of one layer has no such term. In a deeper student `skip` and `last` always differ: below the top layer it
     imitates layer N - ceil(N/k) of N with the one, and layer N - 1 with the other.

@@ -8,7 +8,8 @@ import pandas as pd
 
 from pkd_tune.config import Method, UserError
 from pkd_tune.files import RUN, SUMMARY, read_json
-from pkd_tune.reporting.run import read_run, students_text
+from pkd_tune.reporting.formatting import plural
+from pkd_tune.reporting.run import read_run, students_text, verdict_of
 
 Status = Literal["finished", "interrupted", "time limit", "no student"]
 
@@ -77,27 +78,30 @@ class SearchRun:
         """The report as HTML, which a browser shows."""
         return self.folder / "report.html"
 
-    def best(self, layers: int | None = None, method: Method = "pkd") -> Student:
-        """Returns the best student of a depth and method.
+    def best(self, layers: int | None = None, method: Method | None = None) -> Student:
+        """Returns the student that the report names: the smallest that is shown to be nearly as good as the teacher, or
+        the one that comes nearest; or that of a depth or method.
 
         Args:
-            layers: Its depth; None: the depth whose student scores best.
-            method: How it was trained.
+            layers: Its depth; None: of all.
+            method: How it was trained; None: of all, or `pkd` where a depth is given.
 
         Raises:
             UserError: When the run has no such student; says which it has.
         """
-        students = self.students
-        fitting = [
-            student
-            for student in students
-            if student.record["method"] == method and layers in (None, student.record["layers"])
+        summary = self.summary
+        wanted = "pkd" if method is None and layers is not None else method
+        students = [
+            record
+            for record in summary["students"]
+            if wanted in (None, record["method"]) and layers in (None, record["layers"])
         ]
-        if not fitting:
-            has = students_text([student.record for student in students])
-            asked = method if layers is None else f"{method} with {layers} layers"
+        verdict = verdict_of({**summary, "students": students})
+        if verdict is None:
+            asked = " with ".join(filter(None, [wanted, None if layers is None else plural(layers, "layer")]))
+            has = students_text(summary["students"])
             raise UserError(f"{self.folder} has no student for {asked}; it has (method: layers) {has}")
-        return max(fitting, key=lambda student: student.score)
+        return Student(self.folder / verdict.student["folder"], verdict.student)
 
 
 def load_run(folder: Path | str) -> SearchRun:

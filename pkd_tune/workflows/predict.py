@@ -30,7 +30,6 @@ from pkd_tune.files import write_file, write_json
 from pkd_tune.reporting.provenance import provenance
 from pkd_tune.tuning.limits import limit_threads
 from pkd_tune.tuning.resources import gpu_names
-from pkd_tune.tuning.space_file import find_space, load_space
 from pkd_tune.workflows.checks import Problems, check_positive, check_writable
 from pkd_tune.workflows.inputs import find_one_device
 from pkd_tune.workflows.options import PredictOptions
@@ -82,7 +81,7 @@ def predict(request: PredictRequest) -> list[Prediction]:
     options = request.options
     examples = []
     for task, folder in request.jobs:
-        max_length = options.max_length or min(load_space(find_space("default")).max_length, length_limit(folder))
+        max_length = options.max_length or length_limit(folder)
         examples.append(load_features(task, request.data_dir, folder, max_length))
     if options.glue_zip is not None:
         check_official(request.jobs, examples)

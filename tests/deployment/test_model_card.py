@@ -78,7 +78,7 @@ Usage:
 
     from transformers import pipeline
 
-    classify = pipeline("text-classification", "PATH OR NAME OF THIS FOLDER")
+    classify = pipeline("text-classification", "PATH OR NAME OF THIS FOLDER", truncation=True)
     print(classify({"text": "First sentence .", "text_pair": "Second sentence ."}))
 
 Trained with `python -m pkd_tune.search --task MRPC`.

@@ -222,7 +222,7 @@ def test_every_difference_says_whether_it_is_tuned_or_an_ablation(tmp_path: Path
     assert gains["pkd"].startswith(
         "Compared with a student that is fine-tuned without distillation: tuned against tuned "
     )
-    assert gains["pkd"].endswith("; as an ablation, which has its own settings, 3.0 points, 95 % CI 2.0 to 4.0.")
+    assert gains["pkd"].endswith("; as an ablation, with the same hyperparameters, 3.0 points, 95 % CI 2.0 to 4.0.")
     assert gains["kd"] in text  # the student of the verdict
     assert gains["finetuned"] == ""
     tables = (run / "report.tex").read_text().split(r"\begin{table}")
