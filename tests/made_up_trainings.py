@@ -92,7 +92,7 @@ def made_up_student_data(
         tokens=used_tokens([train, *dev.values()]),
         dev=dev,
         official_dev=dev,
-        start=lambda init: start,
+        start=lambda init, seed: start,
         teacher_train=made_up_outputs(size.examples, teacher_width or width),
         teacher_dev={"dev": made_up_outputs(5, teacher_width or width)},
         device=device,
@@ -113,7 +113,7 @@ def train(
 def capturing_pool(student_data: StudentData, depth: int, graphs: Graphs, *, resident: bool) -> ModelPool:
     """Returns a model pool with a train step that captures, whose model has another student's weights."""
     model_pool = ModelPool(graphs=graphs)
-    config = BertConfig.from_dict({**student_data.start("pretrained").config.to_dict(), "num_hidden_layers": depth})
+    config = BertConfig.from_dict({**student_data.start("pretrained", 0).config.to_dict(), "num_hidden_layers": depth})
     config._attn_implementation = "sdpa"
     student = BertForSequenceClassification(config).to(student_data.device)
     width, teacher_width = config.hidden_size, student_data.teacher_train.cls_NLH.shape[2]

@@ -116,7 +116,7 @@ def train(n: int, folder: Path, shape: dict[str, int], layers: int, evaluations:
         train=splits["train"],
         dev=dev,
         official_dev=dev,
-        start=lambda init: start,
+        start=lambda init, seed: start,
         teacher_train=outputs["train"],
         teacher_dev={"dev": outputs["dev"]},
         device=torch.device("cpu"),

@@ -65,6 +65,6 @@ def directly(context: TrialContext, depth: int, settings: dict[str, Any], seed: 
     base = context.search.student_training
     config, training = trial_configs(settings, depth, base if seed is None else replace(base, seed=seed))
     seen: list[Evaluation] = []
-    student_data = open_student_data(context.search.data, context.teacher, CPU, context.search.student_training.seed)
+    student_data = open_student_data(context.search.data, context.teacher, CPU)
     distill(student_data, config, training, seen.append)
     return seen

@@ -131,7 +131,7 @@ def train(student_data: StudentData, workload: Workload, config: TrainingConfig,
             model_pool = ModelPool(graphs=graphs)
             distill(student_data, _distill_config(workload), config, report, model_pool=model_pool)
             return
-        model = cut_to_layers(student_data.start("pretrained"), range(1, workload.depth + 1)).to(student_data.device)
+        model = cut_to_layers(student_data.start("pretrained", 0), range(1, workload.depth + 1)).to(student_data.device)
         train_step = TrainStep(model, tokens=student_data.tokens, graphs=graphs)
         fit(train_step, Loss(), open_source(student_data.train, model), student_data.dev, TASK, config, report)
 
@@ -151,7 +151,7 @@ def peak(workload: Workload, answer: Answer) -> None:
 def overheads(workload: Workload, answer: Answer) -> None:
     """Does what a trial does besides training steps: an evaluation, a checkpoint, and the start and end of a trial."""
     student_data = synthetic_student_data(workload)
-    student = cut_to_layers(student_data.start("pretrained"), range(1, workload.depth + 1)).to(student_data.device)
+    student = cut_to_layers(student_data.start("pretrained", 0), range(1, workload.depth + 1)).to(student_data.device)
     dev = synthetic_split("dev", workload, workload.dev_lengths)
     similarity = TeacherSimilarity({"dev": _synthetic_outputs(workload, len(dev))}, ())
     one_example = _training_config(workload, epochs=1, batch_size=1)
@@ -224,7 +224,7 @@ def synthetic_student_data(workload: Workload) -> StudentData:
         train=train,
         dev=dev,
         official_dev=dev,
-        start=lambda init: start,
+        start=lambda init, seed: start,
         teacher_train=_synthetic_outputs(workload, len(lengths)),
         teacher_dev={"dev": _synthetic_outputs(workload, 1)},
         device=torch.device(workload.device),

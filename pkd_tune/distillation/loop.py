@@ -123,7 +123,7 @@ def fit(
     rng = np.random.default_rng(config.seed)
     steps_per_epoch = math.ceil(len(source.split) / config.batch_size)
     total_steps = config.epochs * steps_per_epoch
-    evaluate_after = _evaluation_steps(config, steps_per_epoch)
+    evaluate_after = evaluation_steps(config, steps_per_epoch)
     best: Evaluation | None = None
     best_weights: dict[str, Tensor] = {}
     steps_since = done = 0
@@ -210,11 +210,15 @@ def _total_weight_decay(config: TrainingConfig, steps: int, total_steps: int) ->
     return math.prod(1 - rate * config.weight_decay for rate in rates)
 
 
-def _evaluation_steps(config: TrainingConfig, steps_per_epoch: int) -> list[int]:
-    """Returns after how many steps the dev splits are scored: evenly spaced in each epoch, the last at its end."""
+def evaluation_steps(config: TrainingConfig, steps_per_epoch: int) -> list[int]:
+    """Returns after how many steps the dev splits are scored: evenly spaced in each epoch, the last at its end.
+
+    Where they do not divide an epoch, an evaluation is at the first step after its part of the epoch, never before, so
+    that it is at the rung of that part.
+    """
     per_epoch = min(config.evaluations_per_epoch, steps_per_epoch)
     return [
-        epoch * steps_per_epoch + round(part * steps_per_epoch / per_epoch)
+        epoch * steps_per_epoch + math.ceil(part * steps_per_epoch / per_epoch)
         for epoch in range(config.epochs)
         for part in range(1, per_epoch + 1)
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs, teacher_outputs
 from pkd_tune.distillation.train_step import Graphs, TrainStep, graphs_of_a_training
+from pkd_tune.encoders.folder import has_classifier
 from pkd_tune.encoders.modeling import copy_layers, cut_to_layers, load_classifier
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ class StudentData:
     """The splits that select epochs and trials, by the names of the task's dev splits."""
     official_dev: Mapping[str, Split]
     """The task's own dev splits by name; the same as `dev` unless part of the training split is held out."""
-    start: Callable[[Init], PreTrainedModel]
-    """Returns the model whose layers a student of this `init` starts from, which must not be changed."""
+    start: Callable[[Init, int], PreTrainedModel]
+    """Returns the model whose layers a student of this `init` starts from, which must not be changed. Weights that a
+    pretrained folder does not have, such as the classifier, are drawn from the seed."""
     teacher_train: TeacherOutputs
     """Teacher outputs of the training split."""
     teacher_dev: Mapping[str, TeacherOutputs]
@@ -58,18 +59,16 @@ class StudentData:
     """Ids of the tokens that occur in `train` and `dev`, of which alone students train embeddings; None: of all."""
 
 
-def open_student_data(
-    data: DataConfig, teacher: Teacher, device: torch.device, seed: int, *, verify: bool = True
-) -> StudentData:
+def open_student_data(data: DataConfig, teacher: Teacher, device: torch.device, *, verify: bool = True) -> StudentData:
     """Opens tokens and teacher outputs, computing the latter where they are missing.
 
-    Models that students start from are loaded when the first student needs them, and kept.
+    Models that students start from are loaded when the first student needs them, and kept; of a pretrained one, with
+    the weights of the last seed.
 
     Args:
         data: The task and its models.
         teacher: From `prepare_teacher()`.
         device: Where students will be trained.
-        seed: For the weights that a pretrained folder does not have: the classifier that every student starts with.
         verify: Whether cached teacher outputs are checked against their hash.
 
     Raises:
@@ -80,9 +79,14 @@ def open_student_data(
     chosen = selection_splits(task, splits, data.select_on)
     outputs = checked_teacher_outputs(data, teacher, device, verify=verify)
 
-    @cache
-    def load_start(folder: Path) -> PreTrainedModel:
-        return load_classifier(folder, task.labels, seed).to(device)
+    starts: dict[Path, tuple[int | None, PreTrainedModel]] = {}
+
+    def start(init: Init, seed: int) -> PreTrainedModel:
+        folder = start_folder(data, teacher.folder, init)
+        drawn_from = None if has_classifier(folder) else seed
+        if folder not in starts or starts[folder][0] != drawn_from:
+            starts[folder] = drawn_from, load_classifier(folder, task.labels, seed).to(device)
+        return starts[folder][1]
 
     train = training_split(data, chosen["train"], data.student_dir, verify=verify)
     dev = {name: chosen[name] for name in task.dev_splits}
@@ -93,7 +97,7 @@ def open_student_data(
         tokens=used_tokens([train, *dev.values()]),
         dev=dev,
         official_dev={name: splits[name] for name in task.dev_splits},
-        start=lambda init: load_start(start_folder(data, teacher.folder, init)),
+        start=start,
         teacher_train=outputs["train"],
         teacher_dev={name: outputs[name] for name in task.dev_splits},
         device=device,
@@ -285,7 +289,7 @@ def _train_step(
     model_pool: ModelPool, student_data: StudentData, config: DistillConfig, seed: int, loss: Loss
 ) -> TrainStep:
     """Returns the train step of a depth with a student that has its initial weights."""
-    start, depth, device = student_data.start(config.init), config.student_layers, student_data.device
+    start, depth, device = student_data.start(config.init, seed), config.student_layers, student_data.device
     layers = start_layers(config.init, depth, start.config.num_hidden_layers)
     projection = None
     if loss.needs_layers:

@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pkd_tune.config import Sampler
-from pkd_tune.tuning.journal import REPEATS, evaluations
+from pkd_tune.tuning.journal import REPEATS, rung_key
 from pkd_tune.tuning.space import Parameters, Settings, all_settings, suggest, suggested_part
 
 REDUCTION = 2
@@ -75,20 +75,20 @@ def is_among_better(rank: Rank, ranks: Sequence[Rank]) -> bool:
     return len(ranks) <= WARM_UP_TRIALS or rank >= sorted(ranks, reverse=True)[kept - 1]
 
 
-def others_learnt(trials: Sequence[FrozenTrial], epoch: float) -> bool:
+def others_learnt(trials: Sequence[FrozenTrial], rung: float) -> bool:
     """Returns whether a trial that predicts a single class should be stopped at a rung.
 
-    After the first epoch it should, when another trial that is running or complete predicted several classes at the
-    same epoch. Without such a trial, training may just be slow to begin; and of trials that all fall back to one class,
+    From the first epoch on it should, when another trial that is running or complete predicted several classes at the
+    same rung. Without such a trial, training may just be slow to begin; and of trials that all fall back to one class,
     the last one continues.
 
     Args:
         trials: Of its study's search.
-        epoch: Of the rung's evaluation.
+        rung: In epochs.
     """
     alive = (TrialState.RUNNING, TrialState.COMPLETE)
-    seen = (each for trial in trials if trial.state in alive for each in evaluations(trial).values())
-    return epoch >= DEGENERATE_GRACE and any(each["epoch"] == epoch and not each["degenerate"] for each in seen)
+    ranks = (trial.user_attrs.get(rung_key(rung)) for trial in trials if trial.state in alive)
+    return rung >= DEGENERATE_GRACE and any(rank is not None and rank[0] for rank in ranks)
 
 
 def make_sampler(kind: Sampler, seed: int) -> optuna.samplers.BaseSampler:

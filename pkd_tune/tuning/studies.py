@@ -219,8 +219,8 @@ class Studies:
         ranks = [other.user_attrs[rung_key(rung)] for other in others if rung_key(rung) in other.user_attrs]
         if not is_among_better(rank, ranks):
             reason = f"not in the better half at epoch {rung:g}"
-        elif details.get("degenerate") and others_learnt(others, epoch):
-            reason = f"predicts the same for every example at epoch {epoch:g}"
+        elif details.get("degenerate") and others_learnt(others, rung):
+            reason = f"predicts the same for every example at epoch {rung:g}"
         else:
             return False
         trial.set_user_attr(RESULT, result_text(self._frozen(trial_id)))
@@ -548,10 +548,14 @@ class Studies:
 
     def _unconfirmed(self, study_key: StudyKey) -> list[int]:
         """Returns the seeds that a study's winner is still to be trained with; all of them while its search runs."""
-        if not self._is_unfinished(study_key) and self.best(study_key) is None:
+        if self._is_lost(study_key):
             return []
         done = set() if self._has_work(study_key) else {t.user_attrs["seed"] for t in self.trials(study_key, "confirm")}
         return [seed for seed in self.seeds if seed not in done]
+
+    def _is_lost(self, study_key: StudyKey) -> bool:
+        """Returns whether a study's search has ended, or was closed at the time limit, without a complete trial."""
+        return self.best(study_key) is None and not self._has_work(study_key)
 
     def _has_work(self, study_key: StudyKey) -> bool:
         """Returns whether a study's search has running trials, or is to start more within the time limit."""
@@ -562,7 +566,7 @@ class Studies:
         """Returns the ablations of a study's winner that are still to be trained, each with a seed; all that there may
         be while its depth is searched."""
         if not self._is_searched(study_key.depth):
-            lost = not self._is_unfinished(study_key) and self.best(study_key) is None
+            lost = self._is_lost(study_key)
             return [] if lost else [(method, s) for method in self.plans[study_key].ablations for s in self.seeds]
         done = {(t.user_attrs[ABLATION], t.user_attrs["seed"]) for t in self.trials(study_key, "ablation")}
         own = [

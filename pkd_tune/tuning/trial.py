@@ -130,7 +130,7 @@ def _distil(
         The metrics of a confirmation on the official dev splits, None for other trials; the SHA-256 of the file.
     """
     search, state = context.search, state_name(trial_id)
-    student_data, model_pool = _open_data(search.data, context.teacher, context.resources, search.student_training.seed)
+    student_data, model_pool = _open_data(search.data, context.teacher, context.resources)
     seed = search.student_training.seed if config["seed"] is None else config["seed"]
     student_config, training = trial_configs(
         config["settings"], trial_id.study_key.depth, replace(search.student_training, seed=seed)
@@ -207,7 +207,7 @@ def predictions_name(trial_id: TrialId) -> str:
 
 
 @lru_cache(maxsize=1)
-def _open_data(data: DataConfig, teacher: Teacher, resources: Resources, seed: int) -> tuple[StudentData, ModelPool]:
-    student_data = open_student_data(data, teacher, torch.device(resources.device), seed, verify=False)
+def _open_data(data: DataConfig, teacher: Teacher, resources: Resources) -> tuple[StudentData, ModelPool]:
+    student_data = open_student_data(data, teacher, torch.device(resources.device), verify=False)
     graphs = stream_graphs(student_data.device, captured=resources.eager is None)
     return student_data, ModelPool(graphs=graphs, per_gpu=resources.trials_per_gpu)

@@ -128,7 +128,7 @@ def distill(request: DistillRequest) -> TrainedModel:
     elif config.beta > 0:
         log.warning("a student of one layer has no intermediate layer to imitate with; beta has no effect")
 
-    student_data = students.open_student_data(data, teacher, device, settings.training.seed)
+    student_data = students.open_student_data(data, teacher, device)
     with training_progress(name) as show, graphs_of_a_training(device, captured=captured) as graphs:
         model_pool = students.ModelPool(graphs=graphs)
         try:

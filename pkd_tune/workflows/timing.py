@@ -116,7 +116,7 @@ def train_student(
         train=part,
         dev=dev,
         official_dev=dev,
-        start=lambda init: start,
+        start=lambda init, seed: start,
         teacher_train=random(part),
         teacher_dev={name: random(split) for name, split in dev.items()},
         device=device,

@@ -129,7 +129,7 @@ def test_synthetic_examples_have_the_lengths_asked_for(workload: Workload) -> No
 def test_the_synthetic_teacher_is_deeper_than_the_student(workload: Workload) -> None:
     student_data = synthetic_student_data(workload)
     assert student_data.teacher_train.cls_NLH.shape == (8, 4, 24)
-    assert student_data.start("pretrained").config.num_hidden_layers == 2
+    assert student_data.start("pretrained", 0).config.num_hidden_layers == 2
 
 
 @pytest.mark.parametrize("kind", ["roberta", "deberta-v2", "modernbert"])

@@ -40,7 +40,7 @@ def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path:
     # A fine-tuned folder is taken as it is.
     assert prepare_teacher(task, splits, teacher.folder, finetuned, [TEACHING], CPU, print).metrics == teacher.metrics
 
-    student_data = open_student_data(data, teacher, CPU, seed=0)
+    student_data = open_student_data(data, teacher, CPU)
     cached = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "teacher_cache").rglob("*.safetensors")}
     assert cached == {"train", *task.dev_splits}
     student, result = distill(student_data, PKD, TEACHING, lambda evaluation: None)

@@ -94,7 +94,7 @@ def test_training_of_the_used_tokens_is_that_of_all(kept: bool) -> None:
     assert_same(found, expected)
     rest = np.setdiff1d(np.arange(SHAPE["vocab_size"]), student_data.tokens)
     words = "bert.embeddings.word_embeddings.weight"
-    start = student_data.start("pretrained").state_dict()[words]
+    start = student_data.start("pretrained", 0).state_dict()[words]
     decay = found[1][words][rest[1:]] / start[rest[1:]]  # the first is padding
     assert 0.9 < float(decay.min()) <= float(decay.max()) < 0.999
     (train_step,) = model_pool.train_steps.values()
@@ -214,7 +214,7 @@ def short_of_memory(device: torch.device, graphs: Graphs) -> list[int]:
     Checks that both lose their graphs, that the step is repeated as micro-batches, and that graphs are captured again.
     """
     student_data = made_up_student_data(device)
-    model = student_data.start("pretrained").train()
+    model = student_data.start("pretrained", 0).train()
     train_steps: dict[int, TrainStep] = {}
     source = replace(open_source(student_data.train, model), resident=make_resident(student_data.train, None, device))
     for i in range(2):
@@ -332,7 +332,7 @@ def test_where_memory_runs_out_training_goes_on_in_halves(
 
 def test_a_step_takes_no_memory_once_a_weight_has_changed() -> None:
     """With no room for the moments of the second parameter group, the repeated step would count twice."""
-    train_step = TrainStep(made_up_student_data().start("pretrained"), graphs=emulated_graphs())
+    train_step = TrainStep(made_up_student_data().start("pretrained", 0), graphs=emulated_graphs())
     moments = train_step.optimizer.state
     assert set(moments) == set(train_step.parameters())
     assert {name for state in moments.values() for name in state} == {"step", "exp_avg", "exp_avg_sq"}
@@ -387,7 +387,7 @@ def test_a_step_that_waits_for_the_device_is_an_error() -> None:
 
 
 def test_eager_steps_among_captured_ones_print_no_warning_of_torch() -> None:
-    step = TrainStep(made_up_student_data().start("pretrained"), graphs=emulated_graphs())
+    step = TrainStep(made_up_student_data().start("pretrained", 0), graphs=emulated_graphs())
     assert step.optimizer.param_groups[0]["capturable"]
     with warnings.catch_warnings(record=True) as caught:
         warnings.warn(
@@ -407,7 +407,7 @@ def test_the_memory_that_graphs_share_is_given_back_when_it_runs_out() -> None:
 
 
 def test_weight_decay_leaves_out_biases_and_layer_norms() -> None:
-    model = made_up_student_data().start("pretrained")
+    model = made_up_student_data().start("pretrained", 0)
     train_step = TrainStep(model)
     train_step.begin(replace(TRAINING, weight_decay=0.02), Loss(), open_source(made_up_split(), model))
     decayed, plain = train_step.optimizer.param_groups
@@ -418,7 +418,7 @@ def test_weight_decay_leaves_out_biases_and_layer_norms() -> None:
 
 
 def test_a_loss_with_teacher_terms_needs_teacher_outputs() -> None:
-    model = made_up_student_data().start("pretrained")
+    model = made_up_student_data().start("pretrained", 0)
     source = open_source(made_up_split(), model)
     with pytest.raises(ValueError, match=r"alpha 0\.5 and beta 0\.0 needs teacher outputs"):
         TrainStep(model).begin(TRAINING, Loss(alpha=0.5), source)

@@ -65,7 +65,7 @@ def test_a_student_learns_from_a_teacher_of_another_family(
     student_dir = once(f"family-{student_kind}", lambda folder: write_model(folder / "tiny", student_kind)) / "tiny"
     data = DataConfig(task=TASK, data_dir=tiny_data, teacher_dir=teacher_dir, student_dir=student_dir, max_length=32)
     teacher = untrained_teacher(teacher_dir, tiny_data, teacher_kind, tmp_path / "tuned")
-    student_data = open_student_data(data, teacher, CPU, seed=0)
+    student_data = open_student_data(data, teacher, CPU)
     ids = np.array([5, 40, 2])
     of_teacher = load_features(TASK, tiny_data, teacher_dir, 32)["train"]
     whole = load_classifier(teacher.folder, TASK.labels, seed=0).eval()

@@ -36,7 +36,7 @@ def context(data: DataConfig, tiny_space: Path, tmp_path: Path) -> TrialContext:
     splits = load_features(task, data.data_dir, data.student_dir, data.max_length)
     finetuned = data.data_dir / "models/finetuned/MRPC"
     teacher = prepare_teacher(task, splits, data.student_dir, finetuned, space.teacher, CPU, lambda evaluation: None)
-    open_student_data(data, teacher, CPU, seed=search.student_training.seed)
+    open_student_data(data, teacher, CPU)
     (tmp_path / "checkpoints").mkdir()
     return TrialContext(
         search=search, teacher=teacher, resources=ONE, artifacts=ArtifactStore(tmp_path / "checkpoints")

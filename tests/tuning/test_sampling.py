@@ -1,5 +1,6 @@
 """What is tried next, and what is stopped early, as the studies do it."""
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import optuna
 import pytest
 from studies import FLAT, PARAMETERS, ask, finish, opened, plan, report, run_all, seen
 
+from pkd_tune.config import TrainingConfig
+from pkd_tune.distillation.loop import evaluation_steps
 from pkd_tune.tuning.plan import StudyKey, TrialId
 from pkd_tune.tuning.sampling import WARM_UP_TRIALS, rung_at
 from pkd_tune.tuning.space import Choice, Parameters, Settings, distribution
@@ -191,3 +194,32 @@ def test_known_settings_come_although_a_process_was_killed_between_them(tmp_path
     again = opened(tmp_path, plan(1, 4, first=first))
     assert [ask(again)[1] for _ in range(2)] == list(first)  # left running, and not queued once more
     assert ask(again)[1] not in first
+
+
+def test_trials_of_other_batch_sizes_meet_at_a_rung(tmp_path: Path) -> None:
+    """Their first evaluations after an epoch's half are at other fractions of an epoch."""
+    studies = opened(tmp_path, plan(1, 4))
+    learnt, constant = ask(studies)[0], ask(studies)[0]
+    for step, epoch in enumerate((58 / 115, 1.0, 1 + 58 / 115), start=1):
+        assert not studies.report(learnt, step, 70.0, seen(epoch, 70.0))
+    for step, epoch in enumerate((39 / 77, 1.0 + 1e-3), start=1):
+        stop = studies.report(constant, step, 68.0, seen(epoch, 68.0, degenerate=True))
+    assert stop
+    assert trial_rows(studies)[1]["error"] == "predicts the same for every example at epoch 1"
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 77, 113, 115, 313, 2105])
+@pytest.mark.parametrize("evaluations", [1, 2, 3, 5])
+def test_every_rung_has_an_evaluation_at_most_a_step_after_it(steps: int, evaluations: int) -> None:
+    """As of MRPC (115 steps) and SST-2 (2,105), whose halves are no whole number of steps."""
+    config = TrainingConfig(epochs=4, evaluations_per_epoch=evaluations)
+    at = [0.0, *(step / steps for step in evaluation_steps(config, steps))]
+    rungs = {
+        rung: epoch
+        for before, epoch in itertools.pairwise(at)
+        if (rung := rung_at(epoch, before, 1 / evaluations)) is not None
+    }
+    assert all(rung <= epoch + 1e-9 < rung + 1 / steps + 1e-6 for rung, epoch in rungs.items())
+    halved = {2**i / evaluations for i in range(10) if 2**i <= 4 * evaluations}
+    assert set(rungs) == (halved if evaluations <= steps else set(rungs) & halved)
+    assert at[-1] == 4

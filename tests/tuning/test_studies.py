@@ -335,6 +335,20 @@ def test_a_trial_that_is_longer_than_the_time_limit_is_begun_all_the_same(
     assert studies.ask() is None
 
 
+def test_a_study_that_the_time_limit_closes_before_a_trial_has_ended_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is confirmed, and the other study is."""
+    seconds_pass(monkeypatch, 1e5)
+    kd, alone = plan(1, 4, "kd", parameters=EPOCH), plan(1, 4, "finetuned", parameters=EPOCH)
+    limit = TimeLimit(time.monotonic() + 3e5, slots=1)
+    studies = opened(tmp_path, kd, alone, seeds=(7, 8), time_limit=limit)
+    finish(studies, ask(studies)[0], 70.0, 71.0)
+    done = run_all(studies)
+    assert [(trial_id.study_key.method, trial_id.stage) for trial_id, _, _ in done] == [("kd", "confirm")] * 2
+    assert studies.is_out_of_time()
+
+
 def test_notes_say_in_words_what_a_study_is_and_its_best_so_far(tmp_path: Path) -> None:
     with_ablations = plan(2, 3, ablations=("kd", "finetuned"))
     studies = opened(tmp_path, with_ablations, seeds=(7, 8))
