@@ -124,7 +124,16 @@ def write_run(
     latency_on = "2 CPU threads (x86_64)"
     write_json(
         folder / SUMMARY,
-        {"teacher": record, "latency_on": latency_on, "planned": planned, "students": found, "tolerance": tolerance},
+        {
+            "teacher": record,
+            "latency_on": latency_on,
+            "status": "finished",
+            "remaining": 0,
+            "reason": None,
+            "planned": planned,
+            "students": found,
+            "tolerance": tolerance,
+        },
     )
     if found:
         write_text(folder / DEV_PREDICTIONS, predictions(of_task, [each["folder"] for each in found]))

@@ -9,6 +9,7 @@ import pytest
 from recorded_run import write_run
 
 from pkd_tune.cli.main import run_command
+from pkd_tune.files import read_json, write_json
 from pkd_tune.report import make_parser
 from pkd_tune.report import report as report_command
 from pkd_tune.reporting.run import read_run
@@ -65,6 +66,11 @@ def test_demos_and_unfinished_runs_are_left_out_and_named(tmp_path: Path) -> Non
         "Not finished and left out: `RTE/begun`.",
     ]
     assert choose([begun])[0] == []
+    folder = write_run(tmp_path / "RTE" / "stopped", task="RTE", **SMALL)
+    write_json(folder / "summary.json", read_json(folder / "summary.json") | {"status": "time limit", "remaining": 3})
+    counted, notes = choose([real, read_run(folder)])
+    assert len(counted) == 2
+    assert notes == ["Interrupted, or ended by a time limit, so that students are the best so far: `RTE/stopped`."]
 
 
 def test_runs_that_were_not_chosen_on_dev_are_named(tmp_path: Path) -> None:

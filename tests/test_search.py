@@ -15,6 +15,7 @@ import torch
 from tiny import TINY_SEARCH
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from pkd_tune import load_run
 from pkd_tune.cli.main import run_command
 from pkd_tune.cli.summary import summary_lines
 from pkd_tune.files import read_json
@@ -169,6 +170,8 @@ def test_a_time_limit_too_short_for_trials_leaves_a_report_of_what_there_is(home
     assert "the time limit was reached with 2 trials to go; the same command continues" in errors
     assert "| PKD, 1 layer |" in (run / "report.md").read_text()
     assert len(pd.read_csv(run / "trials.csv")) == 4
+    loaded = load_run(run)
+    assert (loaded.status, loaded.remaining) == ("time limit", 2)
 
 
 @pytest.mark.slow

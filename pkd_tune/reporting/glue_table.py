@@ -51,14 +51,15 @@ class View:
 def scores(runs: Sequence[Run]) -> pd.DataFrame:
     """Returns every metric of every teacher and student, one row each.
 
-    Of several runs of a task with the same teacher, the run that began last counts, for each model separately.
+    Of several runs of a task with the same teacher, the run that began last counts, for each model separately; one that
+    was interrupted, or ended by a time limit, only where no complete one has the model.
 
     Columns: teacher, method (`teacher` for the teacher itself), layers, task, metric (`score` is the mean of the
     others), best (score of the exported checkpoint, × 100), mean, sd and seeds (of the confirmation, empty without
     one), trials (number of trials of which it is the best), run.
     """
     latest: dict[tuple[str, str, int, str], list[dict[str, Any]]] = {}
-    for run in sorted(runs, key=_begun):
+    for run in sorted(runs, key=lambda run: (not run.remaining, _begun(run))):
         if run.teacher is None:
             continue
         own = {**run.teacher, "method": "teacher", "confirmed": None, "trials_ended": None}

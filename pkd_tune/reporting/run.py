@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -19,6 +19,9 @@ ENDED = ("complete", "stopped early", "failed")
 """States of trials that count towards the number of trials; an interrupted trial runs again."""
 
 STATES = (*ENDED, "interrupted")
+
+Status = Literal["finished", "interrupted", "time limit", "no student"]
+"""How a search ended."""
 
 _TRAINING = ("batch_size", "seed")
 _RUN_KEYS = (
@@ -37,6 +40,8 @@ _MODEL_KEYS = ("layers", "metrics.score", "parameters", "size_mb", "latency_ms")
 _SUMMARY_KEYS = (
     *(f"teacher.{name}" for name in ("name", "finetuned_here", "majority.score", "baseline", "examples", *_MODEL_KEYS)),
     "students",
+    "status",
+    "remaining",
     "planned",
     "latency_on",
 )
@@ -67,6 +72,12 @@ class Run:
     """The best student of each depth and method, from summary.json, ordered by depth, then as `config.METHODS`."""
     verdict: Verdict | None
     """Which student to ship; None without students."""
+    status: Status
+    """How the search ended; `interrupted` where there is no summary.json."""
+    remaining: int
+    """Trials and confirmations that had not ended then."""
+    reason: str | None
+    """Why there is no student: the most frequent reason for failed trials."""
     planned: int | None
     """Number of trials that the search was planned to have; None while it has not ended."""
     latency_on: str
@@ -163,6 +174,7 @@ def read_run(folder: Path, tolerance: float | None = None) -> Run:
             raise UserError(f"{folder} is damaged (no {name} beside its {SUMMARY}); restore the file")
     trials = _table(folder / TRIALS, _TRIAL_COLUMNS)
     students = summary["students"] if summary else []
+    ending = summary or {"status": "interrupted"}
     return Run(
         folder=folder,
         record=record,
@@ -170,6 +182,9 @@ def read_run(folder: Path, tolerance: float | None = None) -> Run:
         teacher=summary["teacher"] if summary else None,
         students=sorted(students, key=lambda student: (student["layers"], METHODS.index(student["method"]))),
         verdict=verdict_of(summary, tolerance) if summary else None,
+        status=ending["status"],
+        remaining=ending.get("remaining", 0),
+        reason=ending.get("reason"),
         planned=summary["planned"] if summary else None,
         latency_on=summary["latency_on"] if summary else "",
         trials=trials,

@@ -214,7 +214,7 @@ def _slice(run: Run, name: str, title: str, found: dict[Any, pd.DataFrame]) -> P
         x=name,
         y=score_title(run),
         series=series,
-        log_x=bool(run.record["space"][name].get("log")),
+        log_x=_is_logarithmic(run.record["space"][name], values),
         x_ticks={setting_text(bool(v) if isinstance(v, np.bool_) else v): at for v, at in ticks.items()}
         if ticks
         else None,
@@ -263,6 +263,11 @@ def parallel_coordinates(run: Run) -> list[Parallel]:
     return plots
 
 
+def _is_logarithmic(spec: dict[str, Any], values: pd.Series) -> bool:
+    """Returns whether values are shown on a logarithmic axis: not where one is 0 as the alternative to a condition."""
+    return bool(spec.get("log")) and bool((values > 0).all())
+
+
 def _axis(name: str, values: pd.Series, spec: dict[str, Any]) -> Axis:
     """Returns the axis of a column: over the whole search range, or with a tick for each category.
 
@@ -283,8 +288,9 @@ def _axis(name: str, values: pd.Series, spec: dict[str, Any]) -> Axis:
             ticks=list(positions.values()),
             texts=[setting_text(bool(category)) if boolean else str(category) for category in categories],
         )
-    low, high = float(spec.get("low", values.min())), float(spec.get("high", values.max()))
-    if not spec.get("log"):
+    low = float(min(spec.get("low", math.inf), values.min()))
+    high = float(max(spec.get("high", -math.inf), values.max()))
+    if not _is_logarithmic(spec, values):
         return Axis(name=name, values=[float(value) for value in values], low=low, high=high)
     rounds = [digit * 10.0**power for power in range(-9, 9) for digit in (1, 2, 5)]
     ticks = [low, *(tick for tick in rounds if 1.3 * low < tick < high / 1.3), high]

@@ -4,15 +4,16 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pkd_tune.config import UserError
 from pkd_tune.data.tokens import TOKENIZER_FILES
 from pkd_tune.encoders.folder import WEIGHTS
 from pkd_tune.files import RESULT
+from pkd_tune.reporting.formatting import listed
 
 T = TypeVar("T")
 
@@ -50,6 +51,22 @@ class Problems:
         """Raises all recorded problems as one `UserError`, if there are any."""
         if self.found:
             raise UserError(*self.found)
+
+
+def check_choices(options: Any, problems: Problems) -> None:
+    """Records a problem for each option that takes one of a few words, or several of them, and has another."""
+    for each in fields(options):
+        allowed, value = _words(each.type), getattr(options, each.name)
+        for word in value if isinstance(value, list | tuple) else [value]:
+            if allowed and word is not None and word not in allowed:
+                problems.add(f"--{each.name.replace('_', '-')} {word}: give {listed(allowed, 'or')}")
+
+
+def _words(kind: Any) -> list[str]:
+    """Returns the words that a type allows: those of all literals in it, `None` and tuples apart."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [word for part in get_args(kind) for word in _words(part)]
 
 
 def check_positive(options: Any, problems: Problems, *flags: str) -> None:

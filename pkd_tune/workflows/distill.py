@@ -25,6 +25,7 @@ from pkd_tune.tuning.space import Float
 from pkd_tune.tuning.space_file import Space
 from pkd_tune.workflows.checks import (
     Problems,
+    check_choices,
     check_positive,
     check_seed,
     check_student_folder,
@@ -174,6 +175,7 @@ def resolve_distill(options: DistillOptions, command: str) -> DistillRequest:
         UserError: With all problems found.
     """
     problems = Problems()
+    check_choices(options, problems)
     space = default_space(options)
     check_positive(options, problems, "--epochs", "--batch-size", "--max-length", "--learning-rate", "--layers")
     check_seed(options.seed, problems)
@@ -193,8 +195,6 @@ def resolve_distill(options: DistillOptions, command: str) -> DistillRequest:
         check_pretrained(student_dir, problems)
     if teacher_dir is not None and student_dir is not None and options.layers > 0:
         check_depth(options, teacher_dir, student_dir, problems)
-    if options.method not in ("kd", "pkd"):
-        problems.add(f"--method {options.method}: give kd or pkd")
     if options.method == "kd":
         for flag in ("beta", "strategy", "normalize"):
             if getattr(options, flag) is not None:

@@ -16,7 +16,7 @@ from pkd_tune.reporting.formatting import metric_titles
 from pkd_tune.reporting.run import data_folder, find_student, finished_run, students_text, verdict_of
 from pkd_tune.reporting.verdict import Verdict, verdict_text
 from pkd_tune.tuning.limits import limit_threads
-from pkd_tune.workflows.checks import Problems, check_new_folder, check_not_negative, check_onnx
+from pkd_tune.workflows.checks import Problems, check_choices, check_new_folder, check_not_negative, check_onnx
 from pkd_tune.workflows.options import ExportOptions
 
 log = logging.getLogger(__name__)
@@ -169,6 +169,7 @@ def resolve_export(options: ExportOptions) -> ExportRequest:
         UserError: With all problems found.
     """
     problems = Problems()
+    check_choices(options, problems)
     formats = ["pytorch", *(name for name in ("onnx", "int8") if getattr(options, name))]
     if len(formats) > 1:
         check_onnx(f"--{formats[1]}", problems)

@@ -11,7 +11,7 @@ from pkd_tune.reporting.formatting import plural
 from pkd_tune.reporting.provenance import provenance
 from pkd_tune.tuning.limits import limit_threads
 from pkd_tune.tuning.resources import gpu_names
-from pkd_tune.workflows.checks import Problems, check_positive, check_seed
+from pkd_tune.workflows.checks import Problems, check_choices, check_positive, check_seed
 from pkd_tune.workflows.inputs import check_length, find_data, find_device, find_encoder, load_examples
 from pkd_tune.workflows.options import FinetuneOptions
 from pkd_tune.workflows.progress import training_progress
@@ -106,6 +106,7 @@ def resolve_finetune(options: FinetuneOptions, command: str) -> FinetuneRequest:
         UserError: With all problems found.
     """
     problems = Problems()
+    check_choices(options, problems)
     space = default_space(options)
     check_positive(options, problems, "--epochs", "--batch-size", "--max-length", "--learning-rate")
     check_seed(options.seed, problems)

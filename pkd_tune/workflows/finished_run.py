@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from pkd_tune.config import Method, UserError
 from pkd_tune.files import RUN, SUMMARY, read_json
 from pkd_tune.reporting.formatting import plural
-from pkd_tune.reporting.run import read_run, students_text, verdict_of
-
-Status = Literal["finished", "interrupted", "time limit", "no student"]
+from pkd_tune.reporting.run import Status, read_run, students_text, verdict_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,7 @@ class SearchRun:
 
     folder: Path
     status: Status = "finished"
+    """How the search ended; of one that still runs, or was killed, `interrupted`."""
     remaining: int = 0
     """Trials that were still to be run when the search was interrupted, or at its time limit."""
     reason: str | None = None
@@ -114,4 +113,4 @@ def load_run(folder: Path | str) -> SearchRun:
     if not (path / RUN).is_file():
         raise UserError(f"{path}: no {RUN} there; give the folder of a run, for example results/MRPC/demo")
     run = read_run(path)
-    return SearchRun(path, "finished" if run.teacher is not None else "interrupted")
+    return SearchRun(path, run.status, run.remaining, run.reason)

@@ -7,12 +7,15 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pkd_tune.config import Init, Method, Precision, Sampler, SelectOn, Strategy
 from pkd_tune.reporting.verdict import DEFAULT_TOLERANCE
 
 DEFAULT_MODEL = "google-bert/bert-base-uncased"
+
+Logger = Literal["wandb", "mlflow"]
+"""A service that gets every result of a search as well."""
 
 Options = TypeVar("Options")
 
@@ -54,7 +57,7 @@ class SearchOptions(TrainingOptions):
     space: str | None = None
     set: tuple[str, ...] = ()
     sampler: Sampler | None = None
-    select_on: SelectOn = "dev"
+    select_on: SelectOn | Literal["validation"] = "dev"
     unlabeled: Path | None = None
     warm_start: tuple[Path, ...] = ()
     trials_per_gpu: int | None = None
@@ -68,7 +71,7 @@ class SearchOptions(TrainingOptions):
     name: str | None = None
     new: bool = False
     ray_dashboard: bool = False
-    log: tuple[str, ...] = ()
+    log: tuple[Logger, ...] = ()
     quiet: bool = False
     verbose: bool = False
 
@@ -88,12 +91,12 @@ class DistillOptions(TrainingOptions):
     """Arguments of `pkd_tune.distill()` and flags of `python -m pkd_tune.distill`."""
 
     command: ClassVar[str] = "pkd_tune.distill"
-    method: Method
+    method: Literal["kd", "pkd"]
     layers: int
     teacher: str = DEFAULT_MODEL
     student: str | None = None
     init: Init = "pretrained"
-    preset: str | None = None
+    preset: Literal["published"] | None = None
     alpha: float | None = None
     beta: float | None = None
     temperature: float | None = None

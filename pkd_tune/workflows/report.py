@@ -129,6 +129,10 @@ def choose(runs: list[Run]) -> tuple[list[Run], list[str]]:
     if len(ended) < len(runs):
         unfinished = [code(f"{run.task}/{run.folder.name}") for run in runs if run.teacher is None]
         notes.append(f"Not finished and left out: {', '.join(unfinished)}.")
+    if partial_ones := [code(f"{run.task}/{run.folder.name}") for run in real or ended if run.remaining]:
+        notes.append(
+            f"Interrupted, or ended by a time limit, so that students are the best so far: {', '.join(partial_ones)}."
+        )
     if held := [code(f"{run.task}/{run.folder.name}") for run in real or ended if run.holdout]:
         notes.append(f"Settings and epochs chosen on a slice held out of train instead of dev: {', '.join(held)}.")
     if others and ended:

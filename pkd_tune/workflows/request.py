@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pkd_tune.config import DataConfig, Init, Method, SearchConfig, SearchStage, SelectOn, UserError
+from pkd_tune.config import DataConfig, Init, Method, SearchConfig, SearchStage, UserError
 from pkd_tune.encoders.folder import layer_count
 from pkd_tune.encoders.precision import check_precision
 from pkd_tune.tuning.artifacts import check_uri
@@ -18,6 +18,7 @@ from pkd_tune.tuning.space_file import Space, find_space, load_space
 from pkd_tune.workflows.checks import (
     LARGEST_SECONDS,
     Problems,
+    check_choices,
     check_not_negative,
     check_onnx,
     check_positive,
@@ -70,13 +71,13 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         UserError: With all problems found in options, space, data and models.
     """
     problems = Problems()
+    check_choices(options, problems)
     check_positive(options, problems, "--trials", "--trials-per-gpu", "--trial-timeout")
     check_positive(options, problems, "--epochs", "--batch-size", "--max-length")
     check_not_negative(options, problems, "--control-trials", "--seeds", "--tolerance")
     check_seed(options.seed, problems)
     check_name(options.name, problems)
     time_limit = problems.attempt(lambda: seconds_of(options.time_limit))
-    select_on = problems.attempt(lambda: selecting_split(options.select_on))
     if options.onnx:
         check_onnx("--onnx", problems)
     space = None if problems.found else problems.attempt(lambda: space_of(options))
@@ -119,7 +120,7 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
             deepest = min(deepest, layer_count(student_dir) + 1)
         depths = problems.attempt(lambda: choose_depths(options.depths, deepest))
     problems.raise_any()
-    assert task is not None and space is not None and depths is not None and select_on is not None  # noqa: PT018 - for the type checker
+    assert task is not None and space is not None and depths is not None  # noqa: PT018 - for the type checker
     assert teacher_dir is not None and student_dir is not None  # noqa: PT018
     data = DataConfig(
         task=task,
@@ -127,7 +128,7 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         teacher_dir=teacher_dir,
         student_dir=student_dir,
         max_length=space.max_length,
-        select_on=select_on,
+        select_on="dev" if options.select_on == "validation" else options.select_on,
         unlabeled=unlabeled,
     )
     stages = choose_stages(options, space)
@@ -140,10 +141,10 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         raise UserError(
             f"--warm-start: --sampler {sampler} does not use earlier trials; leave it out, or give --sampler tpe"
         )
-    whole_grid = options.sampler == "grid" and space.sampler == "grid"
-    trials = options.trials or (None if whole_grid else space.trials)
+    trials = options.trials or space.trials
     given = space.control_trials if options.control_trials is None else options.control_trials
     control_trials = trials if given == "equal" else given
+    parameters = {**space.parameters, "init": replace_inits(space.parameters["init"], data)}
     check_shares(stages, depths, trials, None if given == "equal" else given)  # of equal numbers one is to blame
     of_all: dict[str, Any] = {"seed": options.seed, "precision": options.precision or space.training.precision}
     config = SearchConfig(
@@ -154,7 +155,7 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         stages=stages,
         trials=trials,
         control_trials=control_trials,
-        finetuned_trials=finetuned_share(control_trials, space.parameters, len(depths), regression=task.regression),
+        finetuned_trials=finetuned_share(control_trials, parameters, len(depths), regression=task.regression),
         seeds=space.seeds if options.seeds is None else options.seeds,
         sampler=sampler,
         early_stopping=space.early_stopping,
@@ -165,7 +166,7 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
     return SearchRequest(
         options=options,
         config=config,
-        parameters={**space.parameters, "init": replace_inits(space.parameters["init"], data)},
+        parameters=parameters,
         resources=resources,
         command=command,
         time_limit=time_limit,
@@ -229,18 +230,6 @@ def space_of(options: SearchOptions) -> Space:
 def default_space(options: FinetuneOptions | DistillOptions) -> Space:
     """Returns the space whose training runs are the defaults of single models."""
     return load_space(find_space("demo" if options.demo else "default"))
-
-
-def selecting_split(name: str) -> SelectOn:
-    """Returns the examples that select, by what users call them: `validation` is dev.
-
-    Raises:
-        UserError: There are no such examples.
-    """
-    known: dict[str, SelectOn] = {"dev": "dev", "validation": "dev", "holdout": "holdout"}
-    if name not in known:
-        raise UserError(f"--select-on {name}: give dev or holdout")
-    return known[name]
 
 
 def check_name(name: str | None, problems: Problems) -> None:

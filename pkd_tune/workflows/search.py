@@ -341,13 +341,15 @@ def finish(
         tolerance=options.tolerance,
         onnx=options.onnx and not interrupted,
     )
-    write_json(run_dir / SUMMARY, summary)
-    write_report(run_dir, with_plots=not interrupted)
+    run = SearchRun(run_dir)
     if studies.unfinished():
-        return SearchRun(run_dir, "time limit" if out_of_time else "interrupted", remaining=studies.unfinished())
-    if not summary["students"]:
-        return SearchRun(run_dir, "no student", reason=most_common_failure(studies) or "all were stopped early")
-    return SearchRun(run_dir)
+        run = SearchRun(run_dir, "time limit" if out_of_time else "interrupted", remaining=studies.unfinished())
+    elif not summary["students"]:
+        run = SearchRun(run_dir, "no student", reason=most_common_failure(studies) or "all were stopped early")
+    ending = {"status": run.status, "remaining": run.remaining, "reason": run.reason}
+    write_json(run_dir / SUMMARY, summary | ending)
+    write_report(run_dir, with_plots=not interrupted)
+    return run
 
 
 def continued(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
@@ -368,13 +370,11 @@ def continued(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_loggers(names: tuple[str, ...]) -> None:
-    """Refuses an unknown logging service, and one whose library is not installed.
+    """Refuses a logging service whose library is not installed.
 
     Raises:
         UserError: One line for each.
     """
-    if unknown := [name for name in names if name not in ("wandb", "mlflow")]:
-        raise UserError(f"--log {unknown[0]}: give wandb or mlflow")
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(

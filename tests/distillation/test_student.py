@@ -132,7 +132,8 @@ def test_each_seed_draws_the_weights_that_a_pretrained_model_does_not_have(data:
         student, _ = distill(
             student_data, replace(PKD, init=init), replace(still, seed=seed), nothing, model_pool=model_pool
         )
-        return student.state_dict()["classifier.weight"].clone()
+        weight: torch.Tensor = student.state_dict()["classifier.weight"]
+        return weight.clone()
 
     first, second = head("pretrained", 1), head("pretrained", 2)
     expected = [load_classifier(data.student_dir, data.task.labels, seed) for seed in (1, 2)]

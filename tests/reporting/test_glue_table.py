@@ -82,6 +82,27 @@ def test_the_run_begun_last_counts_model_by_model(tmp_path: Path) -> None:
     assert "Runs: MRPC: `MRPC/minilm`, `MRPC/minilm-2`." in markdown(elements(table, []))
 
 
+def test_a_complete_run_counts_before_a_later_one_that_was_interrupted(tmp_path: Path) -> None:
+    begun: list[tuple[str, int, tuple[Method, ...], int]] = [
+        ("complete", 2, ("pkd", "kd"), 0),
+        ("interrupted", 3, ("pkd", "finetuned"), 5),
+    ]
+    for name, day, methods, remaining in begun:
+        folder = write_run(tmp_path / "MRPC" / name, **SMALL, methods=methods)
+        record, summary = read_json(folder / "run.json"), read_json(folder / "summary.json")
+        record["provenance"]["started"] = f"2026-01-0{day}T00:00:00+00:00"
+        write_json(folder / "run.json", record)
+        write_json(folder / "summary.json", summary | {"status": "interrupted", "remaining": remaining})
+    table = scores([read_run(folder) for folder in sorted(tmp_path.glob("*/*"))])
+    runs = table[table["metric"] == "score"].set_index("method")["run"]
+    assert runs.to_dict() == {
+        "teacher": "MRPC/complete",
+        "finetuned": "MRPC/interrupted",
+        "kd": "MRPC/complete",
+        "pkd": "MRPC/complete",
+    }
+
+
 def test_every_task_and_its_metrics_have_a_column(tmp_path: Path) -> None:
     for task in METRICS:
         write_run(tmp_path / task / "minilm", task=task, **SMALL)

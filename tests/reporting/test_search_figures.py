@@ -132,3 +132,15 @@ def test_a_fixed_setting_has_no_axis_and_few_trials_no_plot(tmp_path: Path) -> N
     (plot,) = parallel_coordinates(read_run(write_run(tmp_path / "a" / "b", trials=10, **few)))
     assert "strategy" not in [axis.name for axis in plot.axes]
     assert parallel_coordinates(read_run(write_run(tmp_path / "a" / "c", trials=2, **few))) == []
+
+
+def test_a_logarithmic_range_with_0_as_its_alternative_is_shown_on_a_linear_axis(tmp_path: Path) -> None:
+    """As of beta = {..., log = true, when = {...}, otherwise = 0}, of which some trials have 0."""
+    run = read_run(write_run(tmp_path / "MRPC" / "minilm", trials=20, depths=(3,)))
+    trials = run.trials.assign(beta=run.trials["beta"].where(run.trials["strategy"] == "skip", 0.0))
+    run = replace(run, trials=trials)
+    (plot,) = parallel_coordinates(run)
+    (beta,) = [axis for axis in plot.axes if axis.name == "beta"]
+    assert (beta.low, beta.high, 0.0 in beta.values) == (0.0, 1000.0, True)
+    (panel,) = [panel for panel in slices(run).panels if panel.x == "beta"]
+    assert not panel.log_x

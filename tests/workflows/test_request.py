@@ -2,15 +2,19 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from requests_of import search_request
+from tiny import write_bert
 
 from pkd_tune.config import UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.encoders.modeling import load_classifier, save_classifier
 from pkd_tune.tuning.space import Choice, Parameter
-from pkd_tune.workflows.options import SearchOptions, make_options
+from pkd_tune.workflows.distill import resolve_distill
+from pkd_tune.workflows.finetune import resolve_finetune
+from pkd_tune.workflows.options import DistillOptions, FinetuneOptions, SearchOptions, make_options
 from pkd_tune.workflows.request import choose_depths, resolve_search, seconds_of
 
 
@@ -135,5 +139,45 @@ def test_validation_is_dev(tiny_data: Path, tmp_path: Path) -> None:
     usual += ["--out", str(tmp_path / "results")]
     assert search_request(*usual, "--select-on", "validation").config.data.select_on == "dev"
     options = make_options(SearchOptions, {"task": "MRPC", "select_on": "test"})
-    with pytest.raises(UserError, match="--select-on test: give dev or holdout"):
+    with pytest.raises(UserError, match="--select-on test: give dev, holdout or validation"):
         resolve_search(options, "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "says"),
+    [
+        (SearchOptions, {"sampler": "TPE"}, "--sampler TPE: give tpe, random or grid"),
+        (SearchOptions, {"methods": ["kd", "kdd"]}, "--methods kdd: give pkd, pkd-skip, pkd-last, kd or finetuned"),
+        (SearchOptions, {"precision": "fp16"}, "--precision fp16: give auto, bf16 or fp32"),
+        (SearchOptions, {"log": "tensorboard"}, "--log tensorboard: give wandb or mlflow"),
+        (FinetuneOptions, {"precision": "fp16"}, "--precision fp16: give auto, bf16 or fp32"),
+        (DistillOptions, {"method": "finetuned", "layers": 1}, "--method finetuned: give kd or pkd"),
+        (DistillOptions, {"method": "kd", "layers": 1, "init": "random"}, "--init random: give pretrained, teacher or"),
+    ],
+)
+def test_a_word_that_python_callers_may_not_give_is_named(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, values: dict[str, Any], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    models = {"model" if kind is FinetuneOptions else "teacher": "tiny"}
+    options: Any = make_options(kind, {"task": "MRPC", "data_dir": tiny_data, "gpus": 0, **models, **values})
+    resolve: Any = {SearchOptions: resolve_search, FinetuneOptions: resolve_finetune, DistillOptions: resolve_distill}
+    with pytest.raises(UserError, match=says) as raised:
+        resolve[kind](options, "")
+    assert len(raised.value.problems) == 1
+
+
+def test_fine_tuning_has_trials_for_what_is_left_to_search(tiny_data: Path, tmp_path: Path) -> None:
+    """Students of --student have no init to search."""
+    usual = ["--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--out", str(tmp_path / "results")]
+    usual += ["--teacher", "tiny", "--depths", "1", "2", "--set", "training.max_length=64"]
+    write_bert(tmp_path / "other")
+    assert search_request(*usual).config.finetuned_trials == 12  # init and rate of KD's four parameters
+    assert search_request(*usual, "--student", str(tmp_path / "other")).config.finetuned_trials == 8  # one of three
+
+
+def test_a_grid_has_as_many_trials_as_are_asked_for(tiny_data: Path, tmp_path: Path) -> None:
+    usual = ["--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--out", str(tmp_path / "results")]
+    usual += ["--teacher", "tiny", "--space", "paper", "--sampler", "grid", "--set", "training.max_length=64"]
+    assert search_request(*usual).config.trials is None
+    assert search_request(*usual, "search.trials=10").config.trials == 10
