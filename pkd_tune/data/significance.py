@@ -50,13 +50,13 @@ def paired_bootstrap(
     pool: Sequence[Array] | None = None,
     *,
     by_seed: bool = False,
+    given: bool = False,
 ) -> Difference:
     """Compares the mean scores of two models, each trained on one or several seeds.
 
     The interval covers two sources of chance. The choice of dev examples: every resample draws examples with
     replacement, the same for all training runs of both models (Koehn, "Statistical Significance Tests for Machine
-    Translation Evaluation", EMNLP 2004). The choice of seeds: see `half_width`. A model with a single training is taken
-    as it is, as a teacher is, so that its seed is not covered.
+    Translation Evaluation", EMNLP 2004). The choice of seeds: see `half_width`.
 
     A resample is represented by how often it has each example, and each metric is computed from sums weighted by these
     counts, for many resamples at once.
@@ -72,6 +72,10 @@ def paired_bootstrap(
         pool: Scores of the models over which the variance over seeds is pooled, as `half_width` takes them.
         by_seed: Whether the n-th training runs of both have the same seed. What varies over seeds is then their
             difference, and `pool` has such differences.
+        given: Whether the second model is taken as it is, as a teacher is: its seed is not covered.
+
+    Raises:
+        ValueError: When no model was trained on two seeds, so that their variance is unknown.
     """
     models = [*ours, *theirs]
     scores_MR = resampled_scores(task, models, labels, resamples, seed)
@@ -80,9 +84,9 @@ def paired_bootstrap(
     of_ours, of_theirs = found[: len(ours)], found[len(ours) :]
     mean = float(of_ours.mean() - of_theirs.mean())
     if by_seed:
-        half = float(half_width(of_ours - of_theirs, np.zeros(1), means_R, level, pool or [of_ours - of_theirs]))
+        half = float(half_width(of_ours - of_theirs, None, means_R, level, pool))
     else:
-        half = float(half_width(of_ours, of_theirs, means_R, level, pool))
+        half = float(half_width(of_ours, None if given else of_theirs, means_R, level, pool))
     return Difference(mean, mean - half, mean + half)
 
 
@@ -110,7 +114,7 @@ def resampled_scores(
 
 
 def half_width(
-    of_ours: Array, of_theirs: Array, resampled: Array, level: float, pool: Sequence[Array] | None = None
+    of_ours: Array, of_theirs: Array | None, resampled: Array, level: float, pool: Sequence[Array] | None = None
 ) -> Array:
     """Returns half the width of the confidence interval of the difference of two mean scores.
 
@@ -125,21 +129,27 @@ def half_width(
 
     Args:
         of_ours: Score of each training of the first model, (..., M).
-        of_theirs: Score of each training of the second model, (..., M'). The seeds of a model with a single training
-            are not covered.
+        of_theirs: Score of each training of the second model, (..., M'); None: it is a given model, whose seed is not
+            covered.
         resampled: Difference of the mean scores on each resample of the examples, (..., R).
         level: Confidence level.
         pool: Scores of the models over which the variance is pooled, the two among them; None: these two.
+
+    Raises:
+        ValueError: When no model was trained on two seeds, so that their variance is unknown.
     """
     tail = (1 + level) / 2
     squared: Array = ndtri(tail) ** 2 * resampled.var(-1, ddof=1)
-    pooled = [scores for scores in pool or (of_ours, of_theirs) if scores.shape[-1] > 1]
+    covered = [of_ours] if of_theirs is None else [of_ours, of_theirs]
+    pooled = [scores for scores in pool or covered if scores.shape[-1] > 1]
     freedom = sum(scores.shape[-1] - 1 for scores in pooled)
-    common = sum((scores.shape[-1] - 1) * scores.var(-1, ddof=1) for scores in pooled) / max(freedom, 1)
-    for scores in (of_ours, of_theirs):
-        if (trainings := scores.shape[-1]) > 1:
-            variance = np.maximum(common, scores.var(-1, ddof=1)) / trainings
-            squared = squared + stdtrit(freedom, tail) ** 2 * variance
+    if not freedom:
+        raise ValueError("no model was trained on two seeds")
+    common = sum((scores.shape[-1] - 1) * scores.var(-1, ddof=1) for scores in pooled) / freedom
+    for scores in covered:
+        trainings = scores.shape[-1]
+        own = scores.var(-1, ddof=1) if trainings > 1 else 0.0
+        squared = squared + stdtrit(freedom, tail) ** 2 * np.maximum(common, own) / trainings
     half: Array = np.sqrt(squared)
     return half
 

@@ -211,6 +211,11 @@ def _gaps(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
     ended = int((run.of_stage("confirm")["state"] == "complete").sum())
     if ended < wanted:
         yield f"The confirmation is incomplete: {ended} of {wanted} training runs on fresh seeds are complete."
+    if run.search["seeds"] == 1 and run.students:
+        yield (
+            "With one fresh seed the variance between seeds is unknown, so that no differences are judged: the same "
+            "command with `--seeds 2` or more adds to it."
+        )
     yield from range_notes(run)
     if not run.of_stage("search").empty:
         yield from without_importances(run)

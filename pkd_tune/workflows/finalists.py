@@ -386,7 +386,7 @@ def compare_ablations(
         context: Holds the predictions of confirmations and ablations.
         studies: Say which there are.
         students: As summary.json has them. Each gets `ablations`: the method that each is, its settings, its scores as
-            `confirmed` has them, and the difference of the student to it.
+            `confirmed` has them, and the difference of the student to it; none where no pair has two seeds.
         labels: Of the official dev splits.
     """
     task = context.search.data.task
@@ -412,6 +412,10 @@ def compare_ablations(
         return np.array([score(task, each, labels)["score"] for each in trainings])
 
     pool = [scores(with_term) - scores(without) for _, with_term, without in pairs]
+    if all(len(differences) < 2 for differences in pool):
+        for student in students:
+            student["ablations"] = []
+        return
     for record, with_term, without in pairs:
         record |= _recorded(paired_bootstrap(task, with_term, without, labels, pool=pool, by_seed=True))
 
@@ -422,7 +426,8 @@ def against_controls(
     study_key: StudyKey,
     labels: Mapping[str, npt.NDArray[np.generic]],
 ) -> list[dict[str, Any]]:
-    """Compares a student's confirmations with those of the controls at its depth, as in summary.json.
+    """Compares a student's confirmations with those of the controls at its depth, as in summary.json; not at all where
+    no student was trained on two fresh seeds.
 
     Args:
         task: Of the search.
@@ -430,6 +435,8 @@ def against_controls(
         study_key: The student.
         labels: Of the official dev splits.
     """
+    if not _is_variance_known(predicted):
+        return []
     controls = CONTROLS[CONTROLS.index(study_key.method) + 1 :] if study_key.method in CONTROLS else CONTROLS
     return [
         {"method": method, **_recorded(_compared(task, predicted, ours, theirs, labels))}
@@ -446,10 +453,10 @@ def against_shallower(
 ) -> dict[str, Any] | None:
     """Compares a student's confirmations with those of the next shallower student of its method.
 
-    Takes what `against_controls` takes; None where one of the two has no confirmations.
+    Takes what `against_controls` takes; None where one of the two has no confirmations, or no student has two.
     """
     depths = [key.depth for key in predicted if key.method == study_key.method and key.depth < study_key.depth]
-    if not depths or not predicted[study_key]:
+    if not depths or not predicted[study_key] or not _is_variance_known(predicted):
         return None
     theirs = predicted[StudyKey(max(depths), study_key.method)]
     if not theirs:
@@ -477,7 +484,8 @@ def against_teacher(
     found: dict[StudyKey, dict[str, Any] | None] = dict.fromkeys(predicted)
     compared = {study_key: ours for study_key, ours in predicted.items() if len(ours) > 1}
     for study_key, ours in compared.items():
-        difference = _compared(task, predicted, ours, [of_teacher], labels, level=1 - 0.05 / len(compared))
+        level = 1 - 0.05 / len(compared)
+        difference = _compared(task, predicted, ours, [of_teacher], labels, level=level, given=True)
         found[study_key] = {**_recorded(difference), "students": len(compared)}
     return found
 
@@ -489,10 +497,17 @@ def _compared(
     theirs: Sequence[Predicted],
     labels: Mapping[str, npt.NDArray[np.generic]],
     level: float = 0.95,
+    *,
+    given: bool = False,
 ) -> Difference:
     """Compares two models; the variance over seeds is pooled over all students of the search."""
     pool = [np.array([score(task, each, labels)["score"] for each in trainings]) for trainings in predicted.values()]
-    return paired_bootstrap(task, ours, theirs, labels, level=level, pool=pool)
+    return paired_bootstrap(task, ours, theirs, labels, level=level, pool=pool, given=given)
+
+
+def _is_variance_known(predicted: Mapping[StudyKey, Sequence[Predicted]]) -> bool:
+    """Returns whether a student was trained on two fresh seeds, which the variance over seeds takes."""
+    return any(len(trainings) > 1 for trainings in predicted.values())
 
 
 def _recorded(difference: Difference) -> dict[str, Any]:

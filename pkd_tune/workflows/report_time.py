@@ -68,5 +68,6 @@ def time_comparison(task: Task, dev: Mapping[str, RawSplit], seeds: int) -> floa
     """Returns the seconds that comparing two models takes, each trained on so many seeds, from a few resamples."""
     labels = {name: np.asarray(split.labels) for name, split in dev.items()}
     started = time.perf_counter()
-    paired_bootstrap(task, [labels] * seeds, [labels] * seeds, labels, resamples=TIMED_RESAMPLES)
+    trainings = [labels] * max(2, seeds)
+    paired_bootstrap(task, trainings, trainings, labels, resamples=TIMED_RESAMPLES)
     return (time.perf_counter() - started) * RESAMPLES / TIMED_RESAMPLES

@@ -47,7 +47,7 @@ def test_models_of_the_same_quality_cannot_be_told_apart() -> None:
 def test_examples_are_paired_and_seeds_count() -> None:
     """Two models that err on the same examples differ by nothing, however few examples there are; two training runs of
     one of them that differ widely make the interval wide."""
-    same = [with_errors(0.3, 1)]
+    same = [with_errors(0.3, 1)] * 2
     assert paired_bootstrap(RTE, same, same, {"dev": TRUTH}, resamples=50)[1:] == (0.0, 0.0)
     good_and_bad = [with_errors(0.0, 1), with_errors(0.6, 2)]
     difference = paired_bootstrap(RTE, good_and_bad, same, {"dev": TRUTH}, resamples=300)
@@ -56,8 +56,8 @@ def test_examples_are_paired_and_seeds_count() -> None:
 
 def test_both_dev_splits_of_a_task_are_resampled() -> None:
     labels = {"dev": RNG.integers(3, size=40), "dev_mm": RNG.integers(3, size=60)}
-    right = [{name: values.copy() for name, values in labels.items()}]
-    wrong = [{name: (values + 1) % 3 for name, values in labels.items()}]
+    right = [{name: values.copy() for name, values in labels.items()}] * 2
+    wrong = [{name: (values + 1) % 3 for name, values in labels.items()}] * 2
     assert paired_bootstrap(MNLI, right, wrong, labels, resamples=20) == (100.0, 100.0, 100.0)
 
 
@@ -125,19 +125,23 @@ def test_the_interval_of_two_seeds_worked_out_by_hand() -> None:
     """Scores 80 and 82 against one of 70 that does not vary: a standard error of 1 with one degree of freedom, whose
     97.5 % quantile is 12.706; examples with a standard deviation of 2 add 1.96 · 2."""
     resampled = np.array([-1.0, 1.0]) * np.sqrt(2)  # with n − 1 in the denominator: a standard deviation of 2
-    alone = half_width(np.array([80.0, 82.0]), np.array([70.0]), resampled, 0.95)
+    alone = half_width(np.array([80.0, 82.0]), None, resampled, 0.95)
     assert alone == pytest.approx(np.hypot(12.706, 1.96 * 2), abs=1e-3)
     # Two degrees of freedom, whose quantile is 4.303, and a standard error of √2.
     both = half_width(np.array([80.0, 82.0]), np.array([70.0, 72.0]), resampled * 0, 0.95)
     assert both == pytest.approx(4.3027 * np.sqrt(2), abs=1e-3)
     # With a third pair the pooled variance is still 2, of three degrees of freedom, whose quantile is 3.182.
     pair = np.array([80.0, 82.0])
-    three = half_width(pair, np.array([70.0]), resampled * 0, 0.95, pool=[pair, pair - 10, pair - 20])
+    three = half_width(pair, None, resampled * 0, 0.95, pool=[pair, pair - 10, pair - 20])
     assert three == pytest.approx(3.1824, abs=1e-3)
     # A model that varies more than the others counts with its own variance.
-    noisy = half_width(pair, np.array([70.0]), resampled * 0, 0.95, pool=[pair, np.array([50.0, 50.0])])
+    noisy = half_width(pair, None, resampled * 0, 0.95, pool=[pair, np.array([50.0, 50.0])])
     assert noisy == pytest.approx(4.3027, abs=1e-3)
-    assert half_width(np.array([80.0]), np.array([70.0]), resampled, 0.95) == pytest.approx(1.96 * 2, abs=1e-3)
+    # A single training has the pooled variance, here 2 with one degree of freedom: √(2 / 2 + 2) times 12.706.
+    single = half_width(pair, np.array([70.0]), resampled * 0, 0.95)
+    assert single == pytest.approx(12.706 * np.sqrt(3), abs=1e-3)
+    with pytest.raises(ValueError, match="no model was trained on two seeds"):
+        half_width(np.array([80.0]), np.array([70.0]), resampled, 0.95)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])

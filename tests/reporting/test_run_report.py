@@ -120,6 +120,8 @@ def test_a_single_confirmation_has_no_deviation(tmp_path: Path) -> None:
     assert "(n = 1)" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| KD, 2 layers |") and "(n = 1)" in line]
     assert "±" not in row
+    assert "With one fresh seed the variance between seeds is unknown" in text
+    assert "With one fresh seed" not in text_of(write_run(tmp_path / "MRPC" / "two", seeds=2, trials=4, depths=(2,)))
 
 
 def test_the_temperature_of_a_regression_is_not_shown(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_two_equal_students_are_falsely_chosen_in_at_most_5_percent_of_runs(betw
     of_students = scores[: right.size // size].reshape(runs, 2, seeds, -1).mean(2)
     resampled = of_students - scores[right.size // size :][:, None]
     found, reached = 100 * right.mean(-1), 100 * teacher.mean(-1)
-    half = half_width(found, np.broadcast_to(reached[:, None, None], (runs, 2, 1)), resampled, 1 - 0.05 / 2)
+    half = half_width(found, None, resampled, 1 - 0.05 / 2)
     low = found.mean(-1) - reached[:, None] - half
     false = 0
     for run in range(runs):

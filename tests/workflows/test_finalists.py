@@ -145,6 +145,16 @@ def test_an_ablation_is_compared_seed_by_seed(context: TrialContext) -> None:
     assert alone["difference"] - alone["low"] < (2.776**2 * 4 / 3 + 4.5**2) ** 0.5
 
 
+def test_one_fresh_seed_tells_no_difference(context: TrialContext) -> None:
+    """Whether PKD's 30 points more are due to the method or to the seed cannot be said."""
+    found = compared(
+        context, {StudyKey(2, "pkd"): 60, PKD: 10, KD: 40}, seeds=(7,), ablated={"kd": (40,), "finetuned": (40,)}
+    )
+    assert all(student["against"] == student["ablations"] == [] for student in found.values())
+    assert found[PKD]["against_shallower"] is None
+    assert found[PKD]["against_teacher"] is None
+
+
 def test_a_student_is_held_against_the_next_shallower_one_of_its_method(context: TrialContext) -> None:
     found = compared(context, {StudyKey(1, "pkd"): 60, StudyKey(2, "pkd"): 40, PKD: 10, KD: 10}, seeds=(7, 8, 9))
     assert found[StudyKey(1, "pkd")]["against_shallower"] is None
