@@ -51,6 +51,8 @@ class SearchRequest:
     """Of this machine; None where a cluster's are used."""
     command: str
     """The command line that starts the same search."""
+    equal_controls: bool = False
+    """Whether vanilla KD has as many trials as each PKD method, however many these are."""
     time_limit: float | None = None
     """Seconds after which the search ends; None: when it has no more trials."""
 
@@ -169,8 +171,19 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         parameters=parameters,
         resources=resources,
         command=command,
+        equal_controls=given == "equal",
         time_limit=time_limit,
     )
+
+
+def with_trials(request: SearchRequest, trials: int) -> SearchRequest:
+    """Returns the search that the same command asks for with another number of trials."""
+    config = replace(request.config, trials=trials)
+    if request.equal_controls:
+        regression = config.data.task.regression
+        alone = finetuned_share(trials, request.parameters, len(config.depths), regression=regression)
+        config = replace(config, control_trials=trials, finetuned_trials=alone)
+    return replace(request, config=config)
 
 
 def replace_inits(parameter: Parameter, data: DataConfig) -> Parameter:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,36 @@ TOTALS = (
 def choose_run_folder(task_folder: Path, name: str, *, new: bool) -> Path:
     """Returns the latest run of a name (`NAME`, `NAME-2`, ...), or the next one for a new run; makes nothing.
 
+    A folder such as `exp-2024` is no run of `exp` where it records that it was given this name itself.
+
     Args:
         task_folder: Holds all runs of a task.
         name: What a first run is called.
         new: Whether to start another run although there is one.
     """
     pattern = re.compile(re.escape(name) + r"(?:-(\d+))?")
-    matches = [pattern.fullmatch(path.name) for path in task_folder.iterdir()] if task_folder.is_dir() else []
-    latest = max((int(match[1] or 1) for match in matches if match), default=0)
-    number = latest + 1 if new or latest == 0 else latest
-    return task_folder / (name if number == 1 else f"{name}-{number}")
+    there = {path.name: path for path in task_folder.iterdir()} if task_folder.is_dir() else {}
+    latest = 0
+    for folder in there.values():
+        match = pattern.fullmatch(folder.name)
+        if match and (folder.name == name or _given_name(folder) in (None, name)):
+            latest = max(latest, int(match[1] or 1))
+    if latest and not new:
+        return task_folder / _numbered(name, latest)
+    free = (_numbered(name, number) for number in count(latest + 1))
+    return task_folder / next(folder for folder in free if folder not in there)
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"
+
+
+def _given_name(run_dir: Path) -> str | None:
+    """Returns what the run in a folder was called by `--name`; None where no readable record says it."""
+    try:
+        return read_json(run_dir / RUN).get("name") if (run_dir / RUN).is_file() else None
+    except UserError:
+        return None  # it is damaged, which is said where the run is to be continued
 
 
 def begin_run_folder(task_folder: Path, name: str, record: dict[str, Any], *, new: bool) -> Path:

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ from pkd_tune.workflows.finished_run import SearchRun
 from pkd_tune.workflows.free_slots import free_slots_text
 from pkd_tune.workflows.inputs import forward_pass_text, load_examples
 from pkd_tune.workflows.report_time import time_report
-from pkd_tune.workflows.request import SearchRequest
+from pkd_tune.workflows.request import SearchRequest, with_trials
 from pkd_tune.workflows.run_folder import begin_run_folder, check_same_search, read_record, relative_path
 from pkd_tune.workflows.teaching import Nodes, make_teacher, make_teacher_outputs
 
@@ -90,7 +90,12 @@ def search(request: SearchRequest) -> SearchRun:
         if note := free_slots_note(request, plans, resources.count):
             log.info(note)
         made = provenance(request.command, gpu_names())
-        record |= {"id": secrets.token_hex(4), "resources": resources.record, "provenance": made}
+        record |= {
+            "id": secrets.token_hex(4),
+            "name": run_name(request),
+            "resources": resources.record,
+            "provenance": made,
+        }
         record |= {"data_from_here": relative_path(run_dir, data.data_dir)}
         if data.task.folder is not None:
             record |= {"task_from_here": relative_path(run_dir, data.task.folder)}
@@ -190,7 +195,7 @@ def free_slots_note(request: SearchRequest, plans: Sequence[StudyPlan], slots: i
     """Returns a line that says how many trials would make use of free slots; None where hardly any slot is free."""
 
     def plan_of(trials: int) -> list[StudyPlan]:
-        return plan_search(replace(request, config=replace(request.config, trials=trials)))
+        return plan_search(with_trials(request, trials))
 
     return free_slots_text(request.config, plans, slots, plan_of)
 
@@ -362,7 +367,7 @@ def continued(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     later = [*before.get("continued_with", []), now["provenance"]["command"]]
     return {
         **now,
-        **{name: before[name] for name in ("work",) if name in before},
+        **{name: before[name] for name in ("name", "work") if name in before},
         "id": before["id"],
         "provenance": before["provenance"],
         "continued_with": [command for command in dict.fromkeys(later) if command != before["provenance"]["command"]],

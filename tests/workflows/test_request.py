@@ -15,7 +15,7 @@ from pkd_tune.tuning.space import Choice, Parameter
 from pkd_tune.workflows.distill import resolve_distill
 from pkd_tune.workflows.finetune import resolve_finetune
 from pkd_tune.workflows.options import DistillOptions, FinetuneOptions, SearchOptions, make_options
-from pkd_tune.workflows.request import choose_depths, resolve_search, seconds_of
+from pkd_tune.workflows.request import choose_depths, resolve_search, seconds_of, with_trials
 
 
 def test_a_search_records_that_students_start_from_the_finetuned_teacher(
@@ -174,6 +174,15 @@ def test_fine_tuning_has_trials_for_what_is_left_to_search(tiny_data: Path, tmp_
     write_bert(tmp_path / "other")
     assert search_request(*usual).config.finetuned_trials == 12  # init and rate of KD's four parameters
     assert search_request(*usual, "--student", str(tmp_path / "other")).config.finetuned_trials == 8  # one of three
+
+
+def test_more_trials_are_more_of_controls_too_where_these_are_as_many(tiny_data: Path, tmp_path: Path) -> None:
+    usual = ["--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--out", str(tmp_path / "results")]
+    usual += ["--teacher", "tiny", "--depths", "1", "2", "--set", "training.max_length=64"]
+    for flags, controls in (((), (60, 30)), (("--control-trials", "4"), (4, 2))):
+        asked = search_request(*usual, *flags, "--trials", "60")
+        assert with_trials(search_request(*usual, *flags), 60).config == asked.config
+        assert (asked.config.control_trials, asked.config.finetuned_trials) == controls
 
 
 def test_a_grid_has_as_many_trials_as_are_asked_for(tiny_data: Path, tmp_path: Path) -> None:

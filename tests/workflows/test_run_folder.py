@@ -8,6 +8,7 @@ import pytest
 
 from pkd_tune.config import UserError
 from pkd_tune.export import make_parser
+from pkd_tune.files import write_json
 from pkd_tune.workflows.export import resolve_export
 from pkd_tune.workflows.options import ExportOptions, make_options
 from pkd_tune.workflows.run_folder import begin_run_folder, check_same_search, choose_run_folder, relative_path
@@ -24,6 +25,22 @@ def test_the_latest_run_is_continued_unless_a_new_one_is_asked_for(tmp_path: Pat
         (tmp_path / "MRPC" / name).mkdir(parents=True)
     assert choose(new=False) == "minilm-10"
     assert choose(new=True) == "minilm-11"
+
+
+def test_a_run_whose_own_name_ends_in_a_number_is_no_run_of_a_shorter_name(tmp_path: Path) -> None:
+    def choose(name: str, new: bool) -> str:
+        return choose_run_folder(tmp_path, name, new=new).name
+
+    for folder, name in (("exp", "exp"), ("exp-2", "exp"), ("exp-3", "exp-3"), ("exp-2024", "exp-2024")):
+        (tmp_path / folder).mkdir()
+        write_json(tmp_path / folder / "run.json", {"name": name})
+    assert choose("exp", new=False) == "exp-2"
+    assert choose("exp", new=True) == "exp-4"  # 3 is taken by another
+    assert choose("exp-2", new=False) == "exp-2"  # the second run of exp
+    assert choose("exp-2024", new=False) == "exp-2024"
+    assert choose("exp-2024", new=True) == "exp-2024-2"
+    (tmp_path / "exp-5").mkdir()  # begun a moment ago
+    assert choose("exp", new=False) == "exp-5"
 
 
 @pytest.mark.parametrize("content", [b"{}", b"\xff", b'{"id": "x"}'])
