@@ -79,6 +79,8 @@ def test_runs_that_were_not_chosen_on_dev_are_named(tmp_path: Path) -> None:
     assert choose([usual]) == ([usual], [])
     note = "Settings and epochs chosen on a slice held out of train instead of dev: `RTE/minilm`."
     assert choose([usual, held]) == ([usual, held], [note])
+    usual.record["unlabeled"] = {"file": "more.txt", "examples": 100}
+    assert choose([usual])[1] == ["KD and PKD with more texts than the task's (`--unlabeled`): `MRPC/minilm`."]
 
 
 @pytest.mark.slow

@@ -208,7 +208,7 @@ def _gaps(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
     if run.planned is not None and ended < run.planned:
         yield f"The search is incomplete: {ended} of {run.planned} trials ended."
     wanted = run.search["seeds"] * len(run.students)
-    ended = int((run.of_stage("confirm")["state"] == "complete").sum())
+    ended = sum(len(student["confirmed"]["scores"]) for student in run.students if student["confirmed"])
     if ended < wanted:
         yield f"The confirmation is incomplete: {ended} of {wanted} training runs on fresh seeds are complete."
     if run.search["seeds"] == 1 and run.students:

@@ -170,7 +170,7 @@ class Studies:
         elif (study_key := self._next_search_that_fits()) is not None:
             study, parameters = self._studies[study_key, "search"], self._parameters(study_key)
             self._enqueue_sibling(study_key)
-            had = [self.settings(study_key, trial) for trial in self._started(study_key, "search")]
+            had = [self.settings(study_key, trial) for trial in self.started(study_key, "search")]
             trial, settings = ask_untried(study, parameters, had, self._kind, self._seed)
             trial_id = TrialId(study_key, "search", trial.number)
         elif (wanted := self._next_confirmation()) is not None:
@@ -332,11 +332,16 @@ class Studies:
     def trials(self, study_key: StudyKey, stage: Stage = "search") -> list[FrozenTrial]:
         """Returns the trials of a study that were started, in their order; of its present winner only, unless they
         search."""
-        started = self._started(study_key, stage)
+        started = self.started(study_key, stage)
         if stage == "search":
             return started
         winner = self.best(study_key)
         return [trial for trial in started if winner is not None and trial.user_attrs["winner"] == winner.number]
+
+    def started(self, study_key: StudyKey, stage: Stage) -> list[FrozenTrial]:
+        """Returns all trials of a study that were started in this run, in their order: of earlier winners too."""
+        study = self._studies.get((study_key, stage))
+        return [] if study is None else [trial for trial in study.get_trials(deepcopy=False) if was_started(trial)]
 
     def best(self, study_key: StudyKey) -> FrozenTrial | None:
         """Returns the complete trial of a study's search with the highest score; None when none is complete."""
@@ -402,11 +407,6 @@ class Studies:
         for stage in ("confirm", "ablation"):
             if (again := self._studies.get((study_key, stage))) is not None:
                 set_note(again, study_note(study_key, stage, len(self.seeds), None, None))
-
-    def _started(self, study_key: StudyKey, stage: Stage) -> list[FrozenTrial]:
-        """Returns all trials that were started in this run."""
-        study = self._studies.get((study_key, stage))
-        return [] if study is None else [trial for trial in study.get_trials(deepcopy=False) if was_started(trial)]
 
     def _enqueue_sibling(self, study_key: StudyKey) -> None:
         """Enqueues the best settings of a study's next sibling that has some, after what is enqueued already.
@@ -510,12 +510,12 @@ class Studies:
             return True
         tried: dict[int, list[FrozenTrial]] = {}
         for other in self.plans:
-            tried.setdefault(other.depth, []).extend(self._started(other, "search"))
+            tried.setdefault(other.depth, []).extend(self.started(other, "search"))
         per_epoch = {depth: epoch_seconds(trials) for depth, trials in tried.items()}
         known = [
             (self._epochs_of_winner(other), seconds)
             for other in self.plans
-            if self._started(other, "search") and (seconds := per_epoch[other.depth]) is not None
+            if self.started(other, "search") and (seconds := per_epoch[other.depth]) is not None
             for _ in (*self._unconfirmed(other), *self._unablated(other))
         ]
         seconds = per_epoch[study_key.depth]

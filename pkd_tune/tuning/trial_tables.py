@@ -13,9 +13,12 @@ STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "
 
 
 def trial_rows(studies: Studies) -> list[dict[str, Any]]:
-    """Returns the rows of trials.csv: one per trial, by study, in the order in which they were started."""
+    """Returns the rows of trials.csv: one per trial, by study, in the order in which they were started.
+
+    Confirmations and ablations of a winner that a better one has replaced since are among them.
+    """
     rows = []
-    for study_key, stage, trial in _all(studies):
+    for study_key, stage, trial in _all(studies, earlier=True):
         seen = evaluations(trial)
         scores = trial.intermediate_values
         best = max(scores, key=lambda step: (scores[step], -step), default=None)
@@ -64,7 +67,7 @@ def evaluation_rows(studies: Studies) -> list[dict[str, Any]]:
             "seconds": seen["seconds"],
             "node": seen.get(NODE),
         }
-        for study_key, stage, trial in _all(studies)
+        for study_key, stage, trial in _all(studies, earlier=True)
         for step, seen in evaluations(trial).items()
     ]
 
@@ -101,10 +104,12 @@ def most_common_failure(studies: Studies) -> str | None:
     return max(reasons, key=reasons.count, default=None)
 
 
-def _all(studies: Studies) -> list[tuple[StudyKey, Stage, FrozenTrial]]:
+def _all(studies: Studies, *, earlier: bool = False) -> list[tuple[StudyKey, Stage, FrozenTrial]]:
+    """Returns all trials; those of earlier winners only if asked for."""
+    of_stage = studies.started if earlier else studies.trials
     return [
         (study_key, stage, trial)
         for study_key in studies.plans
         for stage in STUDY_NAMES
-        for trial in studies.trials(study_key, stage)
+        for trial in of_stage(study_key, stage)
     ]

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -119,6 +120,10 @@ def choose(runs: list[Run]) -> tuple[list[Run], list[str]]:
     """Returns the runs that make the table, and notes on the others."""
     others = sorted({run.task for run in runs} - set(COLUMNS))
     runs = [run for run in runs if run.task in COLUMNS]
+
+    def named(those: Iterable[Run]) -> str:
+        return ", ".join(code(f"{run.task}/{run.folder.name}") for run in those)
+
     ended = [run for run in runs if run.teacher is not None]
     real = [run for run in ended if not run.demo]
     notes = []
@@ -127,14 +132,15 @@ def choose(runs: list[Run]) -> tuple[list[Run], list[str]]:
     if ended and not real:
         notes.append("**All runs are demos, on made-up corpora: these are not GLUE scores.**")
     if len(ended) < len(runs):
-        unfinished = [code(f"{run.task}/{run.folder.name}") for run in runs if run.teacher is None]
-        notes.append(f"Not finished and left out: {', '.join(unfinished)}.")
-    if partial_ones := [code(f"{run.task}/{run.folder.name}") for run in real or ended if run.remaining]:
-        notes.append(
-            f"Interrupted, or ended by a time limit, so that students are the best so far: {', '.join(partial_ones)}."
-        )
-    if held := [code(f"{run.task}/{run.folder.name}") for run in real or ended if run.holdout]:
-        notes.append(f"Settings and epochs chosen on a slice held out of train instead of dev: {', '.join(held)}.")
+        notes.append(f"Not finished and left out: {named(run for run in runs if run.teacher is None)}.")
+    kinds: list[tuple[str, Callable[[Run], object]]] = [
+        ("Interrupted, or ended by a time limit, so that students are the best so far", lambda run: run.remaining),
+        ("Settings and epochs chosen on a slice held out of train instead of dev", lambda run: run.holdout),
+        ("KD and PKD with more texts than the task's (`--unlabeled`)", lambda run: "unlabeled" in run.record),
+    ]
+    for note, those in kinds:
+        if text := named(filter(those, real or ended)):
+            notes.append(f"{note}: {text}.")
     if others and ended:
         notes.append(f"Tasks that are not GLUE's have reports of their own: {', '.join(map(code, others))}.")
     return real or ended, notes

@@ -20,7 +20,7 @@ from pkd_tune.tuning.sampling import WARM_UP_TRIALS
 from pkd_tune.tuning.space import Choice, Float, Parameters, Settings, for_method
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.time_limit import TimeLimit
-from pkd_tune.tuning.trial_tables import evaluation_rows, most_common_failure, trial_rows
+from pkd_tune.tuning.trial_tables import counts, evaluation_rows, most_common_failure, trial_rows
 
 
 def test_studies_are_interleaved_until_all_have_their_quota(tmp_path: Path) -> None:
@@ -202,9 +202,10 @@ def test_winners_are_confirmed_on_fresh_seeds_and_a_new_winner_again(tmp_path: P
     again = [more.ask() for _ in range(2)]
     assert [a[2] for a in again if a] == [7, 8]
     assert more.ask() is None
-    assert (
-        len([row for row in trial_rows(more) if row["stage"] == "confirm"]) == 2
-    )  # those of the old winner are not its
+    confirmed = [(row["origin"], row["seed"]) for row in trial_rows(more) if row["stage"] == "confirm"]
+    assert confirmed == [("trial 1", 7), ("trial 1", 8), ("trial 2", 7), ("trial 2", 8)]  # every training has its row
+    assert len(more.trials(StudyKey(1, "pkd"), "confirm")) == 2  # those of the old winner are not its
+    assert counts(more)["done"] + counts(more)["running"] == 5
 
 
 def test_no_seed_is_confirmed_twice_whatever_a_dead_driver_left_queued(tmp_path: Path) -> None:
