@@ -40,8 +40,9 @@ def choose_student(students: Sequence[dict[str, Any]], teacher: dict[str, Any], 
     That is a test of non-inferiority: the lower end of the confidence interval of the difference between the student's
     training runs on fresh seeds and the teacher is not below -tolerance. The intervals of all students hold together
     with 95 % confidence (see `workflows.finalists.against_teacher`), so that choosing among them does not make a false
-    claim more likely. Of equally small students the one with the best score is returned. Where no student qualifies,
-    the one with the best score comes nearest.
+    claim more likely. A student that is no better than a constant prediction does not qualify. Of equally small
+    students the one with the best score is returned. Where no student qualifies, the one with the best score comes
+    nearest.
 
     Args:
         students: Of summary.json.
@@ -53,7 +54,8 @@ def choose_student(students: Sequence[dict[str, Any]], teacher: dict[str, Any], 
     """
     if not students:
         return None
-    good = [each for each in students if (found := each.get("against_teacher")) and found["low"] >= -tolerance]
+    learnt = [each for each in students if not is_at_baseline(each, teacher)]
+    good = [each for each in learnt if (found := each.get("against_teacher")) and found["low"] >= -tolerance]
     if good:
         smallest = min(good, key=lambda student: (student["parameters"], -score_of(student)))
         return Verdict(smallest, teacher, tolerance, within=True)
@@ -81,6 +83,8 @@ def verdict_text(verdict: Verdict, name: str = "") -> str:
         compared = "better than the teacher" if better else f"within {limit} of the teacher"
         return f"**Ship** {called}: {_facts(student, teacher)}. It is {compared}: {_interval(student)}."
     nearest = f"{called} comes nearest: {_facts(student, teacher)}; {_interval(student)}."
+    if is_at_baseline(student, teacher):
+        nearest += f" It is no better than always predicting the {teacher['baseline']}."
     return f"**No student is shown to be within {limit} of the teacher.** {nearest[0].upper()}{nearest[1:]}"
 
 

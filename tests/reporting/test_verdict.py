@@ -13,7 +13,10 @@ from pkd_tune.files import read_json
 from pkd_tune.reporting.run import read_run
 from pkd_tune.reporting.verdict import choose_student, is_at_baseline, verdict_text
 
-TEACHER: dict[str, Any] = {"metrics": {"score": 84.2}, "parameters": 100, "latency_ms": 10.0}
+TEACHER: dict[str, Any] = {
+    **{"metrics": {"score": 84.2}, "parameters": 100, "latency_ms": 10.0, "examples": 400},
+    **{"majority": {"score": 60.0}, "baseline": "most frequent class"},
+}
 
 
 def student(
@@ -61,6 +64,17 @@ def test_the_smallest_that_is_shown_to_be_within_the_tolerance(
     verdict = choose_student(students, TEACHER, tolerance)
     assert verdict is not None
     assert (students.index(verdict.student), verdict.within) == (chosen, within)
+
+
+def test_a_student_that_has_learnt_nothing_is_not_shipped_however_large_the_tolerance() -> None:
+    constant = student(1, 60.0, -25.0, score=60.0)
+    verdict = choose_student([constant, student(3, 80.0, -29.0)], TEACHER, 30.0)
+    assert verdict is not None
+    assert (verdict.student["layers"], verdict.within) == (3, True)
+    verdict = choose_student([constant], TEACHER, 30.0)
+    assert verdict is not None
+    assert not verdict.within
+    assert verdict_text(verdict).endswith("It is no better than always predicting the most frequent class.")
 
 
 def test_no_students_have_no_verdict() -> None:
