@@ -24,7 +24,7 @@ from pkd_tune.benchmark.settings import (
 )
 from pkd_tune.cli.common_flags import Parser, add_gpu_flag, add_precision_flag
 from pkd_tune.cli.main import run_command
-from pkd_tune.files import write_json
+from pkd_tune.files import expanded, write_json
 from pkd_tune.workflows.checks import Problems, check_positive, check_writable
 
 
@@ -84,7 +84,7 @@ def bench(args: argparse.Namespace, command: str) -> int:
     problems = Problems()
     check_positive(args, problems, "--layers", "--width", "--depths", "--max-length", "--batch-size", "--steps")
     check_positive(args, problems, "--repeats", "--threads", "--slots")
-    to = args.to and args.to.expanduser()
+    to = args.to and expanded(args.to)
     if to is not None:
         check_writable(to.resolve().parent, "--to", problems)
     problems.raise_any()
@@ -112,7 +112,7 @@ def to_config(args: argparse.Namespace) -> BenchConfig:
         teacher=args.teacher,
         depths=tuple(args.depths or ()),
         task=args.task,
-        data_dir=args.data_dir.expanduser().resolve(),
+        data_dir=expanded(args.data_dir).resolve(),
         max_length=args.max_length,
         batch_size=args.batch_size,
         steps=args.steps,

@@ -127,6 +127,8 @@ class Layout:
     """Column of the second sentence, or None for a single-sentence task."""
     label: int | None = None
     """Column of the label, or None for a split without labels."""
+    skips_short: bool = False
+    """Whether rows with too few columns are left out, as of published files that have some; else they are refused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

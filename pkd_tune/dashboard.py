@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pkd_tune.cli.common_flags import Parser
 from pkd_tune.cli.main import run_command
+from pkd_tune.files import expanded
 
 
 def make_parser() -> Parser:
@@ -29,7 +30,7 @@ def dashboard(args: argparse.Namespace, command: str) -> int:
     """Runs the command; returns its exit code: 0 after Ctrl-C, 1 when a server ended by itself."""
     from pkd_tune.workflows.dashboard import ServerExitedError, find_run, serve
 
-    run_dir = find_run(None if args.run is None else args.run.expanduser())
+    run_dir = find_run(None if args.run is None else expanded(args.run))
     try:
         serve(run_dir)
     except ServerExitedError as ended:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pkd_tune.cli.common_flags import Parser
 from pkd_tune.cli.main import run_command
+from pkd_tune.files import expanded
 
 
 def make_parser() -> Parser:
@@ -30,7 +31,7 @@ def doctor(args: argparse.Namespace, command: str) -> int:
     """Runs the command; returns its exit code: 0, or 1 when something would stop a search."""
     from pkd_tune.workflows.environment import describe, problems_of
 
-    folders = {"--data-dir": args.data_dir.expanduser(), "--out": args.out.expanduser()}
+    folders = {"--data-dir": expanded(args.data_dir), "--out": expanded(args.out)}
     for name, what in describe(folders):
         print(f"{name + ':':<16}{what}")
     found = problems_of(folders)

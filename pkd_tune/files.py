@@ -208,6 +208,11 @@ def _error_number(error: BaseException) -> int | None:
     return int(found[1]) if found else None
 
 
+def expanded(path: str | Path) -> Path:
+    """Returns a path with the home folder for a `~` at its start; with that of an unknown user it stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def until_output_is_closed() -> Iterator[None]:
     """Ends the process in silence, as others end, where nobody reads its standard output any more, as in `... | head`.

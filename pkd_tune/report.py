@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pkd_tune.cli.common_flags import Parser
 from pkd_tune.cli.main import run_command
+from pkd_tune.files import expanded
 
 
 def make_parser() -> Parser:
@@ -54,9 +55,9 @@ def report(args: argparse.Namespace, command: str) -> int:
     from pkd_tune.workflows.report import renew_report, write_reports
 
     if args.run is not None:
-        renew_report(args.run.expanduser(), with_latex=args.latex, tolerance=args.tolerance)
+        renew_report(expanded(args.run), with_latex=args.latex, tolerance=args.tolerance)
         return 0
-    return 1 if write_reports(args.out.expanduser(), with_latex=args.latex, tolerance=args.tolerance) else 0
+    return 1 if write_reports(expanded(args.out), with_latex=args.latex, tolerance=args.tolerance) else 0
 
 
 if __name__ == "__main__":

@@ -112,7 +112,22 @@ def _texts(table: Table, name: str, problems: list[str]) -> list[str]:
     wrong = next((row for row, value in enumerate(values) if not isinstance(value, str | None)), None)
     if wrong is not None:
         problems.append(f"{table.place(wrong)}: {name!r} is {_shown(values[wrong])}; texts must be strings")
-    return [value if isinstance(value, str) else "" if value is None else str(value) for value in values]
+    texts = [value if isinstance(value, str) else "" if value is None else str(value) for value in values]
+    problems += [
+        f"{table.place(row)}: {name!r} is no valid Unicode: half of a character, as where a text was cut in an emoji"
+        for row, text in enumerate(texts)
+        if not _is_unicode(text)
+    ]
+    return texts
+
+
+def _is_unicode(text: str) -> bool:
+    """Returns whether a text can be written as UTF-8: JSON may have halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _class_ids(task: Task, table: Table, texts: Sequence[str], problems: list[str]) -> list[float]:

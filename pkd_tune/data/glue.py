@@ -122,6 +122,7 @@ _TABLE = (
                 sentence1=3,
                 sentence2=4,
                 label=5,
+                skips_short=True,
             ),
             test=Layout(header=("id", "question1", "question2"), sentence1=1, sentence2=2),
         ),

@@ -125,9 +125,16 @@ def hub_failure(error: BaseException | None) -> str | None:
 def dataset_cached(dataset: HubDataset) -> bool:
     """Returns whether a hub dataset is in the cache of the `datasets` library."""
     cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
-    # The layout of the cache: <owner>___<dataset>/<configuration>/<version>/<hash>/.
+    # The layout of the cache: <owner>___<dataset>/<configuration>/<version>/<hash>/, the dataset in snake case.
+    *owner, name = dataset.repository.split("/")
     config = "*" if dataset.config is None else dataset.config
-    return any((cache / dataset.repository.replace("/", "___")).glob(f"{config}/*/*/dataset_info.json"))
+    folder = cache / "___".join([*owner, _snake_case(name)])
+    return any(folder.glob(f"{config}/*/*/dataset_info.json"))
+
+
+def _snake_case(name: str) -> str:
+    """Returns a name as the `datasets` library spells it in its cache: `SetFit` as `set_fit`, `CR` as `cr`."""
+    return re.sub(r"(?<=[a-z\d])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def has_dataset(dataset: HubDataset) -> bool:
@@ -211,9 +218,9 @@ def open_task_dataset(task: Task) -> "datasets.DatasetDict":
         for column in (*task.text, *([task.label] if split.labelled else [])):
             if column not in columns:
                 raise UserError(f"{called} has no column {column!r} in {split.hub!r}, only {', '.join(columns)}")
-        # With another order of classes, training and scoring would work and silently mean something else.
+        # A benchmark's ids are taken as they are; those of other tasks become names, in whatever order.
         names = class_names(dataset[split.hub], task.label)
-        if names is not None and names != task.labels:
+        if names is not None and (names != task.labels if task.benchmark else {*names} != {*task.labels}):
             raise UserError(f"{called} has the classes {list(names)} in {split.hub!r}, but needs {list(task.labels)}")
     return dataset
 
@@ -231,9 +238,13 @@ def hub_table(dataset: "datasets.DatasetDict", source: HubDataset, split: str, c
         if name in dataset[split].column_names:
             names, values = class_names(dataset[split], name), dataset[split][name][:]
             if names is not None:
-                values = [names[value] if 0 <= value < len(names) else str(value) for value in values]
+                values = [_class_name(value, names) for value in values]
             found[name] = values
     return Table(f"{_dataset_name(source)}, {split!r}", tuple(dataset[split].column_names), found)
+
+
+def _class_name(value: int | None, names: Sequence[str]) -> str | None:
+    return None if value is None else names[value] if 0 <= value < len(names) else str(value)
 
 
 def read_dataset(task: Task, dataset: "datasets.DatasetDict") -> tuple[dict[str, RawSplit], list[str]]:

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 HOLDOUT_FRACTION = 0.1
 """Share of the train split that is held out in place of each dev split."""
 
-FORMAT = "3"
+FORMAT = "4"
 """Of the tokenised files; increment to invalidate the cache."""
 
 
@@ -131,8 +131,7 @@ def hold_out(
 ) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.int64]]]:
     """Divides the train split: what is held out of it in place of other splits, and what remains.
 
-    Classes keep their shares, as far as possible: a class with a single example stays in train, and each other class
-    has at least one example in each part where the number of examples allows it.
+    Of each class its share is held out, rounded, but at least one example, and never the last one of train.
 
     Args:
         task: Whether there are classes.
@@ -145,15 +144,13 @@ def hold_out(
     Raises:
         UserError: There are too few examples, or of only one class more than one.
     """
-    from sklearn.model_selection import train_test_split
-
+    rng = np.random.default_rng(0)
     rest, held = np.arange(len(labels_N)), {}
+    classes_N = np.zeros_like(rest) if task.regression else np.unique(labels_N, return_inverse=True)[1]
+    wanted_K = np.maximum(1, np.round(HOLDOUT_FRACTION * np.bincount(classes_N))).astype(int)
     for name in names:
-        can_be_held, strata = np.ones(len(rest), bool), None
-        size = max(1, int(HOLDOUT_FRACTION * len(labels_N)))
         if not task.regression:
-            classes_K, class_N, counts_K = np.unique(labels_N[rest], return_inverse=True, return_counts=True)
-            can_be_held = (counts_K > 1)[class_N]
+            classes_K, counts_K = np.unique(labels_N[rest], return_counts=True)
             if sum(counts_K > 1) < 2:
                 found = ", ".join(
                     f"{task.labels[int(label)]!r} {count}" for label, count in zip(classes_K, counts_K, strict=True)
@@ -162,12 +159,15 @@ def hold_out(
                     f"{task.name}: no {name} split can be held out of train, which needs two classes with at least two "
                     f"examples each (examples by class: {found}); give a dev split, or more examples"
                 )
-            strata = labels_N[rest[can_be_held]]
-            size = max(int(sum(counts_K > 1)), size)
         if len(rest) < 4:
             raise UserError(f"{task.name}: no {name} split can be held out of {len(rest)} examples; give a dev split")
-        kept, rows = train_test_split(rest[can_be_held], test_size=size, random_state=0, stratify=strata)
-        rest, held[name] = np.sort(np.concatenate([kept, rest[~can_be_held]])), np.sort(rows)
+        of_classes = [rest[classes_N[rest] == k] for k in range(len(wanted_K))]
+        rows = [
+            rng.permutation(of_class)[: min(k, len(of_class) - 1)]
+            for of_class, k in zip(of_classes, wanted_K, strict=True)
+        ]
+        held[name] = np.sort(np.concatenate(rows))
+        rest = np.setdiff1d(rest, held[name])
     return rest, held
 
 
@@ -324,11 +324,12 @@ def _class_problems(task: Task, raw: dict[str, RawSplit]) -> list[str]:
 
 
 def _files_key(task: Task, folder: Path) -> str:
-    """Returns the hashes of the files that are read from a folder."""
+    """Returns which file each split is read from, by content; a split that is held out of train has none."""
     files = [split for split in task.splits if split.file and (split.part != "test" or (folder / split.file).exists())]
     if missing := [folder / split.file for split in files if not (folder / split.file).is_file()]:
         raise UserError(*(f"{path} is missing" for path in missing))
-    return " ".join(file_hash(folder / split.file) for split in files)
+    names = [f"{split.name} {file_hash(folder / split.file)}" for split in files]
+    return "\n".join([*names, *(split.name for split in task.splits if split.held_out)])
 
 
 def _no_data(task: Task, data_dir: Path) -> str:
@@ -360,4 +361,5 @@ def _is_on_hub(task: Task) -> bool:
 
 def _hub_key(task: Task, dataset: "datasets.DatasetDict") -> str:
     """Returns the fingerprints by which the `datasets` library identifies the content of the splits."""
-    return " ".join(dataset[split.hub]._fingerprint for split in task.splits if split.hub)
+    names = [f"{split.name} {dataset[split.hub]._fingerprint}" for split in task.splits if split.hub]
+    return "\n".join([*names, *(split.name for split in task.splits if split.held_out)])

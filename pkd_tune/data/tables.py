@@ -151,6 +151,8 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> Table:
     try:
         with pq.ParquetFile(path) as file:
             names = tuple(file.schema_arrow.names)
+            if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1 and name in wanted]:
+                raise UserError(f"{path}: has the column {repeated[0]!r} twice")
             content = file.read(columns=[name for name in wanted if name in names])
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]

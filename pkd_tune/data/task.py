@@ -14,9 +14,11 @@ from pkd_tune.data.task_file import (
     describe_file,
     describe_folder,
     describe_hub,
+    is_labelled,
     task_of_data,
     task_of_model,
 )
+from pkd_tune.files import expanded
 
 HUB = "hub:"
 """Begins the name of a task that is a dataset on the hub."""
@@ -66,7 +68,7 @@ def with_files(task: Task, files: Sequence[Path]) -> Task:
     splits = []
     for path in files:
         table = read_table(path, [task.label])
-        labelled = any(value not in (None, "") for value in table.columns.get(task.label, ()))
+        labelled = is_labelled(table, task.label, task.raw_labels)
         splits.append(TaskSplit(part="test", called=path.stem, file=str(path.resolve()), labelled=labelled))
     if len({split.name for split in splits}) < len(splits):
         raise UserError("--file: two files have the same name; predict them one after the other")
@@ -82,7 +84,7 @@ def _described(name: str) -> Description | None:
     Raises:
         UserError: Its file or its folder is wrong, or it has the name of a GLUE task.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if name.startswith(HUB):
         described = describe_hub(name.removeprefix(HUB))
     elif path.suffix == ".toml":
@@ -116,17 +118,17 @@ def find_trainable(name: str) -> Task:
 def find_split(task: Task, name: str) -> TaskSplit:
     """Returns the split that a user means by a name.
 
-    Accepts the split's own name (dev_mm), with `validation` for `dev` (validation, validation_mm), the name of its TSV
-    file (dev_mismatched) and its name in the hub dataset (validation_mismatched), in any case and with hyphens for
-    underscores.
+    Accepts the split's own name (dev_mm), with `validation` for `dev` (validation, validation_mm); where no split has
+    it, the name of its file (dev_mismatched) or in the hub dataset (validation_mismatched). In any case, and with
+    hyphens for underscores.
 
     Raises:
         UserError: The task has no such split; the message lists those it has.
     """
     plain = name.lower().replace("-", "_")
-    for split in task.splits:
-        if plain in (split.name, Path(split.file).stem, split.hub) or plain.replace("validation", "dev") == split.name:
-            return split
+    own = [split for split in task.splits if split.name in (plain, plain.replace("validation", "dev"))]
+    for split in own or [split for split in task.splits if plain in (Path(split.file).stem, split.hub)]:
+        return split
     raise UserError(f"{task.name} has no split {name}, only {', '.join(split.name for split in task.splits)}")
 
 

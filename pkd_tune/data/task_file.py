@@ -23,6 +23,7 @@ from pkd_tune.data.examples import class_text, label_problems, missing_columns
 from pkd_tune.data.hub import class_names, has_dataset, hub_table, open_dataset
 from pkd_tune.data.tables import ENDINGS, Table, read_table
 from pkd_tune.data.toml_file import Location, StrictTable, message, must_be, read_toml
+from pkd_tune.files import expanded
 
 MAX_CLASSES = 1000
 
@@ -82,13 +83,13 @@ def describe_file(path: Path) -> Description:
     data, folder = file.data, path.resolve().parent
     hub = None
     if data.dataset is not None:
-        local = folder / Path(data.dataset).expanduser()
+        local = folder / expanded(data.dataset)
         hub = HubDataset(repository=str(local) if local.is_dir() else data.dataset, config=data.config)
     named = {"train": data.train, "dev": data.dev, "test": data.test}
     return Description(
         name=file.name or path.stem,
         source=str(path),
-        files={part: expanded(name) for part, name in named.items() if name is not None},
+        files={part: str(expanded(name)) for part, name in named.items() if name is not None},
         folder=folder if hub is None else None,
         hub=hub,
         text=None if data.text is None else (data.text,) if isinstance(data.text, str) else tuple(data.text),
@@ -98,11 +99,6 @@ def describe_file(path: Path) -> Description:
         metrics=None if data.metrics is None else tuple(data.metrics),
         score=data.score,
     )
-
-
-def expanded(name: str) -> str:
-    """Returns a file's name with `~` at its start expanded."""
-    return str(Path(name).expanduser()) if name.startswith("~") else name
 
 
 def describe_folder(folder: Path) -> Description:
@@ -131,7 +127,7 @@ def describe_folder(folder: Path) -> Description:
 
 def describe_hub(repository: str) -> Description:
     """Returns the description of a hub dataset, 'owner/name', or of a local folder that is laid out as one."""
-    if (local := Path(repository).expanduser()).is_dir():
+    if (local := expanded(repository)).is_dir():
         repository = str(local.resolve())
     name = repository.rstrip("/").rpartition("/")[2]
     return Description(name=name, source=f"--task hub:{repository}", hub=HubDataset(repository=repository))
@@ -153,10 +149,11 @@ def task_of_data(described: Description) -> Task:
         )
         raise UserError(*(f"{line}{hint}" for line in missing))
     labels = () if described.kind == "regression" else described.labels or _classes(described, train, sources)
+    # Train and dev have labels; where a column of them is missing or empty, reading their examples says so.
     splits = [
-        TaskSplit(part=part, file=name, labelled=_is_labelled(table, described.label))
+        TaskSplit(part=part, file=name, labelled=part != "test" or is_labelled(table, described.label))
         if described.hub is None
-        else TaskSplit(part=part, hub=name, labelled=_is_labelled(table, described.label))
+        else TaskSplit(part=part, hub=name, labelled=part != "test" or is_labelled(table, described.label))
         for part in ("train", "dev", "test")
         for name, table in ([sources[part]] if part in sources else [])
     ]
@@ -274,9 +271,10 @@ def _checked_classes(described: Description, train: Table, names: Sequence[str])
     return tuple(names)
 
 
-def _is_labelled(table: Table, label: str) -> bool:
-    """Returns whether any example has a label; -1 is the placeholder of the hub."""
-    return any(value not in (None, "", -1, "-1") for value in table.columns.get(label, ()))
+def is_labelled(table: Table, label: str, classes: Sequence[str] = ()) -> bool:
+    """Returns whether any example has a label; -1 is the placeholder of the hub, unless it is one of the classes."""
+    none = (None, "") if "-1" in classes else (None, "", -1, "-1")
+    return any(value not in none for value in table.columns.get(label, ()))
 
 
 # The rules of a file.

@@ -166,10 +166,15 @@ def read_tokenizer(model_dir: Path) -> "PreTrainedTokenizerBase":
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             model_dir, local_files_only=True, use_fast=True, padding_side="right", truncation_side="right"
         )
-    except ValueError as error:
-        if not convert:
-            raise
-        raise UserError(f"{model_dir}: its SentencePiece model cannot be read; download the tokenizer again") from error
+    except (ValueError, ImportError, OSError) as error:
+        if convert:
+            raise UserError(
+                f"{model_dir}: its SentencePiece model cannot be read; download the tokenizer again"
+            ) from error
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"{model_dir}: its tokenizer cannot be loaded ({reason}); give a model with a complete tokenizer.json"
+        ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     if not tokenizer.is_fast:

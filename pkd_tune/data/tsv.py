@@ -3,6 +3,7 @@
 They have no quoting: fields are separated by tabs, rows end at line feeds, and a quote character is ordinary text.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 from pkd_tune.config import Task, TaskSplit, UserError
 from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.tables import first_problems, read_utf8
+
+logger = logging.getLogger(__name__)
 
 
 def parse_tsv(task: Task, path: Path, split: TaskSplit) -> tuple[RawSplit, list[str]]:
@@ -43,8 +46,12 @@ def parse_tsv(task: Task, path: Path, split: TaskSplit) -> tuple[RawSplit, list[
     exact = layout.header is not None and layout.label == len(layout.header) - 1
     needed = 1 + max(column for column in (layout.sentence1, layout.sentence2, layout.label) if column is not None)
     problems: list[str] = []
+    short = 0
     for number, line in enumerate(lines, start=first_line):
         cells = line.split("\t")
+        if layout.skips_short and len(cells) < needed:
+            short += 1
+            continue
         if len(cells) < needed or (exact and len(cells) > needed):
             wanted = needed if exact else f"at least {needed}"
             problems.append(f"{path}:{number}: {len(cells)} columns, but {task.name} needs {wanted}")
@@ -61,6 +68,8 @@ def parse_tsv(task: Task, path: Path, split: TaskSplit) -> tuple[RawSplit, list[
                 )
             else:
                 labels.append(label)
+    if short:
+        logger.info("note: %s: %d rows with too few columns are left out", path, short)
     return raw, first_problems(problems, path)
 
 

@@ -14,6 +14,7 @@ import torch
 
 from pkd_tune.data.examples import RawSplit
 from pkd_tune.encoders.folder import WEIGHTS
+from pkd_tune.encoders.modeling import takes_segment_ids
 
 PYTORCH, ONNX, INT8 = "pytorch", "onnx", "int8"
 
@@ -60,6 +61,8 @@ class Loaded:
 def load(folder: Path, format_name: str, max_length: int) -> Loaded:
     """Loads a model with plain `transformers` or `onnxruntime`, with as many threads as torch uses.
 
+    Texts are padded and truncated at the end, as in training; the tokenizer of a given teacher may say otherwise.
+
     Args:
         folder: Folder of the tokenizer, the configuration and the file of the format.
         format_name: Name of the format, of `FORMATS`.
@@ -67,7 +70,9 @@ def load(folder: Path, format_name: str, max_length: int) -> Loaded:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, padding_side="right", truncation_side="right"
+    )
 
     def encode(split: RawSplit, rows: slice) -> Mapping[str, Any]:
         second = None if split.sentence2 is None else split.sentence2[rows]
@@ -101,10 +106,12 @@ def load_pytorch(folder: Path, **options: str) -> Any:
 
 def _pytorch_logits(folder: Path) -> Callable[[Mapping[str, Any]], npt.NDArray[np.float32]]:
     model = load_pytorch(folder)
+    unread = set() if takes_segment_ids(model) else {"token_type_ids"}  # some models cannot look them up
 
     def logits(batch: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+        inputs = {name: tensor for name, tensor in batch.items() if name not in unread}
         with torch.inference_mode():
-            logits_BC: npt.NDArray[np.float32] = model(**batch).logits.numpy()
+            logits_BC: npt.NDArray[np.float32] = model(**inputs).logits.numpy()
         return logits_BC
 
     return logits

@@ -17,7 +17,7 @@ from pkd_tune.config import Task
 from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.metrics import predictions, score
 from pkd_tune.deployment.formats import FORMATS, PYTORCH, load
-from pkd_tune.encoders.folder import class_order
+from pkd_tune.encoders.folder import class_order, weight_bytes
 from pkd_tune.reporting.formatting import plural
 
 LATENCY_EXAMPLES = 50
@@ -78,11 +78,13 @@ def measured(
     format_name: str = PYTORCH,
 ) -> dict[str, Any]:
     """Returns what `measure` returns for a model whose predictions are known."""
+    file = folder / FORMATS[format_name].file
+    size = weight_bytes(folder) if format_name == PYTORCH else file.stat().st_size
     return {
         "metrics": score(task, predicted, {name: split.labels for name, split in dev.items()}),
         "examples": sum(map(len, dev.values())),
         "parameters": _parameters(folder),
-        "size_mb": (folder / FORMATS[format_name].file).stat().st_size / 1e6,
+        "size_mb": size / 1e6,
     }
 
 

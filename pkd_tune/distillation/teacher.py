@@ -200,8 +200,8 @@ def finetune(
     Raises:
         UserError: When a loss is not finite.
     """
-    content = _training_content(task, splits, pretrained_dir, layers, configs)
-    finished = finetuned_folder(task, splits, pretrained_dir, layers, folder, configs)
+    content = _training_content(task, splits, pretrained_dir, layers, configs, max_length)
+    finished = finetuned_folder(task, splits, pretrained_dir, layers, folder, configs, max_length)
     if is_finetuned(finished):
         return finished  # without a lock, which only those who may write there can take
     folder.mkdir(parents=True, exist_ok=True)
@@ -243,9 +243,10 @@ def finetuned_folder(
     layers: int,
     folder: Path,
     configs: Sequence[TrainingConfig],
+    max_length: int | None,
 ) -> Path:
     """Returns the folder in the cache that `finetune()` returns for these arguments, whether it is there or not."""
-    content = _training_content(task, splits, pretrained_dir, layers, configs)
+    content = _training_content(task, splits, pretrained_dir, layers, configs, max_length)
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     return folder / f"{model_name(pretrained_dir)}-{layers}-layer-{key}"
 
@@ -261,14 +262,21 @@ def is_finetuned(folder: Path) -> bool:
 
 
 def _training_content(
-    task: Task, splits: dict[str, Split], pretrained_dir: Path, layers: int, configs: Sequence[TrainingConfig]
+    task: Task,
+    splits: dict[str, Split],
+    pretrained_dir: Path,
+    layers: int,
+    configs: Sequence[TrainingConfig],
+    max_length: int | None,
 ) -> dict[str, object]:
-    """Returns all that decides what a fine-tuned model is."""
+    """Returns all that decides what a fine-tuned model is, and which of several is kept."""
     return {
         "layers": layers,
         "pretrained": weights_key(pretrained_dir),
         **{name: splits[name].key for name in ("train", *task.dev_splits)},
         "labels": task.labels,
+        "score": task.scored,
+        "max_length": max_length,
         "trainings": [asdict(config) for config in configs],
     }
 
@@ -354,7 +362,8 @@ def _recorded_dev_metrics(
     task: Task, model_dir: Path, key: str, splits: dict[str, Split], folder: Path, score: Score
 ) -> dict[str, float]:
     """Returns a classifier's metrics from the cache in `folder`, where they are stored by weights and dev splits."""
-    content = " ".join([SCORES_FORMAT, key, *(splits[name].key for name in task.dev_splits)])
+    measured = [*(splits[name].key for name in task.dev_splits), *task.metrics, task.score]
+    content = " ".join([SCORES_FORMAT, key, *measured])
     path = folder / f"dev-scores-{hashlib.sha256(content.encode()).hexdigest()[:16]}.json"
     if path.exists():
         try:

@@ -295,6 +295,13 @@ def _weights_problem(folder: Path, family: Family, config: dict[str, Any]) -> st
             return f"{WEIGHTS} has no {name}, although config.json implies it"
         if shapes[name] != shape:
             return f"{name} in {WEIGHTS} has shape {shapes[name]}, but config.json says {shape}"
+    outputs = [name for name, letters in family.head_tensors.items() if letters.startswith("C") and name in shapes]
+    if outputs and not has_classifier(folder):
+        saved_as = config.get("architectures") or ["no architecture"]
+        return (
+            f"{outputs[0]} in {WEIGHTS} is the output layer of another task ({saved_as[0]} in config.json); give an "
+            "encoder without one, or a classifier of texts"
+        )
     return None
 
 

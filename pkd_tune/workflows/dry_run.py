@@ -149,7 +149,7 @@ def plan_teacher(config: SearchConfig, device: torch.device, *, captured: bool) 
         task, load_features(task, data.data_dir, data.teacher_dir, data.max_length), data.select_on
     )
     layers, cache = layer_count(data.teacher_dir), finetuned_cache(data)
-    folder = finetuned_folder(task, splits, data.teacher_dir, layers, cache, config.teacher_trainings)
+    folder = finetuned_folder(task, splits, data.teacher_dir, layers, cache, config.teacher_trainings, data.max_length)
     if is_finetuned(folder):
         return TeacherPlan(f"Teacher: fine-tuned already, in {folder}.")
     log.info("timing the teacher, %s", plural(layers, "layer"))

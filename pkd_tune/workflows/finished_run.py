@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from pkd_tune.config import Method, UserError
-from pkd_tune.files import RUN, SUMMARY, read_json
+from pkd_tune.files import RUN, SUMMARY, expanded, read_json
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.reporting.run import Status, read_run, students_text, verdict_of
 
@@ -109,7 +109,7 @@ def load_run(folder: Path | str) -> SearchRun:
     Raises:
         UserError: When the folder holds no run, or a damaged one.
     """
-    path = Path(folder).expanduser().resolve()
+    path = expanded(folder).resolve()
     if not (path / RUN).is_file():
         raise UserError(f"{path}: no {RUN} there; give the folder of a run, for example results/MRPC/demo")
     run = read_run(path)

@@ -157,7 +157,8 @@ def unequal_finetuning(config: SearchConfig, layers: int, device: torch.device, 
     """
     data, trainings = config.data, config.teacher_trainings
     splits = _splits(config, data.teacher_dir)
-    if is_finetuned(finetuned_folder(data.task, splits, data.teacher_dir, layers, finetuned_cache(data), trainings)):
+    cache = finetuned_cache(data)
+    if is_finetuned(finetuned_folder(data.task, splits, data.teacher_dir, layers, cache, trainings, data.max_length)):
         return None
     captured, eager = (_finetuning_steps(config, splits, layers, device, how) for how in (capture, _eager))
     found = _difference(captured, eager)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pkd_tune.config import Init, Method, Precision, Sampler, SelectOn, Strategy
+from pkd_tune.files import expanded
 from pkd_tune.reporting.verdict import DEFAULT_TOLERANCE
 
 DEFAULT_MODEL = "google-bert/bert-base-uncased"
@@ -169,8 +170,8 @@ def _converted(value: Any, kind: str) -> Any:
         values = [value] if isinstance(value, str | Path | int | float) else value
         return tuple(_converted(each, kind.replace("tuple", "")) for each in values)
     if "Path" in kind:
-        return Path(value).expanduser()
-    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
+        return expanded(value)
+    return str(expanded(value)) if isinstance(value, str) and value.startswith("~") else value
 
 
 def as_command(options: Any) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from pkd_tune.config import DataConfig, Init, Method, SearchConfig, SearchStage, UserError
 from pkd_tune.encoders.folder import layer_count
 from pkd_tune.encoders.precision import check_precision
+from pkd_tune.files import expanded
 from pkd_tune.tuning.artifacts import check_uri
 from pkd_tune.tuning.plan import check_shares, finetuned_share, is_control
 from pkd_tune.tuning.resources import Resources, choose_resources
@@ -96,7 +97,7 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
     if storage is not None and "://" in storage:
         problems.attempt(lambda: check_uri(storage))
     elif storage is not None:
-        check_writable(Path(storage).expanduser().resolve(), "--storage", problems)
+        check_writable(expanded(storage).resolve(), "--storage", problems)
     task, data_dir = find_data(options, problems)
     teacher_dir = find_encoder(options.teacher, "--teacher", options, task, data_dir, problems)
     unlabeled = find_unlabeled(options.unlabeled, task, problems)

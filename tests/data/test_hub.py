@@ -399,3 +399,7 @@ def test_a_dataset_counts_as_cached_only_when_it_is_whole(tmp_path: Path, monkey
     (folder / "dataset_info.json").write_text("{}")
     assert dataset_cached(HubDataset(repository="nyu-mll/glue", config="mrpc"))
     assert not dataset_cached(HubDataset(repository="nyu-mll/glue", config="rte"))
+    folder = tmp_path / "SetFit___my_reviews" / "default" / "0.0.0" / "0123456789abcdef"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text("{}")
+    assert dataset_cached(HubDataset(repository="SetFit/MyReviews"))  # as the library spells it

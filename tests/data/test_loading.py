@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from glue_files import PAIRS, VALUES, hub_config, layout_of, of_hub, offline, rows_of, write_hub, write_tsv
+from tickets import TASK_FILE, ticket_rows, write_csv
 from tiny import write_bert, write_task
 
 from pkd_tune.config import Task, UserError
@@ -15,6 +16,7 @@ from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import check_source, hold_out, load_features, load_raw, selection_splits, source_notes
 from pkd_tune.data.metrics import majority_score
+from pkd_tune.data.task import find_task
 from pkd_tune.data.tokens import Split
 
 MRPC, RTE, COLA = TASKS["MRPC"], TASKS["RTE"], TASKS["CoLA"]
@@ -170,6 +172,31 @@ def test_a_class_that_cannot_be_held_out_is_named_or_stays_in_train() -> None:
     assert {name: sorted(labels[rows]) for name, rows in held.items()} == {"dev": [0, 0, 1, 1], "dev_mm": [0, 0, 1, 1]}
     with pytest.raises(UserError, match=r"RTE: no dev split can be held out .* 'entailment' 9, 'not_entailment' 1\)"):
         hold_out(RTE, np.array([0] * 9 + [1]), ("dev",))
+
+
+@pytest.mark.parametrize("counts", [(1000, 4), (5000, 4), (1000, 2), (900, 900, 3), (55, 45)])
+def test_every_class_with_two_examples_is_in_both_parts(counts: tuple[int, ...]) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    rest, held = hold_out(TASKS["MNLI"], labels, ("dev",))
+    parts = [np.bincount(labels[rows], minlength=len(counts)).tolist() for rows in (rest, held["dev"])]
+    expected = [max(1, round(0.1 * count)) for count in counts]
+    assert parts == [[count - part for count, part in zip(counts, expected, strict=True)], expected]
+    assert sorted([*rest, *held["dev"]]) == list(range(len(labels)))
+    assert held["dev"][-2] - held["dev"][0] > len(held["dev"])  # not the first examples
+
+
+def test_a_file_that_becomes_another_split_is_read_again(tmp_path: Path, tiny_data: Path) -> None:
+    """A test file named as dev, as where a note says that there is no dev split."""
+    write_csv(tmp_path / "train.csv", ticket_rows(140))
+    write_csv(tmp_path / "b.csv", ticket_rows(35, seed=1))
+    tiny, sizes = tiny_data / "models/pretrained/tiny", []
+    for second in ("test", "dev", "test"):
+        described = TASK_FILE.replace('dev = "dev.csv"', f'{second} = "b.csv"')
+        (tmp_path / "tickets.toml").write_text(described)
+        splits = load_features(find_task(str(tmp_path / "tickets.toml")), tmp_path / "data", tiny, 32)
+        sizes.append({name: len(split) for name, split in splits.items()})
+    held = {"train": 126, "dev": 14, "test": 35}
+    assert sizes == [held, {"train": 140, "dev": 35}, held]
 
 
 def test_source_notes_name_each_split_that_differs() -> None:

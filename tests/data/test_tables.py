@@ -54,6 +54,13 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, conte
     assert problem.startswith(f"{tmp_path / name}{said}")
 
 
+def test_a_parquet_column_is_there_once(tmp_path: Path) -> None:
+    twice = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(twice, tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"t\.parquet: has the column 'text' twice"):
+        read_table(tmp_path / "t.parquet", ["text"])
+
+
 def test_only_the_first_problems_are_listed(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text\n" + "a,b\n" * 9)
     with pytest.raises(UserError) as caught:

@@ -1,10 +1,13 @@
 """Splits by the names that users give them."""
 
+from pathlib import Path
+
 import pytest
+from tickets import TASK_FILE, ticket_rows, write_csv, write_tickets
 
 from pkd_tune.config import UserError
 from pkd_tune.data.glue import TASKS
-from pkd_tune.data.task import find_split
+from pkd_tune.data.task import find_split, find_task
 
 
 @pytest.mark.parametrize(
@@ -24,6 +27,21 @@ from pkd_tune.data.task import find_split
 )
 def test_a_split_has_its_own_name_and_those_of_its_sources(task: str, name: str, split: str) -> None:
     assert find_split(TASKS[task], name) is TASKS[task].split(split)
+
+
+def test_a_splits_own_name_comes_before_those_of_files(tmp_path: Path) -> None:
+    task_file = write_tickets(tmp_path, task_file=TASK_FILE.replace("dev.csv", "test.csv") + 'test = "final.csv"\n')
+    write_csv(tmp_path / "test.csv", ticket_rows(70))
+    write_csv(tmp_path / "final.csv", ticket_rows(7))
+    task = find_task(str(task_file))
+    assert find_split(task, "test").file == "final.csv"
+    assert find_split(task, "final").file == "final.csv"
+    assert find_split(task, "validation").file == "test.csv"
+
+
+def test_a_path_of_an_unknown_user_is_no_task() -> None:
+    with pytest.raises(UserError, match=r"~nouser/x\.toml"):
+        find_task("~nouser/x.toml")
 
 
 @pytest.mark.parametrize(("task", "name"), [("MRPC", "dev_mm"), ("AX", "validation"), ("MRPC", "valid")])

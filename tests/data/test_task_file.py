@@ -136,6 +136,32 @@ def test_a_hub_dataset_needs_no_description(tmp_path: Path, dataset_cache: Path)
     assert check_source(task, tmp_path) == []
 
 
+def test_class_ids_of_a_hub_dataset_become_names_in_any_order(tmp_path: Path, dataset_cache: Path) -> None:
+    """Also where one lacks its label, which is said."""
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    rows: dict[str, list[object]] = {"text": [f"text {i}" for i in range(40)], "label": [i % 2 for i in range(40)]}
+    for labels, said in ((rows["label"], None), ([None, *rows["label"][1:]], "'label' is empty")):
+        folder = tmp_path / f"reviews-{said is None}"
+        folder.mkdir()
+        datasets.Dataset.from_dict({**rows, "label": labels}, features=features).to_parquet(folder / "train.parquet")
+        task_file = tmp_path / "reviews.toml"
+        task_file.write_text(f'[data]\ndataset = "{folder.name}"\nlabels = ["pos", "neg"]\n')
+        if said is not None:
+            assert any(said in problem for problem in problems_of(task_file))
+            continue
+        task = find_task(str(task_file))
+        raw = load_raw(task, tmp_path)
+        assert task.labels == ("pos", "neg")
+        texts = {
+            text: label
+            for split in raw.values()
+            for text, label in zip(split.sentence1, split.labels or (), strict=True)
+        }
+        assert texts == {f"text {i}": 1 - i % 2 for i in range(40)}
+
+
 def test_configurations_and_splits_of_a_hub_dataset_are_listed(tmp_path: Path, dataset_cache: Path) -> None:
     odd = write_dataset(tmp_path / "odd", {"train_a": mails(6), "train_b": mails(6)})
     (problem,) = problems_of(f"hub:{odd}")
@@ -202,6 +228,30 @@ def test_labels_of_dev_must_be_classes_of_train_and_two_of_them(tmp_path: Path) 
     write_csv(dev, [("x", "bug")], ("text", "label"))
     (problem,) = problems_of(tmp_path / "t")
     assert problem == "t dev: every example has the label 'bug'; there must be at least two"
+
+
+def test_train_and_dev_need_their_labels(tmp_path: Path) -> None:
+    task_file = write_tickets(tmp_path)
+    write_csv(tmp_path / "dev.csv", ticket_rows(3), ("subject", "body", "Queue"))
+    assert problems_of(task_file) == [f"{tmp_path / 'dev.csv'}: no column 'queue', only 'subject', 'body', 'Queue'"]
+    write_csv(tmp_path / "dev.csv", [(*row[:2], "") for row in ticket_rows(2)])
+    assert [problem.partition(": ")[2] for problem in problems_of(task_file)] == [
+        "'queue' is empty; every example needs a label",
+        "'queue' is empty; every example needs a label",
+    ]
+    task_file.write_text(TASK_FILE.replace("dev =", "# dev =") + 'kind = "regression"\n')
+    write_csv(tmp_path / "train.csv", [(*row[:2], "") for row in ticket_rows(1)])
+    assert problems_of(task_file) == [f"{tmp_path / 'train.csv'}:2: 'queue' is empty, but must be a finite number"]
+
+
+def test_half_a_character_is_named(tmp_path: Path) -> None:
+    """As in a text that was cut in an emoji, which JSON can hold and UTF-8 cannot."""
+    task_file = write_tickets(tmp_path, task_file=TASK_FILE.replace("train.csv", "train.jsonl"))
+    rows = [dict(zip(("subject", "body", "queue"), row, strict=True)) for row in ticket_rows(14)]
+    rows[2]["body"] = "cut \ud83d"
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (problem,) = problems_of(task_file)
+    assert problem.startswith(f"{tmp_path / 'train.jsonl'}:3: 'body' is no valid Unicode")
 
 
 def test_mixed_and_wrong_types_are_refused(tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """Scores of models in plain transformers."""
 
 import json
+import shutil
 from pathlib import Path
+
+import pytest
+from families import write_model
 
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_raw
@@ -23,3 +27,28 @@ def test_classes_in_another_order_have_the_same_score(tiny_data: Path, tmp_path:
     turned = {**config, "id2label": {"0": TASK.labels[1], "1": TASK.labels[0]}}
     (tmp_path / "turned" / "config.json").write_text(json.dumps(turned))
     assert measure(tmp_path / "turned", dev, TASK, 32)["metrics"] == expected
+
+
+def test_a_given_classifier_is_read_as_in_training_whatever_its_files_say(tiny_data: Path, tmp_path: Path) -> None:
+    """Its tokenizer may pad at the start and give segment ids that it cannot look up; its weights may be in shards."""
+    tiny, dev = tiny_data / "models/pretrained/tiny", {"dev": load_raw(TASK, tiny_data)["dev"]}
+    model = load_classifier(tiny, TASK.labels, seed=1)
+    save_classifier(model, tiny, tmp_path / "tuned")
+    expected = measure(tmp_path / "tuned", dev, TASK, 12)
+    path = tmp_path / "tuned" / "tokenizer_config.json"
+    odd = {"padding_side": "left", "truncation_side": "left"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | odd))
+    assert measure(tmp_path / "tuned", dev, TASK, 12) == expected
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tmp_path / "tuned" / file, tmp_path / "sharded")
+    assert not (tmp_path / "sharded" / "model.safetensors").exists()
+    found = measure(tmp_path / "sharded", dev, TASK, 12)
+    assert (found["metrics"], found["parameters"]) == (expected["metrics"], expected["parameters"])
+    assert found["size_mb"] == pytest.approx(expected["size_mb"], rel=0.1)
+    write_model(tmp_path / "one", "bert", seed=1, type_vocab_size=1)
+    one = load_classifier(tmp_path / "one", TASK.labels, seed=1)
+    one.save_pretrained(tmp_path / "segments")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tmp_path / "one" / file, tmp_path / "segments")
+    assert measure(tmp_path / "segments", dev, TASK, 12)["metrics"]["score"] >= 0

@@ -19,7 +19,7 @@ from pkd_tune.data.demo.corpora import TICKETS, write_corpus
 from pkd_tune.data.demo.model import write_model
 from pkd_tune.data.glue import glue_task, is_glue
 from pkd_tune.data.task_file import describe_file, task_of_data
-from pkd_tune.files import LOCK_MODE, read_json, write_json
+from pkd_tune.files import LOCK_MODE, expanded, read_json, write_json
 
 _MODEL = "models/pretrained/demo"
 _GENERATOR = ("__init__", "world", "corpora", "model")
@@ -132,7 +132,7 @@ def demo_task(data_dir: Path, name: str) -> Task:
     Raises:
         UserError: There is no demo of this task, or a file that would be written exists and is not the demo's.
     """
-    if name != TICKETS and not is_glue(name) and (name.startswith("hub:") or Path(name).expanduser().exists()):
+    if name != TICKETS and not is_glue(name) and (name.startswith("hub:") or expanded(name).exists()):
         raise UserError(
             f"--task {name}: --demo has data of its own, for the tasks of GLUE and for {TICKETS}; leave out --demo"
         )
