@@ -72,6 +72,22 @@ def test_the_best_of_several_trainings_is_kept(data: DataConfig, prepare: Prepar
         assert scores[TEACHING.learning_rate] > 95 > scores[LAZY.learning_rate]
 
 
+def test_what_selects_a_teacher_and_where_it_truncates_make_it_another(data: DataConfig, tmp_path: Path) -> None:
+    """A task file may name other metrics later; and short texts are the same tokens whatever the maximum length."""
+    splits = load_features(TASK, data.data_dir, data.teacher_dir, 32)
+    once = replace(TEACHING, epochs=1)
+    folders, limits = [], []
+    for task, max_length in ((TASK, 32), (TASK, 64), (replace(TASK, metrics=("accuracy",)), 64), (TASK, 32)):
+        folder = finetune(
+            task, splits, data.teacher_dir, 2, tmp_path, [once], CPU, lambda evaluation: None, max_length=max_length
+        )
+        folders.append(folder)
+        limits.append(json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"])
+    assert limits == [32, 64, 64, 32]
+    assert len({*folders}) == 3
+    assert folders[0] == folders[-1]
+
+
 def test_trainings_may_run_in_any_order_and_ended_ones_are_not_repeated(data: DataConfig, tmp_path: Path) -> None:
     """As when each runs on a node of its own."""
     splits = load_features(TASK, data.data_dir, data.student_dir, data.max_length)

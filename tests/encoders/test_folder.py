@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BertForTokenClassification
 from transformers.activations import ACT2FN
 
+from pkd_tune.config import UserError
 from pkd_tune.data.glue import TASKS
+from pkd_tune.data.tokens import read_tokenizer
 from pkd_tune.encoders.folder import (
     ACTIVATIONS,
     class_order,
@@ -187,6 +190,26 @@ def test_classes_are_matched_by_name(classifier: Path, names: tuple[str, str], o
     assert torch.equal(mapped.classifier.weight, logits.weight[list(order)])
     assert torch.equal(mapped.classifier.bias, logits.bias[list(order)])
     assert mapped.config.id2label == dict(enumerate(labels))
+
+
+def test_the_output_layer_of_another_task_is_no_start(folder: Path, tmp_path: Path) -> None:
+    """With as many classes, its weights would silently become those of the classifier."""
+    tagger = BertForTokenClassification.from_pretrained(folder, num_labels=2)
+    tagger.save_pretrained(tmp_path / "tagger")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, tmp_path / "tagger")
+    (problem,) = encoder_problems(tmp_path / "tagger", "--teacher")
+    assert "is the output layer of another task (BertForTokenClassification in config.json)" in problem
+
+
+@pytest.mark.parametrize("name", ["BertJapaneseTokenizer", "ATokenizerOfOnesOwn"])
+def test_a_tokenizer_that_cannot_be_loaded_is_one_line(folder: Path, name: str) -> None:
+    """It may need a package that is not there, or code that comes with the model."""
+    only_vocabulary(folder)
+    (folder / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n[PAD]\n[MASK]\na\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+    with pytest.raises(UserError, match=r"tokenizer|fast version"):
+        read_tokenizer(folder)
 
 
 def test_a_pretrained_model_has_no_classifier_to_complain_of(folder: Path) -> None:
