@@ -95,6 +95,7 @@ def _training(entries: Sequence[Entry], answers: Answers, peaks: dict[str, dict[
         cpu_rates = [examples * len(run) / sum(answer["cpu_seconds"] for answer in run) for run in runs]
         plain, plain_cpu = plain or median(rates), plain_cpu or median(cpu_rates)
         flops = _flops_per_example(workload)
+        devices = len({each.gpu for each in entry.workloads}) if workload.device == "cuda" else 1
         rows.append(
             {
                 "name": entry.name,
@@ -107,7 +108,7 @@ def _training(entries: Sequence[Entry], answers: Answers, peaks: dict[str, dict[
                 "examples_per_cpu_second": median(cpu_rates),
                 "times_plain_per_cpu_second": median(cpu_rates) / plain_cpu,
                 "needed_flops_per_example": flops,
-                "share_of_peak": median(rates) * flops / peaks[workload.precision]["flops_per_second"],
+                "share_of_peak": median(rates) * flops / (devices * peaks[workload.precision]["flops_per_second"]),
                 "measured_examples_per_second": rates,
                 "measured_examples_per_cpu_second": cpu_rates,
             }

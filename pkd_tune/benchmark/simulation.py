@@ -143,6 +143,7 @@ def simulate(
                 fill_slots(limits)
             else:
                 wait_for(job, evaluation + 1, pace)
+                fill_slots(limits)  # a policy may have waited for this score
         return chosen
 
     last = run(sorted(set(budgets)))

@@ -271,7 +271,8 @@ def distill(
     if student_data.labelled is not None and not (loss.needs_logits or loss.needs_layers):
         train = student_data.labelled
     if train.key not in model_pool.sources:
-        model_pool.sources[train.key] = open_source(train, student, outputs, per_gpu=model_pool.per_gpu)
+        taught = None if train is student_data.labelled else outputs
+        model_pool.sources[train.key] = open_source(train, student, taught, per_gpu=model_pool.per_gpu)
     return student, fit(
         train_step,
         loss,

@@ -169,6 +169,7 @@ class TrainStep:
             {} if graphs is None else {name: torch.zeros((), device=device) for name in _WEIGHTS}
         )
         self._seen: set[Hashable] = set()
+        self._captured_with: dict[Hashable, tuple[Hashable, ...]] = {}
         self._split_from: int | None = None
         self._too_large_to_capture = False
 
@@ -306,6 +307,11 @@ class TrainStep:
             return
         key = (self, *seen)
         if (*key, inputs.length) not in self.graphs.of:
+            # Where batch size or weight decay are searched, graphs of earlier trials would pile up unused.
+            numbers = (*kind[1:], inputs.examples)
+            if self._captured_with.setdefault(self.loss.structure, numbers) != numbers:
+                self.graphs.clear()
+                self._captured_with[self.loss.structure] = numbers
             self._capture_all(self.graphs, key, inputs)
         graph = self.graphs.of[*key, inputs.length]
         for name, tensor in inputs.tensors.items():

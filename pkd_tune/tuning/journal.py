@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pkd_tune.config import UserError
 from pkd_tune.files import JOURNAL, RUN, read_json
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
-from pkd_tune.tuning.space import contains, distribution, settings_of
+from pkd_tune.tuning.space import Parameters, contains, distribution, settings_of, suggested_part
 
 # User attributes of trials.
 FILE = "file"
@@ -180,13 +180,21 @@ def finished_trials(run_dir: Path, task: str, plans: Sequence[StudyPlan]) -> dic
             continue
         study = optuna.load_study(study_name=plan.study_key.name, storage=storage)
         found[plan.study_key] = [
-            optuna.trial.create_trial(params=trial.params, distributions=chosen, value=trial.value)
+            optuna.trial.create_trial(
+                params=trial.params, distributions={name: chosen[name] for name in trial.params}, value=trial.value
+            )
             for trial in study.get_trials(states=(TrialState.COMPLETE,))
-            if trial.params.keys() == chosen.keys()
-            and FROM not in trial.user_attrs
-            and contains(plan.parameters, settings_of(plan.parameters, trial.params))
+            if FROM not in trial.user_attrs and _is_inside(plan.parameters, trial.params)
         ]
     if not any(found.values()):
         names = ", ".join(plan.study_key.name for plan in plans)
         raise UserError(f"--warm-start {run_dir}: no complete trial of it lies inside this space (for {names})")
     return found
+
+
+def _is_inside(parameters: Parameters, suggested: Mapping[str, Any]) -> bool:
+    """Returns whether what Optuna recorded of a trial is a setting of this space: all that it suggests, and no more."""
+    settings = settings_of(parameters, suggested)
+    if suggested.keys() != suggested_part(parameters, settings).keys():
+        return False
+    return contains(parameters, settings)

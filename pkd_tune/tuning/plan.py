@@ -1,6 +1,7 @@
 """The plan of a search: for every depth and method its number of trials, parameters, and the studies it depends on or
 learns from."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,8 @@ from pkd_tune.config import CONTROLS, Method, SearchConfig, SearchStage, Stage, 
 from pkd_tune.tuning.effects import without_effect
 from pkd_tune.tuning.space import (
     Choice,
-    Parameter,
     Parameters,
     Settings,
-    Value,
     all_settings,
     contains,
     distribution,
@@ -101,7 +100,7 @@ def plan_studies(
         for i, depth in enumerate(search.depths):
             idle = without_effect(of_method, depth, regression=search.data.task.regression)
             own = fix(of_method, idle)
-            everything = all_settings(fix(own, {name: _any_value(own[name]) for name in stage.keep}))
+            everything = _largest([all_settings(fix(own, kept)) for kept in _kept_values(own, stage.keep)])
             if everything is None and (search.sampler == "grid" or search.trials is None):
                 raise UserError(
                     "--sampler grid: the space has ranges; give every parameter choices, as paper.toml does"
@@ -246,5 +245,12 @@ def _share(total: int, depths: int, index: int) -> int:
     return total // depths + (index < total % depths)
 
 
-def _any_value(parameter: Parameter) -> Value:
-    return parameter.values[0] if isinstance(parameter, Choice) else parameter.low
+def _kept_values(parameters: Parameters, keep: Sequence[str]) -> list[Settings]:
+    """Returns what kept parameters may be fixed to: every combination of choices, and any value of a range."""
+    values = [each.values if isinstance(each := parameters[name], Choice) else (each.low,) for name in keep]
+    return [dict(zip(keep, combination, strict=True)) for combination in itertools.product(*values)]
+
+
+def _largest(spaces: Sequence[list[Settings] | None]) -> list[Settings] | None:
+    """Returns the largest of some lists of settings; None where one is not finite."""
+    return None if None in spaces else max((each for each in spaces if each is not None), key=len)

@@ -21,9 +21,9 @@ from pydantic import (
     model_validator,
 )
 
-from pkd_tune.config import Init, Method, Precision, Sampler, SearchStage, Strategy, TrainingConfig, UserError
+from pkd_tune.config import METHODS, Init, Method, Precision, Sampler, SearchStage, Strategy, TrainingConfig, UserError
 from pkd_tune.data.toml_file import StrictTable, cut, message, model_error, must_be, parse_toml, read_toml, shown
-from pkd_tune.tuning.space import Choice, Condition, Float, Int, Parameter, Parameters
+from pkd_tune.tuning.space import LEFT_OUT, Choice, Condition, Float, Int, Parameter, Parameters
 
 DEFAULT = "default"
 """The shipped space that every other file is merged into."""
@@ -333,7 +333,12 @@ def _cross_field_errors(tables: Mapping[str, Any]) -> list[tuple[tuple[str, str]
         text = f'trials in [search] may be "all" only with sampler = "grid", but that is {shown(search["sampler"])}'
         found.append((("search", "trials"), text))
     stages = search.get("stages")
+    methods: list[Any] = []
     for number, stage in enumerate(stages if isinstance(stages, list) else ()):
+        methods.append(stage.get("method") if isinstance(stage, dict) else None)
+        if methods[-1] is not None and methods[-1] in methods[:-1]:
+            text = f"stage {number + 1} in [search] has the method of an earlier one, {methods[-1]}; search each once"
+            found.append((("search", "stages"), text))
         keep = stage.get("keep") if isinstance(stage, dict) else None
         if not isinstance(keep, list) or not keep:
             continue
@@ -344,6 +349,12 @@ def _cross_field_errors(tables: Mapping[str, Any]) -> list[tuple[tuple[str, str]
             (("search", "stages"), f"stage {number + 1} in [search] keeps {name}, which is not in [space]")
             for name in keep
             if isinstance(name, str) and name in _SpaceTable.model_fields and name not in space
+        ]
+        found += [
+            (("search", "stages"), f"stage {number + 1} in [search] keeps {name}, which {method} does not search")
+            for name in keep
+            for method in dict.fromkeys(methods[-2:])
+            if method in METHODS and isinstance(name, str) and name in LEFT_OUT[method]
         ]
     for name, parameter in space.items():
         when = parameter.get("when") if isinstance(parameter, dict) else None

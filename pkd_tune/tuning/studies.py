@@ -40,6 +40,7 @@ from pkd_tune.tuning.space import (
     Choice,
     Parameters,
     Settings,
+    all_settings,
     epoch_shares,
     fix,
     settings_of,
@@ -324,10 +325,19 @@ class Studies:
         return not self._running
 
     def quota(self, study_key: StudyKey) -> int:
-        """Returns how many trials a study's search has; 0 when the search it depends on ended without a winner."""
+        """Returns how many trials a study's search has; 0 when the search it depends on ended without a winner.
+
+        What it keeps of that winner may leave a finite space fewer settings than were planned.
+        """
         plan = self.plans[study_key]
-        lost = plan.after is not None and not self._is_unfinished(plan.after) and self.best(plan.after) is None
-        return 0 if lost else plan.quota
+        if plan.after is None or self._has_work(plan.after):
+            return plan.quota
+        if self.best(plan.after) is None:
+            return 0
+        if not any(dict(each.when.parameters).keys() & {*plan.keep} for each in plan.parameters.values() if each.when):
+            return plan.quota
+        left = all_settings(self._parameters(study_key))
+        return plan.quota if left is None else min(plan.quota, len(left))
 
     def trials(self, study_key: StudyKey, stage: Stage = "search") -> list[FrozenTrial]:
         """Returns the trials of a study that were started, in their order; of its present winner only, unless they
@@ -488,7 +498,7 @@ class Studies:
         started = {
             study_key: len(self.trials(study_key)) / self.quota(study_key)
             for study_key, plan in self.plans.items()
-            if self.quota(study_key) and (plan.after is None or not self._is_unfinished(plan.after))
+            if self.quota(study_key) and (plan.after is None or not self._has_work(plan.after))
         }
         behind = [
             study_key
@@ -518,6 +528,11 @@ class Studies:
             if self.started(other, "search") and (seconds := per_epoch[other.depth]) is not None
             for _ in (*self._unconfirmed(other), *self._unablated(other))
         ]
+        share = len(self.trials(study_key)) / self.quota(study_key)
+        for other, plan in self.plans.items():
+            if plan.after is not None and self._has_work(plan.after) and (each := per_epoch[other.depth]) is not None:
+                # Stages to come get the same share of their trials.
+                known += [(self._mean_epochs(other), each)] * math.ceil(share * plan.quota)
         seconds = per_epoch[study_key.depth]
         own = None if seconds is None else seconds * self._mean_epochs(study_key)
         return fits(self.time_limit.left(), own, [epochs * each for epochs, each in known], self.time_limit.slots)

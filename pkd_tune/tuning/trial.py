@@ -98,6 +98,10 @@ def run_trial(config: dict[str, Any], *, context: TrialContext) -> None:
         trial_process.mark_for_replacement(f"the trial before ended with {type(error).__name__}")
         reason = machine_failure(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
         tune.report({"machine": f"{trial_id.name}: {reason}", "traceback": traceback.format_exc()})
+    except torch.OutOfMemoryError:  # not of a step, which goes on in halves: the GPU is full of other things
+        trial_process.mark_for_replacement("the trial before ran out of GPU memory")
+        reason = "the GPU's memory is full; free it of other programs, or give a lower --trials-per-gpu"
+        tune.report({"machine": f"{trial_id.name}: {reason}", "traceback": traceback.format_exc()})
     except Exception as error:
         trial_process.mark_for_replacement(f"the trial before ended with {type(error).__name__}")
         reason = traceback.format_exception_only(error)[-1].strip()

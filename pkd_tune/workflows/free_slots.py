@@ -53,7 +53,8 @@ def duration(config: SearchConfig, plans: Sequence[StudyPlan], slots: int) -> tu
     """
     each = config.student_training.epochs * config.student_training.evaluations_per_epoch
     work = float(sum((plan.quota + config.seeds) * each for plan in plans))
-    groups = max(_groups(plan.quota, config.max_pending) for plan in plans)
+    learns = config.early_stopping or config.sampler == "tpe"  # else no trial waits for scores
+    groups = max(_groups(plan.quota, config.max_pending if learns else 0) for plan in plans)
     longest = groups - 1 + each * (2 if config.seeds else 1)
     time = max(work / slots, longest)
     return time, work / (slots * time)

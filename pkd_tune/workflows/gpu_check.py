@@ -28,7 +28,7 @@ from pkd_tune.data.tokens import Split, take, used_tokens
 from pkd_tune.distillation.batch_source import open_source
 from pkd_tune.distillation.loop import Evaluation, fit
 from pkd_tune.distillation.losses import Loss
-from pkd_tune.distillation.student import ModelPool
+from pkd_tune.distillation.student import ModelPool, training_split
 from pkd_tune.distillation.teacher import finetuned_cache, finetuned_folder, is_finetuned
 from pkd_tune.distillation.train_step import Capture, Graphs, TrainStep, graphs_of_a_training, stream_graphs
 from pkd_tune.encoders.folder import has_classifier, layer_count
@@ -290,10 +290,11 @@ def _loss(depth: int, **changes: Any) -> DistillConfig:
 
 
 def _splits(config: SearchConfig, model_dir: Path) -> dict[str, Split]:
-    """Returns the splits of the search, tokenised as a model does."""
+    """Returns the splits of the search, tokenised as a model does; students train on the texts without labels too."""
     task, data = config.data.task, config.data
     features = load_features(task, data.data_dir, model_dir, data.max_length)
-    return dict(selection_splits(task, features, data.select_on))
+    splits = selection_splits(task, features, data.select_on)
+    return {**splits, "train": training_split(data, splits["train"], model_dir)}
 
 
 def _longest(split: Split, examples: int) -> Split:

@@ -19,7 +19,7 @@ from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.student import ModelPool, StudentData, distill
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
 from pkd_tune.distillation.train_step import Graphs, TrainStep
-from pkd_tune.encoders.folder import has_classifier, layer_count
+from pkd_tune.encoders.folder import has_classifier, layer_count, sizes
 from pkd_tune.encoders.modeling import load_classifier
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def train_student(
     start = load_classifier(data.student_dir, task.labels, seed=0).to(device)
     if not dropout:
         remove_dropout(start)
-    layers, width = layer_count(data.teacher_dir), start.config.hidden_size
+    layers, width = layer_count(data.teacher_dir), sizes(data.teacher_dir)["hidden_size"]
 
     generator = torch.Generator().manual_seed(0)
 
@@ -127,9 +127,10 @@ def train_student(
 
 
 def remove_dropout(model: PreTrainedModel) -> None:
-    """Sets a model's dropout to 0, for the models that are made of it."""
-    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
-    model.config.classifier_dropout = 0.0
+    """Sets a model's dropout to 0, for the models that are made of it; families have other names for it."""
+    for name, value in vars(model.config).items():
+        if "dropout" in name and (value is None or isinstance(value, float)):
+            setattr(model.config, name, 0.0)
 
 
 def time_teacher(

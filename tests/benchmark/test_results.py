@@ -63,6 +63,13 @@ def test_medians_ratios_and_shares(workload: Workload) -> None:
     assert rows["pkd_tune, PKD"]["tokens_per_second"] == 60
     needed = needed_flops([10, 20], 2, 24, 48, 2)
     assert rows["pkd_tune, PKD"]["share_of_peak"] == pytest.approx(4 * needed / 2 / 2e9)
+    on_two = [
+        replace(entry, workloads=tuple(replace(w, device="cuda", gpu=i) for i, w in enumerate(entry.workloads)))
+        for entry in entries[2]
+    ]
+    (group,) = summary({2: on_two}, {2: answers}, [0.01, 0.03, 0.02])["depths"]
+    shares = {row["name"]: row["share_of_peak"] for row in group["training"]}
+    assert shares["pkd_tune, PKD, 2 trials"] == pytest.approx(6 * needed / 2 / (2 * 2e9))  # each GPU has a peak
     assert {what: cost["seconds"] for what, cost in group["overheads"].items()} == {
         "evaluation": 0.2,
         "checkpoint": 0.4,

@@ -135,3 +135,26 @@ def test_a_search_of_several_depths_chooses_at_each() -> None:
     assert chosen == [{2: 0, 3: 1}, {2: 2, 3: 1}]
     with pytest.raises(ValueError, match="1 epochs are too few for a trial of made-up-2 at each depth"):
         simulate(several, 0, queue(*jobs)[0], 1, [1.0], NO_JITTER)
+
+
+def test_a_score_lets_a_policy_that_waits_for_it_fill_the_free_slots() -> None:
+    """As a study with `max_pending` does: the second trial begins with the first one's score, not with its end."""
+    told: list[tuple[int, int]] = []
+    left = [Job(0, 0), Job(1, 1)]
+
+    def report(job: Job, seen: Seen) -> bool:
+        told.append((job.trial, seen.evaluation))
+        return False
+
+    policy = Policy(
+        ask=lambda: left.pop(0) if len(left) == 2 or (left and told) else None,
+        report=report,
+        end=lambda job, seen: None,
+    )
+    simulate(THREE, 0, policy, 2, [99], NO_JITTER)
+    assert told == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    slow = table(recording(60, 70, 71, x=1), recording(80, 65, 66, x=2))
+    told.clear()
+    left[:] = [Job(0, 0), Job(1, 1)]
+    simulate(slow, 0, policy, 2, [99], NO_JITTER)
+    assert told == [(0, 1), (0, 2), (1, 1), (0, 3), (1, 2), (1, 3)]

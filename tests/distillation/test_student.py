@@ -87,6 +87,10 @@ def test_texts_without_labels_teach_distilled_students_alone(
     assert torch.equal(said[0], said[1])  # of the same text
 
     alone = replace(PKD, alpha=0.0, beta=0.0)
+    model_pool = ModelPool()
+    for config in (PKD, alone):
+        run(more, config, model_pool=model_pool)
+    assert [source.outputs is None for source in model_pool.sources.values()] == [False, True]  # kept once
     seen, same = run(more, alone), run(student_data, alone)
     assert [e.losses["total"] for e in seen] == [e.losses["total"] for e in same]
     for config in (PKD, replace(PKD, beta=0.0), replace(PKD, alpha=0.0)):

@@ -422,3 +422,21 @@ def test_a_loss_with_teacher_terms_needs_teacher_outputs() -> None:
     source = open_source(made_up_split(), model)
     with pytest.raises(ValueError, match=r"alpha 0\.5 and beta 0\.0 needs teacher outputs"):
         TrainStep(model).begin(TRAINING, Loss(alpha=0.5), source)
+
+
+def test_graphs_of_other_batch_sizes_and_weight_decays_do_not_pile_up() -> None:
+    """Their memory was measured once for each structure of the loss."""
+    stream = EmulatedStream()
+    student_data = made_up_student_data()
+    model_pool = capturing_pool(student_data, 2, Graphs(stream.capture), resident=True)
+    live = []
+    decaying, clipped = replace(TRAINING, weight_decay=0.1), replace(TRAINING, max_grad_norm=0.5)
+    for training in (TRAINING, decaying, clipped, TRAINING, TRAINING):
+        train(student_data, PKD, training, model_pool)
+        live.append(len(stream.live))
+    assert live == [CAPTURED] * 5
+    captures = stream.captures
+    train(student_data, replace(PKD, beta=0.0), TRAINING, model_pool)  # another structure, beside it
+    assert len(stream.live) == 2 * CAPTURED
+    train(student_data, PKD, TRAINING, model_pool)
+    assert stream.captures == captures + CAPTURED  # nothing was captured again

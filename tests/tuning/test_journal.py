@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from studies import PARAMETERS, ask, finish, opened, plan
+from studies import PARAMETERS, ask, finish, opened, plan, run_all
 
 from pkd_tune.config import UserError
 from pkd_tune.tuning.journal import finished_trials
 from pkd_tune.tuning.plan import StudyKey
-from pkd_tune.tuning.space import Choice, Float
+from pkd_tune.tuning.space import Choice, Condition, Float
 
 
 def test_half_a_line_of_a_killed_process_is_removed_and_no_lock_is_needed(tmp_path: Path) -> None:
@@ -89,3 +89,20 @@ def test_what_is_no_run_of_the_task_is_refused(other_run: Path, tmp_path: Path) 
     (other_run / "study.log").unlink()
     with pytest.raises(UserError, match=r"has no study\.log"):
         finished_trials(other_run, "RTE", [plan(1, 4)])
+
+
+def test_trials_without_a_conditional_value_inform_too(tmp_path: Path) -> None:
+    """Those of one branch have no beta, and the sampler is to hear of both."""
+    beta = Float(1.0, 1000.0, log=True, when=Condition((("strategy", "skip"),), 10.0))
+    space = {**PARAMETERS, "strategy": Choice(("skip", "last")), "beta": beta}
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"search": {"data": {"task": {"name": "RTE"}}}}))
+    studies = opened(folder, plan(1, 12, parameters=space))
+    run_all(studies)
+    (trials,) = finished_trials(folder, "RTE", [plan(1, 12, parameters=space)]).values()
+    assert len(trials) == 12
+    assert {tuple(sorted(trial.params)) for trial in trials} == {("alpha", "strategy"), ("alpha", "beta", "strategy")}
+    again = opened(tmp_path, plan(1, 13, parameters=space))
+    assert again.warm_start(StudyKey(1, "pkd"), "other", trials) == 12
+    ask(again)

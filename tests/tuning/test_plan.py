@@ -3,12 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from studies import finish
 
 from pkd_tune.config import DataConfig, SearchConfig, SearchStage, TrainingConfig, UserError
 from pkd_tune.data.glue import TASKS
 from pkd_tune.tuning.plan import StudyKey, finetuned_share, plan_studies
 from pkd_tune.tuning.space import Choice, Condition, contains, distribution
 from pkd_tune.tuning.space_file import find_space, load_space
+from pkd_tune.tuning.studies import Studies
 
 DATA = DataConfig(task=TASKS["RTE"], data_dir=Path("d"), teacher_dir=Path("t"), student_dir=Path("t"))
 DEFAULT, PAPER = (load_space(find_space(name)) for name in ("default", "paper"))
@@ -169,3 +171,27 @@ def test_known_settings_inside_the_space_come_first_with_the_own_depth_ahead() -
     assert [s["learning_rate"] for s in plans[StudyKey(3, "kd")].first] == [5e-5]
     assert plans[StudyKey(3, "pkd-last")].first == ()
     assert all(contains(plan.parameters, settings) for plan in plans.values() for settings in plan.first)
+
+
+@pytest.mark.parametrize("alphas", [(0.0, 0.5), (0.5, 0.0)])
+@pytest.mark.parametrize("winner", [0.0, 0.5])
+def test_a_stage_has_the_settings_that_what_it_keeps_leaves(
+    alphas: tuple[float, ...], winner: float, tmp_path: Path
+) -> None:
+    """The temperature is searched with an alpha of 0.5 alone, whichever alpha is listed first."""
+    overrides = (
+        f"space.alpha={{choices = [{alphas[0]}, {alphas[1]}]}}",
+        "space.temperature={choices = [5, 10, 20], when = {alpha = 0.5}, otherwise = 1}",
+        *(f"space.{name}" for name in ("beta=10", "learning_rate=1e-5", "normalize=true", 'init="teacher"')),
+    )
+    space = load_space(find_space("paper"), overrides)
+    stages = (SearchStage(method="kd"), SearchStage(method="pkd", keep=("alpha",)))
+    config = replace(search(*stages, trials=None, sampler="grid"), depths=(3,))
+    studies = Studies(tmp_path / "study.log", plan_studies(config, space.parameters), sampler="grid")
+    tried = []
+    while (asked := studies.ask()) is not None:
+        trial_id, settings, _ = asked
+        finish(studies, trial_id, 90.0 if settings["alpha"] == winner else 50.0)
+        if trial_id.study_key.method == "pkd":
+            tried.append(settings["temperature"])
+    assert sorted(tried) == ([5, 10, 20] if winner else [1])

@@ -188,6 +188,18 @@ def test_what_an_override_hides_is_not_reported(tmp_path: Path) -> None:
             '[search]\nstages = [{ method = "kd" }, { method = "pkd", keep = ["batch_size"] }]',
             "stage 2 in [search] keeps batch_size, which is not in [space]",
         ),
+        (
+            '[search]\nstages = [{ method = "kd" }, { method = "pkd" }, { method = "pkd", keep = ["beta"] }]',
+            "stage 3 in [search] has the method of an earlier one, pkd; search each once",
+        ),
+        (
+            '[search]\nstages = [{ method = "kd" }, { method = "pkd", keep = ["beta"] }]',
+            "stage 2 in [search] keeps beta, which kd does not search",
+        ),
+        (
+            '[search]\nstages = [{ method = "pkd-skip" }, { method = "pkd", keep = ["strategy"] }]',
+            "stage 2 in [search] keeps strategy, which pkd-skip does not search",
+        ),
         ("[training]\nbatch_size = 32.0", "batch_size in [training] must be a whole number from 1 to 1000000, but got"),
         ("[training]\nmax_length = 1000", "max_length in [training] must be a whole number from 8 to 512, but got"),
         ("[teacher]\nlearning_rates = [2e-5, 0]", "learning_rates in [teacher] must be a finite number above 0, but g"),

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,25 @@ def test_a_study_that_the_time_limit_closes_before_a_trial_has_ended_is_left_out
     done = run_all(studies)
     assert [(trial_id.study_key.method, trial_id.stage) for trial_id, _, _ in done] == [("kd", "confirm")] * 2
     assert studies.is_out_of_time()
+
+
+def test_stages_have_the_same_share_of_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the paper's own search, of which the second stage is what is asked about."""
+    seconds_pass(monkeypatch, 1e5)  # a trial takes 2e5
+    kd = plan(1, 20, "kd", parameters=EPOCH)
+    pkd = plan(1, 10, "pkd", parameters=EPOCH, after=kd.study_key, keep=("temperature",))
+    limit = TimeLimit(time.monotonic() + 1e7, slots=1)
+    studies = opened(tmp_path, kd, pkd, seeds=(7,), time_limit=limit)
+    done: Counter[tuple[str, str]] = Counter()
+    while (asked := studies.ask()) is not None:
+        finish(studies, asked[0], 70.0, 71.0)
+        done[asked[0].study_key.method, asked[0].stage] += 1
+        studies.time_limit = replace(limit, ends=limit.ends - 2e5 * done.total())
+        if done.total() == 1:
+            studies.time_limit = limit = replace(limit, ends=time.monotonic() + 2e5 * 18)  # 18 of 32 trainings
+    assert done["kd", "confirm"] == done["pkd", "confirm"] == 1
+    assert done["pkd", "search"] >= 4
+    assert 8 <= done["kd", "search"] <= 12
 
 
 def test_notes_say_in_words_what_a_study_is_and_its_best_so_far(tmp_path: Path) -> None:

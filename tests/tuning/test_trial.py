@@ -56,3 +56,26 @@ def test_what_a_trial_keeps_is_expected_however_it_ends(
     splits = load_features(data.task, data.data_dir, data.student_dir, data.max_length)
     tokens = used_tokens([splits["train"], splits["dev"]])
     assert ALLOCATED - held == TrainStep(student, tokens=tokens).kept_bytes()
+
+
+def test_a_gpu_that_is_full_of_other_things_ends_the_search_and_fails_no_trial(
+    context: TrialContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As where another program takes its memory before the model is there."""
+    reported: list[dict[str, Any]] = []
+
+    def no_room(*args: Any, **named: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    settings: dict[str, Any] = {"alpha": 0.5, "beta": 10.0, "temperature": 10.0, "learning_rate": 1e-3}
+    settings |= {"strategy": "skip", "normalize": True}
+    config = {"depth": 2, "method": "pkd", "stage": "search", "trial": 1, "seed": None, "settings": settings}
+    monkeypatch.setattr(tune, "report", reported.append)
+    monkeypatch.setattr(torch.nn.Module, "to", no_room)
+    monkeypatch.setattr(process, "_retired", None)  # which the trial sets, and other tests must not find
+    thread = threading.Thread(target=in_its_thread, args=(config, replace(context, scratch=tmp_path / "scratch")))
+    thread.start()
+    thread.join()
+    (result,) = reported
+    assert "failure" not in result
+    assert "the GPU's memory is full; free it of other programs" in result["machine"]

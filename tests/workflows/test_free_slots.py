@@ -1,5 +1,6 @@
 """How many trials would be worth the time of free slots."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,9 @@ def test_more_trials_are_suggested_where_slots_are_free(trials: int | None, slot
     assert text == (
         suggested and f"note: {slots} trials can run at once, and this search keeps 39% of that busy: {suggested}"
     )
+
+
+def test_random_search_without_early_stopping_waits_for_no_score() -> None:
+    no_waiting = replace(config(12), sampler="random", early_stopping=False, seeds=0)
+    assert duration(no_waiting, plan_of(12), 12) == (8, 1.0)
+    assert free_slots_text(no_waiting, plan_of(12), 12, plan_of) is None

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from families import TYPES, write_model
 from requests_of import search_request
+from tiny import write_bert
 
-from pkd_tune.config import SearchConfig
+from pkd_tune.config import DistillConfig, SearchConfig
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.data.tokens import Split
-from pkd_tune.encoders.modeling import load_classifier
+from pkd_tune.distillation.student import ModelPool
+from pkd_tune.encoders.modeling import cut_to_layers, load_classifier
 from pkd_tune.workflows import timing
 
 CPU = torch.device("cpu")
@@ -57,3 +60,25 @@ def test_what_is_done_once_is_not_scaled_to_the_epoch(task: tuple[SearchConfig, 
     assert 0 < cost.epoch < 600
     assert 0 < cost.evaluation < 600
     assert 0 < timing.time_teacher(config, splits, CPU) < 600
+
+
+def test_a_student_that_is_narrower_than_its_teacher_is_timed_with_its_projection(
+    task: tuple[SearchConfig, Mapping[str, Split]], tmp_path: Path
+) -> None:
+    config, splits = task
+    write_bert(tmp_path / "narrow", width=16)
+    narrow = replace(config, data=replace(config.data, student_dir=tmp_path / "narrow"))
+    loss = DistillConfig(student_layers=2, alpha=0.5, beta=100, temperature=10, strategy="skip", normalize=True)
+    model_pool = ModelPool()
+    part = timing.first_examples(splits["train"], 32)
+    timing.train_student(narrow, splits, part, loss, torch.device("cpu"), model_pool)
+    assert [*model_pool.train_steps] == [(2, True)]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_family_can_be_without_dropout(kind: str, tmp_path: Path) -> None:
+    write_model(tmp_path / kind, kind)
+    model = load_classifier(tmp_path / kind, TASKS["MRPC"].labels, seed=0)
+    timing.remove_dropout(model)
+    student = cut_to_layers(model, (1,)).train()
+    assert {module.p for module in student.modules() if isinstance(module, torch.nn.Dropout)} <= {0.0}
