@@ -221,19 +221,24 @@ def until_output_is_closed() -> Iterator[None]:
         SystemExit: With 141, what a shell reports of a process that ended so.
     """
     try:
-        try:
-            yield
-        finally:
+        yield
+        if sys.stdout is not None:  # it is closed from the start where a service gives none
             sys.stdout.flush()
     except BrokenPipeError:
         if not _has_no_reader(1):
             raise  # another pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python flushes at its exit
         raise SystemExit(141) from None
+    finally:
+        if _has_no_reader(1):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python flushes at its exit
 
 
 def _has_no_reader(descriptor: int) -> bool:
     """Returns whether a descriptor is that of a pipe whose other end is closed."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False  # it is closed itself
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,31 @@ def test_what_is_no_record_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(UserError, match=r"run\.json is damaged"):
         read_json(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize("error", [UserError("the disk is wrong"), KeyboardInterrupt()])
+def test_a_reader_that_left_hides_no_error(error: BaseException) -> None:
+    """What went wrong is said on standard error, whoever reads the output."""
+    code = """
+import sys
+from pkd_tune.config import UserError
+from pkd_tune.files import until_output_is_closed
+try:
+    with until_output_is_closed():
+        sys.stdout.write("printed")
+        raise {}
+except BaseException as error:
+    print(repr(error), file=sys.stderr)
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    raised = 'UserError("the disk is wrong")' if isinstance(error, UserError) else "KeyboardInterrupt"
+    ended = subprocess.run(
+        [sys.executable, "-c", code.format(raised)],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, f"{error!r}\n")

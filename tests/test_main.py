@@ -28,6 +28,14 @@ def test_a_command_is_that_of_its_module(command: str) -> None:
     assert f"usage: python -m pkd_tune.{command}" in run(command, "--help").stdout
 
 
+def test_a_command_without_an_output_does_its_work() -> None:
+    """As where a service closes it before it starts the command."""
+    ended = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m pkd_tune.spaces default >&-"], capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize(
     "command",

@@ -40,8 +40,6 @@ _MODEL_KEYS = ("layers", "metrics.score", "parameters", "size_mb", "latency_ms")
 _SUMMARY_KEYS = (
     *(f"teacher.{name}" for name in ("name", "finetuned_here", "majority.score", "baseline", "examples", *_MODEL_KEYS)),
     "students",
-    "status",
-    "remaining",
     "planned",
     "latency_on",
 )
@@ -174,7 +172,8 @@ def read_run(folder: Path, tolerance: float | None = None) -> Run:
             raise UserError(f"{folder} is damaged (no {name} beside its {SUMMARY}); restore the file")
     trials = _table(folder / TRIALS, _TRIAL_COLUMNS)
     students = summary["students"] if summary else []
-    ending = summary or {"status": "interrupted"}
+    usual = "finished" if summary else "interrupted"  # earlier versions recorded no status
+    ending: dict[str, Any] = {"status": usual, **(summary or {})}
     return Run(
         folder=folder,
         record=record,

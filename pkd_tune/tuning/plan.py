@@ -246,8 +246,17 @@ def _share(total: int, depths: int, index: int) -> int:
 
 
 def _kept_values(parameters: Parameters, keep: Sequence[str]) -> list[Settings]:
-    """Returns what kept parameters may be fixed to: every combination of choices, and any value of a range."""
-    values = [each.values if isinstance(each := parameters[name], Choice) else (each.low,) for name in keep]
+    """Returns what kept parameters may be fixed to, as far as the size of the space depends on it.
+
+    It does on those by which others are conditional; of any other parameter one value is enough.
+    """
+    conditions = {name for each in parameters.values() if each.when for name, _ in each.when.parameters}
+    values = [
+        each.values[: None if name in conditions else 1]
+        if isinstance(each := parameters[name], Choice)
+        else (each.low,)
+        for name in keep
+    ]
     return [dict(zip(keep, combination, strict=True)) for combination in itertools.product(*values)]
 
 

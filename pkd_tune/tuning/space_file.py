@@ -335,7 +335,8 @@ def _cross_field_errors(tables: Mapping[str, Any]) -> list[tuple[tuple[str, str]
     stages = search.get("stages")
     methods: list[Any] = []
     for number, stage in enumerate(stages if isinstance(stages, list) else ()):
-        methods.append(stage.get("method") if isinstance(stage, dict) else None)
+        method = stage.get("method") if isinstance(stage, dict) else None
+        methods.append(method if isinstance(method, str) else None)
         if methods[-1] is not None and methods[-1] in methods[:-1]:
             text = f"stage {number + 1} in [search] has the method of an earlier one, {methods[-1]}; search each once"
             found.append((("search", "stages"), text))

@@ -116,6 +116,7 @@ class Studies:
         self._max_pending = max_pending if early_stopping or sampler == "tpe" else 0
         self.time_limit = time_limit
         self._has_begun = False
+        self._quotas: dict[tuple[StudyKey, int], int] = {}  # by the winner of which a study keeps values
         self._closed: set[StudyKey] = set()  # studies of which no other trial fits into the time that is left
         storage = open_journal(journal)
         self._studies: dict[tuple[StudyKey, Stage], optuna.Study] = {}
@@ -332,12 +333,13 @@ class Studies:
         plan = self.plans[study_key]
         if plan.after is None or self._has_work(plan.after):
             return plan.quota
-        if self.best(plan.after) is None:
+        winner = self.best(plan.after)
+        if winner is None:
             return 0
-        if not any(dict(each.when.parameters).keys() & {*plan.keep} for each in plan.parameters.values() if each.when):
-            return plan.quota
-        left = all_settings(self._parameters(study_key))
-        return plan.quota if left is None else min(plan.quota, len(left))
+        if (study_key, winner.number) not in self._quotas:
+            left = all_settings(self._parameters(study_key))
+            self._quotas[study_key, winner.number] = plan.quota if left is None else min(plan.quota, len(left))
+        return self._quotas[study_key, winner.number]
 
     def trials(self, study_key: StudyKey, stage: Stage = "search") -> list[FrozenTrial]:
         """Returns the trials of a study that were started, in their order; of its present winner only, unless they

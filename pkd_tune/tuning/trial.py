@@ -41,6 +41,10 @@ SURROUNDINGS = (OSError, MemoryError, UserError, SafetensorError, pyarrow.ArrowE
 """Errors that no setting of a trial causes: files or memory that the machine refuses, files that somebody changed."""
 
 
+OTHERS = 0.1
+"""Share of a GPU's memory in the hands of other processes, above which they are to blame where it runs out."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialContext:
     """What all trials of a search share, besides their settings."""
@@ -98,15 +102,15 @@ def run_trial(config: dict[str, Any], *, context: TrialContext) -> None:
         trial_process.mark_for_replacement(f"the trial before ended with {type(error).__name__}")
         reason = machine_failure(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
         tune.report({"machine": f"{trial_id.name}: {reason}", "traceback": traceback.format_exc()})
-    except torch.OutOfMemoryError:  # not of a step, which goes on in halves: the GPU is full of other things
-        trial_process.mark_for_replacement("the trial before ran out of GPU memory")
-        reason = "the GPU's memory is full; free it of other programs, or give a lower --trials-per-gpu"
-        tune.report({"machine": f"{trial_id.name}: {reason}", "traceback": traceback.format_exc()})
     except Exception as error:
         trial_process.mark_for_replacement(f"the trial before ended with {type(error).__name__}")
         reason = traceback.format_exception_only(error)[-1].strip()
         last_line = textwrap.shorten(reason.splitlines()[-1], REASON_LENGTH)
-        tune.report({"failure": last_line, "traceback": traceback.format_exc()})
+        if isinstance(error, torch.OutOfMemoryError) and trial_process.share_of_others() > OTHERS:
+            full = "the GPU is full of other programs or trials; free it, or give a lower --trials-per-gpu"
+            tune.report({"machine": f"{trial_id.name}: {full}", "traceback": traceback.format_exc()})
+        else:
+            tune.report({"failure": last_line, "traceback": traceback.format_exc()})
 
 
 def repeat_trial(trial_id: TrialId, settings: Settings, seed: int | None, context: TrialContext) -> None:

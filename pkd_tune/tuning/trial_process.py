@@ -39,6 +39,12 @@ def set_expected_gpu_bytes(size: int) -> None:
     _expected_on_gpu = size
 
 
+def share_of_others() -> float:
+    """Returns the share of the GPU's memory that other processes have."""
+    free, total = torch.cuda.mem_get_info()
+    return (total - free - torch.cuda.memory_reserved()) / total
+
+
 def begin_trial(threads: int | None) -> str | None:
     """Resets the process's state to what its first trial found; returns why it must be replaced, or None.
 

@@ -135,10 +135,13 @@ def unequal_steps(
         device: Where both are done, without dropout.
         capture: How steps are captured.
     """
-    part = _longest(splits["train"], COMPARED_STEPS * config.student_training.batch_size)
+    examples = COMPARED_STEPS * config.student_training.batch_size
+    taught = _with_texts(config, splits)
     for depth in config.depths:
         for loss in structures([stage.method for stage in config.stages], depth):
-            captured, eager = (_steps(config, splits, part, loss, device, how) for how in (capture, _eager))
+            own = taught if loss.alpha or loss.beta else splits  # the labels alone, without a teacher
+            part = _longest(own["train"], examples)
+            captured, eager = (_steps(config, taught, part, loss, device, how) for how in (capture, _eager))
             if (found := _difference(captured, eager)) is not None:
                 return found.format(f"a student of {plural(depth, 'layer')}")
     return None
@@ -210,7 +213,7 @@ def measure_on_gpu(config: SearchConfig, captured: bool) -> TrialMemory:
     The GPU's own figure is used: graphs lie outside torch's allocator.
     """
     device = torch.device("cuda")
-    splits = _splits(config, config.data.student_dir)
+    splits = _with_texts(config, _splits(config, config.data.student_dir))
     torch.zeros((), device=device)  # makes this process's context, which is no trial's
     before, _ = torch.cuda.mem_get_info(device)
     with graphs_of_a_training(device, captured=captured) as graphs:
@@ -290,11 +293,15 @@ def _loss(depth: int, **changes: Any) -> DistillConfig:
 
 
 def _splits(config: SearchConfig, model_dir: Path) -> dict[str, Split]:
-    """Returns the splits of the search, tokenised as a model does; students train on the texts without labels too."""
+    """Returns the splits of the search, tokenised as a model does."""
     task, data = config.data.task, config.data
     features = load_features(task, data.data_dir, model_dir, data.max_length)
-    splits = selection_splits(task, features, data.select_on)
-    return {**splits, "train": training_split(data, splits["train"], model_dir)}
+    return dict(selection_splits(task, features, data.select_on))
+
+
+def _with_texts(config: SearchConfig, splits: Mapping[str, Split]) -> dict[str, Split]:
+    """Returns the splits with the texts without labels, on which students are distilled too."""
+    return {**splits, "train": training_split(config.data, splits["train"], config.data.student_dir)}
 
 
 def _longest(split: Split, examples: int) -> Split:

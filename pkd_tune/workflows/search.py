@@ -33,6 +33,7 @@ from pkd_tune.files import (
     SUMMARY,
     TRIALS,
     json_value,
+    read_json,
     write_json,
 )
 from pkd_tune.reporting.formatting import plural
@@ -134,6 +135,9 @@ def search(request: SearchRequest) -> SearchRun:
             of_trials = disk_bytes(weights, len(plans), resources)
             check_disk({context.artifacts.folder: of_trials, run_dir / BEST: len(plans) * weights})
             start_ray()
+            if (run_dir / SUMMARY).exists():  # of an earlier ending, which is none any more
+                before = {"status": "interrupted", "remaining": studies.remaining(), "reason": None}
+                write_json(run_dir / SUMMARY, read_json(run_dir / SUMMARY) | before)
             run_search(
                 context,
                 studies,

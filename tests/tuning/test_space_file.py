@@ -193,6 +193,10 @@ def test_what_an_override_hides_is_not_reported(tmp_path: Path) -> None:
             "stage 3 in [search] has the method of an earlier one, pkd; search each once",
         ),
         (
+            '[search]\nstages = [{ method = "kd" }, { method = ["pkd"], keep = ["alpha"] }]',
+            "method of stage 2 in [search] must be one of pkd, pkd-skip, ",
+        ),
+        (
             '[search]\nstages = [{ method = "kd" }, { method = "pkd", keep = ["beta"] }]',
             "stage 2 in [search] keeps beta, which kd does not search",
         ),

@@ -98,6 +98,7 @@ def test_a_model_that_is_fine_tuned_already_is_not_compared(config: SearchConfig
         of_one_epoch.teacher_trainings,
         CPU,
         lambda evaluation: None,
+        max_length=data.max_length,
     )
     stream = EmulatedStream()
     assert unequal_finetuning(of_one_epoch, 2, CPU, stream.capture) is None

@@ -81,4 +81,9 @@ def test_every_family_can_be_without_dropout(kind: str, tmp_path: Path) -> None:
     model = load_classifier(tmp_path / kind, TASKS["MRPC"].labels, seed=0)
     timing.remove_dropout(model)
     student = cut_to_layers(model, (1,)).train()
-    assert {module.p for module in student.modules() if isinstance(module, torch.nn.Dropout)} <= {0.0}
+    tokens = torch.arange(2, 10)[None]
+    first, second = (student(input_ids=tokens).logits for _ in range(2))
+    assert torch.equal(first, second)
+    model = load_classifier(tmp_path / kind, TASKS["MRPC"].labels, seed=0)
+    usual = cut_to_layers(model, (1,)).train()
+    assert not torch.equal(*(usual(input_ids=tokens).logits for _ in range(2)))
