@@ -13,7 +13,7 @@ from pkd_tune.files import read_json, write_json
 from pkd_tune.report import make_parser
 from pkd_tune.report import report as report_command
 from pkd_tune.reporting.run import read_run
-from pkd_tune.workflows.report import choose
+from pkd_tune.workflows.report import choose, remarks
 
 SMALL: dict[str, Any] = {"trials": 4, "control_trials": 2, "depths": (2,), "seeds": 2}
 
@@ -69,18 +69,20 @@ def test_demos_and_unfinished_runs_are_left_out_and_named(tmp_path: Path) -> Non
     folder = write_run(tmp_path / "RTE" / "stopped", task="RTE", **SMALL)
     write_json(folder / "summary.json", read_json(folder / "summary.json") | {"status": "time limit", "remaining": 3})
     counted, notes = choose([real, read_run(folder)])
-    assert len(counted) == 2
-    assert notes == ["Interrupted, or ended by a time limit, so that students are the best so far: `RTE/stopped`."]
+    assert (len(counted), notes) == (2, [])
+    assert remarks(counted) == [
+        "Interrupted, or ended by a time limit, so that students are the best so far: `RTE/stopped`."
+    ]
 
 
 def test_runs_that_were_not_chosen_on_dev_are_named(tmp_path: Path) -> None:
     usual = read_run(write_run(tmp_path / "MRPC" / "minilm", **SMALL))
     held = read_run(write_run(tmp_path / "RTE" / "minilm", task="RTE", select_on="holdout", **SMALL))
-    assert choose([usual]) == ([usual], [])
+    assert (choose([usual]), remarks([usual])) == (([usual], []), [])
     note = "Settings and epochs chosen on a slice held out of train instead of dev: `RTE/minilm`."
-    assert choose([usual, held]) == ([usual, held], [note])
+    assert (choose([usual, held]), remarks([usual, held])) == (([usual, held], []), [note])
     usual.record["unlabeled"] = {"file": "more.txt", "examples": 100}
-    assert choose([usual])[1] == ["KD and PKD with more texts than the task's (`--unlabeled`): `MRPC/minilm`."]
+    assert remarks([usual]) == ["KD and PKD with more texts than the task's (`--unlabeled`): `MRPC/minilm`."]
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -86,9 +86,10 @@ def write_reports(out: Path, *, with_latex: bool = False, tolerance: float | Non
         log.info("no search of a GLUE task has ended, so there is no table of its tasks")
         return unwritten
     table = scores(counted)
-    if outdone := sorted({f"{run.task}/{run.folder.name}" for run in counted} - set(table["run"])):
-        names = ", ".join(map(code, outdone))
-        notes.append(f"Left out, because a run that began later has the same models: {names}.")
+    names = set(table["run"])
+    notes += remarks([run for run in counted if _name(run) in names])
+    if outdone := _named(sorted((run for run in counted if _name(run) not in names), key=_name)):
+        notes.append(f"Left out, because a run that began later has the same models: {outdone}.")
     content = elements(table, notes)
     write_text(out / "glue.md", markdown(content))
     write_text(out / "glue.html", page("GLUE", content))
@@ -120,10 +121,6 @@ def choose(runs: list[Run]) -> tuple[list[Run], list[str]]:
     """Returns the runs that make the table, and notes on the others."""
     others = sorted({run.task for run in runs} - set(COLUMNS))
     runs = [run for run in runs if run.task in COLUMNS]
-
-    def named(those: Iterable[Run]) -> str:
-        return ", ".join(code(f"{run.task}/{run.folder.name}") for run in those)
-
     ended = [run for run in runs if run.teacher is not None]
     real = [run for run in ended if not run.demo]
     notes = []
@@ -132,15 +129,29 @@ def choose(runs: list[Run]) -> tuple[list[Run], list[str]]:
     if ended and not real:
         notes.append("**All runs are demos, on made-up corpora: these are not GLUE scores.**")
     if len(ended) < len(runs):
-        notes.append(f"Not finished and left out: {named(run for run in runs if run.teacher is None)}.")
+        notes.append(f"Not finished and left out: {_named(run for run in runs if run.teacher is None)}.")
+    if others and ended:
+        notes.append(f"Tasks that are not GLUE's have reports of their own: {', '.join(map(code, others))}.")
+    return real or ended, notes
+
+
+def remarks(runs: Sequence[Run]) -> list[str]:
+    """Returns notes on how the students of runs in the table differ from those of other runs."""
+    notes = []
     kinds: list[tuple[str, Callable[[Run], object]]] = [
         ("Interrupted, or ended by a time limit, so that students are the best so far", lambda run: run.remaining),
         ("Settings and epochs chosen on a slice held out of train instead of dev", lambda run: run.holdout),
         ("KD and PKD with more texts than the task's (`--unlabeled`)", lambda run: "unlabeled" in run.record),
     ]
     for note, those in kinds:
-        if text := named(filter(those, real or ended)):
+        if text := _named(filter(those, runs)):
             notes.append(f"{note}: {text}.")
-    if others and ended:
-        notes.append(f"Tasks that are not GLUE's have reports of their own: {', '.join(map(code, others))}.")
-    return real or ended, notes
+    return notes
+
+
+def _name(run: Run) -> str:
+    return f"{run.task}/{run.folder.name}"
+
+
+def _named(runs: Iterable[Run]) -> str:
+    return ", ".join(code(_name(run)) for run in runs)
