@@ -116,7 +116,7 @@ def add_budget_flags(parser: argparse._ActionsContainer) -> None:
         "--seed",
         type=int,
         metavar="N",
-        help="seed of data order, dropout, new weights and sampler (default: %(default)s)",
+        help="seed of data order, dropout and new weights, and of the sampler of a search (default: %(default)s)",
     )
 
 
