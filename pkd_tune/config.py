@@ -336,7 +336,7 @@ class SearchConfig:
     sampler: Sampler = "tpe"
     """What chooses the settings."""
     early_stopping: bool = True
-    """Whether trials that are not among the better half at a rung are stopped there."""
+    """Whether trials that are not in the best third at a rung are stopped there."""
     max_pending: int = 4
     """Trials of one study that run without a score at most, or as many as have one; 0: no limit."""
     transfer: bool = True

@@ -12,9 +12,9 @@ from pkd_tune.config import Sampler
 from pkd_tune.tuning.journal import REPEATS, rung_key
 from pkd_tune.tuning.space import Parameters, Settings, all_settings, suggest, suggested_part
 
-REDUCTION = 2
-"""Successive halving: of all trials that reach a rung, the better half continues; each rung is at twice the epoch of
-the one before."""
+REDUCTION = 3
+"""Successive halving: of all trials that reach a rung, the best third continues; each rung is at three times the epoch
+of the one before. docs/search.md compares it with others."""
 
 WARM_UP_TRIALS = 4
 """Trials that must have reached a rung before it stops any: the order of the first few is mostly chance."""
@@ -33,7 +33,7 @@ _ROUNDING = 1e-6
 def rung_at(epoch: float, before: float, first: float) -> float | None:
     """Returns the rung that an evaluation is at, in epochs; None where it is at none.
 
-    Rungs are at `first`, 2 `first`, 4 `first`, ... epochs, whatever the budget of a trial. An evaluation that is the
+    Rungs are at `first`, 3 `first`, 9 `first`, ... epochs, whatever the budget of a trial. An evaluation that is the
     first at or after several of them is at the last.
 
     Args:
@@ -62,8 +62,8 @@ def rank_at_rung(score: float, *, degenerate: bool) -> Rank:
     return [int(not degenerate), score]
 
 
-def is_among_better(rank: Rank, ranks: Sequence[Rank]) -> bool:
-    """Returns whether a trial continues at a rung: it is in the better half, or few have reached the rung.
+def is_among_best(rank: Rank, ranks: Sequence[Rank]) -> bool:
+    """Returns whether a trial continues at a rung: it is in the best third, or few have reached the rung.
 
     This is asynchronous successive halving (Li et al., MLSys 2020), which decides at once, by what is known by then.
 

@@ -35,7 +35,7 @@ from pkd_tune.tuning.journal import (
     was_started,
 )
 from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
-from pkd_tune.tuning.sampling import ask_untried, is_among_better, make_sampler, others_learnt, rank_at_rung, rung_at
+from pkd_tune.tuning.sampling import ask_untried, is_among_best, make_sampler, others_learnt, rank_at_rung, rung_at
 from pkd_tune.tuning.space import (
     Choice,
     Parameters,
@@ -219,8 +219,8 @@ class Studies:
             return False
         others = self.trials(trial_id.study_key)
         ranks = [other.user_attrs[rung_key(rung)] for other in others if rung_key(rung) in other.user_attrs]
-        if not is_among_better(rank, ranks):
-            reason = f"not in the better half at epoch {rung:g}"
+        if not is_among_best(rank, ranks):
+            reason = f"not in the best third at epoch {rung:g}"
         elif details.get("degenerate") and others_learnt(others, rung):
             reason = f"predicts the same for every example at epoch {rung:g}"
         else:

@@ -159,7 +159,7 @@ def plan_teacher(config: SearchConfig, device: torch.device, *, captured: bool) 
 
 
 def expected_epochs(trials: int, shares: Mapping[int, float], first_rung: float, *, early_stopping: bool) -> float:
-    """Returns how many epochs the trials of one study get, when half of those that reach a rung go on.
+    """Returns how many epochs the trials of one study get, when a third of those that reach a rung goes on.
 
     The first few pass a rung in any case; the best are never stopped. At a rung, trials of every budget are stopped
     alike; those whose budget ends there are not among them.

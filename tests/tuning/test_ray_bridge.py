@@ -52,7 +52,7 @@ def test_a_trial_in_the_worse_half_is_stopped_but_never_at_its_end(studies: Stud
     assert searcher.suggest("d") == Searcher.FINISHED
     states = [(row["state"], row["error"]) for row in trial_rows(studies)]
     complete = [("complete", None)] * (WARM_UP_TRIALS + 1)
-    assert states == [*complete, ("stopped early", "not in the better half at epoch 0.5")]
+    assert states == [*complete, ("stopped early", "not in the best third at epoch 0.5")]
     assert trial_rows(studies)[0]["f1"] == 80.0
 
 

@@ -232,7 +232,7 @@ def test_what_was_to_be_stopped_or_had_failed_is_ended_after_a_death_too(tmp_pat
     studies = opened(tmp_path, plan(1, WARM_UP_TRIALS + 2))
     assert studies.ask() is None
     ends = [(row["state"], row["error"]) for row in trial_rows(studies)[-2:]]
-    assert ends == [("stopped early", "not in the better half at epoch 0.5"), ("failed", "out of memory")]
+    assert ends == [("stopped early", "not in the best third at epoch 0.5"), ("failed", "out of memory")]
 
 
 def test_a_confirmation_that_was_cut_off_goes_on_with_its_seed(tmp_path: Path) -> None:
