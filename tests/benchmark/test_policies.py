@@ -29,7 +29,8 @@ GRID = table(
     ),
     *(
         recording(
-            60, score_of(a, t, r) - 5, score_of(a, t, r), alpha=a, beta=b, temperature=t, learning_rate=r, normalize=n
+            *(score_of(a, t, r) - to_come for to_come in (20, 5, 0)),
+            **{"alpha": a, "beta": b, "temperature": t, "learning_rate": r, "normalize": n},
         )
         for a, b, t, r, n in itertools.product(ALPHAS, BETAS, TEMPERATURES, RATES, (False, True))
     ),

@@ -19,7 +19,7 @@ from pkd_tune.tuning.trial_tables import counts, trial_rows
 DISTRIBUTIONS = {name: found for name, each in FLAT.items() if (found := distribution(each)) is not None}
 
 
-def test_the_worse_half_is_stopped_at_a_rung_but_none_of_the_first_few(tmp_path: Path) -> None:
+def test_all_but_the_best_third_are_stopped_at_a_rung_but_none_of_the_first_few(tmp_path: Path) -> None:
     studies = opened(tmp_path, plan(2, 10))
     for score in (80.0, 60.0, 70.0, 50.0)[:WARM_UP_TRIALS]:
         first, _ = ask(studies)
@@ -28,10 +28,10 @@ def test_the_worse_half_is_stopped_at_a_rung_but_none_of_the_first_few(tmp_path:
     weak, good = ask(studies)[0], ask(studies)[0]
     assert report(studies, weak, 61.0) == [True]
     studies.stop(weak)
-    assert report(studies, good, 75.0, 75.0, 10.0) == [False, False, False]  # evaluation 3 is no rung
+    assert report(studies, good, 75.0, 10.0) == [False, False]  # the second of six; evaluation 2 is no rung
     row = trial_rows(studies)[4]
     assert (row["state"], row["score"], row["evaluations"]) == ("stopped early", 61.0, 1)
-    assert "better half" in row["error"]
+    assert "best third" in row["error"]
     assert counts(studies) == {"done": 4, "stopped": 1, "failed": 0, "running": 1}
 
 
@@ -45,12 +45,11 @@ def test_a_trial_that_left_the_most_frequent_class_is_ahead_of_those_that_did_no
     for _ in range(WARM_UP_TRIALS):
         assert not half_an_epoch(68.0, degenerate=True)
     assert not half_an_epoch(66.0, degenerate=False)
-    assert not half_an_epoch(65.0, degenerate=False)
-    assert not half_an_epoch(64.0, degenerate=False)  # the third of seven, of which three go on
-    assert half_an_epoch(63.0, degenerate=False) is False  # the fourth of eight
-    assert half_an_epoch(68.0, degenerate=True)  # now others learnt
-    assert half_an_epoch(62.0, degenerate=False) is False  # the fifth of ten
-    assert half_an_epoch(61.0, degenerate=False)
+    assert not half_an_epoch(65.0, degenerate=False)  # the second of six, of which two go on
+    assert half_an_epoch(64.0, degenerate=False)  # the third of seven
+    assert half_an_epoch(68.0, degenerate=True)  # the fourth of eight, behind all that learnt
+    assert not half_an_epoch(64.5, degenerate=False)  # the third of nine
+    assert half_an_epoch(63.0, degenerate=False)
 
 
 def test_rungs_survive_a_restart(tmp_path: Path) -> None:
@@ -65,7 +64,7 @@ def stops(history: list[tuple[int, int, float]], trial: int, rung: float, score:
     """Returns whether a trial is stopped at a rung, from all (trial, evaluation, score) before, two an epoch."""
     there = [s for t, e, s in history if e / 2 == rung and t != trial and BUDGETS[t % 3] > rung] + [score]
     better = sum(s > score for s in there)
-    return len(there) > WARM_UP_TRIALS and better >= max(1, len(there) // 2)
+    return len(there) > WARM_UP_TRIALS and better >= max(1, len(there) // 3)
 
 
 BUDGETS = (2, 4, 8)
@@ -93,7 +92,7 @@ def test_trials_of_different_budgets_are_compared_at_the_same_epoch(tmp_path: Pa
         evaluation, budget, score = running[trial_id], BUDGETS[trial_id.number % 3], draws.uniform(60, 90)
         last = evaluation == 2 * budget
         stop = studies.report(trial_id, evaluation, score, seen(evaluation / 2, score), last=last)
-        at_a_rung = evaluation / 2 in (0.5, 1, 2, 4, 8) and not last
+        at_a_rung = evaluation / 2 in (0.5, 1.5, 4.5) and not last
         assert stop == (at_a_rung and stops(history, trial_id.number, evaluation / 2, score))
         history.append((trial_id.number, evaluation, score))
         if stop or last:
@@ -105,11 +104,10 @@ def test_trials_of_different_budgets_are_compared_at_the_same_epoch(tmp_path: Pa
 
 
 def test_rungs_that_one_evaluation_passes_count_as_the_last_of_them() -> None:
-    assert [rung_at(epoch, before, 0.5) for epoch, before in ((0.5, 0), (1, 0.5), (1.5, 1), (2, 1.5), (1, 0))] == [
-        *(0.5, 1, None, 2, 1)
-    ]
-    assert rung_at(2 / 3, 1 / 3, 1 / 3) == pytest.approx(2 / 3)
-    assert rung_at(1, 2 / 3, 1 / 3) is None
+    passed = ((0.5, 0), (1, 0.5), (1.5, 1), (2, 1.5), (1, 0), (5, 0))
+    assert [rung_at(epoch, before, 0.5) for epoch, before in passed] == [0.5, None, 1.5, None, 0.5, 4.5]
+    assert rung_at(2 / 3, 1 / 3, 1 / 3) is None
+    assert rung_at(1, 2 / 3, 1 / 3) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("early_stopping", [True, False])
@@ -124,7 +122,7 @@ def test_a_trial_of_one_class_is_stopped_once_another_was_better_by_then(tmp_pat
     studies.complete(first)
     finish(studies, ask(studies)[0], 68.0, 70.0, 71.0, 70.0)
     again, _ = ask(studies)
-    expected = [False, True, False, True] if early_stopping else [False] * 4  # half an epoch proves nothing
+    expected = [False, False, True, False] if early_stopping else [False] * 4  # half an epoch proves nothing
     assert constant(again) == expected
 
 
@@ -132,7 +130,7 @@ def test_of_trials_that_all_fall_back_to_one_class_the_last_one_is_not_stopped(t
     """As on a tiny task, where no student of a depth may learn anything: the depth has its winner all the same."""
     studies = opened(tmp_path, plan(2, 2))
     running = [ask(studies)[0], ask(studies)[0]]
-    for step, classes in enumerate(((2, 2), (2, 1), (1,), (1,)), start=1):
+    for step, classes in enumerate(((2, 2), (2, 2), (2, 1), *[(1,)] * 6), start=1):
         for trial_id, number in zip(list(running), classes, strict=True):
             if studies.report(trial_id, step, 68.0, seen(step / 2, 68.0, degenerate=number == 1)):
                 studies.stop(trial_id)
@@ -146,13 +144,13 @@ def test_only_a_trial_that_goes_on_and_did_better_there_shows_that_more_can_be_l
     studies = opened(tmp_path, plan(2, 3))
     first, second, third = (ask(studies)[0] for _ in range(3))
 
-    def at_2(trial_id: TrialId, *, degenerate: bool) -> bool:
-        return studies.report(trial_id, 2, 68.0, seen(1.0, 68.0, degenerate=degenerate))
+    def at_3(trial_id: TrialId, *, degenerate: bool) -> bool:
+        return studies.report(trial_id, 3, 68.0, seen(1.5, 68.0, degenerate=degenerate))
 
-    assert not at_2(first, degenerate=True)
-    assert not at_2(second, degenerate=False)
+    assert not at_3(first, degenerate=True)
+    assert not at_3(second, degenerate=False)
     studies.stop(second)
-    assert not at_2(third, degenerate=True)
+    assert not at_3(third, degenerate=True)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
@@ -202,10 +200,10 @@ def test_trials_of_other_batch_sizes_meet_at_a_rung(tmp_path: Path) -> None:
     learnt, constant = ask(studies)[0], ask(studies)[0]
     for step, epoch in enumerate((58 / 115, 1.0, 1 + 58 / 115), start=1):
         assert not studies.report(learnt, step, 70.0, seen(epoch, 70.0))
-    for step, epoch in enumerate((39 / 77, 1.0 + 1e-3), start=1):
+    for step, epoch in enumerate((39 / 77, 1.0, 1 + 39 / 77), start=1):
         stop = studies.report(constant, step, 68.0, seen(epoch, 68.0, degenerate=True))
     assert stop
-    assert trial_rows(studies)[1]["error"] == "predicts the same for every example at epoch 1"
+    assert trial_rows(studies)[1]["error"] == "predicts the same for every example at epoch 1.5"
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 77, 113, 115, 313, 2105])
@@ -220,6 +218,7 @@ def test_every_rung_has_an_evaluation_at_most_a_step_after_it(steps: int, evalua
         if (rung := rung_at(epoch, before, 1 / evaluations)) is not None
     }
     assert all(rung <= epoch + 1e-9 < rung + 1 / steps + 1e-6 for rung, epoch in rungs.items())
-    halved = {2**i / evaluations for i in range(10) if 2**i <= 4 * evaluations}
-    assert set(rungs) == (halved if evaluations <= steps else set(rungs) & halved)
+    thirds = {round(3**i / evaluations, 6) for i in range(10) if 3**i <= 4 * evaluations}
+    passed = {round(rung, 6) for rung in rungs}
+    assert passed == (thirds if evaluations <= steps else passed & thirds)
     assert at[-1] == 4

@@ -17,17 +17,17 @@ from pkd_tune.workflows.search import plan_search
 from pkd_tune.workflows.timing import Cost
 
 
-def test_halving_lets_the_first_few_and_half_of_the_others_go_on() -> None:
+def test_at_a_rung_the_first_few_and_a_third_of_the_others_go_on() -> None:
     assert expected_epochs(10, {4: 1.0}, 0.5, early_stopping=False) == 40
-    # 10 reach half an epoch; 4 + 3 go on to the first epoch; 4 + 1.5 to the second; 4 + 0.75 to the fourth
-    assert expected_epochs(10, {4: 1.0}, 0.5, early_stopping=True) == (10 + 7 + 2 * 5.5 + 4 * 4.75) / 2
+    # 10 reach half an epoch; 4 + 2 go on to one and a half; 4 + 2/3 to the fourth
+    assert expected_epochs(10, {4: 1.0}, 0.5, early_stopping=True) == pytest.approx(10 / 2 + 6 + 2.5 * (4 + 2 / 3))
     assert expected_epochs(3, {4: 1.0}, 0.5, early_stopping=True) == 12
 
 
 def test_trials_of_every_budget_share_the_rungs_before_their_ends() -> None:
     assert expected_epochs(8, {2: 0.5, 6: 0.5}, 1.0, early_stopping=False) == 4 * 2 + 4 * 6
-    # 8 reach the first epoch; 3 + 3 go on to the second, where 3 end and the others are too few to be stopped
-    assert expected_epochs(8, {2: 0.5, 6: 0.5}, 1.0, early_stopping=True) == 8 + 6 + 3 * 4
+    # 8 reach the first epoch; 8/3 of each budget go on; half end at the second, the others are too few to be stopped
+    assert expected_epochs(8, {2: 0.5, 6: 0.5}, 1.0, early_stopping=True) == pytest.approx(8 + 8 / 3 + 5 * 8 / 3)
 
 
 def test_the_plan_of_a_real_search_is_printed_and_nothing_is_left(
@@ -45,7 +45,7 @@ def test_the_plan_of_a_real_search_is_printed_and_nothing_is_left(
         "core-hours",
     ):
         assert line in text
-    assert "Rungs at epochs 0.5, 1 of 2." in text
+    assert "Rungs at epochs 0.5, 1.5 of 2." in text
     assert "Teacher: " in text
     cores = len(os.sched_getaffinity(0))
     assert f"{plural(min(cores, 8), 'trial')} at once on cpu" in text
