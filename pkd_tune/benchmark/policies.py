@@ -177,6 +177,7 @@ def own_search(
             settings; None: PKD is searched alone, at the table's depth.
     """
     methods: tuple[Method, ...] = (METHOD,) if transfer is None else RECORDED
+    per_epoch = table.evaluations_per_epoch
     scales = {
         StudyKey(depth, method): _cached_scales(table, method, depth)
         for depth, method in itertools.product(table.depths, methods)
@@ -197,7 +198,7 @@ def own_search(
             plans,
             seed=seed,
             early_stopping=early_stopping,
-            first_rung=table.recordings[0].trainings[0].epochs[first_rung - 1],
+            first_rung=first_rung / per_epoch,
             max_pending=default_space().max_pending if max_pending is None else max_pending,
         )
     trials: list[TrialId] = []
@@ -210,7 +211,8 @@ def own_search(
         return Job(len(trials) - 1, scales[trial_id.study_key].recording(settings))
 
     def report(job: Job, seen: Seen) -> bool:
-        details = {"epoch": seen.epoch, "degenerate": seen.degenerate, "metrics": {"score": seen.score}}
+        epoch = seen.evaluation / per_epoch  # the recorded one may be a step before the rung
+        details = {"epoch": epoch, "degenerate": seen.degenerate, "metrics": {"score": seen.score}}
         return studies.report(trials[job.trial], seen.evaluation, seen.score, details, last=seen.last)
 
     def end(job: Job, seen: Seen) -> None:

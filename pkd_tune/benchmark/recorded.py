@@ -107,6 +107,12 @@ class Table:
         """Epochs of the longest training."""
         return max(recording.budget for recording in self.recordings)
 
+    @property
+    def evaluations_per_epoch(self) -> int:
+        """Evaluations in an epoch of the training runs; they may be a step beside the equal parts of an epoch."""
+        epochs = self.recordings[0].trainings[0].epochs
+        return round(len(epochs) / epochs[-1])
+
 
 def together(tables: Sequence[Table]) -> Table:
     """Returns the recordings of several depths as one table."""

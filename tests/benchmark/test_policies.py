@@ -3,13 +3,14 @@
 import itertools
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from recordings import recording, table
 
 from pkd_tune.benchmark.policies import POLICIES, STAGED_TRIALS, scales_of, staged_grid, variant
-from pkd_tune.benchmark.recorded import Table
+from pkd_tune.benchmark.recorded import Table, Training
 from pkd_tune.benchmark.simulation import Job, Policy, Seen, simulate
 from pkd_tune.tuning import sampling
 from pkd_tune.tuning.space import Float
@@ -120,6 +121,28 @@ def test_ours_stops_trials_and_the_other_does_not(tmp_path: Path) -> None:
     assert 3 in {evaluation for _, evaluation in ends} > {3}
     _, ends, _ = run(POLICIES["tpe without stopping"], tmp_path, epochs=12)
     assert {evaluation for _, evaluation in ends} == {3}
+
+
+@pytest.mark.parametrize("first", [59 / 119, 0.5, 32 / 63])
+def test_our_rungs_are_those_of_a_search_where_no_step_is_at_half_an_epoch(tmp_path: Path, first: float) -> None:
+    """As in the recorded tables, whose first evaluations are a step before or after it."""
+    epochs = (first, 1.0, 1 + first, 2.0)
+    trainings = (Training(epochs=epochs, scores=(70.0,) * 4, degenerate=(False,) * 4),) * 2
+    recorded = table(*(replace(recording(70, alpha=i / 10), trainings=trainings) for i in range(9)))
+    policy = POLICIES["ours"](recorded, 0, tmp_path)
+
+    def stopped(*scores: float) -> list[bool]:
+        job = policy.ask()
+        assert job is not None
+        seen = [Seen(i, score, epochs[i - 1], False, i == 4) for i, score in enumerate(scores, start=1)]
+        stops = [policy.report(job, each) for each in seen]
+        policy.end(job, seen[-1])
+        return stops
+
+    for _ in range(sampling.WARM_UP_TRIALS):
+        assert not any(stopped(70, 70, 70, 70))
+    assert stopped(80, 60, 60) == [False, False, True]
+    assert stopped(60) == [True]
 
 
 def test_a_study_beside_another_tries_its_best_settings(tmp_path: Path) -> None:
