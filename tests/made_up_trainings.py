@@ -119,7 +119,9 @@ def capturing_pool(student_data: StudentData, depth: int, graphs: Graphs, *, res
     width, teacher_width = config.hidden_size, student_data.teacher_train.cls_NLH.shape[2]
     narrow = teacher_width != width
     projection = torch.nn.Linear(width, teacher_width) if narrow else None
-    model_pool.train_steps[depth, narrow] = TrainStep(student, projection, tokens=student_data.tokens, graphs=graphs)
+    model_pool.train_steps[depth, narrow, ()] = TrainStep(
+        student, projection, tokens=student_data.tokens, graphs=graphs
+    )
     model_pool.sources[student_data.train.key] = made_up_source(student_data, resident=resident)
     return model_pool
 

@@ -27,7 +27,7 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, str], int
 
     Returns:
         The exit code; 2 after a `UserError`, whose problems are printed one line each; 1 after a failure of the
-        machine, such as a full disk, which is one line; 130 after Ctrl-C.
+        machine, such as a full disk or GPU, which is one line; 130 after Ctrl-C.
 
     Raises:
         SystemExit: With 141 where standard output is closed early, as by `head`.
@@ -43,7 +43,7 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, str], int
             print(f"{parser.prog}: error: {problem}", file=sys.stderr)
         return 2
     except Exception as error:
-        reason = str(error) if isinstance(error, MachineError) else machine_failure(error)
+        reason = str(error) if isinstance(error, MachineError) else machine_failure(error) or _full_gpu(error)
         if reason is None:
             raise
         print(f"{parser.prog}: stopped: {reason}; {parser.after_ctrl_c}", file=sys.stderr)
@@ -51,6 +51,14 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, str], int
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; {parser.after_ctrl_c}", file=sys.stderr)
         return 130
+
+
+def _full_gpu(error: Exception) -> str | None:
+    """Returns that a GPU's memory ran out, and the remedy; None where an error is of another kind."""
+    torch = sys.modules.get("torch")  # which a command that has not used it need not import
+    if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        return None
+    return "the GPU's memory ran out; free it, or choose another GPU with CUDA_VISIBLE_DEVICES"
 
 
 def prepare_terminal() -> None:

@@ -73,9 +73,9 @@ def missing_columns(table: Table, needed: Sequence[str]) -> list[str]:
 
 
 def class_text(value: Any) -> str | None:
-    """Returns a label as the text of its class; None for what is neither a string nor a whole number, or is empty."""
+    """Returns a label as the text of its class; None for what is neither a string nor a whole number, or is blank."""
     if isinstance(value, str):
-        return value or None
+        return value if value.strip() else None
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
@@ -84,7 +84,7 @@ def label_problems(table: Table, column: str) -> list[str]:
     problems = []
     kinds: dict[type, int] = {}
     for row, value in enumerate(table.columns[column]):
-        if value is None or value == "":
+        if value is None or (isinstance(value, str) and not value.strip()):
             problems.append(f"{table.place(row)}: {column!r} is empty; every example needs a label")
         elif class_text(value) is None:
             problems.append(
@@ -154,7 +154,7 @@ def _values(task: Task, table: Table, problems: list[str]) -> list[float]:
     for row, value in enumerate(table.columns[task.label]):
         try:
             number = math.nan if isinstance(value, bool) else float(np.float32(value))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         found.append(number)
         if not (math.isfinite(number) and low <= number <= high):

@@ -123,7 +123,9 @@ def half_width(
     Medicine 2008). For the examples it is the normal quantile times the standard deviation over resamples. For the
     seeds it is the quantile of Student's t times the standard error: resampling two or three seeds instead would
     understate their variance. The variance over seeds is pooled over several models, as in an analysis of variance,
-    because two or three seeds hardly tell it; a model's own is taken where it is larger.
+    because two or three seeds hardly tell it; a model's own is taken where it is larger. Models whose training runs all
+    have the same score, such as those that stay at the most frequent class, say nothing of how much others vary: they
+    are left out of the pool where another one varies.
 
     Leading axes are those of independent comparisons.
 
@@ -142,9 +144,11 @@ def half_width(
     squared: Array = ndtri(tail) ** 2 * resampled.var(-1, ddof=1)
     covered = [of_ours] if of_theirs is None else [of_ours, of_theirs]
     pooled = [scores for scores in pool or covered if scores.shape[-1] > 1]
-    freedom = sum(scores.shape[-1] - 1 for scores in pooled)
-    if not freedom:
+    if not pooled:
         raise ValueError("no model was trained on two seeds")
+    of_all = sum(scores.shape[-1] - 1 for scores in pooled)
+    of_varying = sum(((scores.shape[-1] - 1) * (np.ptp(scores, axis=-1) > 0) for scores in pooled), start=np.zeros(()))
+    freedom = np.where(of_varying > 0, of_varying, of_all)
     common = sum((scores.shape[-1] - 1) * scores.var(-1, ddof=1) for scores in pooled) / freedom
     for scores in covered:
         trainings = scores.shape[-1]

@@ -11,7 +11,7 @@
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -174,6 +174,8 @@ def task_of_model(described: Description, classes: Sequence[str], table: Table) 
         UserError: The name or the metrics do not fit.
     """
     _check_name(described)
+    if described.hub is None:  # as where they are found in train, whatever order the model has
+        classes = sorted(classes, key=_sort_key)
     labels = () if described.kind == "regression" else described.labels or tuple(classes)
     return _task(described, _text_columns(described, table), labels, ())
 
@@ -248,7 +250,23 @@ def _classes(described: Description, train: Table, sources: Mapping[str, tuple[s
     if problems := label_problems(train, described.label):
         raise UserError(*problems)
     values = set(train.columns[described.label])
+    _check_spelling(described, train, values)
     return _checked_classes(described, train, [str(value) for value in sorted(values, key=_sort_key)])
+
+
+def _check_spelling(described: Description, train: Table, values: Collection[Any]) -> None:
+    """Refuses classes that are the same but for case and surrounding spaces, unless a task file lists them."""
+    spellings: dict[str, list[str]] = {}
+    for text in sorted(map(str, values)):
+        spellings.setdefault(text.strip().casefold(), []).append(text)
+    if alike := [found for found in spellings.values() if len(found) > 1]:
+        raise UserError(
+            *(
+                f"{train.source}: {described.label!r} has {' and '.join(map(repr, found))}, which differ only in case "
+                "or surrounding spaces; write them alike, or list the classes in a task file: labels = [...]"
+                for found in alike
+            )
+        )
 
 
 def _sort_key(value: Any) -> tuple[int, str]:

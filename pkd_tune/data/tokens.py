@@ -182,6 +182,11 @@ def read_tokenizer(model_dir: Path) -> "PreTrainedTokenizerBase":
     if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
         # transformers makes such a tokenizer where the file that its class reads is not there.
         raise UserError(f"{model_dir}: its {type(tokenizer).__name__} finds no vocabulary there; add a tokenizer.json")
+    if tokenizer.pad_token is None:
+        raise UserError(
+            f"{model_dir}: its tokenizer has no padding token, which batches need; set tokenizer.pad_token and save it "
+            "there again"
+        )
     return tokenizer
 
 

@@ -23,22 +23,23 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def export_student(
-    weights: Path, layers: int, pretrained_dir: Path, task: Task, seed: int, target: Path, max_length: int
+    weights: Path, layers: Sequence[int], start_dir: Path, task: Task, seed: int, target: Path, max_length: int
 ) -> None:
     """Writes the Hugging Face folder of a student from the weights of its trial, atomically; replaces an existing one.
 
     Args:
         weights: Safetensors file of the trial.
-        layers: Depth of the student.
-        pretrained_dir: Folder of the encoder it was initialised from, with the tokenizer.
+        layers: Of the model it started from, counted from 1: whether a layer attends locally or globally is not in the
+            weights.
+        start_dir: Folder of that model, with the tokenizer.
         task: Has the class names.
         seed: Seeds the initial weights, all of which `weights` then overwrites.
         target: The folder to write.
         max_length: Of the examples it was trained on, in tokens: where its tokenizer truncates.
     """
-    student = cut_to_layers(load_classifier(pretrained_dir, task.labels, seed), range(1, layers + 1))
+    student = cut_to_layers(load_classifier(start_dir, task.labels, seed), layers)
     student.load_state_dict(load_file(weights))
-    save_classifier(student, pretrained_dir, target, max_length=max_length, replace=True)
+    save_classifier(student, start_dir, target, max_length=max_length, replace=True)
 
 
 def write_formats(folder: Path, formats: Sequence[str]) -> None:

@@ -2,11 +2,13 @@
 
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -33,8 +35,24 @@ Result = TypeVar("Result")
 
 def in_fresh_process(function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
     """Calls a function in a new interpreter, without any state of this one, and returns its result."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(function, *args, **kwargs).result()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return submit_alone(pool, function, *args, **kwargs).result()
+
+
+def submit_alone(
+    pool: Executor, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+) -> Future[Result]:
+    """Submits a call to a pool that has no process yet, whose process does not import the program that is running.
+
+    It would otherwise, as `__mp_main__`, and a script that calls the Python API would begin once more in the process,
+    unless it is guarded by `if __name__ == "__main__"`.
+    """
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        return pool.submit(function, *args, **kwargs)
+    finally:
+        sys.modules["__main__"] = program
 
 
 def measure(

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from pkd_tune.config import Task
 from pkd_tune.deployment.formats import FORMATS, INT8, ONNX, PYTORCH
-from pkd_tune.encoders.folder import hub_name
+from pkd_tune.encoders.folder import family_of, hub_name
 from pkd_tune.files import MODEL_CARD, write_text
 from pkd_tune.reporting.document import Table, Text, code, markdown, markdown_literal
 from pkd_tune.reporting.formatting import metric_titles, millions, number_text, setting_text, spread_text
@@ -75,6 +75,7 @@ def write_card(
     card = _template().render(
         metadata=Markup(_metadata(student, task, demo=demo, onnx=held != {PYTORCH}, start=start).to_yaml() + "\n"),
         student=student,
+        family=family_of(target).title,
         teacher=teacher,
         task=task,
         verdict=Markup(markdown([Text(verdict)])) if verdict else "",

@@ -25,7 +25,7 @@ from pkd_tune.distillation.teacher import Teacher
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs, teacher_outputs
 from pkd_tune.distillation.train_step import Graphs, TrainStep, graphs_of_a_training
 from pkd_tune.encoders.folder import has_classifier
-from pkd_tune.encoders.modeling import copy_layers, cut_to_layers, load_classifier
+from pkd_tune.encoders.modeling import copy_layers, cut_to_layers, layer_kinds, load_classifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -210,8 +210,8 @@ def compute_teacher_outputs(
 class ModelPool:
     """What a process keeps from one student to the next: models, optimisers, captured steps, examples on its GPU."""
 
-    train_steps: dict[tuple[int, bool], TrainStep] = field(default_factory=dict)
-    """By depth, and whether there is a projection."""
+    train_steps: dict[tuple[int, bool, tuple[str, ...]], TrainStep] = field(default_factory=dict)
+    """By depth, whether there is a projection, and the `layer_kinds()` of the student."""
     sources: dict[str, BatchSource] = field(default_factory=dict)
     """By the split's key."""
     graphs: Graphs | None = None
@@ -295,7 +295,7 @@ def _train_step(
     projection = None
     if loss.needs_layers:
         projection = _projection(start.config.hidden_size, student_data.teacher_train.cls_NLH.shape[2], seed)
-    key = (depth, projection is not None)
+    key = (depth, projection is not None, layer_kinds(start, layers))
     train_step = model_pool.train_steps.get(key)
     if train_step is None:
         if device.type == "cpu":

@@ -135,8 +135,8 @@ def cut_to_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMo
     """
     config = copy.deepcopy(model.config)
     config.num_hidden_layers = len(layers)
-    if hasattr(config, "layer_types"):  # local or global attention, which a layer keeps
-        config.layer_types = [model.config.layer_types[layer - 1] for layer in layers]
+    if kinds := layer_kinds(model, layers):  # which a layer keeps
+        config.layer_types = list(kinds)
     with torch.random.fork_rng(devices=[]):  # building a model draws random weights
         student = type(model)(config)
     student.to(model.device)
@@ -144,8 +144,21 @@ def cut_to_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMo
     return student
 
 
+def layer_kinds(model: PreTrainedModel, layers: Sequence[int]) -> tuple[str, ...]:
+    """Returns whether each of some layers attends locally or globally; empty for families whose layers are all alike.
+
+    Args:
+        model: ModernBERT's are of both kinds.
+        layers: Numbers of its layers, counted from 1.
+    """
+    kinds = getattr(model.config, "layer_types", None)
+    return tuple(kinds[layer - 1] for layer in layers) if kinds else ()
+
+
 def copy_layers(model: PreTrainedModel, layers: Sequence[int], student: PreTrainedModel) -> None:
     """Copies embeddings, the given layers, pooler and classifier to a student of that depth, in place.
+
+    The student's layers must be of the same `layer_kinds()`: weights do not say which.
 
     ModernBERT's first layer has no LayerNorm before its attention: a student's first layer goes without the one that
     the layer it starts from has.

@@ -133,6 +133,7 @@ def latex(table: pd.DataFrame) -> str:
             f"GLUE dev scores. {view.note}",
             f"glue-{view.label}",
             gap=GAP,
+            rules=[1 + first for first in (0, *view.groups)],  # below each teacher
         )
         for view in views(table)
     )

@@ -1,5 +1,7 @@
 """Tables of a report as LaTeX, for the packages booktabs and graphicx."""
 
+from collections.abc import Collection
+
 from pkd_tune.reporting.document import Table, plain
 
 _SPECIAL = {
@@ -16,7 +18,7 @@ _SPECIAL = {
 } | {character: "\\" + character for character in "&%$#_{}"}
 
 
-def latex_table(table: Table, caption: str, label: str, gap: str = "") -> str:
+def latex_table(table: Table, caption: str, label: str, gap: str = "", rules: Collection[int] = ()) -> str:
     r"""Returns a table as LaTeX; it needs `\usepackage{booktabs}` and, as it is scaled to the page, `graphicx`.
 
     Columns without a value in any row are left out.
@@ -26,13 +28,14 @@ def latex_table(table: Table, caption: str, label: str, gap: str = "") -> str:
         caption: A text.
         label: What follows `tab:`.
         gap: A cell without a value, besides an empty one.
+        rules: Rows with a rule above them, besides the first ones of groups.
     """
     kept = [
         column for column in range(len(table.header)) if any(str(row[column]) not in ("", gap) for row in table.rows)
     ]
     lines = []
     for number, row in enumerate(table.rows):
-        if number in table.groups or number - 1 in (0, *table.groups):
+        if number in table.groups or number in rules:
             lines.append(r"\midrule")
         lines.append(" & ".join(latex_text(plain(str(row[column]))) for column in kept) + r" \\")
     body = "\n".join(lines)

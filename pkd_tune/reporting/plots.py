@@ -167,8 +167,11 @@ def _has_bars(panel: Panel) -> bool:
 
 
 def _draw_panel(ax: Axes, panel: Panel) -> None:
+    bars = list(dict.fromkeys(str(name) for series in panel.series if series.kind == "bars" for name in series.y))
     for number, series in enumerate(panel.series):
-        _draw_series(ax, series, number, len(panel.series))
+        _draw_series(ax, series, number, len(panel.series), bars)
+    if bars:
+        ax.set_yticks(range(len(bars)), bars)
     ax.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
     if panel.integer_x:
         values = sorted({x for series in panel.series for x in series.x})
@@ -187,16 +190,14 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
         ax.set_xlim(-0.5, len(panel.x_ticks) - 0.5)
 
 
-def _draw_series(ax: Axes, series: Series, number: int, of: int) -> None:
+def _draw_series(ax: Axes, series: Series, number: int, of: int, bars: Sequence[str]) -> None:
     look = series.look
     colour = look.colour or _TEXT
     label = series.name if series.legend else None
     if series.kind == "bars":
-        names = [str(name) for name in series.y]
         height = 0.8 / of
-        places = [i + (number - (of - 1) / 2) * height for i in range(len(names))]
+        places = [bars.index(str(name)) + (number - (of - 1) / 2) * height for name in series.y]
         ax.barh(places, list(series.x), height, xerr=series.error, color=colour, label=label, error_kw={"lw": 0.8})
-        ax.set_yticks(range(len(names)), names)
         return
     points = series.kind == "points"
     ax.errorbar(

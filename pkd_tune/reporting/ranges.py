@@ -30,6 +30,8 @@ TEACHER_FACTOR = 2
 """How far beyond the teacher's learning rates another one is proposed."""
 HIGHEST = {"alpha": 1.0, "warmup_fraction": 1.0}
 LOWEST = {"epochs": 1, "batch_size": 1}
+ABOVE_ZERO = ("learning_rate", "temperature", "max_grad_norm")
+"""Parameters that cannot be 0."""
 
 
 def range_notes(run: Run) -> list[str]:
@@ -61,7 +63,7 @@ def _stuck(run: Run) -> Iterator[tuple[End, str]]:
     At most one sentence for each end of the range, for the first depth that shows it.
     """
     spec = run.record["space"]["learning_rate"]
-    if "low" not in spec or "degenerate" not in run.evaluations:
+    if "low" not in spec or "when" in spec or "degenerate" not in run.evaluations:
         return
     told = set()
     for depth in run.search["depths"]:
@@ -119,6 +121,8 @@ def _at_ends(run: Run, told: set[tuple[str, End]]) -> Iterator[str]:
             spec = run.record["space"].get(name, {})
             if name in unused or "low" not in spec or not spec["low"] <= value <= spec["high"]:
                 continue
+            if "when" in spec:
+                continue  # it may be the value for otherwise, and a wider range would have to repeat the condition
             place = _place(spec, value)
             end: End | None = "upper" if place >= 1 - MARGIN else "lower" if place <= MARGIN else None
             if end is not None and (name, end) not in told and _widened(name, spec, end) != spec:
@@ -144,7 +148,8 @@ def _widened(name: str, spec: dict[str, Any], end: End) -> dict[str, Any]:
     if end == "upper":
         high = min(HIGHEST.get(name, math.inf), high * FACTOR if spec["log"] else high + step)
     else:
-        low = max(LOWEST.get(name, 0), low / FACTOR if spec["log"] else low - step)
+        lower = low / FACTOR if spec["log"] or (name in ABOVE_ZERO and low <= step) else low - step
+        low = max(LOWEST.get(name, 0), lower)
     return {**spec, "low": round(low) if spec["int"] else low, "high": round(high) if spec["int"] else high}
 
 

@@ -207,8 +207,9 @@ def _gaps(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
     ended = int(run.of_stage("search")["state"].isin(ENDED).sum())
     if run.planned is not None and ended < run.planned:
         yield f"The search is incomplete: {ended} of {run.planned} trials ended."
-    wanted = run.search["seeds"] * len(run.students)
-    ended = sum(len(student["confirmed"]["scores"]) for student in run.students if student["confirmed"])
+    seeds = run.search["seeds"]
+    confirmed = [len(student["confirmed"]["scores"]) if student["confirmed"] else 0 for student in run.students]
+    ended, wanted = sum(min(each, seeds) for each in confirmed), seeds * len(run.students)
     if ended < wanted:
         yield f"The confirmation is incomplete: {ended} of {wanted} training runs on fresh seeds are complete."
     if run.search["seeds"] == 1 and run.students:
@@ -290,6 +291,11 @@ def _kept_text(run: Run, student: dict[str, Any], control: dict[str, Any]) -> st
     if before != control["method"]:
         return ""
     titles = [METHOD_INFO[each["method"]].title for each in (student, control)]
+    if any(student["settings"][name] != control["settings"].get(name) for name in names):
+        return (  # the control had another winner by then, and has more trials now
+            f"{titles[0]}, the best of {student['trials_ended']}, keeps {listed(names)} of what was {titles[1]}'s best "
+            f"by then, and {titles[1]} is the best of {control['trials_ended']}"
+        )
     return (
         f"{titles[0]}, the best of {student['trials_ended']}, keeps {listed(names)} of the best of {titles[1]}'s "
         f"{control['trials_ended']}"

@@ -22,6 +22,8 @@ FILE = "file"
 """SHA-256 of the file a complete trial left: its best weights, or a confirmation's predictions."""
 FROM = "from"
 """Of a trial that another run made: which run. It informs the sampler, and is nothing else to this run."""
+NUMBER = "number"
+"""Of the same: its number in the other run."""
 REPEATS = "repeats"
 """Of a suggestion that was not run: its study has had the same setting before, or it is not wanted any more."""
 ORIGIN = "origin"
@@ -181,7 +183,10 @@ def finished_trials(run_dir: Path, task: str, plans: Sequence[StudyPlan]) -> dic
         study = optuna.load_study(study_name=plan.study_key.name, storage=storage)
         found[plan.study_key] = [
             optuna.trial.create_trial(
-                params=trial.params, distributions={name: chosen[name] for name in trial.params}, value=trial.value
+                params=trial.params,
+                distributions={name: chosen[name] for name in trial.params},
+                value=trial.value,
+                user_attrs={NUMBER: trial.number},
             )
             for trial in study.get_trials(states=(TrialState.COMPLETE,))
             if FROM not in trial.user_attrs and _is_inside(plan.parameters, trial.params)

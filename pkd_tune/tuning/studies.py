@@ -24,6 +24,7 @@ from pkd_tune.tuning.journal import (
     FILE,
     FROM,
     KEPT,
+    NUMBER,
     ORIGIN,
     REPEATS,
     SIBLING,
@@ -139,6 +140,8 @@ class Studies:
                 for trial in trials:
                     if trial.state is TrialState.RUNNING and ENDED in trial.user_attrs:
                         study.tell(trial.number, state=TrialState[trial.user_attrs[ENDED]["state"]])
+                    elif trial.state is TrialState.RUNNING and REPEATS in trial.user_attrs:
+                        study.tell(trial.number, state=TrialState.FAIL)
                     elif trial.state is TrialState.RUNNING:
                         self._interrupted.append(TrialId(plan.study_key, stage, trial.number))
                 if stage == "search":
@@ -271,18 +274,25 @@ class Studies:
 
         Only their settings and final scores are added. They do not count towards the quota, influence no pruning and
         cannot win, and their settings may be tried again.
+
+        Args:
+            study_key: Of the study.
+            source: Names the other run.
+            trials: As of `finished_trials()`: each has its number there.
         """
         study = self._studies[study_key, "search"]
-        added = sum(trial.user_attrs.get(FROM) == source for trial in study.get_trials(deepcopy=False))
-        for trial in trials[added:]:
+        there = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+        added = {attributes[NUMBER] for attributes in there if attributes.get(FROM) == source}
+        new = [trial for trial in trials if trial.user_attrs[NUMBER] not in added]
+        for trial in new:
             copy = optuna.create_trial(
                 params=trial.params,
                 distributions=trial.distributions,
                 value=trial.value,
-                user_attrs={FROM: source},
+                user_attrs={FROM: source, NUMBER: trial.user_attrs[NUMBER]},
             )
             study.add_trial(copy)
-        return len(trials[added:])
+        return len(new)
 
     def remaining(self) -> int:
         """Returns how many trials are still to be started or resumed, confirmations included."""
@@ -309,7 +319,8 @@ class Studies:
             for trial in self.trials(study_key, stage):
                 if trial.state is TrialState.RUNNING:
                     done = evaluations(trial)[trial.last_step]["epoch"] if trial.last_step is not None else 0.0
-                    left += self.settings(study_key, trial)["epochs"] - done
+                    epochs = self.settings(study_key, trial)["epochs"]  # None: a process died before it was chosen
+                    left += (self._mean_epochs(study_key) if epochs is None else epochs) - done
         for study_key in self.plans:
             unstarted = max(0, self.quota(study_key) - len(self.trials(study_key)))
             left += unstarted * self._mean_epochs(study_key)

@@ -119,7 +119,8 @@ def trials_done(request: SearchRequest, run_dir: Path, plans: Sequence[StudyPlan
         winner = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
         confirmed, ablated = (
             sum(
-                trial.state.name == "COMPLETE"
+                was_started(trial)
+                and trial.state.is_finished()  # what failed is not trained again
                 and winner is not None
                 and trial.user_attrs.get("winner") == winner.number
                 for trial in recorded.get(STUDY_NAMES[stage].format(plan.study_key.name), [])

@@ -24,10 +24,10 @@ from pkd_tune.deployment.conversion import export_student, write_formats
 from pkd_tune.deployment.formats import FORMATS, PYTORCH
 from pkd_tune.deployment.measurement import latencies_ms, latency_machine, measure, measured, predict, throughputs
 from pkd_tune.deployment.model_card import write_card
-from pkd_tune.distillation.layer_map import teacher_layers
+from pkd_tune.distillation.layer_map import start_layers, teacher_layers
 from pkd_tune.distillation.student import start_folder
 from pkd_tune.distillation.teacher import Teacher
-from pkd_tune.encoders.folder import model_name
+from pkd_tune.encoders.folder import layer_count, model_name
 from pkd_tune.encoders.precision import has_bf16
 from pkd_tune.files import BEST, DEV_PREDICTIONS, write_text
 from pkd_tune.reporting.dev_predictions import TEACHER, TEXT_LENGTH, TEXTS, disagreements
@@ -96,7 +96,8 @@ def export_finalists(
         )
         weights = trial_file(context, studies, TrialId(study_key, "search", best.number))
         start = start_folder(data, teacher.folder, settings["init"])
-        export_student(weights, study_key.depth, start, task, config.student_training.seed, target, data.max_length)
+        layers = start_layers(settings["init"], study_key.depth, layer_count(start))
+        export_student(weights, layers, start, task, config.student_training.seed, target, data.max_length)
         of_student = predict(target, dev, task, data.max_length)
         exported[target.relative_to(run_dir).as_posix()] = of_student
         scores = best.intermediate_values

@@ -25,6 +25,7 @@ import torch
 from pkd_tune.config import DistillConfig, Method, SearchConfig, Strategy
 from pkd_tune.data.loading import load_features, selection_splits
 from pkd_tune.data.tokens import Split, take, used_tokens
+from pkd_tune.deployment.measurement import submit_alone
 from pkd_tune.distillation.batch_source import open_source
 from pkd_tune.distillation.loop import Evaluation, fit
 from pkd_tune.distillation.losses import Loss
@@ -270,7 +271,7 @@ def in_own_process(work: Callable[..., T], *arguments: object, limit: float = LI
     started = time.monotonic()
     try:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(within_limit, limit, work, *arguments).result()
+            return submit_alone(pool, within_limit, limit, work, *arguments).result()
     except BrokenProcessPool as error:
         if time.monotonic() - started < limit:
             raise

@@ -17,6 +17,9 @@ COMPARED = ("demo", "search", "space", "content")
 FLAGS = {
     "search.seed": "--seed",
     "search.depths": "--depths",
+    "search.trials": "--trials",
+    "search.control_trials": "--control-trials",
+    "search.seeds": "--seeds",
     "search.sampler": "--sampler",
     "search.data.select_on": "--select-on",
     "content.unlabeled": "the content of --unlabeled",
@@ -31,11 +34,11 @@ PLACES = (
 )
 """Settings that only say where something lies; what lies there is compared by content."""
 
-TOTALS = (
-    *(f"search.{name}" for name in ("trials", "control_trials", "finetuned_trials", "seeds")),
-    "search.max_pending",
-)
-"""Settings that a continued run may change: how many training runs there are, and how many of them at once."""
+TOTALS = tuple(f"search.{name}" for name in ("trials", "control_trials", "finetuned_trials", "seeds"))
+"""Numbers of training runs, which may be larger when a run is continued; without a number it is every setting."""
+
+FREE = ("search.max_pending",)
+"""Settings that a continued run may change."""
 
 
 def choose_run_folder(task_folder: Path, name: str, *, new: bool) -> Path:
@@ -126,7 +129,7 @@ def check_trials_are_recorded(run_dir: Path) -> None:
 
 
 def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str, Any]) -> None:
-    """Refuses to continue a run whose settings are not the current ones; the numbers of trials and seeds may differ.
+    """Refuses to continue a run whose settings are not the current ones; the numbers of trials and seeds may be larger.
 
     Args:
         run_dir: Named in the error.
@@ -142,9 +145,15 @@ def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str
         f"{run_dir}: {_name(key)} {_recorded_text(before, key)} in this run and {_requested_text(now, key)}; give the "
         "old value or start another run with --new"
         for key in dict.fromkeys([*before, *now])
-        if key not in (*PLACES, *TOTALS)
+        if key not in (*PLACES, *TOTALS, *FREE)
         and not _follows_flag(key)
         and _recorded_text(before, key) != _recorded_text(now, key)
+    ]
+    differing += [
+        f"{run_dir}: {_name(key)} {_recorded_text(before, key)} in this run and {_requested_text(now, key)}, which is "
+        "less; give the old value or more, or start another run with --new"
+        for key in TOTALS
+        if key in before and key in now and _is_less(now[key], before[key])
     ]
     if differing:
         raise UserError(*differing)
@@ -169,6 +178,10 @@ def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 def _name(key: str) -> str:
     """Returns what people call a setting: its flag where it has one."""
     return "--methods" if re.fullmatch(r"search\.stages\.\d+\.method", key) else FLAGS.get(key, key)
+
+
+def _is_less(now: int | None, before: int | None) -> bool:
+    return now is not None and (before is None or now < before)
 
 
 def _recorded_text(record: dict[str, Any], key: str) -> str:

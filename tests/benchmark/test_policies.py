@@ -31,7 +31,11 @@ GRID = table(
     *(
         recording(
             *(score_of(a, t, r) - to_come for to_come in (20, 5, 0)),
-            **{"alpha": a, "beta": b, "temperature": t, "learning_rate": r, "normalize": n},
+            alpha=a,
+            beta=b,
+            temperature=t,
+            learning_rate=r,
+            normalize=n,
         )
         for a, b, t, r, n in itertools.product(ALPHAS, BETAS, TEMPERATURES, RATES, (False, True))
     ),

@@ -10,6 +10,7 @@ import termios
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from pkd_tune.cli.main import prepare_terminal, run_command
 
@@ -49,6 +50,17 @@ def test_an_interrupted_command_says_what_the_same_command_will_do(
     monkeypatch.setattr(sys, "argv", ["x", *FLAGS[name].split()])
     assert run_command(module.make_parser(), interrupted) == 130
     assert capsys.readouterr().err == f"python -m pkd_tune.{name}: interrupted; {AFTER_CTRL_C[name]}\n"
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_full_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(args: argparse.Namespace, command: str) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has ...")
+
+    monkeypatch.setattr(sys, "argv", ["x", *FLAGS["finetune"].split()])
+    assert run_command(importlib.import_module("pkd_tune.finetune").make_parser(), full) == 1
+    said = "stopped: the GPU's memory ran out; free it, or choose another GPU with CUDA_VISIBLE_DEVICES; "
+    assert capsys.readouterr().err == f"python -m pkd_tune.finetune: {said}{AFTER_CTRL_C['finetune']}\n"
 
 
 def test_a_terminal_that_says_no_size_has_eighty_columns(monkeypatch: pytest.MonkeyPatch, signals: None) -> None:

@@ -135,8 +135,15 @@ def test_the_interval_of_two_seeds_worked_out_by_hand() -> None:
     three = half_width(pair, None, resampled * 0, 0.95, pool=[pair, pair - 10, pair - 20])
     assert three == pytest.approx(3.1824, abs=1e-3)
     # A model that varies more than the others counts with its own variance.
-    noisy = half_width(pair, None, resampled * 0, 0.95, pool=[pair, np.array([50.0, 50.0])])
+    noisy = half_width(pair, None, resampled * 0, 0.95, pool=[pair, pair / 10])
     assert noisy == pytest.approx(4.3027, abs=1e-3)
+    # One whose training runs are all the same adds no degree of freedom; two such ones do not vary at all.
+    constant = np.array([50.0, 50.0])
+    stuck = half_width(pair, None, resampled * 0, 0.95, pool=[pair, constant, constant - 1])
+    assert stuck == pytest.approx(12.706, abs=1e-3)
+    assert half_width(constant, None, resampled * 0, 0.95, pool=[constant, constant - 1]) == 0
+    both = half_width(np.stack([pair, constant]), None, np.zeros((2, 2)), 0.95)  # independent comparisons
+    assert both == pytest.approx([12.706, 0], abs=1e-3)
     # A single training has the pooled variance, here 2 with one degree of freedom: √(2 / 2 + 2) times 12.706.
     single = half_width(pair, np.array([70.0]), resampled * 0, 0.95)
     assert single == pytest.approx(12.706 * np.sqrt(3), abs=1e-3)

@@ -7,7 +7,7 @@ from tickets import TASK_FILE, ticket_rows, write_csv, write_tickets
 
 from pkd_tune.config import UserError
 from pkd_tune.data.glue import TASKS
-from pkd_tune.data.task import find_split, find_task
+from pkd_tune.data.task import find_split, find_task, task_of_files
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,12 @@ def test_a_path_of_an_unknown_user_is_no_task() -> None:
 def test_a_split_that_the_task_lacks_is_refused_with_those_it_has(task: str, name: str) -> None:
     with pytest.raises(UserError, match=f"{task} has no split {name}, only .*test"):
         find_split(TASKS[task], name)
+
+
+def test_the_classes_of_files_are_in_the_order_of_the_task_whatever_order_a_model_has(tmp_path: Path) -> None:
+    """F1 is of the second one."""
+    rows = [(f"text {i}", ("neg", "pos")[i % 2]) for i in range(20)]
+    path = write_csv(tmp_path / "t" / "train.csv", rows, ("text", "label"))
+    assert find_task(str(tmp_path / "t")).labels == ("neg", "pos")
+    for classes in (["pos", "neg"], ["neg", "pos"]):
+        assert task_of_files(str(tmp_path / "t"), [path], classes).labels == ("neg", "pos")

@@ -202,9 +202,17 @@ GOOD = [(f"text {i}", "ab"[i % 2]) for i in range(20)]
         ([("x",)], ["train.csv: no column 'label', only 'text'"]),
         ([(*row, "x") for row in GOOD] + [(" ", "a", "x")], ["train.csv:22: 'text' is empty"]),
         ([*GOOD, ("text", "")], ["train.csv:22: 'label' is empty; every example needs a label"]),
+        ([*GOOD, ("text", " ")], ["train.csv:22: 'label' is empty; every example needs a label"]),
+        (
+            [*GOOD, ("text", "a "), ("text", "A"), ("text", "b\t")],
+            [
+                "train.csv: 'label' has 'A' and 'a' and 'a ', which differ only in case or surrounding spaces",
+                "train.csv: 'label' has 'b' and 'b\\t', which differ",
+            ],
+        ),
         ([(text, "a") for text, _ in GOOD], ["train.csv: every example has the label 'a'"]),
     ],
-    ids=["column", "text", "label", "class"],
+    ids=["column", "text", "label", "blank", "spelling", "class"],
 )
 def test_wrong_rows_are_one_line_each(tmp_path: Path, rows: list[tuple[str, ...]], said: list[str]) -> None:
     header = ("text", "label", "other")[: len(rows[0])]
@@ -212,6 +220,14 @@ def test_wrong_rows_are_one_line_each(tmp_path: Path, rows: list[tuple[str, ...]
     found = problems_of(tmp_path / "t")
     assert len(found) == len(said)
     assert all(f"{tmp_path / 't'}/{line}" in problem for line, problem in zip(said, found, strict=True))
+
+
+def test_classes_that_differ_in_case_may_be_listed(tmp_path: Path) -> None:
+    write_csv(
+        tmp_path / "train.csv", [(text, {"a": "us", "b": "US"}[label]) for text, label in GOOD], ("text", "label")
+    )
+    (tmp_path / "t.toml").write_text('[data]\ntrain = "train.csv"\nlabels = ["us", "US"]\n')
+    assert find_task(str(tmp_path / "t.toml")).labels == ("us", "US")
 
 
 def test_labels_of_dev_must_be_classes_of_train_and_two_of_them(tmp_path: Path) -> None:

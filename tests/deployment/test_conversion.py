@@ -19,6 +19,7 @@ from pkd_tune.deployment.conversion import export_student, write_formats
 from pkd_tune.deployment.formats import INT8, ONNX, PYTORCH, load
 from pkd_tune.deployment.measurement import measure
 from pkd_tune.deployment.model_card import METRIC_TYPES, write_card
+from pkd_tune.distillation.layer_map import start_layers
 from pkd_tune.distillation.student import distill, open_student_data
 from pkd_tune.distillation.teacher import prepare_teacher
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier, save_classifier
@@ -48,7 +49,7 @@ def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path:
 
     save_file(student.state_dict(), tmp_path / "weights.safetensors")
     target = tmp_path / "best" / "2-layer"
-    export_student(tmp_path / "weights.safetensors", 2, tiny, task, 0, target, max_length=32)
+    export_student(tmp_path / "weights.safetensors", (1, 2), tiny, task, 0, target, max_length=32)
     raw = load_raw(task, tmp_path)
     dev = {name: raw[name] for name in task.dev_splits}
     measured = measure(target, dev, task, 32)
@@ -83,6 +84,21 @@ def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path:
         for name in task.metrics
     }
     assert ("a number" if task.regression else "0 entailment, 1 neutral, 2 contradiction") in card
+
+
+def test_a_student_of_every_second_layer_attends_as_these_did(tmp_path: Path) -> None:
+    """ModernBERT's layers attend locally or globally, which their weights do not say."""
+    folder, target = write_model(tmp_path / "tiny", "modernbert"), tmp_path / "student"
+    layers = start_layers("teacher-skip", 2, 4)
+    whole = load_classifier(folder, TASKS["MRPC"].labels, seed=0)
+    student = cut_to_layers(whole, layers).eval()
+    assert student.config.layer_types != cut_to_layers(whole, (1, 2)).config.layer_types
+    save_file(student.state_dict(), tmp_path / "weights.safetensors")
+    export_student(tmp_path / "weights.safetensors", layers, folder, TASKS["MRPC"], 0, target, max_length=64)
+    plain = AutoModelForSequenceClassification.from_pretrained(target).eval()
+    ids = torch.arange(40).reshape(1, 40) % student.config.vocab_size
+    with torch.no_grad():
+        assert torch.equal(plain(input_ids=ids).logits, student(input_ids=ids).logits)
 
 
 @pytest.mark.slow

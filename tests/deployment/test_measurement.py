@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,16 @@ from pkd_tune.deployment.measurement import measure
 from pkd_tune.encoders.modeling import load_classifier, save_classifier
 
 TASK = TASKS["MRPC"]
+
+
+def test_a_script_that_is_not_guarded_is_not_begun_again_in_a_fresh_process(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "from pkd_tune.deployment.measurement import in_fresh_process\n"
+        "print('begun')\n"
+        "print(in_fresh_process(len, 'four'), __name__)\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["begun", "4 __main__"]
 
 
 def test_classes_in_another_order_have_the_same_score(tiny_data: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from pkd_tune.config import HubDataset, Task, TaskSplit
 from pkd_tune.data.glue import TASKS
 from pkd_tune.deployment.model_card import METRIC_TYPES, write_card
+from pkd_tune.files import write_json
 
 SETTINGS = {
     "alpha": 0.5,
@@ -43,6 +44,7 @@ def card(
     **student: Any,
 ) -> str:
     command = "python -m pkd_tune.search --task MRPC"
+    write_json(folder / "config.json", {"model_type": "bert"})
     teachers = {**TEACHER, "name": teacher, "metrics": student.get("metrics", TEACHER["metrics"])}
     write_card(STUDENT | student, teachers, task, command, folder, seed=42, demo=demo, select_on=select_on)
     return (folder / "README.md").read_text()
@@ -86,10 +88,18 @@ Trained with `python -m pkd_tune.search --task MRPC`.
 
 
 def test_the_student_to_ship_says_so_first(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {"model_type": "bert"})
     verdict = "**Ship** this student: 76.4 ± 0.5 on 3 fresh seeds."
     write_card(STUDENT, TEACHER, TASKS["MRPC"], "command", tmp_path, seed=42, demo=False, verdict=verdict)
     text = (tmp_path / "README.md").read_text()
     assert f"1 equivalent.\n\n{verdict}\n\n| dev split" in text
+
+
+def test_a_model_of_another_family_is_no_bert(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {"model_type": "modernbert"})
+    write_card(STUDENT, TEACHER, TASKS["MRPC"], "command", tmp_path, seed=42, demo=False)
+    text = (tmp_path / "README.md").read_text()
+    assert "# 3-layer ModernBERT for GLUE MRPC\n\nA ModernBERT model for GLUE MRPC, distilled" in text
 
 
 def test_a_whole_card(tmp_path: Path) -> None:
@@ -185,6 +195,7 @@ def test_a_demo_does_not_pass_for_glue(tmp_path: Path) -> None:
 def test_the_model_that_it_was_cut_from_is_named_with_its_licence_where_they_are_known(tmp_path: Path) -> None:
     start = tmp_path / "models--owner--base-model" / "snapshots" / "0123"
     start.mkdir(parents=True)
+    write_json(tmp_path / "config.json", {"model_type": "bert"})
 
     def metadata() -> ModelCardData:
         write_card(STUDENT, TEACHER, TASKS["MRPC"], "command", tmp_path, seed=42, demo=False, start=start)

@@ -1,4 +1,5 @@
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from families import write_model
 from tiny import write_bert
 
 from pkd_tune.config import DataConfig, DistillConfig, Init, TrainingConfig, UserError
@@ -125,6 +127,22 @@ def test_a_student_can_start_from_the_teacher(data: DataConfig, teacher: Teacher
     evaluations = run(student_data, replace(PKD, init=init), once, model_pool)
     assert evaluations[0].metrics["score"] > 90 > before[0].metrics["score"]
     assert student_data.start("teacher", 0) is student_data.start("teacher", 0)
+
+
+def test_a_process_that_was_used_for_other_layers_of_modernbert_trains_the_same(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    """Its layers attend locally or globally, which is more than the weights that a process overwrites."""
+    shutil.copytree(tiny_data / "data_raw", tmp_path / "data_raw")
+    folder = write_model(tmp_path / "modern", "modernbert")
+    data = DataConfig(task=TASK, data_dir=tmp_path, teacher_dir=folder, student_dir=folder, max_length=32)
+    splits = load_features(TASK, tmp_path, folder, 32)
+    teacher = prepare_teacher(TASK, splits, folder, tmp_path / "tuned", [replace(TEACHING, epochs=1)], CPU, nothing)
+    student_data, model_pool = open_student_data(data, teacher, CPU), ModelPool()
+    once = replace(TRAINING, epochs=1, precision="fp32")
+    skip = replace(PKD, student_layers=2, init="teacher-skip")
+    run(student_data, replace(skip, init="teacher"), once, model_pool)
+    assert run(student_data, skip, once, model_pool) == run(student_data, skip, once)
 
 
 def test_each_seed_draws_the_weights_that_a_pretrained_model_does_not_have(data: DataConfig, teacher: Teacher) -> None:

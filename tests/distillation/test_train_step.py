@@ -121,7 +121,7 @@ def test_a_kept_train_step_trains_as_a_new_one_does(teacher_width: int) -> None:
     """With other weights of the loss, another learning rate and seed, another structure of the loss."""
     student_data = made_up_student_data(teacher_width=teacher_width)
     model_pool = capturing_pool(student_data, 2, emulated_graphs(), resident=True)
-    train_step = model_pool.train_steps[2, teacher_width != 16]
+    train_step = model_pool.train_steps[2, teacher_width != 16, ()]
     other = replace(TRAINING, learning_rate=5e-3, seed=1, weight_decay=0.3, max_grad_norm=0.5)
     others = [
         (replace(PKD, alpha=0.9, beta=3.0, temperature=2.0), TRAINING),
@@ -132,7 +132,7 @@ def test_a_kept_train_step_trains_as_a_new_one_does(teacher_width: int) -> None:
     ]
     for config, training in [*others, *others[:2]]:
         assert_same(train(student_data, config, training), train(student_data, config, training, model_pool))
-    assert model_pool.train_steps == {(2, teacher_width != 16): train_step}
+    assert model_pool.train_steps == {(2, teacher_width != 16, ()): train_step}
 
 
 def test_a_kept_train_step_trains_on_other_examples_of_the_same_lengths() -> None:
@@ -169,7 +169,7 @@ def test_a_train_step_out_of_use_is_gone_with_its_graphs() -> None:
         student_data = made_up_student_data()
         model_pool = capturing_pool(student_data, 2, emulated_graphs(), resident=True)
         train(student_data, PKD, TRAINING, model_pool)
-        train_step = weakref.ref(model_pool.train_steps[2, False])
+        train_step = weakref.ref(model_pool.train_steps[2, False, ()])
         graphs = model_pool.graphs
         del model_pool
         assert graphs is not None
@@ -291,7 +291,7 @@ def test_where_memory_runs_out_training_goes_on_in_halves(
     def fail_once() -> None:
         if not failed:
             failed.append(place)
-            for parameter in model_pool.train_steps[2, False].parameters():
+            for parameter in model_pool.train_steps[2, False, ()].parameters():
                 parameter.grad = torch.ones_like(parameter)
             raise OUT_OF_MEMORY[place]
 
@@ -308,7 +308,7 @@ def test_where_memory_runs_out_training_goes_on_in_halves(
         return replay_or_fail
 
     model_pool = capturing_pool(student_data, 2, Graphs(capture), resident=True)
-    train_step = model_pool.train_steps[2, False]
+    train_step = model_pool.train_steps[2, False, ()]
     if place == "step":
         train_step.model.bert.embeddings.LayerNorm.register_forward_pre_hook(lambda *_: fail_once())
     if place == "optimizer":
@@ -374,14 +374,14 @@ def test_all_lengths_are_captured_at_once_and_the_longest_first() -> None:
     captures: list[int] = []
     distill(student_data, PKD, TRAINING, lambda evaluation: captures.append(stream.captures), model_pool=model_pool)
     assert captures == [CAPTURED] * 6
-    lengths = [inputs["input_ids_BT"].shape[1] for inputs in model_pool.train_steps[2, False].graph_inputs()]
+    lengths = [inputs["input_ids_BT"].shape[1] for inputs in model_pool.train_steps[2, False, ()].graph_inputs()]
     assert lengths == [32, 24, 16, 8]
 
 
 def test_a_step_that_waits_for_the_device_is_an_error() -> None:
     student_data = made_up_student_data()
     model_pool = capturing_pool(student_data, 2, emulated_graphs(), resident=True)
-    model_pool.train_steps[2, False].model.classifier.register_forward_hook(lambda *of: print(of[2].sum().item()))
+    model_pool.train_steps[2, False, ()].model.classifier.register_forward_hook(lambda *of: print(of[2].sum().item()))
     with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
         train(student_data, PKD, TRAINING, model_pool)
 

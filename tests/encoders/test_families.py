@@ -11,8 +11,9 @@ import pytest
 import torch
 import transformers
 from families import LAYERS, TYPES, write_model, write_sentencepiece
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
+from pkd_tune.config import UserError
 from pkd_tune.data.batches import Batch, collate
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features, load_raw
@@ -89,6 +90,16 @@ def test_a_sentencepiece_model_alone_is_converted_and_leaves_so(kind: str, tmp_p
     path.rename(folder / "spiece.model" if kind == "deberta-v2" else folder / "spm.model")
     (problem,) = encoder_problems(folder, "--teacher")
     assert "finds no vocabulary there; add a tokenizer.json" in problem
+
+
+def test_a_tokenizer_without_a_padding_token_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "given", "bert")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
+    )
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"has no padding token, which batches need; set tokenizer\.pad_token"):
+        read_tokenizer(folder)
 
 
 def test_a_sentencepiece_model_of_more_tokens_than_embeddings_is_refused(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def steps_of(data: StudentData, config: DistillConfig, training: TrainingConfig,
 
     def note(evaluation: Evaluation) -> None:
         seen.append(evaluation)
-        parameters = model_pool.train_steps[config.student_layers, False].parameters()
+        parameters = model_pool.train_steps[config.student_layers, False, ()].parameters()
         weights[:] = [torch.cat([parameter.detach().double().cpu().flatten() for parameter in parameters])]
 
     distill(data, config, training, note, model_pool=model_pool)
@@ -103,7 +103,7 @@ def test_captured_steps_are_eager_ones(resident: bool, dropout: float, precision
     for config in (PKD, replace(PKD, alpha=0.9, beta=3.0), replace(PKD, beta=0.0), PKD):
         one, other = steps_of(data, config, training, eager), steps_of(data, config, training, captured)
         assert_alike(one, other, precision)
-    assert len(captured.train_steps[2, False].graph_inputs()) == 2 * LENGTHS
+    assert len(captured.train_steps[2, False, ()].graph_inputs()) == 2 * LENGTHS
 
 
 def fill_freed_memory() -> list[torch.Tensor]:
@@ -232,7 +232,7 @@ def test_memory_that_really_runs_out_splits_batches(
     assert of_a_step > 500 * MIB  # weights and moments are 40 of them
     enough_for_half = int(0.85 * of_a_step)
     model_pool = capturing_pool(data, 3, graphs, resident=True)
-    train_step = model_pool.train_steps[3, False]
+    train_step = model_pool.train_steps[3, False, ()]
     reached: list[str] = []
     capture = graphs.capture
 

@@ -1,14 +1,16 @@
 """Plots for papers: real SVG files, the same every time."""
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
 
 from pkd_tune.reporting.figures import SCORE_COLOURS, Axis, Figure, Panel, Parallel, Series
 from pkd_tune.reporting.methods import SeriesStyle
-from pkd_tune.reporting.plots import draw_parallels, write_plots
+from pkd_tune.reporting.plots import draw, draw_parallels, write_plots
 
 LINE = Series(
     name="a", look=SeriesStyle("#0077BB", "dash", "square"), x=[1.0, 2.0], y=[float("nan"), 2.0], error=[0.1, 0.2]
@@ -43,6 +45,21 @@ def test_the_same_figure_is_the_same_file_and_old_ones_go(tmp_path: Path) -> Non
     write_plots([figure("one", panel)], [], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.pdf", "one.svg"]
     assert (tmp_path / "one.svg").read_bytes() == first
+
+
+def test_bars_of_several_series_stand_at_their_own_names(tmp_path: Path) -> None:
+    """Each series has the names in an order of its own, and one has fewer."""
+    other = replace(BARS, name="c", x=[3.0], y=["beta"], error=[0.3])
+    last = replace(BARS, name="d", x=[4.0, 5.0], y=["gamma", "alpha"])
+    canvas = draw(figure("one", Panel(title="p", x="x", y="", series=[BARS, other, last])))
+    (ax,) = canvas.axes
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["alpha", "beta", "gamma"]
+    lengths: dict[str, list[float]] = {name: [] for name in names}
+    for bar in ax.patches:
+        assert isinstance(bar, Rectangle)
+        lengths[names[round(bar.get_y() + bar.get_height() / 2)]].append(bar.get_width())
+    assert lengths == {"alpha": [1.0, 5.0], "beta": [2.0, 3.0], "gamma": [4.0]}
 
 
 def test_parallel_coordinates_are_drawn_from_axis_to_axis(tmp_path: Path) -> None:

@@ -106,6 +106,23 @@ def test_what_is_proposed_can_be_searched(recorded: Run) -> None:
         load_space(find_space("default"), [note.split('--set "')[1].split('"`')[0]])
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "temperature", "beta"])
+def test_a_range_that_is_not_logarithmic_is_widened_to_what_is_allowed(recorded: Run, name: str) -> None:
+    run = best_with(recorded, **{name: 1.0})
+    space = {**run.record["space"], name: {"low": 1.0, "high": 10.0, "log": False, "int": False}}
+    (note,) = range_notes(replace(run, record={**run.record, "space": space}))
+    low = load_space(find_space("default"), [note.split('--set "')[1].split('"`')[0]]).parameters[name]
+    assert low == Float(0 if name == "beta" else 0.333, 10, log=False)
+
+
+def test_nothing_is_said_of_a_range_that_is_searched_under_a_condition(recorded: Run) -> None:
+    """The value may be the one for otherwise."""
+    run = best_with(recorded, beta=1.0)
+    assert len(range_notes(run)) == 1
+    beta = {**run.record["space"]["beta"], "when": {"strategy": "skip"}, "otherwise": 1}
+    assert range_notes(replace(run, record={**run.record, "space": {**run.record["space"], "beta": beta}})) == []
+
+
 def test_nothing_is_said_of_the_settings_of_a_student_at_the_baseline(recorded: Run) -> None:
     at_the_end = best_with(recorded, learning_rate=2e-5)
     space = {**recorded.record["space"], "learning_rate": {"low": 2e-5, "high": 1e-3, "log": True, "int": False}}

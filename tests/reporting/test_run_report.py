@@ -150,6 +150,7 @@ def test_a_stage_that_keeps_values_says_so(tmp_path: Path) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
     stages = [{"method": "finetuned", "keep": []}, {"method": "kd", "keep": []}, {"method": "pkd", "keep": ["alpha"]}]
     change(run / "run.json", lambda record: record["search"].update(stages=stages, trials=None, sampler="grid"))
+    change(run / "summary.json", lambda record: [s["settings"].update(alpha=0.5) for s in record["students"]])
     text = text_of(run)
     assert (
         "- Search: every grid point for fine-tuned, every grid point for KD, then every grid point for PKD with alpha "
@@ -158,6 +159,11 @@ def test_a_stage_that_keeps_values_says_so(tmp_path: Path) -> None:
     tuned = [line for line in text.splitlines() if line.startswith("- 3 layers: PKD") and "(difference" in line]
     assert "; PKD, the best of 2, keeps alpha of the best of KD's 3." in tuned[0]
     assert "keeps" not in "".join(tuned[1:])
+    # Continued with more trials, KD's best is another one, while PKD's best keeps what it was given.
+    of_kd = [index for index, student in enumerate(read_run(run).students) if student["method"] == "kd"]
+    change(run / "summary.json", lambda record: [record["students"][i]["settings"].update(alpha=0.3) for i in of_kd])
+    tuned = [line for line in text_of(run).splitlines() if line.startswith("- 3 layers: PKD") and "(difference" in line]
+    assert "keeps alpha of what was KD's best by then, and KD is the best of 3." in tuned[0]
 
 
 def test_a_student_that_learnt_nothing_is_named(tmp_path: Path) -> None:
@@ -231,6 +237,11 @@ def test_every_difference_says_whether_it_is_tuned_or_an_ablation(tmp_path: Path
     assert len(tables) == 3
     for kind in ("Tuned against tuned & 3 layers: PKD & KD", "Ablation & 3 layers: PKD & the same settings without"):
         assert kind in tables[2]
+    lines = [line for line in tables[1].splitlines() if line == r"\midrule" or line.endswith(r"\\")]
+    rules = [number for number, line in enumerate(lines) if line == r"\midrule"]
+    assert [lines[number + 1].split(" & ")[0] for number in rules] == [
+        *("teacher, 6 layers", "fine-tuned, 3 layers", "baseline: most frequent class")
+    ]
 
 
 def test_settings_without_effect_are_not_shown(tmp_path: Path) -> None:

@@ -104,5 +104,9 @@ def test_trials_without_a_conditional_value_inform_too(tmp_path: Path) -> None:
     assert len(trials) == 12
     assert {tuple(sorted(trial.params)) for trial in trials} == {("alpha", "strategy"), ("alpha", "beta", "strategy")}
     again = opened(tmp_path, plan(1, 13, parameters=space))
-    assert again.warm_start(StudyKey(1, "pkd"), "other", trials) == 12
+    # A run that was continued later: what had not ended lies between those that were added before.
+    assert again.warm_start(StudyKey(1, "pkd"), "other", trials[:5] + trials[6:9]) == 8
+    assert again.warm_start(StudyKey(1, "pkd"), "other", trials) == 4
+    assert again.warm_start(StudyKey(1, "pkd"), "other", trials) == 0
+    assert again.warm_start(StudyKey(1, "pkd"), "another", trials) == 12
     ask(again)

@@ -164,8 +164,10 @@ def test_no_setting_is_tried_twice_and_a_finite_space_is_tried_whole(tmp_path: P
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
 def test_what_another_run_tried_is_tried_here_too_and_shown_once(tmp_path: Path, sampler: Any) -> None:
     known = [
-        optuna.trial.create_trial(params=settings, distributions=DISTRIBUTIONS, value=70.0)
-        for settings in ({"alpha": 0.2, "temperature": 5}, {"alpha": 0.5, "temperature": 5})
+        optuna.trial.create_trial(
+            params=settings, distributions=DISTRIBUTIONS, value=70.0, user_attrs={"number": number}
+        )
+        for number, settings in enumerate(({"alpha": 0.2, "temperature": 5}, {"alpha": 0.5, "temperature": 5}))
     ]
     first = opened(tmp_path, plan(1, 6, parameters=FLAT), sampler=sampler, early_stopping=False)
     assert first.warm_start(StudyKey(1, "pkd"), "run", known[:1]) == 1

@@ -15,10 +15,10 @@ from optuna_dashboard import get_note
 from studies import FLAT, PARAMETERS, ask, finish, opened, plan, report, run_all, seen
 
 from pkd_tune.config import Method
-from pkd_tune.tuning.journal import ENDED
+from pkd_tune.tuning.journal import ENDED, REPEATS, open_journal
 from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
 from pkd_tune.tuning.sampling import WARM_UP_TRIALS
-from pkd_tune.tuning.space import Choice, Float, Parameters, Settings, for_method
+from pkd_tune.tuning.space import Choice, Float, Int, Parameters, Settings, for_method
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.time_limit import TimeLimit
 from pkd_tune.tuning.trial_tables import counts, evaluation_rows, most_common_failure, trial_rows
@@ -169,6 +169,24 @@ def test_what_was_kept_of_another_winner_stays_what_it_was(tmp_path: Path) -> No
     assert [(row["alpha"], row["temperature"]) for row in rows] == [tuple(kept.values())] * 2
     confirmations = [settings for trial_id, settings, _ in run_all(more) if trial_id.study_key == StudyKey(1, "pkd")]
     assert confirmations == [settings]
+
+
+def test_what_a_process_left_that_was_killed_while_it_asked_for_a_trial(tmp_path: Path) -> None:
+    """After a suggestion was marked as repeated, before it was told as failed; and before all values were chosen."""
+    parameters: Parameters = {**PARAMETERS, "epochs": Int(2, 4, log=False)}
+    opened(tmp_path, plan(2, 3, parameters=parameters))
+    study = optuna.load_study(study_name="2-layer-pkd", storage=open_journal(tmp_path / "study.log"))
+    study.ask().set_user_attr(REPEATS, True)
+    half_asked = study.ask()
+    half_asked.suggest_float("alpha", 0.2, 0.9)
+    studies = opened(tmp_path, plan(2, 3, parameters=parameters))
+    assert (studies.remaining(), studies.epochs_left()) == (3, 3 * 3.0)
+    trial_id, settings = ask(studies)
+    assert trial_id.number == half_asked.number
+    assert settings["epochs"] in (2, 3, 4)
+    studies.interrupt(trial_id)
+    assert len(run_all(studies)) == 3
+    assert [row["state"] for row in trial_rows(studies)] == ["complete"] * 3
 
 
 def test_a_stage_that_lost_its_predecessor_is_left_out(tmp_path: Path) -> None:

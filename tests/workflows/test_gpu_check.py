@@ -129,7 +129,7 @@ def test_a_trial_is_measured_with_steps_of_every_length_and_an_eager_one_beside_
     student.bert.embeddings.word_embeddings.register_forward_pre_hook(
         lambda module, inputs: shapes.append(tuple(inputs[0].shape)) if module.training else None
     )
-    train_as_a_trial(config, splits, CPU, ModelPool({(1, False): train_step}, graphs=train_step.graphs))
+    train_as_a_trial(config, splits, CPU, ModelPool({(1, False, ()): train_step}, graphs=train_step.graphs))
     shortest, longest = (-(-int(length) // 8) * 8 for length in (lengths.min(), lengths.max()))
     of_captures = [(size, length) for length in range(longest, shortest - 1, -8)]
     structures_of_graphs = 2  # at depth 1 those of PKD with normalize, and both other ones

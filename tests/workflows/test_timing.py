@@ -72,7 +72,7 @@ def test_a_student_that_is_narrower_than_its_teacher_is_timed_with_its_projectio
     model_pool = ModelPool()
     part = timing.first_examples(splits["train"], 32)
     timing.train_student(narrow, splits, part, loss, torch.device("cpu"), model_pool)
-    assert [*model_pool.train_steps] == [(2, True)]
+    assert [*model_pool.train_steps] == [(2, True, ())]
 
 
 @pytest.mark.parametrize("kind", TYPES)
