@@ -1,4 +1,4 @@
-"""Searches Patient Knowledge Distillation settings for shallow BERT students.
+"""Searches Patient Knowledge Distillation settings for shallow students of BERT and other encoders.
 
     import pkd_tune
 

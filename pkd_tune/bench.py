@@ -37,7 +37,7 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add("--layers", type=int, metavar="N", help=f"layers of the model with random weights (default: {DEFAULT_LAYERS})")
     add("--width", type=int, metavar="H", help=f"hidden size of that model (default: {DEFAULT_WIDTH})")
-    add("--teacher", metavar="MODEL", help="a BERT whose shape is used instead: a folder, or a name on the hub")
+    add("--teacher", metavar="MODEL", help="an encoder whose shape is used instead: a folder, or a name on the hub")
     add("--depths", type=int, nargs="+", metavar="K", help="student depths (default: half its layers, and all)")
     add(
         "--task",

@@ -28,13 +28,13 @@ def make_parser() -> Parser:
     """Returns the command's flags."""
     parser = Parser(
         FinetuneOptions.command,
-        description="Fine-tunes BERT, or its first layers, for a task, and prints its dev scores and its folder.",
+        description="Fine-tunes an encoder, or its first layers, for a task, and prints its dev scores and its folder.",
     )
     add_data_flags(parser)
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        help="pretrained BERT: a folder, a name under models/pretrained, or a name on the hub (default: %(default)s)",
+        help="pretrained encoder: a folder, a name under models/pretrained, or a name on the hub (default: %(default)s)",
     )
     parser.add_argument("--layers", type=int, metavar="K", help="use its first K layers (default: all, for a teacher)")
     parser.add_argument(

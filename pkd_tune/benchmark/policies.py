@@ -428,7 +428,7 @@ def variant(assignments: Sequence[str]) -> Maker:
     """Returns the maker of this package's search with other constants of `pkd_tune.tuning.sampling`.
 
     Args:
-        assignments: Such as `REDUCTION=3`; or `sampler=gp`, `sampler=cmaes`, `sampler=random`; or
+        assignments: Such as `REDUCTION=2`; or `sampler=gp`, `sampler=cmaes`, `sampler=random`; or
             `max_pending=8`; or `first_rung=2`, the evaluation at which the first rung is; or `transfer=true` and
             `transfer=false`, with a study for each depth and method of the table.
 

@@ -223,7 +223,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--to", type=Path, default=Path("results/search-efficiency"), metavar="DIR", help="receives summary.csv, "
         "finding.md and plots/ (default: %(default)s)")  # fmt: skip
     add("--policies", nargs="+", default=list(POLICIES), metavar="P", help="names of policies, or constants of this "
-        "package's search to compare, such as 'REDUCTION=3 WARM_UP_TRIALS=8' (default: all policies)")  # fmt: skip
+        "package's search to compare, such as 'REDUCTION=2 WARM_UP_TRIALS=8' (default: all policies)")  # fmt: skip
     add("--together", action="store_true", help="search all depths and methods of a table at once, with transfer=true "
         "or transfer=false; the score is the mean over depths, of the better method at each")  # fmt: skip
     add("--slots", nargs="+", type=int, default=list(SLOTS), metavar="N", help="concurrent trials (default: 1 8 32)")

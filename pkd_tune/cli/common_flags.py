@@ -84,13 +84,13 @@ def add_teacher_flags(parser: Parser) -> None:
     parser.add_argument(
         "--teacher",
         metavar="MODEL",
-        help="BERT to fine-tune as the teacher, or a classifier fine-tuned for the task: a folder, a name under "
+        help="encoder to fine-tune as the teacher, or a classifier fine-tuned for the task: a folder, a name under "
         "models/pretrained, or a name on the hub (default: %(default)s)",
     )
     parser.add_argument(
         "--student",
         metavar="MODEL",
-        help="BERT whose layers students are initialised from; may be narrower than the teacher (default: the model "
+        help="encoder whose layers students are initialised from; may be narrower than the teacher (default: the model "
         "that --teacher names)",
     )
 

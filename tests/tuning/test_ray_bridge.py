@@ -31,7 +31,7 @@ def result(evaluation: int, score: float, of: int = 2) -> dict[str, Any]:
     return {**of_ray, "evaluation": evaluation, "evaluations": of, "score": score, "details": json.dumps(details)}
 
 
-def test_a_trial_in_the_worse_half_is_stopped_but_never_at_its_end(studies: Studies) -> None:
+def test_a_trial_that_is_not_in_the_best_third_is_stopped_but_never_at_its_end(studies: Studies) -> None:
     searcher, scheduler = StudySearcher(studies), StudyScheduler(studies)
 
     def run(name: str, *scores: float) -> list[str]:
