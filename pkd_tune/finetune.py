@@ -34,7 +34,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        help="pretrained encoder: a folder, a name under models/pretrained, or a name on the hub (default: %(default)s)",
+        help="pretrained encoder: a folder, a name under models/pretrained, or one on the hub (default: %(default)s)",
     )
     parser.add_argument("--layers", type=int, metavar="K", help="use its first K layers (default: all, for a teacher)")
     parser.add_argument(

@@ -56,8 +56,10 @@ def best_so_far(run: Run) -> pd.DataFrame:
     """
     trials = run.of_stage("search")
     trials = trials[trials["state"].isin(ENDED)].copy()
-    started = pd.to_datetime(trials["started"], utc=True, format="ISO8601")
-    trials["ended"] = started + pd.to_timedelta(trials["seconds"].astype(float), unit="s")
+    if "ended" not in trials:  # of a run before there was this column; an interruption is not in the seconds
+        started = pd.to_datetime(trials["started"], utc=True, format="ISO8601")
+        trials["ended"] = started + pd.to_timedelta(trials["seconds"].astype(float), unit="s")
+    trials["ended"] = pd.to_datetime(trials["ended"], utc=True, format="ISO8601")
     trials = trials.sort_values(["ended", "trial"], kind="stable")
     keys = [trials["depth"], trials["method"]]
     complete = trials["score"].astype(float).where(trials["state"] == "complete")

@@ -1,5 +1,6 @@
 """Tables of trials: rows of trials.csv and evaluations.csv, and counts for the progress bar."""
 
+from datetime import datetime
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -39,7 +40,8 @@ def trial_rows(studies: Studies) -> list[dict[str, Any]]:
                 "best_epoch": None if best is None else seen[best]["epoch"],
                 "evaluations": len(scores),
                 "epochs_trained": last.get("epoch", 0.0),
-                "started": None if trial.datetime_start is None else trial.datetime_start.isoformat(timespec="seconds"),
+                "started": _time(trial.datetime_start),
+                "ended": _time(trial.datetime_complete),
                 "seconds": last.get("seconds"),
                 **studies.settings(study_key, trial),
                 "error": why_ended(trial),
@@ -102,6 +104,10 @@ def most_common_failure(studies: Studies) -> str | None:
     """Returns the most common reason of failed trials; None when none failed."""
     reasons = [why_ended(trial) for _, _, trial in _all(studies) if trial.state.name == "FAIL"]
     return max(reasons, key=reasons.count, default=None)
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="seconds")
 
 
 def _all(studies: Studies, *, earlier: bool = False) -> list[tuple[StudyKey, Stage, FrozenTrial]]:

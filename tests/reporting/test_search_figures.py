@@ -52,6 +52,15 @@ def test_best_so_far_by_hand(run: Run) -> None:
     assert pd.isna(found["best"].iloc[0])
 
 
+def test_a_trial_that_was_interrupted_counts_when_it_ended(run: Run) -> None:
+    """The hours before it went on are in none of its seconds."""
+    ended = (59, 10, 20, None, 36, 50, 58)
+    rows = [{**row, "ended": at and f"2026-01-01T00:{at:02}:00"} for row, at in zip(ROWS, ended, strict=True)]
+    found = best_so_far(replace(run, trials=pd.DataFrame(rows)))
+    assert found["trial"].tolist() == [1, 2, 4, 5, 0]
+    assert found["best"].tolist()[1:] == [60, 60, 65, 70]
+
+
 def test_the_best_line_ends_at_the_selection_score(run: Run) -> None:
     for depth, panel in zip((2, 3), best_by_trials(run).panels, strict=True):
         assert panel.title == f"{depth} layers"

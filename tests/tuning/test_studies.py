@@ -187,6 +187,7 @@ def test_what_a_process_left_that_was_killed_while_it_asked_for_a_trial(tmp_path
     studies.interrupt(trial_id)
     assert len(run_all(studies)) == 3
     assert [row["state"] for row in trial_rows(studies)] == ["complete"] * 3
+    assert all(row["ended"] >= row["started"] for row in trial_rows(studies))
 
 
 def test_a_stage_that_lost_its_predecessor_is_left_out(tmp_path: Path) -> None:
