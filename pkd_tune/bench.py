@@ -22,7 +22,7 @@ from pkd_tune.benchmark.settings import (
     BenchConfig,
     resolve,
 )
-from pkd_tune.cli.common_flags import Parser, add_gpu_flag, add_precision_flag
+from pkd_tune.cli.common_flags import Extend, Parser, add_gpu_flag, add_precision_flag
 from pkd_tune.cli.main import run_command
 from pkd_tune.files import expanded, write_json
 from pkd_tune.workflows.checks import Problems, check_positive, check_writable
@@ -38,7 +38,14 @@ def make_parser() -> Parser:
     add("--layers", type=int, metavar="N", help=f"layers of the model with random weights (default: {DEFAULT_LAYERS})")
     add("--width", type=int, metavar="H", help=f"hidden size of that model (default: {DEFAULT_WIDTH})")
     add("--teacher", metavar="MODEL", help="an encoder whose shape is used instead: a folder, or a name on the hub")
-    add("--depths", type=int, nargs="+", metavar="K", help="student depths (default: half its layers, and all)")
+    add(
+        "--depths",
+        type=int,
+        nargs="+",
+        action=Extend,
+        metavar="K",
+        help="student depths (default: half its layers, and all)",
+    )
     add(
         "--task",
         help="use the example lengths of this task, named as in the other commands; needs --teacher "
@@ -61,6 +68,7 @@ def make_parser() -> Parser:
         "--slots",
         type=int,
         nargs="+",
+        action=Extend,
         metavar="N",
         help="numbers of concurrent trials to measure; more than there are GPUs share them (default: 1, 2, 4 ... up "
         f"to {MAX_TRIALS}, and {TRIALS_PER_GPU} for each GPU)",
@@ -68,6 +76,7 @@ def make_parser() -> Parser:
     add(
         "--families",
         nargs="+",
+        action=Extend,
         metavar="TYPE",
         help="compare these model families instead, by model_type (bert deberta-v2), or all: Hugging Face's own loop, "
         "and PKD with the fast and the general forward pass, at the first of --depths",
@@ -85,7 +94,9 @@ def bench(args: argparse.Namespace, command: str) -> int:
     check_positive(args, problems, "--layers", "--width", "--depths", "--max-length", "--batch-size", "--steps")
     check_positive(args, problems, "--repeats", "--threads", "--slots")
     to = args.to and expanded(args.to)
-    if to is not None:
+    if to is not None and to.is_dir():
+        problems.add(f"--to {to}: is a folder; name a file in it")
+    elif to is not None:
         check_writable(to.resolve().parent, "--to", problems)
     problems.raise_any()
     settings = resolve(to_config(args))

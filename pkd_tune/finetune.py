@@ -12,6 +12,7 @@ import argparse
 import sys
 
 from pkd_tune.cli.common_flags import (
+    Extend,
     Parser,
     add_budget_flags,
     add_cuda_graphs_flag,
@@ -41,6 +42,7 @@ def make_parser() -> Parser:
         "--learning-rate",
         type=float,
         nargs="+",
+        action=Extend,
         metavar="RATE",
         help="peak learning rate; of several, the one that scores best on dev is kept (default: those of "
         "the default space: 2e-5 5e-5 1e-4)",

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pkd_tune.cli.common_flags import TASK_HELP, Parser, add_gpu_flag
+from pkd_tune.cli.common_flags import TASK_HELP, Extend, Parser, add_gpu_flag
 from pkd_tune.cli.main import run_command
 from pkd_tune.data.glue import TASKS
 from pkd_tune.reporting.formatting import METRIC_TITLES
@@ -25,17 +25,26 @@ def make_parser() -> Parser:
         epilog="AX has no model of its own: give it a model of MNLI.",
     )
     add = parser.add_argument
-    add("--task", required=True, nargs="+", help=f"{TASK_HELP} (GLUE: {', '.join(TASKS)})")
-    add("--model", required=True, nargs="+", metavar="DIR", help="one fine-tuned model per task, in the same order")
+    add("--task", required=True, nargs="+", action=Extend, help=f"{TASK_HELP} (GLUE: {', '.join(TASKS)})")
+    add(
+        "--model",
+        required=True,
+        nargs="+",
+        action=Extend,
+        metavar="DIR",
+        help="one fine-tuned model per task, in the same order",
+    )
     add(
         "--splits",
         nargs="+",
+        action=Extend,
         metavar="SPLIT",
         help="train, dev, test; for MNLI also dev_mm, test_mm (default: dev; with --glue-zip the test splits)",
     )
     add(
         "--file",
         nargs="+",
+        action=Extend,
         type=Path,
         metavar="FILE",
         help="predict these files instead of splits: CSV, TSV, JSON Lines or Parquet with the task's text columns; "

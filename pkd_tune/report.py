@@ -13,7 +13,11 @@ from pathlib import Path
 
 from pkd_tune.cli.common_flags import Parser
 from pkd_tune.cli.main import run_command
+from pkd_tune.config import UserError
 from pkd_tune.files import expanded
+
+OUT = Path("results")
+"""Default of --out."""
 
 
 def make_parser() -> Parser:
@@ -32,7 +36,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("results"),
+        default=OUT,
         metavar="DIR",
         help="holds the runs, as <out>/<TASK>/<run>/, and receives glue.md, .html and .csv (default: %(default)s)",
     )
@@ -54,6 +58,8 @@ def report(args: argparse.Namespace, command: str) -> int:
     """Runs the command; returns its exit code: 0, or 1 when a run's report cannot be written."""
     from pkd_tune.workflows.report import renew_report, write_reports
 
+    if args.run is not None and args.out != OUT:
+        raise UserError("--out: is the folder of the table over all runs; leave it out with one run")
     if args.run is not None:
         renew_report(expanded(args.run), with_latex=args.latex, tolerance=args.tolerance)
         return 0

@@ -180,6 +180,15 @@ def test_a_folder_of_the_default_name_is_not_emptied_either(run: Run, teacher: s
     assert (folder / "onnx").is_dir()
 
 
+def test_flags_without_effect_are_refused(run: Run, home: Path) -> None:
+    (home / "texts.tsv").write_text("sentence1\tsentence2\na\tb\n")
+    texts = ("--teacher", "tiny", "--unlabeled", "texts.tsv")
+    for flags in (("--method", "kd", "--layers", "2"), ("--method", "pkd", "--layers", "1")):
+        code, _, errors = run(distill, *texts, *flags, "--alpha", "0", *QUICK)
+        assert code == 2
+        assert "--unlabeled: without the teacher's outputs nothing is learnt from texts; leave it out" in errors
+
+
 def test_published_settings_are_a_start_that_flags_override(run: Run) -> None:
     args = distill.make_parser().parse_args(
         "--task MRPC --method pkd --layers 3 --preset published --alpha 0.4 --teacher tiny --gpus 0".split()

@@ -25,6 +25,14 @@ def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *flags: str) -> int:
     return run_command(make_parser(), report_command)
 
 
+def test_out_is_not_of_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "results" / "MRPC" / "minilm", **SMALL)
+    assert run(monkeypatch, tmp_path, "results/MRPC/minilm", "--out", "elsewhere") == 2
+    assert "--out: is the folder of the table over all runs; leave it out with one run" in capsys.readouterr().err
+
+
 def test_reports_and_tables_are_made_from_records_alone(tmp_path: Path) -> None:
     """In a process of its own, which must load none of the heavy libraries."""
     write_run(tmp_path / "results" / "MRPC" / "minilm", **SMALL)

@@ -85,10 +85,10 @@ def default_space() -> Space:
 
 def scales_of(table: Table, method: Method = METHOD, depth: int | None = None) -> Scales:
     """Returns the continuous space of a table, or of one of its depths; which parameters are logarithmic is what
-    default.toml says."""
+    default.toml says, but for those with a recorded 0."""
     values = table.values(method, depth)
     defaults = default_space().parameters
-    log = frozenset(name for name in values if getattr(defaults.get(name), "log", False))
+    log = frozenset(name for name in values if getattr(defaults.get(name), "log", False) and values[name][0] > 0)
     parameters: Parameters = {}
     for name, recorded in values.items():
         if len(recorded) > 1 and not isinstance(recorded[0], (bool, str)):

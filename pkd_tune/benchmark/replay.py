@@ -249,7 +249,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(
             f"--together: {', '.join(alone)} searches one depth; give --policies transfer=true transfer=false"
         )
-    policies = [name for name in args.policies if _is_usable(name, tables)]
+    policies = [name for name in args.policies if is_usable(name, tables)]
     read_summary(args.to / "summary.csv")  # before hours of work
     for table, name, count in itertools.product(tables, policies, args.slots):
         rows = replay(table, [name], [count], args.repeats, processes=args.processes)
@@ -271,7 +271,7 @@ def _tables(path: Path, at_once: bool) -> list[Table]:
     return [together(tables)] if at_once else tables
 
 
-def _is_usable(name: str, tables: Sequence[Table]) -> bool:
+def is_usable(name: str, tables: Sequence[Table]) -> bool:
     """Returns whether a policy can be replayed; names the package that one lacks.
 
     Raises:
@@ -284,6 +284,10 @@ def _is_usable(name: str, tables: Sequence[Table]) -> bool:
         for table in tables:
             if not table.of("kd"):
                 raise UserError(f"{table.name}: the staged grid begins with KD, and no setting of it was recorded")
+    if name in ("hyperband", "SMAC", "DEHB"):
+        for table in tables:
+            if len({recording.budget for recording in table.recordings}) > 1:
+                raise UserError(f"{table.name}: {name} takes training runs of equal length; leave it out of --policies")
     package = {"SMAC": "smac", "DEHB": "dehb"}.get(name)
     if package is not None:
         try:

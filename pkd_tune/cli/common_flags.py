@@ -46,12 +46,24 @@ def whole_numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"must be whole numbers, but got {text!r}") from error
 
 
-class Flatten(argparse.Action):
-    """Joins lists, so that `--depths 1,2` and `--depths 1 2` mean the same."""
+class Extend(argparse.Action):
+    """Adds values to those of the same flag before: `--set A=1 --set B=2` and `--set A=1 B=2` mean the same.
+
+    Unlike argparse's own `extend`, the first use of the flag replaces its default.
+    """
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Stores the values of all uses so far."""
+        before = getattr(namespace, self.dest, self.default)
+        setattr(namespace, self.dest, [*(() if before is self.default else before), *values])
+
+
+class Flatten(Extend):
+    """The same for lists, so that `--depths 1,2` and `--depths 1 2` mean the same."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         """Stores the joined list."""
-        setattr(namespace, self.dest, [number for part in values for number in part])
+        super().__call__(parser, namespace, [number for part in values for number in part], option_string)
 
 
 TASK_HELP = (

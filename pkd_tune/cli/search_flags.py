@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import get_args
 
 from pkd_tune.cli.common_flags import (
+    Extend,
     Flatten,
     Parser,
     add_cuda_graphs_flag,
@@ -29,6 +30,7 @@ def add_space_flags(parser: Parser) -> None:
     add(
         "--methods",
         nargs="+",
+        action=Extend,
         choices=METHODS,
         metavar="M",
         help=f"what is compared at every depth: {', '.join(METHODS)} (default: pkd, and the controls kd and finetuned "
@@ -50,6 +52,7 @@ def add_space_flags(parser: Parser) -> None:
     add(
         "--set",
         nargs="+",
+        action=Extend,
         metavar="KEY=VALUE",
         help="override values of the space, such as training.epochs=8 space.alpha=0.5",
     )
@@ -62,7 +65,13 @@ def add_space_flags(parser: Parser) -> None:
         "out, so that dev scores are not selected on (default: %(default)s)",
     )
     add_unlabeled_flag(what)
-    add("--warm-start", nargs="+", metavar="RUN", help="earlier runs whose trials are added to the sampler's history")
+    add(
+        "--warm-start",
+        nargs="+",
+        action=Extend,
+        metavar="RUN",
+        help="earlier runs whose trials are added to the sampler's history",
+    )
 
 
 def add_place_flags(parser: Parser) -> None:
@@ -112,7 +121,7 @@ def add_outcome_flags(parser: Parser) -> None:
     add("--check", action="store_true", help="print how the task's data was understood, and stop")
     add("--dry-run", action="store_true", help="time a few steps, print what the search would cost, and stop")
     add("--ray-dashboard", action="store_true", help="start Ray's dashboard too; it takes about 1 GB of memory")
-    add("--log", nargs="+", choices=["wandb", "mlflow"], help="send every result there as well")
+    add("--log", nargs="+", action=Extend, choices=["wandb", "mlflow"], help="send every result there as well")
     detail = out.add_mutually_exclusive_group()
     detail.add_argument("--quiet", action="store_true", help="print nothing but warnings and the summary")
     detail.add_argument("--verbose", action="store_true", help="print what happens to trials and processes as well")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pkd_tune.config import Task
-from pkd_tune.data.tables import Table, first_problems
+from pkd_tune.data.tables import MOST_PROBLEMS, Table, first_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ def label_problems(table: Table, column: str) -> list[str]:
     for row, value in enumerate(table.columns[column]):
         if value is None or (isinstance(value, str) and not value.strip()):
             problems.append(f"{table.place(row)}: {column!r} is empty; every example needs a label")
+        elif isinstance(value, str) and not _is_unicode(value):
+            problems.append(f"{table.place(row)}: {column!r} is no valid Unicode: half of a character, as of an emoji")
         elif class_text(value) is None:
             problems.append(
                 f"{table.place(row)}: {column!r} is {_shown(value)}; classes are strings or whole numbers "
@@ -137,12 +139,14 @@ def _class_ids(task: Task, table: Table, texts: Sequence[str], problems: list[st
         return []
     ids = {text: class_id for class_id, text in enumerate(texts)}
     found: list[float] = []
+    hint = ""
     for row, value in enumerate(table.columns[task.label]):
         text = class_text(value) or ""
         found.append(ids.get(text, -1))
         if text not in ids:
-            near = difflib.get_close_matches(text, texts, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {_listed(texts)}"
+            if len(problems) < MOST_PROBLEMS:  # which are shown
+                near = difflib.get_close_matches(text, texts, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {_listed(texts)}"
             problems.append(f"{table.place(row)}: {task.label!r} is {_shown(text)}, which is not a class; {hint}")
     return found
 

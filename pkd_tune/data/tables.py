@@ -7,13 +7,17 @@ that of RFC 4180 for both, as spreadsheets and pandas write it.
 import csv
 import io
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pkd_tune.config import UserError
+
+log = logging.getLogger(__name__)
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 """Endings of the files that can be read; a .json file holds JSON Lines."""
@@ -98,6 +102,7 @@ def _read_csv(path: Path, wanted: Sequence[str], delimiter: str) -> Table:
     names: tuple[str, ...] = ()
     problems: list[str] = []
     first = 1
+    merged = 0
     try:
         for cells in reader:
             if not cells:
@@ -109,6 +114,8 @@ def _read_csv(path: Path, wanted: Sequence[str], delimiter: str) -> Table:
             else:
                 lines.append(first)
                 rows.append(cells)
+                if delimiter == "\t" and not merged and any("\t" in cell and "\n" in cell for cell in cells):
+                    merged = first
             first = reader.line_num + 1
     except csv.Error as error:
         problems.append(f"{path}:{first}: the row that begins on this line is not valid {kind}: {error}")
@@ -116,8 +123,20 @@ def _read_csv(path: Path, wanted: Sequence[str], delimiter: str) -> Table:
         problems.append(f"{path}:1: the header has the column {repeated[0]!r} twice")
     if problems:
         raise UserError(*first_problems(problems, path))
+    if merged:
+        _warn_of_merged_lines(path, merged)
     columns = {name: [cells[names.index(name)] for cells in rows] for name in wanted if name in names}
     return Table(str(path), names, columns, lines)
+
+
+@cache  # files are read several times
+def _warn_of_merged_lines(path: Path, line: int) -> None:
+    log.warning(
+        "%s:%d: from this line on, several lines are one cell, because a quotation mark begins it; where the mark is "
+        "part of the text, double it and enclose the whole cell in marks",
+        path,
+        line,
+    )
 
 
 def _read_json_lines(path: Path, wanted: Sequence[str]) -> Table:
@@ -154,7 +173,10 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> Table:
             if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1 and name in wanted]:
                 raise UserError(f"{path}: has the column {repeated[0]!r} twice")
             content = file.read(columns=[name for name in wanted if name in names])
+        columns = {name: content.column(name).to_pylist() for name in content.column_names}
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: has text that is not UTF-8; write the file again") from error
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read as Parquet: {reason}") from error
-    return Table(str(path), names, {name: content.column(name).to_pylist() for name in content.column_names})
+    return Table(str(path), names, columns)

@@ -41,7 +41,8 @@ def find_task(name: str) -> Task:
 def task_of_files(name: str, files: Sequence[Path], classes: Sequence[str]) -> Task:
     """Returns a task with the given files as its only splits, called as the files are; labels in them are scored.
 
-    The task's own data is not read, unless it alone can say what the classes are.
+    The task's own data is not read, unless it alone can say what the classes are, or whether an example has one text or
+    two: then its train file does, where it is there, and else the first file.
 
     Args:
         name: As for `find_task`.
@@ -55,7 +56,9 @@ def task_of_files(name: str, files: Sequence[Path], classes: Sequence[str]) -> T
     if described is None:
         return with_files(glue_task(name), files)
     unknown = described.kind == "classification" and described.labels is None and all(map(_GENERIC.fullmatch, classes))
-    task = task_of_data(described) if unknown else task_of_model(described, classes, read_table(files[0], []))
+    train = described.folder / described.files["train"] if described.folder and "train" in described.files else files[0]
+    example = read_table(train if train.is_file() else files[0], [])
+    task = task_of_data(described) if unknown else task_of_model(described, classes, example)
     return with_files(task, files)
 
 
@@ -71,7 +74,9 @@ def with_files(task: Task, files: Sequence[Path]) -> Task:
         labelled = is_labelled(table, task.label, task.raw_labels)
         splits.append(TaskSplit(part="test", called=path.stem, file=str(path.resolve()), labelled=labelled))
     if len({split.name for split in splits}) < len(splits):
-        raise UserError("--file: two files have the same name; predict them one after the other")
+        raise UserError(
+            "--file: two files have the same name; rename one, or predict them one after the other with another --out"
+        )
     return replace(task, splits=tuple(splits), folder=Path())
 
 

@@ -151,9 +151,9 @@ def task_of_data(described: Description) -> Task:
     labels = () if described.kind == "regression" else described.labels or _classes(described, train, sources)
     # Train and dev have labels; where a column of them is missing or empty, reading their examples says so.
     splits = [
-        TaskSplit(part=part, file=name, labelled=part != "test" or is_labelled(table, described.label))
+        TaskSplit(part=part, file=name, labelled=part != "test" or is_labelled(table, described.label, labels))
         if described.hub is None
-        else TaskSplit(part=part, hub=name, labelled=part != "test" or is_labelled(table, described.label))
+        else TaskSplit(part=part, hub=name, labelled=part != "test" or is_labelled(table, described.label, labels))
         for part in ("train", "dev", "test")
         for name, table in ([sources[part]] if part in sources else [])
     ]
@@ -292,7 +292,8 @@ def _checked_classes(described: Description, train: Table, names: Sequence[str])
 def is_labelled(table: Table, label: str, classes: Sequence[str] = ()) -> bool:
     """Returns whether any example has a label; -1 is the placeholder of the hub, unless it is one of the classes."""
     none = (None, "") if "-1" in classes else (None, "", -1, "-1")
-    return any(value not in none for value in table.columns.get(label, ()))
+    values = table.columns.get(label, ())
+    return any((value.strip() if isinstance(value, str) else value) not in none for value in values)
 
 
 # The rules of a file.
@@ -310,7 +311,7 @@ Columns = Annotated[
     must_be("the name of a column, or a list of one or two"),
 ]
 Classes = Annotated[
-    list[Annotated[str, Field(min_length=1)] | int],
+    list[Annotated[str, Field(pattern=r"\S")] | int],
     Field(min_length=2, max_length=MAX_CLASSES),
     AfterValidator(_distinct),
     must_be(f"a list of 2 to {MAX_CLASSES} different classes, strings or whole numbers"),

@@ -52,7 +52,7 @@ def read_toml(path: Path, kind: str) -> dict[str, Any]:
         UserError: The file cannot be read, or is none.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a TOML file: {error}") from error
     except OSError as error:

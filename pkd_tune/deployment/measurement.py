@@ -3,6 +3,7 @@
 import platform
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -29,6 +30,8 @@ BATCH = 32
 TIMED_BATCHES = 10
 """Number of batches that are timed for a throughput."""
 
+_STARTING = threading.Lock()
+
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
@@ -47,12 +50,13 @@ def submit_alone(
     It would otherwise, as `__mp_main__`, and a script that calls the Python API would begin once more in the process,
     unless it is guarded by `if __name__ == "__main__"`.
     """
-    program = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        return pool.submit(function, *args, **kwargs)
-    finally:
-        sys.modules["__main__"] = program
+    with _STARTING:
+        program = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            return pool.submit(function, *args, **kwargs)
+        finally:
+            sys.modules["__main__"] = program
 
 
 def measure(

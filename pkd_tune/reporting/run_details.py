@@ -97,8 +97,10 @@ def _facts(run: Run, with_plots: bool) -> list[str]:
         )
     facts += [f"{METHOD_INFO[method].title}: {METHOD_INFO[method].description}." for method in run.methods]
     facts.append(_search(run))
-    if search["seeds"]:
-        facts.append(f"Confirmation: {plural(search['seeds'], 'training run')} of each student on fresh seeds.")
+    if seeds := max(
+        search["seeds"], *(len(each["confirmed"]["seeds"]) for each in run.students if each["confirmed"]), 0
+    ):
+        facts.append(f"Confirmation: {plural(seeds, 'training run')} of each student on fresh seeds.")
     if space := [f"{literal(name)} {_parameter(run.record['space'][name])}" for name in _effective(run)]:
         facts.append(f"Search space: {'; '.join(space)}.")
     if 1 in search["depths"] and any(method.startswith("pkd") for method in run.methods):
@@ -171,25 +173,28 @@ def _search(run: Run) -> str:
 def _shares(run: Run) -> str:
     """Returns how many trials each method had: in the order of the stages where one keeps values."""
     search = run.search
+    made = run.of_stage("search")["method"].value_counts()
 
-    def share(total: int | None) -> str:
-        return "every grid point" if total is None else f"{total} trials"
+    def share(total: int | None, *methods: str) -> str:
+        """Returns the number that was asked for, or that was made where less was asked for later."""
+        return "every grid point" if total is None else f"{max(total, *(made.get(each, 0) for each in methods))} trials"
 
     if run.kept:  # controls then have as many trials as the others
         text = ""
         for method in (stage["method"] for stage in search["stages"]):
             before, names = run.kept.get(method, ("", []))
             text += (", then " if before else ", ") if text else ""
-            text += f"{share(search['trials'])} for {METHOD_INFO[method].title}"
+            text += f"{share(search['trials'], method)} for {METHOD_INFO[method].title}"
             text += f" with {listed(names)} of the best {METHOD_INFO[before].title} student" if before else ""
         return text
-    others = [METHOD_INFO[method].title for method in run.methods if method not in CONTROLS]
+    others = [method for method in run.methods if method not in CONTROLS]
     each = "each for" if len(others) > 1 else "for"
     totals = {"kd": search["control_trials"], "finetuned": search.get("finetuned_trials", search["control_trials"])}
     controls = [
-        f"{share(totals[method])} for {METHOD_INFO[method].title}" for method in run.methods if method in totals
+        f"{share(totals[method], method)} for {METHOD_INFO[method].title}" for method in run.methods if method in totals
     ]
-    return listed([*([f"{share(search['trials'])} {each} {listed(others)}"] if others else []), *controls])
+    titles = listed([METHOD_INFO[method].title for method in others])
+    return listed([*([f"{share(search['trials'], *others)} {each} {titles}"] if others else []), *controls])
 
 
 def _effective(run: Run) -> list[str]:

@@ -212,7 +212,7 @@ def _gaps(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
     ended, wanted = sum(min(each, seeds) for each in confirmed), seeds * len(run.students)
     if ended < wanted:
         yield f"The confirmation is incomplete: {ended} of {wanted} training runs on fresh seeds are complete."
-    if run.search["seeds"] == 1 and run.students:
+    if seeds == 1 and run.students and max(confirmed) <= 1:
         yield (
             "With one fresh seed the variance between seeds is unknown, so that no differences are judged: the same "
             "command with `--seeds 2` or more adds to it."

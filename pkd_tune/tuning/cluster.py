@@ -349,6 +349,19 @@ def is_connected() -> bool:
     return bool(ray.is_initialized())
 
 
+def check_not_connected() -> None:
+    """Checks that a search starts Ray itself: one that runs already has other resources and settings.
+
+    Raises:
+        UserError: When Ray runs in this process.
+    """
+    if is_connected():
+        raise UserError(
+            "Ray runs in this process already; call ray.shutdown() first, and give the address of a cluster that the "
+            "search is to join as --address"
+        )
+
+
 def nodes() -> list[Node]:
     """Returns the nodes that have cores or GPUs for trials; a head node may have none."""
     found = []

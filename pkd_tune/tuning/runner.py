@@ -4,6 +4,7 @@ import logging
 import signal
 import sys
 import textwrap
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -115,7 +116,8 @@ def run_search(
             inner = inner.__cause__ or inner.__context__
         raise
     finally:
-        signal.signal(signal.SIGINT, at_ctrl_c)  # Ray leaves a handler of its own, which ignores the next Ctrl-C
+        if threading.current_thread() is threading.main_thread() and at_ctrl_c is not None:
+            signal.signal(signal.SIGINT, at_ctrl_c)  # Ray leaves a handler of its own, which ignores the next Ctrl-C
         bar.close()
 
 
@@ -166,9 +168,13 @@ class TrialCleanup(tune.Callback):
             self.failure = trial.last_result["machine"]
             return
         trial_id = trial_id_of(trial.config)
-        self.artifacts.delete(state_name(trial_id))
-        for outdone in self.studies.ranking(trial_id.study_key)[KEEP_BEST:]:
-            self.artifacts.delete(weights_name(TrialId(trial_id.study_key, "search", outdone.number)))
+        try:
+            self.artifacts.delete(state_name(trial_id))
+            for outdone in self.studies.ranking(trial_id.study_key)[KEEP_BEST:]:
+                self.artifacts.delete(weights_name(TrialId(trial_id.study_key, "search", outdone.number)))
+        except OSError as error:  # Ray would swallow it, and run the trial again, which has ended
+            reason = machine_failure(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.failure = f"files of {trial_id.name} cannot be deleted: {reason}"
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Continues a trial that Ray gave up too early; notes why the process of any other died too often.

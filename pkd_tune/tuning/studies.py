@@ -242,7 +242,7 @@ class Studies:
             official: Metrics of a confirmation's best weights on the official dev splits.
             file_hash: SHA-256 of the file it left.
         """
-        trial = self._running.pop(trial_id)
+        trial = self._running[trial_id]
         if file_hash is not None:
             trial.set_user_attr(FILE, file_hash)
         if official is not None:
@@ -250,19 +250,33 @@ class Studies:
         frozen = self._frozen(trial_id)
         trial.set_user_attr(RESULT, result_text(frozen))
         self._studies[trial_id.study_key, trial_id.stage].tell(trial, max(frozen.intermediate_values.values()))
+        del self._running[trial_id]  # last: where a line cannot be written, it has not ended
         if trial_id.stage == "search":
             self._note(trial_id.study_key)
 
     def stop(self, trial_id: TrialId) -> None:
         """Ends a trial that was stopped before its budget was used."""
-        trial = self._running.pop(trial_id)
+        trial = self._running[trial_id]
         self._studies[trial_id.study_key, trial_id.stage].tell(trial, state=TrialState.PRUNED)
+        del self._running[trial_id]
 
     def fail(self, trial_id: TrialId, reason: str) -> None:
         """Ends a trial that failed, with the reason in one line."""
-        trial = self._running.pop(trial_id)
+        trial = self._running[trial_id]
         trial.set_user_attr(ENDED, {"state": TrialState.FAIL.name, "reason": reason})
         self._studies[trial_id.study_key, trial_id.stage].tell(trial, state=TrialState.FAIL)
+        del self._running[trial_id]
+
+    def file_hash(self, trial_id: TrialId) -> str | None:
+        """Returns the SHA-256 of the file that a complete trial left, or left when it was trained again."""
+        study = self._studies[trial_id.study_key, trial_id.stage]
+        first = study.get_trials(deepcopy=False)[trial_id.number].user_attrs.get(FILE)
+        found: str | None = study.user_attrs.get(f"{FILE} {trial_id.number}", first)
+        return found
+
+    def trained_again(self, trial_id: TrialId, file_hash: str) -> None:
+        """Records the file that a trial left when it was trained again: other cores may round otherwise."""
+        self._studies[trial_id.study_key, trial_id.stage].set_user_attr(f"{FILE} {trial_id.number}", file_hash)
 
     def interrupt(self, trial_id: TrialId) -> None:
         """Puts back a running trial that nothing runs any more; it is asked for next, and continues."""

@@ -44,6 +44,8 @@ SURROUNDINGS = (OSError, MemoryError, UserError, SafetensorError, pyarrow.ArrowE
 OTHERS = 0.1
 """Share of a GPU's memory in the hands of other processes, above which they are to blame where it runs out."""
 
+FULL_GPU = "the GPU is full of other programs or trials; free it, or give a lower --trials-per-gpu"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialContext:
@@ -97,7 +99,10 @@ def run_trial(config: dict[str, Any], *, context: TrialContext) -> None:
         tune.report({"failure": str(error)})  # a matter of the settings; the process stays usable
     except BatchTooLargeError as error:
         trial_process.mark_for_replacement(f"the trial before ended with {type(error).__name__}")
-        tune.report({"failure": str(error)})
+        if _is_full_of_others(error):
+            tune.report({"machine": f"{trial_id.name}: {FULL_GPU}", "traceback": traceback.format_exc()})
+        else:
+            tune.report({"failure": str(error)})
     except SURROUNDINGS as error:
         trial_process.mark_for_replacement(f"the trial before ended with {type(error).__name__}")
         reason = machine_failure(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -106,11 +111,16 @@ def run_trial(config: dict[str, Any], *, context: TrialContext) -> None:
         trial_process.mark_for_replacement(f"the trial before ended with {type(error).__name__}")
         reason = traceback.format_exception_only(error)[-1].strip()
         last_line = textwrap.shorten(reason.splitlines()[-1], REASON_LENGTH)
-        if isinstance(error, torch.OutOfMemoryError) and trial_process.share_of_others() > OTHERS:
-            full = "the GPU is full of other programs or trials; free it, or give a lower --trials-per-gpu"
-            tune.report({"machine": f"{trial_id.name}: {full}", "traceback": traceback.format_exc()})
+        if _is_full_of_others(error):
+            tune.report({"machine": f"{trial_id.name}: {FULL_GPU}", "traceback": traceback.format_exc()})
         else:
             tune.report({"failure": last_line, "traceback": traceback.format_exc()})
+
+
+def _is_full_of_others(error: Exception) -> bool:
+    """Returns whether an error says that a GPU's memory ran out while other processes have much of it."""
+    of_memory = isinstance(error, torch.OutOfMemoryError | BatchTooLargeError)
+    return of_memory and torch.cuda.is_initialized() and trial_process.share_of_others() > OTHERS
 
 
 def repeat_trial(trial_id: TrialId, settings: Settings, seed: int | None, context: TrialContext) -> None:

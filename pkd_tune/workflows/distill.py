@@ -199,10 +199,14 @@ def resolve_distill(options: DistillOptions, command: str) -> DistillRequest:
         for flag in ("beta", "strategy", "normalize"):
             if getattr(options, flag) is not None:
                 problems.add(f"--{flag} belongs to --method pkd; leave it out, or change the method")
+    if options.temperature is not None and task is not None and task.regression:
+        problems.add("--temperature has no effect on a regression; leave it out")
     start = Published(learning_rate=middle_rate(space), temperature=10, alpha=0.5, beta=100)
     if options.preset is not None and task is not None:
         start = problems.attempt(lambda: published(options.method, options.layers, task.name)) or start
     config = problems.attempt(lambda: loss_settings(options, start))
+    if unlabeled is not None and config is not None and not config.alpha and (not config.beta or options.layers == 1):
+        problems.add("--unlabeled: without the teacher's outputs nothing is learnt from texts; leave it out")
     problems.raise_any()
     assert task is not None and teacher_dir is not None and student_dir is not None  # noqa: PT018 - for the type checker
     assert resources is not None and config is not None  # noqa: PT018

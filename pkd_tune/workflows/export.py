@@ -198,7 +198,7 @@ def resolve_export(options: ExportOptions) -> ExportRequest:
     task = problems.attempt(lambda: task_of_run(options, run)) or task_of_record(run["search"]["data"]["task"])
     if task.folder is not None and not task.folder.is_dir():
         problems.add(f"{task.folder}, which holds the dev split, is not there; say where the task is with --task")
-    elif data_dir.is_dir() or task.folder is not None:
+    elif data_dir.is_dir() or task.folder is not None or (task.hub is not None and not run["demo"]):
         problems.found += check_source(task, data_dir)
     elif not problems.found:
         problems.add(f"{data_dir}, which holds the dev split, is not there; say where it is with --data-dir")

@@ -32,7 +32,7 @@ from pkd_tune.encoders.precision import has_bf16
 from pkd_tune.files import BEST, DEV_PREDICTIONS, write_text
 from pkd_tune.reporting.dev_predictions import TEACHER, TEXT_LENGTH, TEXTS, disagreements
 from pkd_tune.reporting.verdict import choose_student, verdict_text
-from pkd_tune.tuning.journal import FILE, evaluations
+from pkd_tune.tuning.journal import evaluations
 from pkd_tune.tuning.plan import StudyKey, TrialId
 from pkd_tune.tuning.resources import Resources
 from pkd_tune.tuning.studies import Studies
@@ -244,7 +244,7 @@ def trial_file(context: TrialContext, studies: Studies, trial_id: TrialId) -> Pa
     trial = next(trial for trial in trials if trial.number == trial_id.number)
     name = weights_name(trial_id) if trial_id.stage == "search" else predictions_name(trial_id)
     path = context.artifacts.fetch(name)
-    if path.exists() and trial.user_attrs.get(FILE) in (None, file_hash(path)):
+    if path.exists() and studies.file_hash(trial_id) in (None, file_hash(path)):
         return path
     state = "damaged" if path.exists() else "gone"
     if context.resources.device == "cuda" and not torch.cuda.is_available():
@@ -252,7 +252,9 @@ def trial_file(context: TrialContext, studies: Studies, trial_id: TrialId) -> Pa
     log.warning("%s is %s; training %s again, which takes as long as before", path, state, trial_id.name)
     settings = studies.settings(trial_id.study_key, trial)
     repeat_trial(trial_id, settings, trial.user_attrs.get("seed"), context)
-    return context.artifacts.fetch(name)
+    path = context.artifacts.fetch(name)
+    studies.trained_again(trial_id, file_hash(path))
+    return path
 
 
 def check_teacher(teacher: Teacher, score: float, sizes: Mapping[str, int]) -> None:

@@ -32,7 +32,7 @@ from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.student import ModelPool, training_split
 from pkd_tune.distillation.teacher import finetuned_cache, finetuned_folder, is_finetuned
 from pkd_tune.distillation.train_step import Capture, Graphs, TrainStep, graphs_of_a_training, stream_graphs
-from pkd_tune.encoders.folder import has_classifier, layer_count
+from pkd_tune.encoders.folder import family_of, has_classifier, layer_count
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning.limits import free_memory
@@ -250,6 +250,8 @@ def train_as_a_trial(
     part = take(splits["train"], "train", ids)
     methods = [stage.method for stage in config.stages]
     losses = [loss for depth in config.depths for loss in structures(methods, depth)]
+    if "layer_types" in family_of(config.data.student_dir).settings:  # a process keeps a model for each kind of layers
+        losses += [replace(loss, init="teacher-skip") for loss in losses]
     for loss in 2 * losses:
         train_student(config, splits, part, loss, device, model_pool)
 

@@ -3,9 +3,11 @@
 Nothing is checked here; each workflow resolves its options and reports everything that is wrong with them at once.
 """
 
+import operator
 import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -148,7 +150,7 @@ def make_options(kind: type[Options], values: Mapping[str, Any]) -> Options:
     """Returns options from parsed flags or keyword arguments.
 
     Paths may be strings; `~` at the start of a path, or of a name that may be a path, is expanded. Sequences may be
-    lists, and a single value stands for a sequence of one.
+    lists or arrays, and a single value stands for a sequence of one.
 
     Raises:
         TypeError: For an unknown or a missing argument.
@@ -167,10 +169,12 @@ def _converted(value: Any, kind: str) -> Any:
     if value is None:
         return None
     if "tuple" in kind:
-        values = [value] if isinstance(value, str | Path | int | float) else value
+        values = [value] if isinstance(value, str | Path | Real) else value
         return tuple(_converted(each, kind.replace("tuple", "")) for each in values)
     if "Path" in kind:
         return expanded(value)
+    if hasattr(value, "__index__") and not isinstance(value, int):
+        return operator.index(value)  # NumPy's, as of an array or a table
     return str(expanded(value)) if isinstance(value, str) and value.startswith("~") else value
 
 

@@ -288,6 +288,8 @@ def choose_depths(asked: tuple[int, ...] | None, teacher_layers: int) -> tuple[i
     """
     if teacher_layers < 2:
         raise UserError(ONE_LAYER_TEACHER)
+    if asked == ():
+        raise UserError("--depths: give at least one depth, or leave it out")
     if asked is None:
         return tuple(sorted({max(1, teacher_layers // 4), max(1, teacher_layers // 2)}))
     wrong = [

@@ -17,11 +17,9 @@ COMPARED = ("demo", "search", "space", "content")
 FLAGS = {
     "search.seed": "--seed",
     "search.depths": "--depths",
-    "search.trials": "--trials",
-    "search.control_trials": "--control-trials",
-    "search.seeds": "--seeds",
     "search.sampler": "--sampler",
     "search.data.select_on": "--select-on",
+    "content.student": "the content of --student",
     "content.unlabeled": "the content of --unlabeled",
     "search.student_training.precision": "--precision",
     "demo": "--demo",
@@ -34,11 +32,12 @@ PLACES = (
 )
 """Settings that only say where something lies; what lies there is compared by content."""
 
-TOTALS = tuple(f"search.{name}" for name in ("trials", "control_trials", "finetuned_trials", "seeds"))
-"""Numbers of training runs, which may be larger when a run is continued; without a number it is every setting."""
-
-FREE = ("search.max_pending",)
-"""Settings that a continued run may change."""
+TOTALS = (
+    *(f"search.{name}" for name in ("trials", "control_trials", "finetuned_trials", "seeds")),
+    "search.max_pending",
+)
+"""Settings that a continued run may change: how many training runs there are, and how many of them at once. What is
+there stays where a number is smaller than it."""
 
 
 def choose_run_folder(task_folder: Path, name: str, *, new: bool) -> Path:
@@ -99,8 +98,10 @@ def begin_run_folder(task_folder: Path, name: str, record: dict[str, Any], *, ne
         try:
             run_dir.mkdir(exist_ok=not new)
             return run_dir
-        except FileExistsError:
-            continue  # another search took this number just now
+        except FileExistsError as error:
+            if not new:
+                raise UserError(f"{run_dir} is no folder; remove it, or choose another --name or --out") from error
+            # another search took this number just now
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:
@@ -110,6 +111,11 @@ def read_record(run_dir: Path) -> dict[str, Any]:
         UserError: When it is damaged.
     """
     return read_json(run_dir / RUN, (*COMPARED, "id", "provenance"))
+
+
+def run_id(run_dir: Path) -> str:
+    """Returns the id of a run, which it keeps where it is moved; its folder where it has none."""
+    return str(read_json(run_dir / RUN).get("id", run_dir.resolve()))
 
 
 def check_trials_are_recorded(run_dir: Path) -> None:
@@ -129,7 +135,7 @@ def check_trials_are_recorded(run_dir: Path) -> None:
 
 
 def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str, Any]) -> None:
-    """Refuses to continue a run whose settings are not the current ones; the numbers of trials and seeds may be larger.
+    """Refuses to continue a run whose settings are not the current ones; the numbers of trials and seeds may differ.
 
     Args:
         run_dir: Named in the error.
@@ -145,15 +151,9 @@ def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str
         f"{run_dir}: {_name(key)} {_recorded_text(before, key)} in this run and {_requested_text(now, key)}; give the "
         "old value or start another run with --new"
         for key in dict.fromkeys([*before, *now])
-        if key not in (*PLACES, *TOTALS, *FREE)
+        if key not in (*PLACES, *TOTALS)
         and not _follows_flag(key)
         and _recorded_text(before, key) != _recorded_text(now, key)
-    ]
-    differing += [
-        f"{run_dir}: {_name(key)} {_recorded_text(before, key)} in this run and {_requested_text(now, key)}, which is "
-        "less; give the old value or more, or start another run with --new"
-        for key in TOTALS
-        if key in before and key in now and _is_less(now[key], before[key])
     ]
     if differing:
         raise UserError(*differing)
@@ -178,10 +178,6 @@ def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 def _name(key: str) -> str:
     """Returns what people call a setting: its flag where it has one."""
     return "--methods" if re.fullmatch(r"search\.stages\.\d+\.method", key) else FLAGS.get(key, key)
-
-
-def _is_less(now: int | None, before: int | None) -> bool:
-    return now is not None and (before is None or now < before)
 
 
 def _recorded_text(record: dict[str, Any], key: str) -> str:

@@ -16,10 +16,11 @@ from filelock import FileLock, Timeout
 
 from pkd_tune.config import UserError
 from pkd_tune.data.loading import load_features, selection_splits
+from pkd_tune.data.tokens import tokenizer_key
 from pkd_tune.data.unlabeled import load_unlabeled
 from pkd_tune.distillation.published_settings import PUBLISHED, PUBLISHED_TRAINING, PUBLISHED_WIDTH
 from pkd_tune.distillation.teacher import Teacher
-from pkd_tune.encoders.folder import family_of, model_name, sizes, weight_bytes
+from pkd_tune.encoders.folder import family_of, model_name, sizes, weight_bytes, weights_key
 from pkd_tune.files import (
     BEST,
     DASHBOARD,
@@ -61,7 +62,7 @@ from pkd_tune.workflows.free_slots import free_slots_text
 from pkd_tune.workflows.inputs import forward_pass_text, load_examples
 from pkd_tune.workflows.report_time import time_report
 from pkd_tune.workflows.request import SearchRequest, with_trials
-from pkd_tune.workflows.run_folder import begin_run_folder, check_same_search, read_record, relative_path
+from pkd_tune.workflows.run_folder import begin_run_folder, check_same_search, read_record, relative_path, run_id
 from pkd_tune.workflows.teaching import Nodes, make_teacher, make_teacher_outputs
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ def search(request: SearchRequest) -> SearchRun:
         UserError: When something that the user gave turns out not to fit.
     """
     limit_threads()
+    cluster.check_not_connected()
     options, data = request.options, request.config.data
     ends = None if request.time_limit is None else time.monotonic() + request.time_limit
     plans = plan_search(request)
@@ -118,7 +120,7 @@ def search(request: SearchRequest) -> SearchRun:
         time_limit = None if ends is None else limit_trials(request, ends, teacher, plans, resources)
         studies = open_studies(request, plans, run_dir, time_limit)
         for source, trials_of in earlier.items():
-            added = sum(studies.warm_start(key, str(source.resolve()), trials) for key, trials in trials_of.items())
+            added = sum(studies.warm_start(key, run_id(source), trials) for key, trials in trials_of.items())
             log.info("%s: %s are added to the sampler's history", source, plural(added, "trial"))
         location = location_of_run(run_dir, options.storage, record["id"])
         context = TrialContext(
@@ -303,6 +305,8 @@ def prepare(
         teacher.majority["score"],
     )
     record["content"] = {"teacher": teacher.key, **{name: split.key for name, split in chosen.items()}}
+    if data.student_dir != data.teacher_dir:
+        record["content"]["student"] = f"{weights_key(data.student_dir)}-{tokenizer_key(data.student_dir)}"
     if data.unlabeled is not None:
         texts = load_unlabeled(task, data.data_dir, data.unlabeled, data.teacher_dir, data.max_length)
         record["content"]["unlabeled"] = texts.key

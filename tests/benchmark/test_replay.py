@@ -10,10 +10,20 @@ import pandas as pd
 import pytest
 from recordings import recording, table, write_run
 
-from pkd_tune.benchmark.policies import POLICIES
+from pkd_tune.benchmark.policies import POLICIES, scales_of
 from pkd_tune.benchmark.recorded import Table, read_tables, together, write_table
-from pkd_tune.benchmark.replay import add_to_summary, finding, main, make_parser, read_summary, replay, search_once
+from pkd_tune.benchmark.replay import (
+    add_to_summary,
+    finding,
+    is_usable,
+    main,
+    make_parser,
+    read_summary,
+    replay,
+    search_once,
+)
 from pkd_tune.config import UserError
+from pkd_tune.tuning.space import Float
 
 SMALL = Path(__file__).parents[1] / "reference" / "recorded_search.parquet"
 
@@ -74,6 +84,21 @@ def test_policies_for_pkd_need_settings_of_it(tmp_path: Path) -> None:
     args = make_parser().parse_args([str(tmp_path / "t.parquet"), "--policies", "ours", "--to", str(tmp_path)])
     with pytest.raises(UserError, match=r"^t-2: ours searches PKD, and no setting of it was recorded$"):
         main(args)
+
+
+def test_policies_by_equal_budgets_take_training_runs_of_equal_length() -> None:
+    mixed = table(recording(60, 70, alpha=0.2), recording(60, 65, 70, 75, alpha=0.7))
+    assert is_usable("random", [mixed])
+    for name in ("hyperband", "SMAC", "DEHB"):
+        with pytest.raises(UserError, match=f"{name} takes training runs of equal length; leave it out of --policies"):
+            is_usable(name, [mixed])
+
+
+def test_a_parameter_that_was_recorded_at_0_is_searched_on_a_linear_scale() -> None:
+    with_zero = table(*(recording(60, 70, beta=beta) for beta in (0.0, 1.0, 10.0)))
+    scales = scales_of(with_zero)
+    assert scales.parameters["beta"] == Float(-0.5, 14.5, log=False)
+    assert scales.recording({"beta": 0.2}) == 0
 
 
 def test_a_table_of_one_seed_cannot_be_replayed(tmp_path: Path) -> None:

@@ -61,6 +61,26 @@ def test_a_parquet_column_is_there_once(tmp_path: Path) -> None:
         read_table(tmp_path / "t.parquet", ["text"])
 
 
+def test_parquet_text_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
+    pq.write_table(pa.table({"text": broken}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"t\.parquet: has text that is not UTF-8"):
+        read_table(tmp_path / "t.parquet", ["text"])
+
+
+def test_lines_of_a_tsv_that_a_stray_quotation_mark_makes_one_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "t.tsv").write_text('text\tlabel\nfine\tpos\n"Hello there\tpos\nnice one\tneg\nhe said"\tpos\n')
+    for _ in range(2):
+        assert len(read_table(tmp_path / "t.tsv", ["text"])) == 2
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path / 't.tsv'}:3: from this line on, several lines are one cell")
+    (tmp_path / "u.tsv").write_text('text\tlabel\n"two\nlines"\tpos\n"a\tb"\tneg\n')
+    read_table(tmp_path / "u.tsv", ["text"])
+    assert len(caplog.messages) == 1
+
+
 def test_only_the_first_problems_are_listed(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text\n" + "a,b\n" * 9)
     with pytest.raises(UserError) as caught:

@@ -50,6 +50,15 @@ def test_a_split_that_the_task_lacks_is_refused_with_those_it_has(task: str, nam
         find_split(TASKS[task], name)
 
 
+def test_files_have_the_columns_of_the_task_that_is_predicted(tmp_path: Path) -> None:
+    """A folder's train file says whether an example has one text or two, not the file that is predicted."""
+    rows = [(f"text {i}", f"more {i}", "ab"[i % 2]) for i in range(20)]
+    pair = write_csv(tmp_path / "pairs" / "train.csv", rows, ("text", "text_pair", "label"))
+    single = write_csv(tmp_path / "t" / "train.csv", [(a, c) for a, _, c in rows], ("text", "label"))
+    assert task_of_files(str(tmp_path / "pairs"), [single], ["a", "b"]).text == ("text", "text_pair")
+    assert task_of_files(str(tmp_path / "t"), [pair], ["a", "b"]).text == ("text",)
+
+
 def test_the_classes_of_files_are_in_the_order_of_the_task_whatever_order_a_model_has(tmp_path: Path) -> None:
     """F1 is of the second one."""
     rows = [(f"text {i}", ("neg", "pos")[i % 2]) for i in range(20)]

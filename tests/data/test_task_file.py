@@ -222,6 +222,34 @@ def test_wrong_rows_are_one_line_each(tmp_path: Path, rows: list[tuple[str, ...]
     assert all(f"{tmp_path / 't'}/{line}" in problem for line, problem in zip(said, found, strict=True))
 
 
+@pytest.mark.parametrize(("label", "labelled"), [(" ", False), ("a", True), ("-1", True)])
+def test_a_test_file_is_labelled_where_a_label_is_not_blank(tmp_path: Path, label: str, labelled: bool) -> None:
+    """-1 is a class here, and no placeholder."""
+    classes = {"a": "a", "b": "-1"}
+    write_csv(tmp_path / "t" / "train.csv", [(text, classes[each]) for text, each in GOOD], ("text", "label"))
+    write_csv(tmp_path / "t" / "test.csv", [("x", label), ("y", label)], ("text", "label"))
+    task = find_task(str(tmp_path / "t"))
+    assert task.split("test").labelled == labelled
+    assert check_source(task, tmp_path) == []
+
+
+def test_a_task_file_may_begin_with_a_byte_order_mark_and_lists_no_blank_class(tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv", GOOD, ("text", "label"))
+    (tmp_path / "t.toml").write_text('[data]\ntrain = "train.csv"\nlabels = ["a", "b"]\n', encoding="utf-8-sig")
+    assert find_task(str(tmp_path / "t.toml")).labels == ("a", "b")
+    (tmp_path / "t.toml").write_text('[data]\ntrain = "train.csv"\nlabels = ["a", " "]\n')
+    with pytest.raises(UserError, match="labels in \\[data\\]"):
+        find_task(str(tmp_path / "t.toml"))
+
+
+def test_a_label_of_half_a_character_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    lines = [json.dumps({"text": text, "label": label}) for text, label in (*GOOD, ("x", "a\ud83d"))]
+    (tmp_path / "t" / "train.jsonl").write_text("\n".join(lines))
+    (problem,) = problems_of(tmp_path / "t")
+    assert problem.endswith("train.jsonl:21: 'label' is no valid Unicode: half of a character, as of an emoji")
+
+
 def test_classes_that_differ_in_case_may_be_listed(tmp_path: Path) -> None:
     write_csv(
         tmp_path / "train.csv", [(text, {"a": "us", "b": "US"}[label]) for text, label in GOOD], ("text", "label")

@@ -166,6 +166,14 @@ def test_a_stage_that_keeps_values_says_so(tmp_path: Path) -> None:
     assert "keeps alpha of what was KD's best by then, and KD is the best of 3." in tuned[0]
 
 
+def test_what_is_there_is_told_where_less_was_asked_for_later(tmp_path: Path) -> None:
+    """As by the same command with `--trials 1 --seeds 1`: nothing that was trained goes."""
+    run = write_run(tmp_path / "MRPC" / "minilm", depths=(3,))
+    before = text_of(run)
+    change(run / "run.json", lambda record: record["search"].update(trials=1, control_trials=1, seeds=1))
+    assert text_of(run) == before
+
+
 def test_a_student_that_learnt_nothing_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
     summary = read_json(run / "summary.json")

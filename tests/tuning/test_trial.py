@@ -13,7 +13,7 @@ from ray import tune
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.data.tokens import used_tokens
-from pkd_tune.distillation.train_step import TrainStep
+from pkd_tune.distillation.train_step import BatchTooLargeError, TrainStep
 from pkd_tune.encoders.modeling import cut_to_layers, load_classifier
 from pkd_tune.tuning import trial_process as process
 from pkd_tune.tuning.trial import TrialContext, run_trial
@@ -58,21 +58,23 @@ def test_what_a_trial_keeps_is_expected_however_it_ends(
     assert ALLOCATED - held == TrainStep(student, tokens=tokens).kept_bytes()
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, BatchTooLargeError])
 @pytest.mark.parametrize("own", [10, 70])
 def test_a_gpu_that_is_full_of_other_things_ends_the_search_and_fails_no_trial(
-    own: int, context: TrialContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    own: int, error: type[Exception], context: TrialContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As where another program takes its memory before the model is there; a model too large by itself fails."""
+    """As where another program takes its memory, before the model is there or in a step. One too large itself fails."""
     reported: list[dict[str, Any]] = []
 
     def no_room(*args: Any, **named: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise error("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     settings: dict[str, Any] = {"alpha": 0.5, "beta": 10.0, "temperature": 10.0, "learning_rate": 1e-3}
     settings |= {"strategy": "skip", "normalize": True}
     config = {"depth": 2, "method": "pkd", "stage": "search", "trial": 1, "seed": None, "settings": settings}
     monkeypatch.setattr(tune, "report", reported.append)
     monkeypatch.setattr(torch.nn.Module, "to", no_room)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2, 80))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: own)
     monkeypatch.setattr(process, "_retired", None)  # which the trial sets, and other tests must not find

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from requests_of import search_request
 from tiny import write_bert
@@ -99,6 +100,16 @@ def test_the_demo_blames_the_space_for_examples_its_model_cannot_read(tmp_path: 
     assert raised.value.problems == (f"--space paper: {says}",)
     with pytest.raises(UserError, match="--max-length: the demo's model reads"):
         search_request(*flags, "--max-length", "128")
+
+
+def test_numbers_may_be_numpys_and_depths_are_not_empty(tiny_data: Path, tmp_path: Path) -> None:
+    usual: dict[str, Any] = {"task": "MRPC", "gpus": 0, "data_dir": tiny_data, "teacher": "tiny", "out": tmp_path}
+    options = make_options(SearchOptions, {**usual, "seed": np.int64(7), "depths": np.array([1, 3])})
+    assert (options.seed, options.depths) == (7, (1, 3))
+    assert {type(number) for number in (options.seed, *(options.depths or ()))} == {int}
+    assert make_options(SearchOptions, {**usual, "depths": np.int64(3)}).depths == (3,)
+    with pytest.raises(UserError, match="--depths: give at least one depth, or leave it out"):
+        choose_depths((), 12)
 
 
 def test_a_search_needs_a_teacher_with_shallower_students() -> None:

@@ -110,18 +110,12 @@ def test_more_trials_and_a_moved_folder_are_the_same_search(tmp_path: Path) -> N
     check_same_search(tmp_path, before, now)
 
 
-def test_fewer_trials_or_seeds_are_refused(tmp_path: Path) -> None:
-    """What is there would not go, and the report would speak of fewer than it shows."""
-
-    def record(trials: int | None, seeds: int, pending: int = 4) -> dict[str, Any]:
-        return {"search": {"trials": trials, "seeds": seeds, "max_pending": pending}}
-
-    check_same_search(tmp_path, record(8, 3), record(None, 3, 2))  # every setting of the space is more than any number
-    with pytest.raises(UserError) as caught:
-        check_same_search(tmp_path, record(None, 3), record(8, 2))
-    trials, seeds = caught.value.problems
-    assert "--trials was None in this run and is now 8, which is less; give the old value or more" in trials
-    assert "--seeds was 3 in this run and is now 2" in seeds
+def test_a_run_whose_place_is_taken_by_no_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for name in ("file", "link"):
+        with pytest.raises(UserError, match=f"{name} is no folder; remove it, or choose another --name or --out"):
+            begin_run_folder(tmp_path, name, {}, new=False)
 
 
 def test_another_precision_is_another_search(tmp_path: Path) -> None:
