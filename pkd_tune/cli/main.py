@@ -56,7 +56,7 @@ def run_command(parser: Parser, command: Callable[[argparse.Namespace, str], int
 def _full_gpu(error: Exception) -> str | None:
     """Returns that a GPU's memory ran out, and the remedy; None where an error is of another kind."""
     torch = sys.modules.get("torch")  # which a command that has not used it need not import
-    if torch is None or not isinstance(error, torch.OutOfMemoryError):
+    if torch is None or not (isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in str(error)):
         return None
     return "the GPU's memory ran out; free it, or choose another GPU with CUDA_VISIBLE_DEVICES"
 

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pkd_tune.config import HubDataset, Layout, Task, TaskSplit, UserError
 from pkd_tune.data.glue import glue_task, is_glue
-from pkd_tune.data.tables import read_table
+from pkd_tune.data.tables import Table, read_table
 from pkd_tune.data.task_file import (
     Description,
     describe_file,
@@ -56,10 +57,17 @@ def task_of_files(name: str, files: Sequence[Path], classes: Sequence[str]) -> T
     if described is None:
         return with_files(glue_task(name), files)
     unknown = described.kind == "classification" and described.labels is None and all(map(_GENERIC.fullmatch, classes))
-    train = described.folder / described.files["train"] if described.folder and "train" in described.files else files[0]
-    example = read_table(train if train.is_file() else files[0], [])
-    task = task_of_data(described) if unknown else task_of_model(described, classes, example)
+    task = task_of_data(described) if unknown else task_of_model(described, classes, _example(described, files[0]))
     return with_files(task, files)
+
+
+def _example(described: Description, file: Path) -> Table:
+    """Returns a table that has the columns of the texts: train where the description does not name them and it is
+    there, else a file that is to be predicted."""
+    if described.text is None and described.folder is not None and "train" in described.files:
+        with suppress(UserError):
+            return read_table(described.folder / described.files["train"], [])
+    return read_table(file, [])
 
 
 def with_files(task: Task, files: Sequence[Path]) -> Task:

@@ -225,7 +225,7 @@ def _cost(seconds: float, resources: dict[str, Any]) -> str:
 
 def _content_name(run: Run, name: str) -> str:
     """Returns what a content hash is of; a held-out slice is recorded under the name of the dev split it replaces."""
-    if not run.holdout or name in ("teacher", "train"):
+    if not run.holdout or name in ("teacher", "train", "student", "unlabeled"):
         return name
     return f"held out for {name}"
 

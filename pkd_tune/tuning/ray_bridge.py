@@ -54,13 +54,10 @@ class StudySearcher(Searcher):
         Ray calls early-stopped trials complete too; here a trial is complete only when its last result says so. A trial
         whose process died too often is ended by the runner's callback, which has the reason.
         """
-        ours = self.started.pop(trial_id)
-        if error:
-            return
-        result = result or {}
-        if "machine" in result:
-            return  # it has not ended: the search stops, and continues with it
-        if "failure" in result:
+        ours, result = self.started[trial_id], result or {}
+        if error or "machine" in result:
+            pass  # the latter has not ended: the search stops, and continues with it
+        elif "failure" in result:
             self.studies.fail(ours, result["failure"])
         elif "finished" in result:
             self.studies.complete(ours, json.loads(result["finished"]), result.get("file"))
@@ -68,6 +65,7 @@ class StudySearcher(Searcher):
             self.studies.stop(ours)
         else:
             self.studies.fail(ours, "ended without a score")
+        del self.started[trial_id]  # last: where the journal cannot be written, Ray asks again
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns no state: Ray pickles searchers, but the journal is the only state."""

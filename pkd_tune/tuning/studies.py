@@ -296,7 +296,7 @@ class Studies:
         """
         study = self._studies[study_key, "search"]
         there = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
-        added = {attributes[NUMBER] for attributes in there if attributes.get(FROM) == source}
+        added = {attributes.get(NUMBER) for attributes in there if attributes.get(FROM) == source}
         new = [trial for trial in trials if trial.user_attrs[NUMBER] not in added]
         for trial in new:
             copy = optuna.create_trial(

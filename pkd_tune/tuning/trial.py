@@ -26,7 +26,7 @@ from pkd_tune.distillation.inference import evaluate
 from pkd_tune.distillation.loop import Evaluation, TrainingDivergedError
 from pkd_tune.distillation.student import ModelPool, StudentData, distill, open_student_data
 from pkd_tune.distillation.teacher import Teacher
-from pkd_tune.distillation.train_step import BatchTooLargeError, stream_graphs
+from pkd_tune.distillation.train_step import BatchTooLargeError, is_out_of_memory, stream_graphs
 from pkd_tune.files import REASON_LENGTH, machine_failure
 from pkd_tune.tuning import trial_process
 from pkd_tune.tuning.artifacts import ArtifactStore
@@ -119,7 +119,7 @@ def run_trial(config: dict[str, Any], *, context: TrialContext) -> None:
 
 def _is_full_of_others(error: Exception) -> bool:
     """Returns whether an error says that a GPU's memory ran out while other processes have much of it."""
-    of_memory = isinstance(error, torch.OutOfMemoryError | BatchTooLargeError)
+    of_memory = isinstance(error, BatchTooLargeError) or is_out_of_memory(error)
     return of_memory and torch.cuda.is_initialized() and trial_process.share_of_others() > OTHERS
 
 

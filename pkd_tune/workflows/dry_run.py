@@ -46,6 +46,7 @@ def plan(request: SearchRequest) -> str:
     limit_threads()
     with ExitStack() as stack:
         if request.options.address is not None:
+            cluster.check_not_connected()
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             stack.enter_context(cluster.connected_cluster(request.options.address, folder / RAY_LOG))
         return _plan(request)

@@ -27,7 +27,7 @@ from pkd_tune.deployment.model_card import write_card
 from pkd_tune.distillation.layer_map import start_layers, teacher_layers
 from pkd_tune.distillation.student import start_folder
 from pkd_tune.distillation.teacher import Teacher
-from pkd_tune.encoders.folder import layer_count, model_name
+from pkd_tune.encoders.folder import layer_count, model_name, read_config
 from pkd_tune.encoders.precision import has_bf16
 from pkd_tune.files import BEST, DEV_PREDICTIONS, write_text
 from pkd_tune.reporting.dev_predictions import TEACHER, TEXT_LENGTH, TEXTS, disagreements
@@ -121,13 +121,17 @@ def export_finalists(
             check_reproduced(student, sizes, exactly=_only_fp32(config.student_training.precision, context.resources))
         students.append(student)
     write_text(run_dir / DEV_PREDICTIONS, predictions_csv(task, dev, of_teacher, exported))
-    architectures = {student["layers"]: run_dir / student["folder"] for student in students}  # cut from the same model
+    # Students of a depth are cut from the same model, but ModernBERT's layers are of two kinds.
+    shapes = [
+        (student["layers"], str(read_config(run_dir / student["folder"]).get("layer_types"))) for student in students
+    ]
+    architectures = {shape: run_dir / student["folder"] for shape, student in zip(shapes, students, strict=True)}
     folders = [teacher.folder, *architectures.values()]
     timed = latencies_ms([(folder, PYTORCH) for folder in folders], dev[task.dev_splits[0]], data.max_length)
     teacher_record["latency_ms"], *of_students = timed
     latency_of = dict(zip(architectures, of_students, strict=True))
-    for student in students:
-        student["latency_ms"] = latency_of[student["layers"]]
+    for shape, student in zip(shapes, students, strict=True):
+        student["latency_ms"] = latency_of[shape]
     labels = {name: np.asarray(split.labels) for name, split in dev.items()}
     compare(context, studies, students, of_teacher, labels)
     verdict = choose_student(students, teacher_record, tolerance)

@@ -250,7 +250,9 @@ def train_as_a_trial(
     part = take(splits["train"], "train", ids)
     methods = [stage.method for stage in config.stages]
     losses = [loss for depth in config.depths for loss in structures(methods, depth)]
-    if "layer_types" in family_of(config.data.student_dir).settings:  # a process keeps a model for each kind of layers
+    data = config.data
+    if data.student_dir == data.teacher_dir and "layer_types" in family_of(data.student_dir).settings:
+        # Students start from different layers of it, and a process keeps a model for each kind of them.
         losses += [replace(loss, init="teacher-skip") for loss in losses]
     for loss in 2 * losses:
         train_student(config, splits, part, loss, device, model_pool)

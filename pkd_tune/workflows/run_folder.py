@@ -14,12 +14,15 @@ from pkd_tune.tuning.journal import check_journal
 COMPARED = ("demo", "search", "space", "content")
 """Parts of run.json that make a search the same; machine, versions and date may change."""
 
+STUDENT = "content.student"
+"""Hash of the model that --student names."""
+
 FLAGS = {
     "search.seed": "--seed",
     "search.depths": "--depths",
     "search.sampler": "--sampler",
     "search.data.select_on": "--select-on",
-    "content.student": "the content of --student",
+    STUDENT: "the content of --student",
     "content.unlabeled": "the content of --unlabeled",
     "search.student_training.precision": "--precision",
     "demo": "--demo",
@@ -152,6 +155,7 @@ def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str
         "old value or start another run with --new"
         for key in dict.fromkeys([*before, *now])
         if key not in (*PLACES, *TOTALS)
+        and (key != STUDENT or key in before)  # earlier versions did not record it
         and not _follows_flag(key)
         and _recorded_text(before, key) != _recorded_text(now, key)
     ]

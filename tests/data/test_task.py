@@ -57,6 +57,8 @@ def test_files_have_the_columns_of_the_task_that_is_predicted(tmp_path: Path) ->
     single = write_csv(tmp_path / "t" / "train.csv", [(a, c) for a, _, c in rows], ("text", "label"))
     assert task_of_files(str(tmp_path / "pairs"), [single], ["a", "b"]).text == ("text", "text_pair")
     assert task_of_files(str(tmp_path / "t"), [pair], ["a", "b"]).text == ("text",)
+    (tmp_path / "pairs" / "train.csv").write_text('text,label\n"broken')
+    assert task_of_files(str(tmp_path / "pairs"), [single], ["a", "b"]).text == ("text",)  # it need not be there
 
 
 def test_the_classes_of_files_are_in_the_order_of_the_task_whatever_order_a_model_has(tmp_path: Path) -> None:

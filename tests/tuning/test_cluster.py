@@ -279,3 +279,11 @@ def test_a_lost_node_costs_nothing_but_time(context: TrialContext, tmp_path: Pat
     rows = trial_rows(studies)
     assert [row["state"] for row in rows] == ["complete"] * 4
     assert [row["evaluations"] for row in rows] == [10] * 4
+
+
+def test_ray_that_runs_in_the_process_already_is_none_of_a_searchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook: it has other resources and settings."""
+    cluster.check_not_connected()
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    with pytest.raises(UserError, match=r"Ray runs in this process already; call ray\.shutdown\(\) first"):
+        cluster.check_not_connected()

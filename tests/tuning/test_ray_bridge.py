@@ -1,11 +1,14 @@
 """What searcher and scheduler tell Ray and the studies; Ray itself is in test_runner.py."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -54,6 +57,26 @@ def test_a_trial_that_is_not_in_the_best_third_is_stopped_but_never_at_its_end(s
     complete = [("complete", None)] * (WARM_UP_TRIALS + 1)
     assert states == [*complete, ("stopped early", "not in the best third at epoch 0.5")]
     assert trial_rows(studies)[0]["f1"] == 80.0
+
+
+def test_a_trial_whose_end_could_not_be_recorded_ends_once_more(
+    studies: Studies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that was full for a moment: Ray counts the error as the trial's, and runs it again."""
+    searcher = StudySearcher(studies)
+    searcher.suggest("a")
+    append = JournalFileBackend.append_logs
+
+    def full(*arguments: Any) -> None:
+        monkeypatch.setattr(JournalFileBackend, "append_logs", append)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+    with pytest.raises(OSError, match="No space left"):
+        searcher.on_trial_complete("a", {"failure": "diverged"})
+    searcher.on_trial_complete("a", {"failure": "diverged"})
+    assert [(row["state"], row["error"]) for row in trial_rows(studies)] == [("failed", "diverged")]
+    assert studies.idle()
 
 
 def test_ray_is_told_to_wait_while_a_running_trial_may_bring_more(tmp_path: Path) -> None:

@@ -118,6 +118,16 @@ def test_a_run_whose_place_is_taken_by_no_folder_is_named(tmp_path: Path) -> Non
             begin_run_folder(tmp_path, name, {}, new=False)
 
 
+def test_another_model_of_the_student_is_another_search(tmp_path: Path) -> None:
+    """Unless the run was begun before its hash was recorded."""
+    same = {"content": {"teacher": "t"}}
+    first, second = ({"content": {"teacher": "t", "student": each}} for each in "ab")
+    check_same_search(tmp_path, first, first)
+    check_same_search(tmp_path, same, second)
+    with pytest.raises(UserError, match="the content of --student was 'a' in this run and is now 'b'"):
+        check_same_search(tmp_path, first, second)
+
+
 def test_another_precision_is_another_search(tmp_path: Path) -> None:
     def record(precision: str) -> dict[str, Any]:
         training = {"epochs": 4, "precision": precision}
