@@ -10,7 +10,7 @@ from pkd_tune.files import EVALUATIONS, PLOTS, RAY, TRIALS
 from pkd_tune.reporting.document import Bullets, Element, Heading, Table, code, literal
 from pkd_tune.reporting.formatting import listed, number_text, plural, setting_text
 from pkd_tune.reporting.methods import METHOD_INFO, is_regression, student_title, unused_settings
-from pkd_tune.reporting.run import STATES, Run, fixed_value
+from pkd_tune.reporting.run import ENDED, STATES, Run, fixed_value
 
 _SAMPLERS = {
     "tpe": "TPE (Tree-structured Parzen Estimator)",
@@ -173,7 +173,8 @@ def _search(run: Run) -> str:
 def _shares(run: Run) -> str:
     """Returns how many trials each method had: in the order of the stages where one keeps values."""
     search = run.search
-    made = run.of_stage("search")["method"].value_counts()
+    trials = run.of_stage("search")
+    made = trials["method"][trials["state"].isin(ENDED)].value_counts()
 
     def share(total: int | None, *methods: str) -> str:
         """Returns the number that was asked for, or that was made where less was asked for later."""

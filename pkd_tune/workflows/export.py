@@ -198,9 +198,9 @@ def resolve_export(options: ExportOptions) -> ExportRequest:
     task = problems.attempt(lambda: task_of_run(options, run)) or task_of_record(run["search"]["data"]["task"])
     if task.folder is not None and not task.folder.is_dir():
         problems.add(f"{task.folder}, which holds the dev split, is not there; say where the task is with --task")
-    elif data_dir.is_dir() or task.folder is not None or (task.hub is not None and not run["demo"]):
+    elif data_dir.is_dir() or task.folder is not None:
         problems.found += check_source(task, data_dir)
-    elif not problems.found:
+    elif not problems.found and (run["demo"] or task.hub is None or check_source(task, data_dir)):
         problems.add(f"{data_dir}, which holds the dev split, is not there; say where it is with --data-dir")
     problems.raise_any()
     assert student is not None
