@@ -8,6 +8,7 @@ docs/replays.md explains what is replayed and how a table is recorded.
 import argparse
 import itertools
 import logging
+import math
 import random
 import sys
 import tempfile
@@ -184,13 +185,17 @@ def finding(summary: pd.DataFrame) -> str:
 def figures(summary: pd.DataFrame) -> list[Figure]:
     """Returns a figure for each table: confirmed score by epochs, a panel for each number of slots.
 
-    Thick lines are medians, thin ones quartiles.
+    Thick lines are medians, thin ones quartiles. The scale begins at the lowest median that any policy but the staged
+    grid has from the fourth budget on, so that those that are alike can be told apart.
     """
     lines = {"median": (2.0, 1.0), "q25": (0.5, 0.6), "q75": (0.5, 0.6)}  # width and opacity
     found = []
     for table, of_table in summary.groupby("table", sort=False):
         panels = []
         for slots, of_slots in of_table.groupby("slots", sort=False):
+            groups = sorted(of_slots.groupby("policy", sort=False), key=lambda group: group[0] == "ours")  # on top
+            late = of_slots[of_slots["epochs"] >= sorted(set(of_slots["epochs"]))[:4][-1]]
+            low = late["median"][late["policy"] != "staged grid"].min()
             series = [
                 Series(
                     name=str(name),
@@ -201,11 +206,12 @@ def figures(summary: pd.DataFrame) -> list[Figure]:
                     opacity=opacity,
                     legend=what == "median",
                 )
-                for name, rows in of_slots.groupby("policy", sort=False)
+                for name, rows in groups
                 for what, (width, opacity) in lines.items()
             ]
             title = f"{slots} slot{'s' if slots != 1 else ''}"
-            panels.append(Panel(title=title, x="epochs spent in all slots", y="confirmed score", series=series))
+            x, y = "epochs spent in all slots", "confirmed score"
+            panels.append(Panel(title=title, x=x, y=y, series=series, low_y=None if math.isnan(low) else low - 0.5))
         found.append(Figure(name=str(table), title=str(table), caption="", panels=panels))
     return found
 

@@ -50,6 +50,8 @@ class Panel:
     """Whether x is a count, with ticks at integers only."""
     x_ticks: Mapping[str, float] | None = None
     """Positions of categories along x by name, for an axis that is no number."""
+    low_y: float | None = None
+    """Where the y axis begins in the files for papers; None: at the lowest value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -181,6 +181,8 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value)))
         ax.yaxis.set_minor_formatter(NullFormatter())
+    if panel.low_y is not None:
+        ax.set_ylim(bottom=panel.low_y)
     if panel.log_x:
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value)))

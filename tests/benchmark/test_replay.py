@@ -14,6 +14,7 @@ from pkd_tune.benchmark.policies import POLICIES, scales_of
 from pkd_tune.benchmark.recorded import Table, read_tables, together, write_table
 from pkd_tune.benchmark.replay import (
     add_to_summary,
+    figures,
     finding,
     is_usable,
     main,
@@ -23,6 +24,7 @@ from pkd_tune.benchmark.replay import (
     search_once,
 )
 from pkd_tune.config import UserError
+from pkd_tune.reporting.plots import draw
 from pkd_tune.tuning.space import Float
 
 SMALL = Path(__file__).parents[1] / "reference" / "recorded_search.parquet"
@@ -149,6 +151,25 @@ def rows(policy: str, slots: int, *medians: float, table: str = "t-2") -> pd.Dat
     return pd.DataFrame(
         [common | {"epochs": 3.0 * i, "median": m, "q25": m, "q75": m} for i, m in enumerate(medians, start=1)]
     )
+
+
+def test_a_picture_begins_where_policies_but_the_staged_grid_end(tmp_path: Path) -> None:
+    """Ours is drawn last, on top of the others."""
+    medians = {
+        "staged grid": [10.0] * 5,
+        "ours": [20.0, 60.0, 70.0, 80.0, 90.0],
+        "random": [30.0, 50.0, 70.0, 75.0, 85.0],
+    }
+    rows = [
+        {"table": "t", "slots": 1, "policy": name, "epochs": epochs, "median": median, "q25": median, "q75": median}
+        for name, found in medians.items()
+        for epochs, median in enumerate(found, start=1)
+    ]
+    (figure,) = figures(pd.DataFrame(rows))
+    (panel,) = figure.panels
+    assert panel.low_y == 74.5
+    assert [series.name for series in panel.series if series.legend] == ["staged grid", "random", "ours"]
+    assert draw(figure).axes[0].get_ylim()[0] == 74.5
 
 
 def test_a_summary_grows_and_what_is_replayed_again_is_replaced(tmp_path: Path) -> None:
