@@ -2,12 +2,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 from filelock import FileLock, Timeout
 from requests_of import search_request
 
 from pkd_tune.config import UserError
 from pkd_tune.files import write_json
-from pkd_tune.workflows.search import continued, locked, plan_search
+from pkd_tune.workflows.search import continued, locked, plan_search, search
 
 
 def test_two_searches_cannot_share_a_run_folder(tmp_path: Path) -> None:
@@ -39,3 +40,14 @@ def test_published_settings_are_tried_first_but_not_by_narrower_students(tiny_da
         first[width] = {plan.study_key.method: [settings["learning_rate"] for settings in plan.first] for plan in plans}
     assert first[384] == {"pkd": [], "kd": [], "finetuned": []}
     assert first[768] == {"pkd": [2e-5, 2e-5], "kd": [2e-5], "finetuned": []}
+
+
+def test_a_search_does_not_use_ray_that_runs_in_the_process(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--teacher", "tiny")
+    request = search_request(*flags, "--out", str(tmp_path / "results"))
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    with pytest.raises(UserError, match="Ray runs in this process already"):
+        search(request)
+    assert not (tmp_path / "results").exists()
