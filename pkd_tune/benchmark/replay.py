@@ -228,11 +228,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--record", type=Path, metavar="FILE", help="write the table of these runs: one grid, trained with two seeds")
     add("--to", type=Path, default=Path("results/search-efficiency"), metavar="DIR", help="receives summary.csv, "
         "finding.md and plots/ (default: %(default)s)")  # fmt: skip
-    add("--policies", nargs="+", default=list(POLICIES), metavar="P", help="names of policies, or constants of this "
+    add("--policies", nargs="+", action="extend", metavar="P", help="names of policies, or constants of this "
         "package's search to compare, such as 'REDUCTION=2 WARM_UP_TRIALS=8' (default: all policies)")  # fmt: skip
     add("--together", action="store_true", help="search all depths and methods of a table at once, with transfer=true "
         "or transfer=false; the score is the mean over depths, of the better method at each")  # fmt: skip
-    add("--slots", nargs="+", type=int, default=list(SLOTS), metavar="N", help="concurrent trials (default: 1 8 32)")
+    add("--slots", nargs="+", action="extend", type=int, metavar="N", help="concurrent trials (default: 1 8 32)")
     add("--repeats", type=int, default=REPEATS, metavar="N", help="searches of each kind (default: %(default)s)")
     add("--processes", type=int, default=1, metavar="N", help="that share the work (default: %(default)s)")
     return parser
@@ -247,17 +247,19 @@ def main(args: argparse.Namespace) -> None:
     if args.record is not None:
         print(write_table(args.tables, args.record))
         return
-    for flag, numbers in (("--slots", args.slots), ("--repeats", [args.repeats]), ("--processes", [args.processes])):
+    all_slots = args.slots or list(SLOTS)
+    for flag, numbers in (("--slots", all_slots), ("--repeats", [args.repeats]), ("--processes", [args.processes])):
         if min(numbers) < 1:
             raise UserError(f"{flag} must be at least 1")
     tables = [table for path in args.tables for table in _tables(path, args.together)]
-    if args.together and (alone := [name for name in args.policies if "transfer=" not in name]):
+    names = args.policies or list(POLICIES)
+    if args.together and (alone := [name for name in names if "transfer=" not in name]):
         raise UserError(
             f"--together: {', '.join(alone)} searches one depth; give --policies transfer=true transfer=false"
         )
-    policies = [name for name in args.policies if is_usable(name, tables)]
+    policies = [name for name in names if is_usable(name, tables)]
     read_summary(args.to / "summary.csv")  # before hours of work
-    for table, name, count in itertools.product(tables, policies, args.slots):
+    for table, name, count in itertools.product(tables, policies, all_slots):
         rows = replay(table, [name], [count], args.repeats, processes=args.processes)
         summary = add_to_summary(args.to / "summary.csv", rows)
     write_text(args.to / "finding.md", finding(summary))

@@ -227,7 +227,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_the_program_writes_summary_finding_and_plots(tmp_path: Path) -> None:
-    small = ["--slots", "2", "8", "--repeats", "6", "--processes", "2", "--to", str(tmp_path)]
+    small = ["--slots", "2", "--slots", "8", "--repeats", "6", "--processes", "2", "--to", str(tmp_path)]
     done = run(str(SMALL), "--policies", "staged grid", "random", "sampler=random WARM_UP_TRIALS=2", *small)
     assert done.returncode == 0, done.stderr
     summary = pd.read_csv(tmp_path / "summary.csv")
