@@ -194,8 +194,10 @@ def _shares(run: Run) -> str:
     controls = [
         f"{share(totals[method], method)} for {METHOD_INFO[method].title}" for method in run.methods if method in totals
     ]
-    titles = listed([METHOD_INFO[method].title for method in others])
-    return listed([*([f"{share(search['trials'], *others)} {each} {titles}"] if others else []), *controls])
+    if others:
+        titles = listed([METHOD_INFO[method].title for method in others])
+        controls = [f"{share(search['trials'], *others)} {each} {titles}", *controls]
+    return listed(controls)
 
 
 def _effective(run: Run) -> list[str]:

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from recorded_run import write_run
 
-from pkd_tune.config import SelectOn, UserError
+from pkd_tune.config import Method, SelectOn, UserError
 from pkd_tune.files import read_json, write_json
 from pkd_tune.reporting.document import markdown
+from pkd_tune.reporting.methods import METHOD_INFO
 from pkd_tune.reporting.run import read_run, write_rows
 from pkd_tune.reporting.run_details import run_details
 from pkd_tune.reporting.run_report import results, write_report
@@ -172,6 +173,22 @@ def test_what_is_there_is_told_where_less_was_asked_for_later(tmp_path: Path) ->
     before = text_of(run)
     change(run / "run.json", lambda record: record["search"].update(trials=1, control_trials=1, seeds=1))
     assert text_of(run) == before
+
+
+@pytest.mark.parametrize(
+    ("methods", "trials"),
+    [
+        (("kd",), "6 trials for KD"),
+        (("finetuned",), "6 trials for fine-tuned"),
+        (("kd", "finetuned"), "6 trials for fine-tuned and 6 trials for KD"),
+        (("pkd",), "12 trials for PKD"),
+        (("pkd-skip", "pkd-last", "kd"), "12 trials each for PKD-skip and PKD-last and 6 trials for KD"),
+    ],
+)
+def test_any_methods_have_a_report(tmp_path: Path, methods: tuple[Method, ...], trials: str) -> None:
+    text = text_of(write_run(tmp_path / "MRPC" / "minilm", depths=(3,), methods=methods))
+    assert f"- Search: {trials} at depth 3; " in text
+    assert all(f"{METHOD_INFO[method].title}, 3 layers" in text for method in methods)
 
 
 def test_a_student_that_learnt_nothing_is_named(tmp_path: Path) -> None:
