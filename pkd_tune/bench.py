@@ -71,7 +71,7 @@ def make_parser() -> Parser:
         action=Extend,
         metavar="N",
         help="numbers of concurrent trials to measure; more than there are GPUs share them (default: 1, 2, 4 ... up "
-        f"to {MAX_TRIALS}, and {TRIALS_PER_GPU} for each GPU)",
+        f"to {MAX_TRIALS} and the number of CPU cores; on GPUs up to {TRIALS_PER_GPU} for each)",
     )
     add(
         "--families",

@@ -46,7 +46,8 @@ def make_parser() -> Parser:
         "--init",
         choices=get_args(Init),
         help="start from the first K layers of the pretrained model, the first K of the fine-tuned teacher, or every "
-        "(N/K)-th of the teacher, which is often the best (default: %(default)s, as in the paper)",
+        "(N/K)-th of the teacher, which is often the best (default: %(default)s, as in the paper; teacher, if "
+        "--teacher is fine-tuned already)",
     )
     add("--preset", choices=["published"], help="start from the authors' winner for this task, method and depth")
     add("--alpha", type=float, metavar="A", help="weight of the soft labels, 0 to 1 (default: 0.5)")

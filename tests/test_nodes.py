@@ -66,6 +66,7 @@ def test_workers_do_everything_and_two_lost_nodes_cost_nothing_but_time(
             wait_for(process, output, f"teacher at learning rate {rate}: epoch 2.0", 1)
         machines.lose(one)
         wait_for(process, output, f"its process on {one} died; it is started again", 1)
+        assert not (home / RUN / "run.log").exists()  # by which a continued search knows that trials began
         machines.start_ray(one, cores=1)
         wait_for(process, journal(home), f'"node":"{other}"', 1)
         machines.lose(other)

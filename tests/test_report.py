@@ -60,6 +60,15 @@ def test_reports_and_tables_are_made_from_records_alone(tmp_path: Path) -> None:
     assert "<td" in (results / "glue.html").read_text()
 
 
+def test_the_report_of_a_linked_run_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_run(tmp_path / "scratch" / "run42", **SMALL)
+    (tmp_path / "results" / "MRPC").mkdir(parents=True)
+    (tmp_path / "results" / "MRPC" / "minilm").symlink_to(folder)
+    assert run(monkeypatch, tmp_path) == 0
+    assert (folder / "report.md").is_file()
+    assert "minilm" in (tmp_path / "results" / "glue.md").read_text()
+
+
 def test_demos_and_unfinished_runs_are_left_out_and_named(tmp_path: Path) -> None:
     demo = read_run(write_run(tmp_path / "MRPC" / "demo", teacher="demo", demo=True, **SMALL))
     real = read_run(write_run(tmp_path / "RTE" / "minilm", task="RTE", **SMALL))

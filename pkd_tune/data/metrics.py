@@ -115,6 +115,22 @@ def majority_score(task: Task, labels: Mapping[str, "Values | None"]) -> dict[st
     return score(task, {name: [constant] * len(known.get(name, ())) for name in task.dev_splits}, labels)
 
 
+def constant_score(task: Task, labels: Mapping[str, "Values | None"]) -> float:
+    """Returns the highest score of a constant prediction, times 100 as in `score`.
+
+    That is the majority's, but for F1, which counts class 1 alone: where it is the rarer of two, always predicting it
+    scores more.
+
+    Raises:
+        UserError: A dev split has no labels.
+    """
+    found = majority_score(task, labels)["score"]
+    if "f1" not in task.scored:
+        return found
+    positive = {name: [1] * len(values) for name in task.dev_splits if (values := labels[name]) is not None}
+    return max(found, score(task, positive, labels)["score"])
+
+
 def _accuracy(predictions_N: "Array", labels_N: "Array") -> float:
     return float((predictions_N == labels_N).mean())
 

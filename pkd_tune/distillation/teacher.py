@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from pkd_tune.config import DataConfig, Task, TrainingConfig, UserError
-from pkd_tune.data.metrics import majority_score
+from pkd_tune.data.metrics import constant_score, majority_score
 from pkd_tune.data.tokens import Split, used_tokens
 from pkd_tune.distillation.batch_source import open_source
 from pkd_tune.distillation.checkpoint import Checkpoint, write_tensors
@@ -141,12 +141,14 @@ def prepare_teacher(
     score_it = score or (lambda model_dir: dev_metrics(task, model_dir, splits, device))
     metrics = _recorded_dev_metrics(task, model_dir, key, splits, folder, score_it)
     majority = majority_score(task, {name: splits[name].labels for name in task.dev_splits})
+    constant = constant_score(task, {name: splits[name].labels for name in task.dev_splits})
     # Above 98 points nothing can be better by the margin; there, and from 96 on, half the errors are less than it.
-    required = majority["score"] + min(MIN_TEACHER_MARGIN, (100 - majority["score"]) / 2)
+    required = constant + min(MIN_TEACHER_MARGIN, (100 - constant) / 2)
     if metrics["score"] < required:
         raise UserError(
             f"the teacher scores {metrics['score']:.1f} on {task.name} dev, but must exceed always predicting the "
-            f"{task.baseline}, which scores {majority['score']:.1f}, and reach {required:.1f}; "
+            f"{task.baseline if constant == majority['score'] else 'rarer class'}, which scores {constant:.1f}, and "
+            f"reach {required:.1f}; "
             + (
                 "fine-tune it with more --epochs or another --learning-rate by pkd_tune.finetune, and give its folder "
                 "as --teacher"

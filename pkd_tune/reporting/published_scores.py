@@ -92,11 +92,11 @@ def published(task: str, method: str, layers: int) -> Published | None:
 
 
 def compares(run: Run) -> bool:
-    """Returns whether these scores are comparable with a run: its teacher is BERT-base and its data that of GLUE."""
+    """Returns whether there are scores to compare a run with: its teacher is BERT-base and its data that of GLUE."""
     teacher = run.teacher
-    return bool(
-        teacher and teacher["name"].startswith("bert-base-uncased") and teacher["layers"] == 12 and not run.demo
-    )
+    base = teacher and teacher["name"].startswith("bert-base-uncased") and teacher["layers"] == 12
+    of_glue = run.search["data"]["task"]["benchmark"] == "GLUE"
+    return bool(base and of_glue and not run.demo and published_table(run).rows)
 
 
 def published_dev(task: str, method: str, layers: int) -> str:

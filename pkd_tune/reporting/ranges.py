@@ -149,7 +149,7 @@ def _widened(name: str, spec: dict[str, Any], end: End) -> dict[str, Any]:
         high = min(HIGHEST.get(name, math.inf), high * FACTOR if spec["log"] else high + step)
     else:
         lower = low / FACTOR if spec["log"] or (name in ABOVE_ZERO and low <= step) else low - step
-        low = max(LOWEST.get(name, 0), lower)
+        low = max(LOWEST.get(name, 0), lower, 1 if spec["log"] and spec["int"] else 0)
     return {**spec, "low": round(low) if spec["int"] else low, "high": round(high) if spec["int"] else high}
 
 

@@ -213,9 +213,18 @@ def finished_run(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UserError(f"{run_dir}: no {RUN} there; give the folder of a run, for example results/MRPC/minilm")
     record = _read_record(run_dir)
     if not (run_dir / SUMMARY).is_file():
-        command = record["provenance"]["command"]
+        command = continuing_command(record)
         raise UserError(f"{run_dir}: its search has not ended, so it has no students; continue it with: {command}")
     return record, _read_summary(run_dir)
+
+
+def continuing_command(record: dict[str, Any]) -> str:
+    """Returns the command that continues a run: that of its start, without `--new`, which would begin another.
+
+    Args:
+        record: Content of run.json.
+    """
+    return " ".join(word for word in record["provenance"]["command"].split(" ") if word != "--new")
 
 
 def find_student(run_dir: Path, summary: dict[str, Any], layers: int, method: str) -> dict[str, Any]:

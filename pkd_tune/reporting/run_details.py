@@ -1,6 +1,7 @@
 """The second half of a run's report: how its trials ended, and how the run was made."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -107,10 +108,10 @@ def _facts(run: Run, with_plots: bool) -> list[str]:
         facts.append(
             "A student of one layer has no intermediate layer, so beta, strategy and normalize have no effect on it."
         )
-    cores = f", {resources['threads']} cores each" if resources["threads"] > 1 else ""
-    facts.append(
-        f"Concurrent trials: {resources['count']} ({_DEVICES[resources['device']]}{cores}); {literal(made['machine'])}."
-    )
+    later = run.record.get("continued_on", [])
+    facts.append(f"Concurrent trials: {_slots(resources)}; {literal(made['machine'])}.")
+    if later:
+        facts.append(f"Continued with concurrent trials: {'; '.join(_slots(each) for each in later)}.")
     if nodes := _nodes(run):
         facts.append(f"Nodes: {'; '.join(f'{literal(node)}: {literal(listed(did))}' for node, did in nodes.items())}.")
     if resources.get("eager"):
@@ -122,7 +123,7 @@ def _facts(run: Run, with_plots: bool) -> list[str]:
     facts.append(f"Content hashes: {', '.join(content)}.")
     facts.append(f"Started {made['started']}.")
     if (seconds := run.trials["seconds"].sum()) > 0:
-        facts.append(f"All training runs took {_cost(seconds, resources)}, without teacher and export.")
+        facts.append(f"All training runs took {_cost(seconds, [resources, *later])}, without teacher and export.")
     files = [f"every training: `{TRIALS}`", f"every evaluation: `{EVALUATIONS}`"] if len(run.trials) else []
     if (run.folder / RAY).is_dir():
         files.append(f"TensorBoard: `tensorboard --logdir {RAY}`")
@@ -175,10 +176,14 @@ def _shares(run: Run) -> str:
     search = run.search
     trials = run.of_stage("search")
     made = trials["method"][trials["state"].isin(ENDED)].value_counts()
+    finished = run.status == "finished" and not trials.empty  # a finite space may have fewer than was asked for
 
     def share(total: int | None, *methods: str) -> str:
-        """Returns the number that was asked for, or that was made where less was asked for later."""
-        return "every grid point" if total is None else f"{max(total, *(made.get(each, 0) for each in methods))} trials"
+        """Returns the number that was made; that was asked for, as long as there may be more."""
+        if total is None:
+            return "every grid point"
+        most = max(made.get(each, 0) for each in methods)
+        return f"{most if finished else max(total, most)} trials"
 
     if run.kept:  # controls then have as many trials as the others
         text = ""
@@ -217,12 +222,25 @@ def _effective(run: Run) -> list[str]:
     return [name for name in run.record["space"] if name not in said and not all(name in each for each in unused)]
 
 
-def _cost(seconds: float, resources: dict[str, Any]) -> str:
-    """Returns the device time of training runs: GPU-hours, or CPU-core-hours."""
-    if resources["device"] == "cuda":
-        unit, hours = "GPU-hours", seconds / 3600 / resources["per_gpu"]
-    else:
-        unit, hours = "CPU-core-hours", seconds / 3600 * resources["threads"]
+def _slots(resources: dict[str, Any]) -> str:
+    """Returns how many trials ran at once, and on what."""
+    cores = f", {resources['threads']} cores each" if resources["threads"] > 1 else ""
+    return f"{resources['count']} ({_DEVICES[resources['device']]}{cores})"
+
+
+def _cost(seconds: float, sessions: Sequence[dict[str, Any]]) -> str:
+    """Returns the device time of training runs: GPU-hours or CPU-core-hours; hours where sessions differ in that.
+
+    Args:
+        seconds: Of all training runs together.
+        sessions: Resources of the run's start and of its continuations.
+    """
+    shares = {
+        ("GPU-hours", 1 / each["per_gpu"]) if each["device"] == "cuda" else ("CPU-core-hours", float(each["threads"]))
+        for each in sessions
+    }
+    unit, share = shares.pop() if len(shares) == 1 else ("hours in total, on different devices", 1.0)
+    hours = seconds / 3600 * share
     return f"{hours:.{1 if hours > 10 else 2}f} {unit}"
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pkd_tune.files import PLOTS, write_text
+from pkd_tune.files import PLOTS, TRIALS, write_text
 from pkd_tune.reporting.dev_predictions import student_and_teacher
 from pkd_tune.reporting.document import Bullets, Element, Heading, Table, Text, literal, markdown
 from pkd_tune.reporting.formatting import (
@@ -28,8 +28,8 @@ from pkd_tune.reporting.run_details import run_details
 from pkd_tune.reporting.verdict import distillation_text, is_at_baseline, tuning_text, verdict_text
 
 _UNFINISHED = (
-    "**This search has not ended.** It is still running or was stopped; the same command continues it. Scores and "
-    "trials are reported when it ends."
+    "**This search has not ended.** It is still running or was stopped; the same command, without `--new`, continues "
+    "it. Scores and trials are reported when it ends."
 )
 _CONFIRMED = {
     False: "each at the epoch with the best dev score. They did not select the hyperparameters, but dev selected their "
@@ -83,7 +83,7 @@ def results(run: Run) -> list[Element]:
         elements.append(Text("**The data is a synthetic demo corpus, not real data.**"))
     if run.verdict:
         elements.append(Text(verdict_text(run.verdict)))
-        if gain := distillation_text(run.verdict.student, run.students):
+        if gain := distillation_text(run.verdict.student, run.students, unlabeled="unlabeled" in run.record):
             elements.append(Text(gain))
     elements.append(_results(run, run.teacher) if run.teacher else Text(_UNFINISHED))
     if run.teacher and (gaps := list(_gaps(run, run.teacher))):
@@ -204,6 +204,12 @@ def _gaps(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
                 f"{student_title(student)}: the student does not beat the constant baseline, which predicts the "
                 f"{teacher['baseline']}."
             )
+    if run.remaining:
+        stopped = "reached its time limit" if run.status == "time limit" else "was interrupted"
+        yield (
+            f"The search {stopped} with {plural(run.remaining, 'training run')} to go, confirmations and ablations "
+            "included; the same command continues it."
+        )
     ended = int(run.of_stage("search")["state"].isin(ENDED).sum())
     if run.planned is not None and ended < run.planned:
         yield f"The search is incomplete: {ended} of {run.planned} trials ended."
@@ -212,6 +218,14 @@ def _gaps(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
     ended, wanted = sum(min(each, seeds) for each in confirmed), seeds * len(run.students)
     if ended < wanted:
         yield f"The confirmation is incomplete: {ended} of {wanted} training runs on fresh seeds are complete."
+    for student in run.students:
+        for ablation in student.get("ablations", ()):
+            if student["confirmed"] and (made := len(ablation["seeds"])) < len(student["confirmed"]["seeds"]):
+                title = f"{student_title(student)}: {ABLATION_TITLES[ablation['method']]}"
+                yield f"{title} has {plural(made, 'training run')} of {len(student['confirmed']['seeds'])}."
+    ablations = run.of_stage("ablation")
+    if failed := int((ablations["state"] == "failed").sum()):
+        yield f"{plural(failed, 'training run')} of ablations failed; `{TRIALS}` says why."
     if seeds == 1 and run.students and max(confirmed) <= 1:
         yield (
             "With one fresh seed the variance between seeds is unknown, so that no differences are judged: the same "
@@ -276,10 +290,11 @@ def _comparisons(run: Run) -> dict[str, list[_Comparison]]:
             fewer = tuning_text(student, students[against["layers"], student["method"]], depths=True)
             other = plural(against["layers"], "layer")
             tuned.append(_Comparison(subject=subject, other=other, against=against, plural=True, tuning=fewer))
+    texts = " Fine-tuning uses no texts without labels." if "unlabeled" in run.record else ""
     kinds = {
-        "*Tuned against tuned*: each is the best of its own trials.": tuned,
+        f"*Tuned against tuned*: each is the best of its own trials.{texts}": tuned,
         "*Ablation*: a student and the same hyperparameters without a term of the loss, not tuned again, on the same "
-        "seeds.": ablated,
+        f"seeds.{texts.replace('Fine-tuning', 'Without distillation it')}": ablated,
         "*Against the teacher*:": teacher,
     }
     return {kind: found for kind, found in kinds.items() if found}

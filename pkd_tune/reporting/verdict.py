@@ -68,12 +68,13 @@ def score_of(student: dict[str, Any]) -> float:
     return float((student["confirmed"] or {"mean": student["metrics"]["score"]})["mean"])
 
 
-def verdict_text(verdict: Verdict, name: str = "") -> str:
+def verdict_text(verdict: Verdict, name: str = "", *, of: str = "") -> str:
     """Returns the verdict as a text of a report.
 
     Args:
         verdict: From `choose_student`.
         name: What the student is called; its folder when empty.
+        of: The title of the method whose students alone were compared; empty where all were.
     """
     student, teacher = verdict.student, verdict.teacher
     called = name or code(student["folder"])
@@ -85,15 +86,19 @@ def verdict_text(verdict: Verdict, name: str = "") -> str:
     nearest = f"{called} comes nearest: {_facts(student, teacher)}; {_interval(student)}."
     if is_at_baseline(student, teacher):
         nearest += f" It is no better than always predicting the {teacher['baseline']}."
-    return f"**No student is shown to be within {limit} of the teacher.** {nearest[0].upper()}{nearest[1:]}"
+    said = f"No student is shown to be within {limit} of the teacher."
+    if of:
+        said = said.replace("No student", f"No {of} student")
+    return f"**{said}** {nearest[0].upper()}{nearest[1:]}"
 
 
-def distillation_text(student: dict[str, Any], students: Sequence[dict[str, Any]]) -> str:
+def distillation_text(student: dict[str, Any], students: Sequence[dict[str, Any]], *, unlabeled: bool = False) -> str:
     """Returns how a distilled student compares with fine-tuning alone: tuned against tuned, and its own settings.
 
     Args:
         student: Of summary.json.
         students: Of summary.json, with the fine-tuned student of its depth.
+        unlabeled: Whether distillation used texts without labels too.
 
     Returns:
         A text of a report; empty where there is neither comparison.
@@ -107,7 +112,10 @@ def distillation_text(student: dict[str, Any], students: Sequence[dict[str, Any]
     for against in student.get("ablations", ()):
         if against["method"] == "finetuned":
             found.append(f"as an ablation, with the same hyperparameters, {_gain(against)}")
-    return f"Compared with a student that is fine-tuned without distillation: {'; '.join(found)}." if found else ""
+    texts = ", and so without the texts that have no labels" if unlabeled else ""
+    return (
+        f"Compared with a student that is fine-tuned without distillation{texts}: {'; '.join(found)}." if found else ""
+    )
 
 
 def tuning_text(student: dict[str, Any], other: dict[str, Any], *, depths: bool = False) -> str:
@@ -146,8 +154,10 @@ def _facts(student: dict[str, Any], teacher: dict[str, Any]) -> str:
         for name, title in FORMAT_TITLES.items()
         if name in latencies
     ]
+    shares = score >= 0 and whole > 0
+    of_teacher = f"{share_text(score / whole)} of the teacher's" if shares else "the teacher's is"
     return (
-        f"{scored}, {share_text(score / whole)} of the teacher's {whole:.1f}, "
+        f"{scored}, {of_teacher} {whole:.1f}, "
         f"{student['parameters'] / teacher['parameters']:.0%} of its size, "
         f"{teacher['latency_ms'] / student['latency_ms']:.1f}× as fast" + (f" ({', '.join(speeds)})" if speeds else "")
     )
@@ -171,7 +181,8 @@ def is_at_baseline(student: dict[str, Any], teacher: dict[str, Any]) -> bool:
     The score is compared with the baseline (the most frequent class, or the mean label) plus a margin. The margin is
     0.05 points, which is rounding: a model that predicts one class scores the baseline exactly. A correlation also
     differs from 0 by chance: under independence the standard error of a correlation over N examples is about 1 / √N, so
-    where the first metric is a correlation the margin is 100 / √N points.
+    where the first metric is a correlation the margin is 100 / √N points. Where always predicting the rarer class
+    scores more, as it may by F1, that counts (`constant_score`).
 
     Args:
         student: Student of summary.json.
@@ -180,4 +191,5 @@ def is_at_baseline(student: dict[str, Any], teacher: dict[str, Any]) -> bool:
     metrics = student["metrics"]
     correlation = next(iter(metrics)) in CORRELATIONS
     margin = 100 / math.sqrt(teacher["examples"]) if correlation else 0.05
-    return bool(metrics["score"] <= teacher["majority"]["score"] + margin)
+    baseline = max(teacher["majority"]["score"], teacher.get("constant_score", -math.inf))
+    return bool(metrics["score"] <= baseline + margin)

@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pkd_tune.config import CONTROLS, Method, SearchConfig, SearchStage, Stage, UserError
 from pkd_tune.tuning.effects import without_effect
@@ -162,7 +163,10 @@ def finetuned_share(
 
 
 def check_shares(
-    stages: Sequence[SearchStage], depths: Sequence[int], trials: int | None, control_trials: int | None
+    stages: Sequence[SearchStage],
+    depths: Sequence[int],
+    trials: int | None,
+    control_trials: int | Literal["equal"] | None,
 ) -> None:
     """Checks that every method has a trial at every depth.
 
@@ -170,17 +174,20 @@ def check_shares(
         stages: Stages of the search.
         depths: Depths of its students.
         trials: Trials of each PKD method over all depths; None: one for each setting of the space.
-        control_trials: Trials of vanilla KD over all depths, and at least those of fine-tuning; None as above.
+        control_trials: Trials of vanilla KD over all depths, and at least those of fine-tuning; None as above; `equal`:
+            as many as `trials`, which is to blame then.
 
     Raises:
         UserError: One line for each number that is too small.
     """
-    of_trials = [stage.method for stage in stages if not is_control(stage.method, stages)]
     of_controls = [stage.method for stage in stages if is_control(stage.method, stages)]
+    of_trials = [stage.method for stage in stages if not is_control(stage.method, stages)]
+    if control_trials == "equal":
+        of_trials = of_trials or of_controls
     wrong = [
         f"{flag} {total}: give at least {len(depths)}, one for each depth of {' and '.join(methods)}"
         for flag, total, methods in (("--trials", trials, of_trials), ("--control-trials", control_trials, of_controls))
-        if methods and total is not None and total < len(depths)
+        if methods and isinstance(total, int) and total < len(depths)
     ]
     if wrong:
         raise UserError(*wrong)

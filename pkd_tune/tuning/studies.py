@@ -545,24 +545,36 @@ class Studies:
         """Returns whether another trial of a study, and the confirmations after it, fit into the time limit."""
         if self.time_limit is None:
             return True
-        tried: dict[int, list[FrozenTrial]] = {}
+        known = []
         for other in self.plans:
-            tried.setdefault(other.depth, []).extend(self.started(other, "search"))
-        per_epoch = {depth: epoch_seconds(trials) for depth, trials in tried.items()}
-        known = [
-            (self._epochs_of_winner(other), seconds)
-            for other in self.plans
-            if self.started(other, "search") and (seconds := per_epoch[other.depth]) is not None
-            for _ in (*self._unconfirmed(other), *self._unablated(other))
-        ]
+            if self.started(other, "search"):
+                methods = [*(other.method for _ in self._unconfirmed(other)), *(m for m, _ in self._unablated(other))]
+                epochs = self._epochs_of_winner(other)
+                known += [(epochs, each) for m in methods if (each := self._epoch_seconds(other.depth, m)) is not None]
         share = len(self.trials(study_key)) / self.quota(study_key)
         for other, plan in self.plans.items():
-            if plan.after is not None and self._has_work(plan.after) and (each := per_epoch[other.depth]) is not None:
+            each = self._epoch_seconds(other.depth, other.method)
+            if plan.after is not None and self._has_work(plan.after) and each is not None:
                 # Stages to come get the same share of their trials.
                 known += [(self._mean_epochs(other), each)] * math.ceil(share * plan.quota)
-        seconds = per_epoch[study_key.depth]
+        seconds = self._epoch_seconds(study_key.depth, study_key.method)
         own = None if seconds is None else seconds * self._mean_epochs(study_key)
         return fits(self.time_limit.left(), own, [epochs * each for epochs, each in known], self.time_limit.slots)
+
+    def _epoch_seconds(self, depth: int, method: Method) -> float | None:
+        """Returns the seconds of an epoch of a method at a depth; None before any trial there was evaluated.
+
+        Distilling methods cost alike; fine-tuning reads fewer examples than they where there are texts without labels.
+        """
+        started = {other: self.started(other, "search") for other in self.plans if other.depth == depth}
+        alone = [
+            trial
+            for other, trials in started.items()
+            if (other.method == "finetuned") == (method == "finetuned")
+            for trial in trials
+        ]
+        found = epoch_seconds(alone)
+        return found if found is not None else epoch_seconds([trial for trials in started.values() for trial in trials])
 
     def _mean_epochs(self, study_key: StudyKey) -> float:
         """Returns how many epochs a trial of a study has in the mean over its space."""

@@ -25,12 +25,12 @@ class TimeLimit:
 
 
 def epoch_seconds(trials: Sequence[FrozenTrial]) -> float | None:
-    """Returns how many seconds an epoch takes, from the trials of one depth; None before any was evaluated.
+    """Returns how many seconds an epoch takes, from trials that train alike; None before any was evaluated.
 
     It is the mean over the complete trials; while there are none, over what the others have done so far.
 
     Args:
-        trials: Of the depth, from all of its studies.
+        trials: Of one depth, and of methods that read the same examples.
     """
     for kind in ([trial for trial in trials if trial.state is TrialState.COMPLETE], trials):
         lasts = [last for trial in kind for last in list(evaluations(trial).values())[-1:]]

@@ -62,6 +62,7 @@ def _plan(request: SearchRequest) -> str:
     load_examples(task, data.data_dir, demo=request.options.demo)
     features = load_features(task, data.data_dir, data.student_dir, data.max_length)
     splits = selection_splits(task, features, data.select_on)
+    labelled = len(splits["train"])
     splits["train"] = training_split(data, splits["train"], data.student_dir)
     resources = limit_concurrency(request, resources, plans)
     torch.set_num_threads(resources.threads if device.type == "cpu" else torch.get_num_threads())
@@ -84,6 +85,7 @@ def _plan(request: SearchRequest) -> str:
         timed_on=device.type,
         done=trials_done(request, run_dir, plans),
         time_limit=request.time_limit,
+        labelled=labelled / len(splits["train"]),
     )
     lines = [text, free_slots_note(request, plans, resources.count), forward_pass_text(data)]
     return "\n".join(line for line in lines if line is not None)
@@ -195,6 +197,7 @@ def plan_text(
     timed_on: str,
     done: Mapping[StudyKey, Done] | None = None,
     time_limit: float | None = None,
+    labelled: float = 1.0,
 ) -> str:
     """Returns the plan as a person reads it.
 
@@ -208,31 +211,35 @@ def plan_text(
         timed_on: `cpu` or `cuda`: what the costs are of, which is the CPU where a cluster's GPUs are far away.
         done: What the run that is continued has of each study; the plan is of the rest.
         time_limit: Seconds after which the search ends.
+        labelled: Share of the training examples that have a label; fine-tuning uses no others.
     """
     per_epoch = config.student_training.evaluations_per_epoch
     rows, expected, most, budgets = [], 0.0, 0.0, set[int]()
     for plan in plans:
         cost = costs[plan.study_key.depth]
-        each = cost.epoch + per_epoch * cost.evaluation
+        own, *ablated = (
+            (labelled if method == "finetuned" else 1.0) * cost.epoch + per_epoch * cost.evaluation
+            for method in (plan.study_key.method, *plan.ablations)
+        )
         shares = epoch_shares(plan.parameters)
         budgets |= shares.keys()
         before = (done or {}).get(plan.study_key, Done())
         trials = max(0, plan.quota - before.trials)
         seeds = config.seeds if trials else max(0, config.seeds - before.confirmed)
-        ablations = (
-            config.seeds * len(plan.ablations)
-            if trials
-            else max(0, config.seeds * len(plan.ablations) - before.ablated)
-        )
+        ablations = config.seeds * len(plan.ablations) - (0 if trials else before.ablated)
+        ablations = max(0, ablations)
         of_all, of_some = (
             expected_epochs(number, shares, 1 / per_epoch, early_stopping=config.early_stopping)
             for number in (before.trials + trials, before.trials)
         )
         mean = sum(epochs * share for epochs, share in shares.items())
-        likely = of_all - of_some + (seeds + ablations) * mean
+        searched = of_all - of_some + seeds * mean
+        likely = searched + ablations * mean
         at_most = (trials + seeds + ablations) * max(shares)
-        expected += likely * each
-        most += at_most * each
+        of_ablations = ablations * sum(ablated) / max(1, len(ablated))  # seconds of an epoch of each
+        slot_time = searched * own + of_ablations * mean
+        expected += slot_time
+        most += ((trials + seeds) * own + of_ablations) * max(shares)
         rows.append(
             [
                 plural(plan.study_key.depth, "layer"),
@@ -241,8 +248,8 @@ def plan_text(
                 seeds,
                 ablations,
                 f"{likely:.0f} of {at_most}",
-                f"{cost.epoch:.1f} s",
-                f"{likely * each / 60:.1f} min",
+                f"{own - per_epoch * cost.evaluation:.1f} s",
+                f"{slot_time / 60:.1f} min",
             ]
         )
     rungs: list[str] = []

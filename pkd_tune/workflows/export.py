@@ -13,7 +13,15 @@ from pkd_tune.encoders.folder import WEIGHTS
 from pkd_tune.files import MODEL_CARD, atomic_folder
 from pkd_tune.reporting.document import plain
 from pkd_tune.reporting.formatting import metric_titles
-from pkd_tune.reporting.run import data_folder, find_student, finished_run, students_text, verdict_of
+from pkd_tune.reporting.methods import METHOD_INFO
+from pkd_tune.reporting.run import (
+    continuing_command,
+    data_folder,
+    find_student,
+    finished_run,
+    students_text,
+    verdict_of,
+)
 from pkd_tune.reporting.verdict import Verdict, verdict_text
 from pkd_tune.tuning.limits import limit_threads
 from pkd_tune.workflows.checks import Problems, check_choices, check_new_folder, check_not_negative, check_onnx
@@ -206,14 +214,15 @@ def resolve_export(options: ExportOptions) -> ExportRequest:
     assert student is not None
     folder = options.run.resolve() / student["folder"]
     if not (folder / WEIGHTS).is_file():
-        raise UserError(f"{folder}: no {WEIGHTS} there; the command of the search, run again, writes it")
+        raise UserError(f"{folder}: no {WEIGHTS} there; this command writes it again: {continuing_command(run)}")
+    of = METHOD_INFO[options.method].title if options.method is not None and layers is None else ""
     if layers is None and verdict is not None:
-        log.info("%s", plain(verdict_text(verdict)))
+        log.info("%s", plain(verdict_text(verdict, of=of)))
     return ExportRequest(
         run=run,
         teacher=summary["teacher"],
         student=student,
-        verdict=verdict_text(verdict, "this student") if verdict and verdict.student is student else "",
+        verdict=verdict_text(verdict, "this student", of=of) if verdict and verdict.student is student else "",
         folder=folder,
         task=task,
         data_dir=data_dir,

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from pkd_tune.config import CONTROLS, Precision, Stage, Task, UserError
 from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.loading import load_raw
-from pkd_tune.data.metrics import majority_score, score
+from pkd_tune.data.metrics import constant_score, majority_score, score
 from pkd_tune.data.significance import Difference, Predicted, paired_bootstrap
 from pkd_tune.data.tokens import file_hash
 from pkd_tune.deployment.conversion import export_student, write_formats
@@ -77,6 +77,7 @@ def export_finalists(
         "training_scores": teacher.training_scores,
         "majority": majority_score(task, {name: split.labels for name, split in dev.items()}),
         "baseline": task.baseline,
+        "constant_score": constant_score(task, {name: split.labels for name, split in dev.items()}),
         **measured(teacher.folder, dev, task, of_teacher),
     }
     sizes = {name: len(split) for name, split in dev.items()}

@@ -72,10 +72,9 @@ def write_reports(out: Path, *, with_latex: bool = False, tolerance: float | Non
     for folder in sorted(folder for folder in out.glob("*/*") if folder.is_dir() and folder not in folders):
         log.info("%s: left out: it has no trials yet, or is not a run", folder)
     unwritten = 0
-    for run in runs:
+    for run, folder in zip(runs, folders, strict=True):  # a run's own folder is resolved, and this may be a link
         try:
             state = "" if run.teacher is not None else " (not finished)"
-            folder = out / run.folder.parent.name / run.folder.name
             report = write_report(folder, tolerance, with_latex=with_latex)
             log.info("%s, .html%s and plots%s", report, ", .tex" if with_latex else "", state)
         except OSError as error:

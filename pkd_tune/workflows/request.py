@@ -146,9 +146,13 @@ def resolve_search(options: SearchOptions, command: str) -> SearchRequest:
         )
     trials = options.trials or space.trials
     given = space.control_trials if options.control_trials is None else options.control_trials
+    if options.trials is not None and all(is_control(stage.method, stages) for stage in stages):
+        if options.control_trials is not None:
+            raise UserError("--trials: all methods are controls, which have --control-trials; leave out one of the two")
+        given = "equal"
     control_trials = trials if given == "equal" else given
     parameters = {**space.parameters, "init": replace_inits(space.parameters["init"], data)}
-    check_shares(stages, depths, trials, None if given == "equal" else given)  # of equal numbers one is to blame
+    check_shares(stages, depths, trials, given)
     of_all: dict[str, Any] = {"seed": options.seed, "precision": options.precision or space.training.precision}
     config = SearchConfig(
         data=data,

@@ -130,7 +130,7 @@ def check_trials_are_recorded(run_dir: Path) -> None:
     journal = run_dir / JOURNAL
     if journal.exists() and journal.stat().st_size:
         check_journal(journal)
-    elif (run_dir / RUN_LOG).exists():  # trials have begun
+    elif (run_dir / RUN_LOG).exists():  # trials have begun, which alone write it
         state = "empty" if journal.exists() else "gone"
         raise UserError(
             f"{journal} is {state}, which holds the run's trials; restore it, or start another run with --new"
@@ -155,7 +155,7 @@ def check_same_search(run_dir: Path, recorded: dict[str, Any], current: dict[str
         "old value or start another run with --new"
         for key in dict.fromkeys([*before, *now])
         if key not in (*PLACES, *TOTALS)
-        and (key != STUDENT or key in before)  # earlier versions did not record it
+        and not (key == STUDENT and key not in before and _has_student(before))  # earlier versions did not record it
         and not _follows_flag(key)
         and _recorded_text(before, key) != _recorded_text(now, key)
     ]
@@ -190,6 +190,11 @@ def _recorded_text(record: dict[str, Any], key: str) -> str:
 
 def _requested_text(record: dict[str, Any], key: str) -> str:
     return f"is now {record[key]!r}" if key in record else "is gone now"
+
+
+def _has_student(record: dict[str, Any]) -> bool:
+    """Returns whether students start from another model than the teacher."""
+    return record.get("search.data.student_dir") != record.get("search.data.teacher_dir")
 
 
 def _follows_flag(key: str) -> bool:

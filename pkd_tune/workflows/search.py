@@ -30,7 +30,6 @@ from pkd_tune.files import (
     RAY_LOG,
     RUN,
     RUN_LOCK,
-    RUN_LOG,
     SUMMARY,
     TRIALS,
     json_value,
@@ -111,7 +110,7 @@ def search(request: SearchRequest) -> SearchRun:
         def run(jobs: Sequence[Job]) -> list[Done]:
             start_ray()
             place = job_place(resources, len(jobs), [node.cores for node in cluster.nodes()])
-            with (run_dir / RUN_LOG).open("a", encoding="utf-8") as file, redirect_stdout(file):  # what Ray prints
+            with (run_dir / RAY_LOG).open("a", encoding="utf-8") as file, redirect_stdout(file):  # what Ray prints
                 return run_jobs(jobs, place)
 
         # On this machine's CPU nothing is gained by other processes, which take seconds to start.
@@ -366,17 +365,20 @@ def finish(
 
 
 def continued(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Returns the record of a continued run: its first provenance stays, and later commands are listed beside it.
+    """Returns the record of a continued run: its first provenance and resources stay, and later ones are listed beside.
 
     Args:
         before: The run's run.json.
         now: What it would be if the run began now.
     """
     later = [*before.get("continued_with", []), now["provenance"]["command"]]
+    others = [*before.get("continued_on", []), now["resources"]]
     return {
         **now,
         **{name: before[name] for name in ("name", "work") if name in before},
         "id": before["id"],
+        "resources": before["resources"],
+        "continued_on": [each for n, each in enumerate(others) if each not in (before["resources"], *others[:n])],
         "provenance": before["provenance"],
         "continued_with": [command for command in dict.fromkeys(later) if command != before["provenance"]["command"]],
     }

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pkd_tune.config import UserError
 from pkd_tune.data.glue import TASKS
-from pkd_tune.data.metrics import majority_score, predictions, score
+from pkd_tune.data.metrics import constant_score, majority_score, predictions, score
 
 MNLI, STSB = TASKS["MNLI"], TASKS["STS-B"]
 
@@ -77,6 +77,16 @@ def test_majority_scores_are_the_published_baselines() -> None:
     assert round(mrpc["f1"], 1) == 81.2
     assert round(majority_of("WNLI", [0] * 40 + [1] * 31)["score"], 1) == 56.3
     assert majority_of("CoLA", np.array([1] * 721 + [0] * 322))["score"] == 0
+
+
+def test_the_best_constant_prediction_by_f1_may_be_the_rarer_class() -> None:
+    # QQP's dev split has 14,885 duplicates of 40,430: all of them called that, precision is 0.368 and recall 1.
+    labels = {"dev": [1] * 14885 + [0] * 25545}
+    precision = 14885 / 40430
+    assert constant_score(TASKS["QQP"], labels) == pytest.approx(50 * (2 * precision / (precision + 1) + precision))
+    assert majority_score(TASKS["QQP"], labels)["score"] == pytest.approx(50 * (1 - precision))
+    assert constant_score(TASKS["RTE"], {"dev": [1, 0, 0]}) == pytest.approx(200 / 3)
+    assert constant_score(MNLI, {"dev": [0, 2], "dev_mm": [2, 1]}) == pytest.approx(50)
 
 
 def test_majority_tie_goes_to_the_lower_class() -> None:

@@ -115,6 +115,15 @@ def test_a_range_that_is_not_logarithmic_is_widened_to_what_is_allowed(recorded:
     assert low == Float(0 if name == "beta" else 0.333, 10, log=False)
 
 
+def test_whole_numbers_on_a_logarithmic_scale_begin_at_1(recorded: Run) -> None:
+    for low, notes in ((1, 0), (2, 1)):
+        whole = {"low": low, "high": 16, "log": True, "int": True}
+        run = best_with(recorded, temperature=low)
+        found = range_notes(replace(run, record={**run.record, "space": {**run.record["space"], "temperature": whole}}))
+        assert len(found) == notes
+    assert "temperature={low = 1, high = 16, log = true, int = true}" in found[0]
+
+
 def test_nothing_is_said_of_a_range_that_is_searched_under_a_condition(recorded: Run) -> None:
     """The value may be the one for otherwise."""
     run = best_with(recorded, beta=1.0)

@@ -48,6 +48,9 @@ def test_published_figures_stand_beside_students_of_bert_base(tmp_path: Path) ->
     assert "| PKD, 3 layers | 62.1 | 62.5 | – | 58.2 |" in text
     assert "| PKD, 6 layers | 68.2 | 68.2 | 66.5 | 65.5 |" in text
     assert "dev and test scores are not comparable" in text
+    own = write_run(tmp_path / "tickets" / "bert", **bert)
+    change(own / "run.json", lambda record: record["search"]["data"]["task"].update(name="tickets", benchmark=""))
+    assert "ublished" not in text_of(own)
     demo = text_of(write_run(tmp_path / "RTE" / "demo", **bert, demo=True))
     assert "published" not in demo
     assert "synthetic demo corpus" in demo
@@ -301,6 +304,52 @@ def test_a_search_cut_short_says_so(tmp_path: Path) -> None:
     assert "The search is incomplete" not in text_of(run)
     change(run / "summary.json", lambda summary: summary.update(planned=24))
     assert "The search is incomplete: 16 of 24 trials ended." in text_of(run)
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [("interrupted", "was interrupted"), ("time limit", "reached its time limit")]
+)
+def test_missing_confirmations_and_ablations_are_said(tmp_path: Path, status: str, says: str) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", trials=4)
+    assert "The search was" not in text_of(run)
+    change(run / "summary.json", lambda summary: summary.update(status=status, remaining=11))
+    assert f"The search {says} with 11 training runs to go, confirmations and ablations included" in text_of(run)
+    change(run / "summary.json", lambda summary: summary["students"][0]["ablations"][0].update(seeds=[43], scores=[70]))
+    assert "PKD, 2 layers: the same settings without the patience term (β = 0) has 1 training run of 3." in text_of(run)
+    trials = pd.read_csv(run / "trials.csv")
+    trials = pd.concat([trials, trials.tail(1).assign(stage="ablation", state="failed")])
+    trials.to_csv(run / "trials.csv", index=False)
+    assert "1 training run of ablations failed; `trials.csv` says why." in text_of(run)
+
+
+def test_texts_without_labels_are_named_where_fine_tuning_is_compared(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", tolerance=9.0)
+    assert "without labels" not in text_of(run)
+    change(run / "run.json", lambda record: record.update(unlabeled={"file": "texts.tsv", "examples": 9}))
+    text = text_of(run)
+    assert "fine-tuned without distillation, and so without the texts that have no labels: tuned" in text
+    assert "its own trials. Fine-tuning uses no texts without labels." in text
+    assert "on the same seeds. Without distillation it uses no texts without labels." in text
+
+
+def test_a_run_that_went_on_elsewhere_does_not_add_up_different_devices(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm")
+    gpus = {"device": "cuda", "count": 8, "per_gpu": 4, "threads": 1}
+    more = {"device": "cpu", "count": 1, "per_gpu": 1, "threads": 1}
+    change(run / "run.json", lambda record: record.update(continued_on=[more]))
+    assert "All training runs took 0.80 CPU-core-hours, without" in text_of(run)
+    change(run / "run.json", lambda record: record.update(continued_on=[gpus, more]))
+    text = text_of(run)
+    assert "Continued with concurrent trials: 8 (" in text
+    assert "All training runs took 0.80 hours in total, on different devices, without" in text
+
+
+def test_a_finite_space_has_no_more_trials_than_settings(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "MRPC" / "minilm", depths=(3,), methods=("kd",))
+    change(run / "run.json", lambda record: record["search"].update(control_trials=100))
+    assert "- Search: 6 trials for KD at depth 3; " in text_of(run)
+    change(run / "summary.json", lambda summary: summary.update(status="interrupted", remaining=94))
+    assert "- Search: 100 trials for KD at depth 3; " in text_of(run)
 
 
 def test_importances_that_are_missing_are_said_to_be_in_both_reports(tmp_path: Path) -> None:

@@ -77,6 +77,13 @@ def test_a_student_that_has_learnt_nothing_is_not_shipped_however_large_the_tole
     assert verdict_text(verdict).endswith("It is no better than always predicting the most frequent class.")
 
 
+def test_a_student_that_always_predicts_the_rarer_class_has_learnt_nothing() -> None:
+    """By F1 it can score more than the majority's baseline."""
+    constant = student(1, 62.0, -22.0, score=62.0)
+    assert not is_at_baseline(constant, TEACHER)
+    assert is_at_baseline(constant, {**TEACHER, "constant_score": 62.0})
+
+
 def test_no_students_have_no_verdict() -> None:
     assert choose_student([], TEACHER, 1.0) is None
 
@@ -109,6 +116,22 @@ def test_what_is_said_where_none_is_good_enough() -> None:
         "not confirmed on fresh seeds, 83% of the teacher's 84.2, 30% of its size, 1.7× as fast; without at least two "
         "fresh seeds there is no confidence interval of its difference to the teacher."
     )
+
+
+def test_what_is_said_of_the_students_of_one_method() -> None:
+    verdict = choose_student([student(3, None, None)], TEACHER, 0.5)
+    assert verdict is not None
+    assert verdict_text(verdict, of="KD").startswith(
+        "**No KD student is shown to be within 0.5 points of the teacher.**"
+    )
+
+
+@pytest.mark.parametrize(("score", "whole"), [(-1.5, 84.2), (3.0, 0.0), (3.0, -2.0)])
+def test_no_share_is_stated_of_scores_that_have_none(score: float, whole: float) -> None:
+    verdict = choose_student([student(3, None, None, score=score)], {**TEACHER, "metrics": {"score": whole}}, 0.5)
+    assert verdict is not None
+    text = f"{score:.1f} on dev, not confirmed on fresh seeds, the teacher's is {whole:.1f}, 30% of its size"
+    assert text in verdict_text(verdict)
 
 
 def test_a_report_can_have_another_tolerance_than_its_search(tmp_path: Path) -> None:

@@ -381,6 +381,18 @@ def test_a_study_that_the_time_limit_closes_before_a_trial_has_ended_is_left_out
     assert studies.is_out_of_time()
 
 
+def test_fine_tuning_takes_its_own_time_where_only_distillation_has_texts_without_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, kd = plan(1, 4, "finetuned", parameters=EPOCH), plan(1, 4, "kd", parameters=EPOCH)
+    studies = opened(tmp_path, alone, kd)
+    for seconds in (1e3, 1e5):  # a trial of the first takes 2e3, of the other 2e5
+        seconds_pass(monkeypatch, seconds)
+        finish(studies, ask(studies)[0], 70.0, 71.0)
+    studies = opened(tmp_path, alone, kd, time_limit=TimeLimit(time.monotonic() + 1.5e5, slots=1))
+    assert {trial_id.study_key.method for trial_id, _, _ in run_all(studies)} == {"finetuned"}
+
+
 def test_stages_have_the_same_share_of_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the paper's own search, of which the second stage is what is asked about."""
     seconds_pass(monkeypatch, 1e5)  # a trial takes 2e5

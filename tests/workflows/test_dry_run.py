@@ -11,7 +11,7 @@ from pkd_tune.data.glue import TASKS
 from pkd_tune.reporting.formatting import plural
 from pkd_tune.tuning.plan import StudyKey, StudyPlan
 from pkd_tune.tuning.resources import Resources
-from pkd_tune.tuning.space import Choice
+from pkd_tune.tuning.space import Choice, Parameters
 from pkd_tune.workflows.dry_run import Done, TeacherPlan, expected_epochs, plan, plan_teacher, plan_text, trials_done
 from pkd_tune.workflows.search import plan_search
 from pkd_tune.workflows.timing import Cost
@@ -117,6 +117,30 @@ def test_the_plan_of_a_continued_run_is_of_what_is_left(tiny_search: Path, monke
     other = search_request(*TINY_SEARCH, "--seed", "7")
     with pytest.raises(UserError, match="--seed was 42 in this run and is now 7"):
         trials_done(other, tiny_search / "results/MRPC/tiny", plans)
+
+
+def test_fine_tuning_costs_its_share_where_only_distillation_has_texts_without_labels() -> None:
+    space: Parameters = {"epochs": Choice((1,))}
+    plans = [
+        StudyPlan(study_key=StudyKey(3, "pkd"), quota=2, parameters=space, ablations=("kd", "finetuned")),
+        StudyPlan(study_key=StudyKey(3, "finetuned"), quota=1, parameters=space),
+    ]
+    config = SearchConfig(
+        data=DataConfig(task=TASKS["MRPC"], data_dir=Path("d"), teacher_dir=Path("t"), student_dir=Path("t")),
+        teacher_trainings=(),
+        student_training=TrainingConfig(),
+        depths=(3,),
+        stages=(SearchStage(method="pkd"), SearchStage(method="finetuned")),
+        trials=2,
+        seeds=1,
+        early_stopping=False,
+    )
+    costs = {3: Cost(epoch=600.0, evaluation=0.0)}
+    text = plan_text(config, plans, Resources(cpu_trials=1), costs, TeacherPlan(""), 0, timed_on="cpu", labelled=0.2)
+    # 2 trials, a confirmation and an ablation of 10 minutes, and an ablation of 2
+    assert "| 3 layers | pkd | 2 | 1 | 2 | 5 of 5 | 600.0 s | 42.0 min |" in text
+    assert "| 3 layers | finetuned | 1 | 1 | 0 | 2 of 2 | 120.0 s | 4.0 min |" in text
+    assert "about 46.0 min, at most 46.0 min" in text
 
 
 def test_hours_are_those_of_gpus_that_trials_share() -> None:

@@ -56,6 +56,11 @@ def test_a_search_records_that_students_start_from_the_finetuned_teacher(
         (("--space", "paper", "--control-trials", "3"), r"--control-trials: the space searches kd and pkd in stages"),
         (("--space", "paper", "--control-trials", "0"), r"--control-trials: the space searches kd and pkd in stages"),
         (("--methods", "pkd", "--control-trials", "4"), r"--control-trials: none of the methods is a control"),
+        (("--methods", "kd", "--control-trials", "4", "--trials", "9"), r"--trials: all methods are controls, which"),
+        (
+            ("--methods", "kd", "finetuned", "--depths", "1", "2", "--trials", "1"),
+            r"--trials 1: give at least 2, one for each depth of kd and finetuned",
+        ),
         (
             ("--warm-start", "run", "--sampler", "random"),
             r"--warm-start: .*random does not use earlier trials",
@@ -194,6 +199,13 @@ def test_more_trials_are_more_of_controls_too_where_these_are_as_many(tiny_data:
         asked = search_request(*usual, *flags, "--trials", "60")
         assert with_trials(search_request(*usual, *flags), 60).config == asked.config
         assert (asked.config.control_trials, asked.config.finetuned_trials) == controls
+
+
+def test_controls_alone_have_the_trials_that_are_asked_for(tiny_data: Path, tmp_path: Path) -> None:
+    usual = ["--task", "MRPC", "--gpus", "0", "--data-dir", str(tiny_data), "--out", str(tmp_path / "results")]
+    usual += ["--teacher", "tiny", "--set", "training.max_length=64", "search.control_trials=4", "--trials", "20"]
+    assert search_request(*usual, "--methods", "kd").config.control_trials == 20
+    assert search_request(*usual, "--methods", "kd", "pkd").config.control_trials == 4
 
 
 def test_a_grid_has_as_many_trials_as_are_asked_for(tiny_data: Path, tmp_path: Path) -> None:

@@ -120,12 +120,21 @@ def test_a_run_whose_place_is_taken_by_no_folder_is_named(tmp_path: Path) -> Non
 
 def test_another_model_of_the_student_is_another_search(tmp_path: Path) -> None:
     """Unless the run was begun before its hash was recorded."""
-    same = {"content": {"teacher": "t"}}
-    first, second = ({"content": {"teacher": "t", "student": each}} for each in "ab")
+
+    def record(student_dir: str, **content: str) -> dict[str, Any]:
+        data = {"teacher_dir": "/teacher", "student_dir": student_dir}
+        return {"search": {"data": data}, "content": {"teacher": "t", **content}}
+
+    first, second = (record(f"/{each}", student=each) for each in "ab")
     check_same_search(tmp_path, first, first)
-    check_same_search(tmp_path, same, second)
+    check_same_search(tmp_path, record("/b"), second)
     with pytest.raises(UserError, match="the content of --student was 'a' in this run and is now 'b'"):
         check_same_search(tmp_path, first, second)
+    none = record("/teacher")
+    with pytest.raises(UserError, match="the content of --student was not there in this run and is now 'b'"):
+        check_same_search(tmp_path, none, second)
+    with pytest.raises(UserError, match="the content of --student was 'b' in this run and is gone now"):
+        check_same_search(tmp_path, second, none)
 
 
 def test_another_precision_is_another_search(tmp_path: Path) -> None:

@@ -24,9 +24,12 @@ def test_a_lock_of_something_else_is_not_taken_for_another_search(tmp_path: Path
 
 
 def test_a_run_keeps_its_id_and_its_beginning_when_it_goes_on() -> None:
-    now = {"id": "new", "provenance": {"command": "b"}}
-    before = {"id": "old", "provenance": {"command": "a"}}
-    assert continued(before, now) == {**before, "continued_with": ["b"]}
+    one, two = ({"device": "cpu", "count": count, "threads": 2 // count} for count in (1, 2))
+    now = {"id": "new", "provenance": {"command": "b"}, "resources": two}
+    before = {"id": "old", "provenance": {"command": "a"}, "resources": one}
+    after = continued(before, now)
+    assert after == {**before, "continued_with": ["b"], "continued_on": [two]}
+    assert continued(after, now) == continued(after, {**now, "resources": one}) == after
 
 
 def test_published_settings_are_tried_first_but_not_by_narrower_students(tiny_data: Path, tmp_path: Path) -> None:
