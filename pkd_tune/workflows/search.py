@@ -61,7 +61,14 @@ from pkd_tune.workflows.free_slots import free_slots_text
 from pkd_tune.workflows.inputs import forward_pass_text, load_examples
 from pkd_tune.workflows.report_time import time_report
 from pkd_tune.workflows.request import SearchRequest, with_trials
-from pkd_tune.workflows.run_folder import begin_run_folder, check_same_search, read_record, relative_path, run_id
+from pkd_tune.workflows.run_folder import (
+    begin_run_folder,
+    check_same_search,
+    choose_run_folder,
+    read_record,
+    relative_path,
+    run_id,
+)
 from pkd_tune.workflows.teaching import Nodes, make_teacher, make_teacher_outputs
 
 log = logging.getLogger(__name__)
@@ -81,6 +88,9 @@ def search(request: SearchRequest) -> SearchRun:
     check_loggers(options.log)
     if options.ray_dashboard:
         cluster.check_dashboard()
+    place = choose_run_folder(request.out / data.task.name, run_name(request), new=options.new)
+    if own := [source for source in options.warm_start if source.resolve() == place.resolve()]:
+        raise UserError(f"--warm-start {own[0]}: is the run itself, which has its trials already; leave it out")
     earlier = {source: finished_trials(source.resolve(), data.task.name, plans) for source in options.warm_start}
     check_environment({"--data-dir": data.data_dir, "--out": request.out})
     record = settings_record(request)

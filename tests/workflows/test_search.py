@@ -32,6 +32,15 @@ def test_a_run_keeps_its_id_and_its_beginning_when_it_goes_on() -> None:
     assert continued(after, now) == continued(after, {**now, "resources": one}) == after
 
 
+def test_a_run_does_not_learn_from_itself_twice(tiny_data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "results" / "MRPC" / "tiny"
+    write_json(run / "run.json", {})
+    flags = ("--task", "MRPC", "--data-dir", str(tiny_data), "--teacher", "tiny", "--out", str(tmp_path / "results"))
+    request = search_request(*flags, "--gpus", "0", "--set", "training.max_length=64", "--warm-start", str(run))
+    with pytest.raises(UserError, match=r"--warm-start .*tiny: is the run itself"):
+        search(request)
+
+
 def test_published_settings_are_tried_first_but_not_by_narrower_students(tiny_data: Path, tmp_path: Path) -> None:
     request = search_request("--task", "MRPC", "--data-dir", str(tiny_data), "--teacher", "tiny", "--depths", "3")
     first = {}
