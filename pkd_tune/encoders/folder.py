@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,6 +132,8 @@ def encoder_problems(folder: Path, flag: str) -> list[str]:
         problems.append(f"{flag} {folder}: {wrong}; download or save the model again")
     elif not (folder / WEIGHTS).is_file() and not (folder / WEIGHTS_INDEX).is_file():
         problems.append(f"{flag} {folder}: no {WEIGHTS} there; convert the weights to safetensors (save_pretrained)")
+    elif unreadable := [path.name for path in sorted(folder.glob("*.safetensors")) if not os.access(path, os.R_OK)]:
+        problems.append(f"{flag} {folder}: {unreadable[0]} cannot be read by this user; have its permissions changed")
     elif wrong := _weights_problem(folder, family, config):
         problems.append(f"{flag} {folder}: {wrong}; download or save the model again")
     if not any((folder / name).is_file() for name in TOKENIZER_MAIN_FILES):

@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +144,22 @@ def test_a_bad_folder_is_one_line_with_flag_and_remedy(
     (problem,) = encoder_problems(folder, "--teacher")
     assert problem.startswith(f"--teacher {folder}: ")
     assert says in problem
+
+
+def test_weights_that_this_user_may_not_read_are_one_line(folder: Path) -> None:
+    """The library says of them that there is no such file. Root, who may read all, becomes another user for this."""
+    (folder / "model.safetensors").chmod(0o600 if os.getuid() == 0 else 0)
+    code = """
+import os
+from pathlib import Path
+from pkd_tune.encoders.folder import encoder_problems
+if os.getuid() == 0:
+    os.setresuid(61001, 61001, 61001)
+print(*encoder_problems(Path("."), "--teacher"), sep="\\n")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    problem = "--teacher .: model.safetensors cannot be read by this user; have its permissions changed\n"
+    assert ended.stdout == problem, ended.stderr
 
 
 @pytest.fixture

@@ -182,3 +182,13 @@ def test_a_saved_folder_replaces_another_only_on_request(tiny_data: Path, tmp_pa
     assert (target / "notes.txt").read_text() == "mine"
     save_classifier(model, tiny, target, replace=True)
     assert not (target / "notes.txt").exists()
+
+
+def test_a_saved_folder_may_be_read_by_whom_the_umask_says(
+    model: BertForSequenceClassification, tiny_data: Path, tmp_path: Path
+) -> None:
+    save_classifier(model, tiny_data / "models/pretrained/tiny", tmp_path / "saved")
+    (tmp_path / "other").touch()
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "saved").iterdir()}
+    assert "model.safetensors" in modes
+    assert set(modes.values()) == {(tmp_path / "other").stat().st_mode}
