@@ -21,7 +21,7 @@ from pkd_tune.distillation.allocator import release_memory
 from pkd_tune.distillation.loop import Evaluation
 from pkd_tune.distillation.plain import check_plain
 from pkd_tune.distillation.student import checked_teacher_outputs
-from pkd_tune.distillation.teacher import Teacher, dev_metrics, finetune_once, finetuned_cache, prepare_teacher
+from pkd_tune.distillation.teacher import Teacher, finetune_once, finetuned_cache, prepare_teacher, teacher_scores
 from pkd_tune.distillation.teacher_outputs import OutputsMissingError
 from pkd_tune.encoders.folder import layer_count
 from pkd_tune.tuning.jobs import Done, Job
@@ -174,7 +174,8 @@ def _finetune(
 def _score(data: DataConfig, folder: Path, device: str) -> dict[str, float]:
     """Scores a classifier, as a job."""
     features = load_features(data.task, data.data_dir, data.teacher_dir, data.max_length, verify=False)
-    return dev_metrics(data.task, folder, selection_splits(data.task, features, data.select_on), torch.device(device))
+    splits = selection_splits(data.task, features, data.select_on)
+    return teacher_scores(data.task, folder, splits, torch.device(device))
 
 
 def _compare_plain(data: DataConfig, folder: Path, device: str) -> None:
