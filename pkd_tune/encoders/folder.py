@@ -22,6 +22,9 @@ WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 """Names the weight files of a model that is saved in several, by tensor."""
 
+MULTI_LABEL = "multi_label_classification"
+"""What config.json calls a classifier that decides about every class on its own."""
+
 LARGEST_SIZE = 10_000_000
 """Of a size in config.json; the largest vocabularies have a million entries."""
 
@@ -358,6 +361,11 @@ def classifier_problems(folder: Path, flag: str, task: Task) -> list[str]:
     if len(names) != task.outputs:
         return [
             f"{flag} {folder}: its classifier has {len(names)} outputs, but {task.name} needs {task.outputs}; {remedy}"
+        ]
+    if (problem_type := read_config(folder).get("problem_type")) == MULTI_LABEL:
+        return [
+            f"{flag} {folder}: problem_type in config.json is {problem_type!r}, so that a text has any number of "
+            f"classes, but in {task.name} it has one; {remedy}"
         ]
     shapes = _weight_shapes(folder, family)
     for name, letters in family.head_tensors.items():

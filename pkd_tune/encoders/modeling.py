@@ -73,10 +73,10 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> PreT
     from transformers.utils import logging as transformers_logging
 
     family = folder.family_of(model_dir)
+    # Stated always: another one in the folder would decide how plain transformers turns outputs into predictions.
+    head: dict[str, Any] = {"problem_type": "single_label_classification" if labels else "regression"}
     if labels:
-        head = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-    else:
-        head = {"problem_type": "regression"}
+        head |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
     # A pretrained folder never has the classifier, about which from_pretrained() would warn.

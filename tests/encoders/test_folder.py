@@ -247,6 +247,10 @@ def test_a_pretrained_model_has_no_classifier_to_complain_of(folder: Path) -> No
         (lambda folder: change(folder, id2label={0: "entailment", 1: "Entailment"}), "its classes are entailment, Ent"),
         (lambda folder: change(folder, id2label={0: "LABEL_1", 1: "LABEL_2"}), "its classes are LABEL_1, LABEL_2"),
         (lambda folder: change(folder, id2label={0: "LABEL_0"}), "has 1 outputs, but RTE needs 2"),
+        (
+            lambda folder: change(folder, problem_type="multi_label_classification"),
+            "problem_type in config.json is 'multi_label_classification', so that a text has any number of classes",
+        ),
         (lambda folder: rewrite(folder, classifier__weight=None), "model.safetensors has no classifier.weight"),
         (lambda folder: rewrite(folder, bert__pooler__dense__bias=None), "model.safetensors has no pooler.dense.bias"),
         (

@@ -154,7 +154,7 @@ def test_no_classes_make_a_regression_model(tiny_data: Path, batch: Batch, tmp_p
     assert again.config.num_labels == 1
     # An encoder or classifier that was made for something else is made a classifier again.
     classifier = load_classifier(tiny_data / "models/pretrained/tiny", LABELS, seed=1)
-    assert classifier.config.problem_type != "regression"
+    assert classifier.config.problem_type == "single_label_classification"
 
 
 def test_a_student_is_the_first_layers(model: BertForSequenceClassification) -> None:
