@@ -219,6 +219,11 @@ def _unsupported(config: dict[str, Any]) -> str | None:
             "is_decoder in config.json is true, so that the first token would not see the rest of the text; set it to "
             "false, or give another model"
         )
+    if config.get("quantization_config") is not None:
+        return (
+            "quantization_config in config.json says that its weights are quantised, with which nothing can be "
+            "trained; give the model that was quantised"
+        )
     if config.get("pad_token_id", 0) is None:
         return "pad_token_id in config.json is null; set it to the id of the tokenizer's padding token"
     return None

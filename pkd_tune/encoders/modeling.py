@@ -67,7 +67,7 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> PreT
         seed: For the missing weights.
 
     Raises:
-        UserError: When weights of the encoder itself are missing.
+        UserError: When weights of the encoder itself are missing, or any have another shape than config.json implies.
     """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging as transformers_logging
@@ -93,9 +93,16 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> PreT
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below
             )
     finally:
         transformers_logging.set_verbosity(verbosity)
+    if loading["mismatched_keys"]:
+        name, found, implied = sorted(loading["mismatched_keys"])[0]
+        raise UserError(
+            f"{model_dir}: {name} in its weight file has shape {list(found)}, but config.json implies {list(implied)}; "
+            "download or save the model again"
+        )
     may_be_new = {name.split(".")[0] for name in family.head_tensors}
     missing = sorted(
         name

@@ -84,6 +84,10 @@ def test_a_good_folder_has_no_problem(folder: Path) -> None:
         (lambda folder: change(folder, model_type=None), "config.json names no model_type; give an encoder"),
         (lambda folder: change(folder, position_embedding_type="relative_key"), "but only 'absolute' is supported"),
         (lambda folder: change(folder, is_decoder=True), "is_decoder in config.json is true"),
+        (
+            lambda folder: change(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}),
+            "quantization_config in config.json says that its weights are quantised",
+        ),
         (lambda folder: change(folder, pad_token_id=None), "pad_token_id in config.json is null; set it to"),
         (
             lambda folder: change(folder, pad_token_id=99),
@@ -160,6 +164,17 @@ print(*encoder_problems(Path("."), "--teacher"), sep="\\n")
     ended = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     problem = "--teacher .: model.safetensors cannot be read by this user; have its permissions changed\n"
     assert ended.stdout == problem, ended.stderr
+
+
+def test_weights_of_another_shape_that_headers_do_not_tell_are_one_line(folder: Path) -> None:
+    change(folder, type_vocab_size=3)
+    assert encoder_problems(folder, "--teacher") == []
+    with pytest.raises(
+        UserError,
+        match=rf"^{folder}: .*token_type_embeddings.weight in its weight file has shape \[2, 32\], but config.json "
+        r"implies \[3, 32\]; download or save the model again$",
+    ):
+        load_classifier(folder, ("no", "yes"), seed=0)
 
 
 @pytest.fixture
