@@ -332,6 +332,25 @@ def test_names_of_tasks(tmp_path: Path) -> None:
     assert "the name 'a/b' must be letters" in problems_of(tmp_path / "u" / "tickets.toml")[0]
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "column"),
+    [
+        ('["subject", "body"]', '["subject", "queue"]', "queue"),
+        ('["subject", "body"]\nlabel = "queue"', '"label"', "label"),
+        ('text = ["subject", "body"]\nlabel = "queue"', 'label = "text"', "text"),
+    ],
+)
+def test_a_model_does_not_read_the_answer(tmp_path: Path, before: str, after: str, column: str) -> None:
+    assert before in TASK_FILE
+    task_file = write_tickets(tmp_path, task_file=TASK_FILE.replace(before, after))
+    write_csv(tmp_path / "train.csv", ticket_rows(14), ("subject", "body", column))
+    (problem,) = problems_of(task_file)
+    assert problem == (
+        f"{task_file}: the column {column!r} cannot be a text and the label, which a model would then read; name "
+        "others in a task file: text = [...] and label = ..."
+    )
+
+
 def test_f1_needs_two_classes(tmp_path: Path) -> None:
     (problem,) = problems_of(write_tickets(tmp_path, task_file=TASK_FILE + 'metrics = ["f1"]\n'))
     assert problem.endswith("the metric f1 is of the second of two classes; for 7 give macro_f1")
