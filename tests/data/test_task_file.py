@@ -314,7 +314,8 @@ def test_mixed_and_wrong_types_are_refused(tmp_path: Path) -> None:
     assert problem == f"{folder}/train.jsonl:2: 'text' is 5; texts must be strings"
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "many", ""])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", ["nan", "inf", "1e300", "1_0", "many", ""])
 def test_labels_of_a_regression_are_finite(tmp_path: Path, value: str) -> None:
     train = write_csv(tmp_path / "train.csv", [("x", "1.5"), ("y", value), *[("z", "2")] * 9], ("text", "label"))
     (tmp_path / "t.toml").write_text('[data]\ntrain = "train.csv"\nkind = "regression"\n')
