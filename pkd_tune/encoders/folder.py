@@ -5,7 +5,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -415,9 +415,13 @@ def _plain(name: str) -> str:
 
 def position_limit(folder: Path) -> int:
     """Returns the longest input that the model in a folder has positions for, in tokens."""
-    family, config = family_of(folder), read_config(folder)
+    return positions(family_of(folder), read_config(folder))
+
+
+def positions(family: Family, config: Mapping[str, Any]) -> int:
+    """Returns the longest input that a model of this family and config.json has positions for, in tokens."""
     skipped = int(family.value(config, "pad_token_id")) + 1 if family.positions_follow_padding_id else 0
-    return sizes(folder)["max_position_embeddings"] - skipped
+    return int(family.value(config, "max_position_embeddings")) - skipped
 
 
 def length_limit(folder: Path) -> int:

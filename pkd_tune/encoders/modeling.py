@@ -226,6 +226,11 @@ def takes_segment_ids(model: PreTrainedModel) -> bool:
     return family_of(model).segment_ids and model.config.type_vocab_size > 1
 
 
+def position_limit(model: PreTrainedModel) -> int:
+    """Returns the longest input that a model has positions for, in tokens."""
+    return folder.positions(family_of(model), model.config.to_dict())
+
+
 def run(model: PreTrainedModel, batch: Batch) -> Output:
     """Runs the classifier, with dropout if the model is in training mode.
 
