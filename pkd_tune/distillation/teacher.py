@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -240,7 +241,8 @@ def finetune(
             if not (changed := changed_files(finished)):
                 return finished
             logger.warning("%s: %s changed or gone; fine-tuning again", finished, ", ".join(changed))
-        paths = [finished.with_name(f".{finished.name}.{i}.safetensors") for i in range(len(configs))]
+        trainings = finished.with_name(f".{finished.name}.trainings")
+        paths = [trainings / f"{i}.safetensors" for i in range(len(configs))]
         if train is not None:
             scores = train(paths)
         else:
@@ -256,8 +258,7 @@ def finetune(
         model.load_state_dict(load_file(paths[best]))
         record = {**content, "trainings": tried, "kept": tried[best]}
         save_classifier(model, pretrained_dir, finished, record, max_length=max_length, replace=True)
-        for path in paths:
-            path.unlink()
+        shutil.rmtree(trainings)  # with what processes left there that were killed while they wrote
         return finished
 
 

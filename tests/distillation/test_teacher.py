@@ -115,6 +115,8 @@ def test_trainings_may_run_in_any_order_and_ended_ones_are_not_repeated(data: Da
 
     def only_second(paths: Sequence[Path]) -> list[float]:
         once(1, paths[1])
+        for half_written in (".tmp1Ab2Cd", f".{paths[0].name}.123.partial"):  # as of a process that was killed
+            paths[0].with_name(half_written).touch()
         raise KeyboardInterrupt
 
     one_by_one, together, again = (tmp_path / name for name in ("one by one", "together", "again"))
