@@ -9,6 +9,7 @@ import os
 import re
 import select
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -90,9 +91,10 @@ def atomic_path(path: Path, *, durable: bool = False, private: bool = False) -> 
     with named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if private:
-                temporary.touch(mode=0o600)
+            temporary.touch(mode=0o600 if private else 0o666)
+            mode = _mode(temporary)
             yield temporary
+            _set_mode(temporary, mode)
             if durable:
                 _flush(temporary)
             os.replace(temporary, path)
@@ -160,7 +162,8 @@ def json_value(value: Any) -> Any:
 def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields a new temporary folder beside `folder`; what is written there becomes `folder` at the end.
 
-    Where the block raises, `folder` stays as it was and nothing is left of the attempt.
+    Where the block raises, `folder` stays as it was and nothing is left of the attempt. The umask decides who may read
+    its files, whatever wrote them.
 
     Args:
         folder: The folder to write.
@@ -175,12 +178,27 @@ def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
+            mode = _mode(temporary) & 0o666
             yield temporary
+            for path in temporary.rglob("*"):
+                if path.is_file():
+                    _set_mode(path, mode)
             if replace and folder.exists():
                 shutil.rmtree(folder)
             os.replace(temporary, folder)  # onto an empty folder at most
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _mode(path: Path) -> int:
+    """Returns the permissions of a file or folder."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Gives a file these permissions if it has others, as safetensors' files have, which only this user may read."""
+    if _mode(path) != mode:
+        path.chmod(mode)
 
 
 def machine_failure(error: BaseException) -> str | None:

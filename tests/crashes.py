@@ -11,6 +11,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -210,7 +211,8 @@ def audit(search: Search, known: dict[tuple[Any, ...], float]) -> None:
             assert len(list(file.keys())) > 0
     assert "report of" in (run / "report.html").read_text() or (run / "report.html").stat().st_size > 10000
     assert [*(home / "tmp").glob("*")] == []
-    assert [path.name for path in home.rglob("*") if path.name.endswith((".partial", ".training"))] == []
+    unfinished = [path for path in home.rglob("*") if re.search(r"\.(partial|trainings?)$|^\.tmp", path.name)]
+    assert unfinished == []
     assert "Traceback" not in (home / "output.txt").read_text()
 
 

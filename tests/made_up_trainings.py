@@ -130,7 +130,8 @@ def made_up_source(student_data: StudentData, *, resident: bool) -> BatchSource:
     """Returns the batch source of the training split, whether or not it would be resident on this device."""
     split, outputs, device = student_data.train, student_data.teacher_train, student_data.device
     there = make_resident(split, outputs, device) if resident else None
-    return BatchSource(split, split.lengths, outputs, device, pad_id=0, resident=there)
+    positions = student_data.start("pretrained", 0).config.max_position_embeddings
+    return BatchSource(split, split.lengths, outputs, device, pad_id=0, positions=positions, resident=there)
 
 
 def assert_same(one: Trained, other: Trained) -> None:

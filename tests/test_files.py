@@ -2,14 +2,31 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pkd_tune.config import UserError
-from pkd_tune.files import machine_failure, read_json, write_file, write_json
+from pkd_tune.files import atomic_folder, machine_failure, read_json, write_file, write_json
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    """Sets one by which files have the mode 0o640."""
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+def written_for_its_owner(path: Path) -> None:
+    """Writes a file as safetensors does: under another name first, and with permissions of its own."""
+    new = path.with_name("new")
+    new.touch(mode=0o600)
+    new.replace(path)
 
 
 def test_a_record_is_read_as_written(tmp_path: Path) -> None:
@@ -26,6 +43,18 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         write_file(tmp_path / "run.json", half)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("umask")
+def test_the_umask_decides_who_may_read_a_file_whatever_wrote_it(tmp_path: Path) -> None:
+    write_file(tmp_path / "weights", written_for_its_owner)
+    write_json(tmp_path / "token.json", {}, private=True)
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "onnx").mkdir()
+        written_for_its_owner(folder / "onnx" / "weights")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {"weights": 0o640, "token.json": 0o600, "model": 0o750, "onnx": 0o750}
+    assert stat.S_IMODE((tmp_path / "model" / "onnx" / "weights").stat().st_mode) == 0o640
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,8 @@ def killed_then_hasty(config: dict[str, Any], *, context: TrialContext) -> None:
             while f"{trial_id_of(config).name}.training" not in context.artifacts.names():
                 time.sleep(0.001)
             marker.touch()
+            if context.artifacts.uri is None:
+                context.artifacts.path(".tmp1Ab2Cd").touch()  # as if it had been writing weights
             os.kill(os.getpid(), signal.SIGKILL)
 
         threading.Thread(target=kill_later, daemon=True).start()

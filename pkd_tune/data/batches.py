@@ -83,7 +83,9 @@ def scoring_batches(lengths_N: np.ndarray, tokens_per_batch: int) -> list[np.nda
     return batches
 
 
-def collate(split: Split, example_ids_B: np.ndarray, device: torch.device, pad_id: int, *, multiple: int = 1) -> Batch:
+def collate(
+    split: Split, example_ids_B: np.ndarray, device: torch.device, pad_id: int, *, length: int | None = None
+) -> Batch:
     """Returns a padded batch of the given examples of a split; labels are 0 in a split without labels.
 
     Args:
@@ -91,11 +93,11 @@ def collate(split: Split, example_ids_B: np.ndarray, device: torch.device, pad_i
         example_ids_B: Row numbers.
         device: Device of the batch, except for the example ids, which stay on the CPU.
         pad_id: Token id of padding.
-        multiple: The padded length is a multiple of this.
+        length: The padded length; None: that of the longest example.
     """
     starts_B, ends_B = split.offsets[example_ids_B], split.offsets[example_ids_B + 1]
     lengths_B = ends_B - starts_B
-    position_T = np.arange(-(-lengths_B.max() // multiple) * multiple)
+    position_T = np.arange(lengths_B.max() if length is None else length)
     mask_BT = position_T[None, :] < lengths_B[:, None]
     source_BT = np.where(mask_BT, starts_B[:, None] + position_T[None, :], 0)
     input_ids_BT = np.where(mask_BT, split.input_ids[source_BT], pad_id).astype(np.int64)

@@ -157,7 +157,8 @@ def _values(task: Task, table: Table, problems: list[str]) -> list[float]:
     found: list[float] = []
     for row, value in enumerate(table.columns[task.label]):
         try:
-            number = math.nan if isinstance(value, bool) else float(np.float32(value))
+            with np.errstate(over="ignore"):  # it becomes infinite, which is said below
+                number = math.nan if _only_python_counts(value) else float(np.float32(value))
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         found.append(number)
@@ -165,6 +166,11 @@ def _values(task: Task, table: Table, problems: list[str]) -> list[float]:
             wanted = "finite number" if math.isinf(low) else f"number from {low:g} to {high:g}"
             problems.append(f"{table.place(row)}: {task.label!r} is {_shown(value)}, but must be a {wanted}")
     return found
+
+
+def _only_python_counts(value: Any) -> bool:
+    """Returns whether a value is a number to Python alone: a truth value, or 1_0, which it reads as 10."""
+    return isinstance(value, bool) or (isinstance(value, str) and "_" in value)
 
 
 def _listed(texts: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,29 +96,41 @@ def offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
-def hub_failure(error: BaseException | None) -> str | None:
-    """Returns in one line why the hub did not give something, and the remedy; None where it was not the hub.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubRemedies:
+    """What helps where the hub fails; by default, against what keeps a download from its end."""
+
+    refused: str = "log in (hf auth login), and accept the licence on its page"
+    missing: str = "check the name"
+    busy: str = "wait some minutes, or log in (hf auth login)"
+    its_error: str = "give the same command again later"
+    broken: str = "the same command downloads what is missing"
+
+
+def hub_failure(error: BaseException | None, remedies: HubRemedies = HubRemedies()) -> str | None:
+    """Returns in one line what the hub did not do and why, and the remedy; None where it was not the hub.
 
     Args:
         error: What a library raised, perhaps from an answer of the hub or a broken connection.
+        remedies: What helps, where something else than a download was asked for.
     """
     broken = None
     while error is not None:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
-            return f"refuses it (HTTP {status}); log in (hf auth login), and accept the licence on its page"
+            return f"refuses it (HTTP {status}); {remedies.refused}"
         if status == 404:
-            return "has no such thing (HTTP 404); check the name"
+            return f"has no such thing (HTTP 404); {remedies.missing}"
         if status == 429:
-            return "has had too many requests (HTTP 429); wait some minutes, or log in (hf auth login)"
+            return f"has had too many requests (HTTP 429); {remedies.busy}"
         if status is not None and status >= 500:
-            return f"has an error of its own (HTTP {status}); give the same command again later"
+            return f"has an error of its own (HTTP {status}); {remedies.its_error}"
         transport = type(error).__module__.startswith(("requests.", "urllib3.", "http"))  # httpx, httpcore, http.client
         if "Consistency check" in str(error):
-            broken = "gave a file of another size than it has; the same command downloads what is missing"
+            broken = f"gave a file of another size than it has; {remedies.broken}"
         elif transport or isinstance(error, ConnectionError | TimeoutError):
             # The library has tried five times, from where the download broke off.
-            broken = f"broke off ({type(error).__name__}); the same command downloads what is missing"
+            broken = f"broke off ({type(error).__name__}); {remedies.broken}"
         error = error.__cause__ or error.__context__
     return broken
 

@@ -4,7 +4,7 @@ Shape suffixes: N examples of a split, C outputs of a model.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pkd_tune.config import Task, UserError
@@ -129,6 +129,15 @@ def constant_score(task: Task, labels: Mapping[str, "Values | None"]) -> float:
         return found
     positive = {name: [1] * len(values) for name in task.dev_splits if (values := labels[name]) is not None}
     return max(found, score(task, positive, labels)["score"])
+
+
+def rounding_points(sizes: Iterable[int]) -> float:
+    """Returns by how many points rounding on another machine may change a score: one, or three examples.
+
+    Args:
+        sizes: Examples of each dev split.
+    """
+    return max(1.0, 300 / min(sizes))
 
 
 def _accuracy(predictions_N: "Array", labels_N: "Array") -> float:

@@ -176,6 +176,11 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> Table:
         columns = {name: content.column(name).to_pylist() for name in content.column_names}
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: has text that is not UTF-8; write the file again") from error
+    except OverflowError as error:
+        raise UserError(
+            f"{path}: has a date or time that Python does not hold, outside the years 1 to 9999 ({error}); write it as "
+            "text"
+        ) from error
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read as Parquet: {reason}") from error

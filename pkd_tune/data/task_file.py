@@ -189,7 +189,18 @@ def _check_name(described: Description) -> None:
 
 
 def _text_columns(described: Description, table: Table) -> tuple[str, ...]:
-    return described.text or (("text", "text_pair") if "text_pair" in table.names else ("text",))
+    """Returns the columns of the texts.
+
+    Raises:
+        UserError: That of the labels is among them.
+    """
+    text = described.text or (("text", "text_pair") if "text_pair" in table.names else ("text",))
+    if described.label in text:
+        raise UserError(
+            f"{described.source}: the column {described.label!r} cannot be a text and the label, which a model would "
+            "then read; name others in a task file: text = [...] and label = ..."
+        )
+    return text
 
 
 def _task(

@@ -4,6 +4,7 @@ They have no quoting: fields are separated by tabs, rows end at line feeds, and 
 """
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def _label_reader(task: Task) -> Callable[[str], float | None]:
 
     def read_value(text: str) -> float | None:
         try:
-            value = float(text)
+            value = math.nan if "_" in text else float(text)  # Python reads 1_0 as 10
         except ValueError:
             return None
         # fp32, as in the hub dataset, so that both sources give the same values.

@@ -1,5 +1,6 @@
 """Uploads an exported folder to the Hugging Face hub."""
 
+import shlex
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token
@@ -7,7 +8,23 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from pkd_tune.config import UserError
-from pkd_tune.data.hub import hub_failure
+from pkd_tune.data.hub import HubRemedies, hub_failure
+
+_BEFORE_EXPORT = HubRemedies(
+    refused="log in (hf auth login) with a token that may write there",
+    busy="give the same command again in some minutes",
+    broken="give the same command again",
+)
+"""Nothing is written yet."""
+
+_AFTER_EXPORT = HubRemedies(
+    refused="log in (hf auth login) with a token that may write there",
+    missing="make the repository again",
+    busy="wait some minutes",
+    its_error="wait some minutes",
+    broken="check the connection",
+)
+"""Then the export is uploaded by another command: this one would refuse its folder, which is not empty any more."""
 
 
 def push_problem(repository: str) -> str | None:
@@ -44,9 +61,9 @@ def prepare_repository(repository: str, *, public: bool) -> None:
         api.create_repo(repository, private=not public, exist_ok=True)
         private = bool(api.model_info(repository).private)
     except Exception as error:
-        if (failure := hub_failure(error)) is None:
+        if (failure := hub_failure(error, _BEFORE_EXPORT)) is None:
             raise
-        raise UserError(f"--push {repository}: the Hugging Face hub {_to_push(failure)}") from error
+        raise UserError(f"--push {repository}: the Hugging Face hub {failure}") from error
     if private is public:
         is_now = "private; leave out --public" if public else "public; give --public"
         raise UserError(f"--push {repository}: is there and {is_now}, or give another name")
@@ -67,15 +84,10 @@ def push_folder(folder: Path, repository: str) -> str:
             repo_id=repository, folder_path=folder, commit_message=f"Upload of {folder.name} by pkd_tune"
         )
     except Exception as error:
-        if (failure := hub_failure(error)) is None:
+        if (failure := hub_failure(error, _AFTER_EXPORT)) is None:
             raise
+        upload = shlex.join(["hf", "upload", repository, str(folder)])
         raise UserError(
-            f"--push {repository}: the Hugging Face hub {_to_push(failure)}; the export is in {folder}"
+            f"--push {repository}: the Hugging Face hub {failure}, and upload the finished export: {upload}"
         ) from error
     return f"{constants.ENDPOINT}/{repository}"
-
-
-def _to_push(failure: str) -> str:
-    """Returns a failure in the words of an upload."""
-    failure = failure.replace("the same command resumes the download", "give the same command again")
-    return failure.replace(", and accept the licence on its page", " with a token that may write there")

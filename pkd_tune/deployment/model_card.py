@@ -5,9 +5,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData, metadata_load
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
+from yaml import YAMLError
 
 from pkd_tune.config import Task
 from pkd_tune.deployment.formats import FORMATS, INT8, ONNX, PYTORCH
@@ -166,11 +167,14 @@ def _metadata(student: dict[str, Any], task: Task, *, demo: bool, onnx: bool, st
 
 
 def licence(folder: Path) -> str | None:
-    """Returns the licence that the model card in a folder states; None where there is none."""
+    """Returns the licence that the model card in a folder states; None where it states none that can be read."""
     card = folder / MODEL_CARD
     if not card.is_file():
         return None
-    stated = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.get("license")
+    try:
+        stated = (metadata_load(card) or {}).get("license")
+    except (YAMLError, ValueError, RecursionError):  # ValueError: no mapping, or not UTF-8
+        return None
     return stated if isinstance(stated, str) else None
 
 

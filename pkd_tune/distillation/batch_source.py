@@ -20,6 +20,7 @@ from pkd_tune.data.tokens import Split
 from pkd_tune.distillation.allocator import release_memory
 from pkd_tune.distillation.losses import Loss
 from pkd_tune.distillation.teacher_outputs import TeacherOutputs
+from pkd_tune.encoders.modeling import position_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,6 +55,8 @@ class BatchSource:
     device: torch.device
     pad_id: int
     """Token id of padding."""
+    positions: int
+    """The longest input, padding included, that the model has positions for, in tokens."""
     resident: ResidentData | None
     """The same data on the device, where it fits there."""
 
@@ -75,12 +78,13 @@ def open_source(
 
     Args:
         split: Training split with labels.
-        model: The model to train; its device and padding token are used.
+        model: The model to train; its device, padding token and number of positions are used.
         outputs: The teacher's for this split; None for fine-tuning.
         per_gpu: Concurrent trials that share the GPU, each with a copy of its own; all may see the same memory free.
     """
     resident = _resident_if_it_fits(split, outputs, model.device, per_gpu)
-    return BatchSource(split, split.lengths, outputs, model.device, model.config.pad_token_id, resident)
+    positions = position_limit(model)
+    return BatchSource(split, split.lengths, outputs, model.device, model.config.pad_token_id, positions, resident)
 
 
 def _resident_if_it_fits(
@@ -134,6 +138,17 @@ def make_resident(split: Split, outputs: TeacherOutputs | None, device: torch.de
     )
 
 
+def padded_length(source: BatchSource, longest: int, multiple: int) -> int:
+    """Returns the length that a batch is padded to: a multiple, unless the model has fewer positions.
+
+    Args:
+        source: Of the batch.
+        longest: Length of its longest example.
+        multiple: Of what, if there are enough positions.
+    """
+    return max(longest, min(-(-longest // multiple) * multiple, source.positions))
+
+
 def epoch_inputs(source: BatchSource, loss: Loss, batches: Sequence[np.ndarray], *, multiple: int) -> Iterator[Inputs]:
     """Yields the inputs of each batch of an epoch; on the host in pinned memory where the device is a GPU.
 
@@ -143,21 +158,21 @@ def epoch_inputs(source: BatchSource, loss: Loss, batches: Sequence[np.ndarray],
         source: Of the training split.
         loss: Decides which teacher outputs a batch has.
         batches: Arrays of example ids, one per batch.
-        multiple: The padded length is a multiple of it.
+        multiple: Of which lengths are, as in `padded_length()`.
     """
+    lengths = [padded_length(source, int(source.lengths_N[ids_B].max()), multiple) for ids_B in batches]
     if source.resident is None:
-        for ids_B in batches:
-            yield _host_inputs(source, loss, ids_B, multiple)
+        for ids_B, length in zip(batches, lengths, strict=True):
+            yield _host_inputs(source, loss, ids_B, length)
         return
     ids_of_epoch = torch.from_numpy(np.concatenate(batches)).to(source.device)
     on_device = torch.split(ids_of_epoch, [len(ids_B) for ids_B in batches])
-    for ids_B, device_ids_B in zip(batches, on_device, strict=True):
-        longest = int(source.lengths_N[ids_B].max())
-        yield Inputs({"example_ids_B": device_ids_B}, len(ids_B), -(-longest // multiple) * multiple)
+    for device_ids_B, length in zip(on_device, lengths, strict=True):
+        yield Inputs({"example_ids_B": device_ids_B}, len(device_ids_B), length)
 
 
-def _host_inputs(source: BatchSource, loss: Loss, example_ids_B: np.ndarray, multiple: int) -> Inputs:
-    batch = collate(source.split, example_ids_B, torch.device("cpu"), source.pad_id, multiple=multiple)
+def _host_inputs(source: BatchSource, loss: Loss, example_ids_B: np.ndarray, length: int) -> Inputs:
+    batch = collate(source.split, example_ids_B, torch.device("cpu"), source.pad_id, length=length)
     tensors: dict[str, Tensor] = {f.name: getattr(batch, f.name) for f in fields(Batch)}
     tensors |= _teacher_fields(loss, source.outputs, batch.example_ids_B)
     tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}

@@ -12,7 +12,7 @@ import torch
 
 from pkd_tune.config import DataConfig, DistillConfig, Init, Task, TrainingConfig, UserError
 from pkd_tune.data.loading import load_features, selection_splits
-from pkd_tune.data.metrics import predictions, score
+from pkd_tune.data.metrics import predictions, rounding_points, score
 from pkd_tune.data.tokens import Split, used_tokens
 from pkd_tune.data.unlabeled import load_unlabeled, with_unlabeled
 from pkd_tune.distillation.batch_source import BatchSource, open_source
@@ -29,9 +29,6 @@ from pkd_tune.encoders.modeling import copy_layers, cut_to_layers, layer_kinds, 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-REPRODUCTION_TOLERANCE = 0.5
-"""Points by which the dev score of cached teacher outputs may differ from the teacher's: rounding of other hardware."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +136,7 @@ def checked_teacher_outputs(
         name: predictions(task, outputs[name].logits(torch.arange(len(split))).numpy()) for name, split in dev.items()
     }
     reproduced = score(task, predicted, {name: split.labels for name, split in dev.items()})["score"]
-    if abs(reproduced - teacher.metrics["score"]) > REPRODUCTION_TOLERANCE:
+    if abs(reproduced - teacher.metrics["score"]) > rounding_points(len(split) for split in dev.values()):
         raise UserError(
             f"{teacher_cache_folder(data)}: the cached teacher outputs score {reproduced:.1f} on dev, but the teacher "
             f"scores {teacher.metrics['score']:.1f}; delete this folder, and dev-scores-*.json in "

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
@@ -45,6 +49,9 @@ SCORES_FORMAT = "1"
 DEV_SCORE = "dev_score"
 """Name of the dev score in the header of a training's weights, and in training.json."""
 
+SQUARED_ERROR = "squared_error"
+"""Name of the mean squared error on the dev splits among the scores of a regression's teacher."""
+
 MIN_TEACHER_MARGIN = 2.0
 """Points by which a teacher's score must exceed that of always predicting the most frequent class or mean label, unless
 it makes at most half the errors."""
@@ -54,7 +61,7 @@ Train = Callable[[Sequence[Path]], Sequence[float]]
 `finetune_once()` does."""
 
 Score = Callable[[Path], dict[str, float]]
-"""Scores the classifier in a folder, on another node; returns what `dev_metrics()` does."""
+"""Scores the classifier in a folder, on another node; returns what `teacher_scores()` does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +114,8 @@ def prepare_teacher(
 
     Raises:
         UserError: When its classifier is not the task's, when its dev score does not exceed the majority baseline by
-            `MIN_TEACHER_MARGIN` or half of what is left to 100, or when a loss is not finite.
+            `MIN_TEACHER_MARGIN` or half of what is left to 100, when the values that a given one predicts are further
+            from the labels than their mean is, or when a loss is not finite.
     """
     finetuned_here = not has_classifier(pretrained_dir)
     if finetuned_here:
@@ -138,8 +146,9 @@ def prepare_teacher(
                 ", ".join(task.labels),
             )
     key = classifier_key(model_dir, task.labels)
-    score_it = score or (lambda model_dir: dev_metrics(task, model_dir, splits, device))
-    metrics = _recorded_dev_metrics(task, model_dir, key, splits, folder, score_it)
+    score_it = score or (lambda model_dir: teacher_scores(task, model_dir, splits, device))
+    scores = _recorded_scores(task, model_dir, key, splits, folder, score_it)
+    metrics = {name: value for name, value in scores.items() if name != SQUARED_ERROR}
     majority = majority_score(task, {name: splits[name].labels for name in task.dev_splits})
     constant = constant_score(task, {name: splits[name].labels for name in task.dev_splits})
     # Above 98 points nothing can be better by the margin; there, and from 96 on, half the errors are less than it.
@@ -156,6 +165,8 @@ def prepare_teacher(
                 else f"give another --teacher than {model_dir}, or check the order of its labels"
             )
         )
+    if task.regression and not finetuned_here:
+        _check_scale(task, model_dir, scores[SQUARED_ERROR], splits)
     return Teacher(
         folder=model_dir,
         key=key,
@@ -165,6 +176,26 @@ def prepare_teacher(
         finetuned_here=finetuned_here,
         training_scores=_training_scores(model_dir) if finetuned_here else (),
     )
+
+
+def _check_scale(task: Task, model_dir: Path, squared_error: float, splits: dict[str, Split]) -> None:
+    """Refuses a teacher of another scale than the labels have: correlations ignore it, but the loss does not.
+
+    Raises:
+        UserError: When the mean label is closer to the labels of the dev splits than what the teacher predicts.
+    """
+    variance = float(_dev_labels(task, splits).var())
+    if squared_error > variance:
+        raise UserError(
+            f"--teacher {model_dir}: the values that it predicts are further from the labels of {task.name} dev (mean "
+            f"squared error {squared_error:.3g}) than the mean label is ({variance:.3g}), as on another scale; give a "
+            "teacher of the labels' scale, or a pretrained model as --teacher, which is fine-tuned here"
+        )
+
+
+def _dev_labels(task: Task, splits: dict[str, Split]) -> npt.NDArray[np.float64]:
+    """Returns the labels of all dev splits of a regression: (N,)."""
+    return np.concatenate([np.asarray(splits[name].labels, dtype=np.float64) for name in task.dev_splits])
 
 
 def finetune(
@@ -212,7 +243,8 @@ def finetune(
             if not (changed := changed_files(finished)):
                 return finished
             logger.warning("%s: %s changed or gone; fine-tuning again", finished, ", ".join(changed))
-        paths = [finished.with_name(f".{finished.name}.{i}.safetensors") for i in range(len(configs))]
+        trainings = finished.with_name(f".{finished.name}.trainings")
+        paths = [trainings / f"{i}.safetensors" for i in range(len(configs))]
         if train is not None:
             scores = train(paths)
         else:
@@ -228,8 +260,7 @@ def finetune(
         model.load_state_dict(load_file(paths[best]))
         record = {**content, "trainings": tried, "kept": tried[best]}
         save_classifier(model, pretrained_dir, finished, record, max_length=max_length, replace=True)
-        for path in paths:
-            path.unlink()
+        shutil.rmtree(trainings)  # with what processes left there that were killed while they wrote
         return finished
 
 
@@ -356,21 +387,38 @@ def _recorded_dev_score(path: Path) -> float | None:
 
 def dev_metrics(task: Task, model_dir: Path, splits: dict[str, Split], device: torch.device) -> dict[str, float]:
     """Returns the metrics of a saved classifier on the task's dev splits, times 100, in fp32."""
+    return _evaluated(task, model_dir, splits, device)[0]
+
+
+def teacher_scores(task: Task, model_dir: Path, splits: dict[str, Split], device: torch.device) -> dict[str, float]:
+    """Returns `dev_metrics()`, and for a regression the `SQUARED_ERROR` of what the model predicts."""
+    metrics, predicted = _evaluated(task, model_dir, splits, device)
+    if not task.regression:
+        return metrics
+    errors_N = np.concatenate([predicted[name] for name in task.dev_splits]) - _dev_labels(task, splits)
+    return {**metrics, SQUARED_ERROR: float((errors_N**2).mean())}
+
+
+def _evaluated(
+    task: Task, model_dir: Path, splits: dict[str, Split], device: torch.device
+) -> tuple[dict[str, float], dict[str, npt.NDArray[Any]]]:
+    """Returns the metrics of a saved classifier on the task's dev splits, and its predictions, in fp32."""
     model = load_classifier(model_dir, task.labels, seed=0).to(device)  # no weight is missing, so the seed is not used
-    return evaluate(model, {name: splits[name] for name in task.dev_splits}, task, precision="fp32")[0]
+    return evaluate(model, {name: splits[name] for name in task.dev_splits}, task, precision="fp32")
 
 
-def _recorded_dev_metrics(
+def _recorded_scores(
     task: Task, model_dir: Path, key: str, splits: dict[str, Split], folder: Path, score: Score
 ) -> dict[str, float]:
-    """Returns a classifier's metrics from the cache in `folder`, where they are stored by weights and dev splits."""
-    measured = [*(splits[name].key for name in task.dev_splits), *task.metrics, task.score]
+    """Returns a teacher's scores from the cache in `folder`, where they are stored by weights and dev splits."""
+    needed = ["score", *([SQUARED_ERROR] if task.regression else [])]
+    measured = [*(splits[name].key for name in task.dev_splits), *task.metrics, task.score, *needed[1:]]
     content = " ".join([SCORES_FORMAT, key, *measured])
     path = folder / f"dev-scores-{hashlib.sha256(content.encode()).hexdigest()[:16]}.json"
     if path.exists():
         try:
             found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-            if "score" in found:
+            if all(name in found for name in needed):
                 return found
         except ValueError:
             pass

@@ -15,7 +15,7 @@ import logging
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from pkd_tune.config import UserError
 from pkd_tune.data.tokens import Split
 from pkd_tune.encoders.inference import outputs
 from pkd_tune.files import LOCK_MODE, named, read_json, write_json
@@ -43,6 +44,8 @@ NOTED_SECONDS = 60.0
 
 HASH = "sha256"
 """Name of the tensors' hash in a file's header."""
+
+_CHECKED_ROWS = 10_000  # at once: what is found out about them takes memory
 
 _NO_HASH = "0" * 64  # placeholder in the header until the tensors are written
 _ZEROS = 2**20  # bytes written at once to allocate a file
@@ -119,6 +122,29 @@ def teacher_outputs(
     built = _open(path, len(split), origin, verify=False)
     assert built is not None
     return built
+
+
+def check_states(outputs: Iterable[TeacherOutputs], teacher_dir: Path) -> None:
+    """Refuses [CLS] states that students would imitate and that are larger than what fp16 holds.
+
+    Those after the last layer are never imitated.
+
+    Args:
+        outputs: Of the teacher.
+        teacher_dir: Its folder, for the message.
+
+    Raises:
+        UserError: When there are any.
+    """
+    for each in outputs:
+        for states_BLH in each.cls_NLH[:, :-1].split(_CHECKED_ROWS):
+            finite_L = states_BLH.isfinite().all(dim=2).all(dim=0)
+            if not finite_L.all():
+                raise UserError(
+                    f"the teacher in {teacher_dir} has [CLS] states after layer {int(finite_L.int().argmin()) + 1} "
+                    "that are too large for fp16, in which they are stored; give another teacher, or only methods that "
+                    "do not imitate them, such as kd"
+                )
 
 
 def _open(path: Path, examples: int, origin: dict[str, str], *, verify: bool) -> TeacherOutputs | None:

@@ -27,7 +27,14 @@ from torch import Tensor
 from pkd_tune.config import TrainingConfig
 from pkd_tune.data.batches import Batch, in_parts
 from pkd_tune.distillation.allocator import release_memory
-from pkd_tune.distillation.batch_source import BatchSource, Inputs, epoch_inputs, input_buffers, make_batch
+from pkd_tune.distillation.batch_source import (
+    BatchSource,
+    Inputs,
+    epoch_inputs,
+    input_buffers,
+    make_batch,
+    padded_length,
+)
 from pkd_tune.distillation.losses import Loss, LossParts, pkd_loss
 from pkd_tune.encoders.modeling import is_fast, run
 from pkd_tune.encoders.precision import mixed_precision
@@ -43,7 +50,8 @@ Capture: TypeAlias = Callable[[Work], Work]
 """Takes work on tensors at fixed addresses; returns what repeats it on the values they hold by then."""
 
 LENGTH_MULTIPLE = 8
-"""Captured steps are padded to a multiple of this length: fewer graphs, and shapes that suit tensor cores."""
+"""Captured steps are padded to a multiple of this length, as far as the model has positions: fewer graphs, and shapes
+that suit tensor cores."""
 
 CPU_TOKENS = 1024
 """Tokens, padding included, above which a batch goes through the model in parts on a CPU: less memory, no slower."""
@@ -210,7 +218,7 @@ class TrainStep:
 
     @property
     def length_multiple(self) -> int:
-        """What padded lengths are a multiple of: more than 1 where steps are captured, each for one length."""
+        """What padded lengths are a multiple of, if they can: more than 1 where steps are captured, each for one."""
         return 1 if self.graphs is None else LENGTH_MULTIPLE
 
     def graph_inputs(self) -> list[dict[str, Tensor]]:
@@ -328,11 +336,9 @@ class TrainStep:
 
     def _padded_lengths(self) -> list[int]:
         """Returns the padded lengths of the split's batches, longest first."""
-        multiple = self.length_multiple
-        shortest, longest = (
-            -(-int(each) // multiple) for each in (self.source.lengths_N.min(), self.source.lengths_N.max())
-        )
-        return [multiple * count for count in range(longest, shortest - 1, -1)]
+        possible = range(int(self.source.lengths_N.min()), int(self.source.lengths_N.max()) + 1)
+        padded = {padded_length(self.source, longest, self.length_multiple) for longest in possible}
+        return sorted(padded, reverse=True)
 
     def _captured(self, capture: Capture, inputs: Inputs, length: int) -> Graph:
         """Captures the step of batches like the given inputs, but for their padded length."""

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import math
+import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ WEIGHTS = "model.safetensors"
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
 """Names the weight files of a model that is saved in several, by tensor."""
+
+MULTI_LABEL = "multi_label_classification"
+"""What config.json calls a classifier that decides about every class on its own."""
 
 LARGEST_SIZE = 10_000_000
 """Of a size in config.json; the largest vocabularies have a million entries."""
@@ -131,6 +135,8 @@ def encoder_problems(folder: Path, flag: str) -> list[str]:
         problems.append(f"{flag} {folder}: {wrong}; download or save the model again")
     elif not (folder / WEIGHTS).is_file() and not (folder / WEIGHTS_INDEX).is_file():
         problems.append(f"{flag} {folder}: no {WEIGHTS} there; convert the weights to safetensors (save_pretrained)")
+    elif unreadable := [path.name for path in sorted(folder.glob("*.safetensors")) if not os.access(path, os.R_OK)]:
+        problems.append(f"{flag} {folder}: {unreadable[0]} cannot be read by this user; have its permissions changed")
     elif wrong := _weights_problem(folder, family, config):
         problems.append(f"{flag} {folder}: {wrong}; download or save the model again")
     if not any((folder / name).is_file() for name in TOKENIZER_MAIN_FILES):
@@ -212,6 +218,11 @@ def _unsupported(config: dict[str, Any]) -> str | None:
         return (
             "is_decoder in config.json is true, so that the first token would not see the rest of the text; set it to "
             "false, or give another model"
+        )
+    if config.get("quantization_config") is not None:
+        return (
+            "quantization_config in config.json says that its weights are quantised, with which nothing can be "
+            "trained; give the model that was quantised"
         )
     if config.get("pad_token_id", 0) is None:
         return "pad_token_id in config.json is null; set it to the id of the tokenizer's padding token"
@@ -356,6 +367,11 @@ def classifier_problems(folder: Path, flag: str, task: Task) -> list[str]:
         return [
             f"{flag} {folder}: its classifier has {len(names)} outputs, but {task.name} needs {task.outputs}; {remedy}"
         ]
+    if (problem_type := read_config(folder).get("problem_type")) == MULTI_LABEL:
+        return [
+            f"{flag} {folder}: problem_type in config.json is {problem_type!r}, so that a text has any number of "
+            f"classes, but in {task.name} it has one; {remedy}"
+        ]
     shapes = _weight_shapes(folder, family)
     for name, letters in family.head_tensors.items():
         shape = [{"C": task.outputs, "H": width}[letter] for letter in letters]
@@ -399,9 +415,13 @@ def _plain(name: str) -> str:
 
 def position_limit(folder: Path) -> int:
     """Returns the longest input that the model in a folder has positions for, in tokens."""
-    family, config = family_of(folder), read_config(folder)
+    return positions(family_of(folder), read_config(folder))
+
+
+def positions(family: Family, config: Mapping[str, Any]) -> int:
+    """Returns the longest input that a model of this family and config.json has positions for, in tokens."""
     skipped = int(family.value(config, "pad_token_id")) + 1 if family.positions_follow_padding_id else 0
-    return sizes(folder)["max_position_embeddings"] - skipped
+    return int(family.value(config, "max_position_embeddings")) - skipped
 
 
 def length_limit(folder: Path) -> int:

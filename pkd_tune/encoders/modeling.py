@@ -67,16 +67,16 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> PreT
         seed: For the missing weights.
 
     Raises:
-        UserError: When weights of the encoder itself are missing.
+        UserError: When weights of the encoder itself are missing, or any have another shape than config.json implies.
     """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging as transformers_logging
 
     family = folder.family_of(model_dir)
+    # Stated always: another one in the folder would decide how plain transformers turns outputs into predictions.
+    head: dict[str, Any] = {"problem_type": "single_label_classification" if labels else "regression"}
     if labels:
-        head = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-    else:
-        head = {"problem_type": "regression"}
+        head |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
     # A pretrained folder never has the classifier, about which from_pretrained() would warn.
@@ -93,9 +93,16 @@ def load_classifier(model_dir: Path, labels: tuple[str, ...], seed: int) -> PreT
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below
             )
     finally:
         transformers_logging.set_verbosity(verbosity)
+    if loading["mismatched_keys"]:
+        name, found, implied = sorted(loading["mismatched_keys"])[0]
+        raise UserError(
+            f"{model_dir}: {name} in its weight file has shape {list(found)}, but config.json implies {list(implied)}; "
+            "download or save the model again"
+        )
     may_be_new = {name.split(".")[0] for name in family.head_tensors}
     missing = sorted(
         name
@@ -217,6 +224,11 @@ def save_classifier(
 def takes_segment_ids(model: PreTrainedModel) -> bool:
     """Returns whether a model has embeddings of more than one segment id."""
     return family_of(model).segment_ids and model.config.type_vocab_size > 1
+
+
+def position_limit(model: PreTrainedModel) -> int:
+    """Returns the longest input that a model has positions for, in tokens."""
+    return folder.positions(family_of(model), model.config.to_dict())
 
 
 def run(model: PreTrainedModel, batch: Batch) -> Output:

@@ -107,6 +107,7 @@ def run_search(
                     verbose=0,
                 ),
             ).fit()
+        delete_half_written_files(context.artifacts)
     except TuneError as error:
         # Ray wraps what its callbacks raise, as when the journal or TensorBoard's events cannot be written.
         inner: BaseException | None = error
@@ -150,6 +151,16 @@ def delete_stale_files(studies: Studies, artifacts: ArtifactStore) -> None:
                     kept.add(predictions_name(trial_id))
     for name in artifacts.names() - kept:
         artifacts.delete(name)
+
+
+def delete_half_written_files(artifacts: ArtifactStore) -> None:
+    """Deletes what processes left that were killed while they wrote a file; none may be writing any more.
+
+    Files are written under names that begin with a dot, those of safetensors included, and then renamed.
+    """
+    for name in artifacts.names():
+        if name.startswith("."):
+            artifacts.delete(name)
 
 
 class TrialCleanup(tune.Callback):

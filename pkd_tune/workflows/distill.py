@@ -78,7 +78,7 @@ def distill(request: DistillRequest) -> TrainedModel:
     """Trains one student and writes its folder; the teacher is fine-tuned first unless that was done before.
 
     Raises:
-        UserError: When the teacher is not good enough, or the loss is not finite.
+        UserError: When the teacher is not good enough or its [CLS] states are too large, or the loss is not finite.
     """
     import torch  # takes seconds, which a refused request need not wait for
 
@@ -86,6 +86,7 @@ def distill(request: DistillRequest) -> TrainedModel:
     from pkd_tune.distillation import teacher as teachers
     from pkd_tune.distillation.loop import TrainingDivergedError
     from pkd_tune.distillation.plain import check_plain
+    from pkd_tune.distillation.teacher_outputs import check_states
     from pkd_tune.distillation.train_step import graphs_of_a_training
     from pkd_tune.encoders.modeling import save_classifier
     from pkd_tune.workflows.gpu_check import may_capture
@@ -130,6 +131,8 @@ def distill(request: DistillRequest) -> TrainedModel:
         log.warning("a student of one layer has no intermediate layer to imitate with; beta has no effect")
 
     student_data = students.open_student_data(data, teacher, device)
+    if imitated:
+        check_states([student_data.teacher_train, *student_data.teacher_dev.values()], teacher.folder)
     with training_progress(name) as show, graphs_of_a_training(device, captured=captured) as graphs:
         model_pool = students.ModelPool(graphs=graphs)
         try:

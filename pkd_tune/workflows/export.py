@@ -102,9 +102,8 @@ def export(request: ExportRequest) -> Exported:
     raw = load_raw(task, request.data_dir)
     dev = {name: raw[name] for name in task.dev_splits}
     with atomic_folder(request.target) as folder:
-        # copyfile: the weights that transformers saves can be read by their owner alone.
         ignored = shutil.ignore_patterns(MODEL_CARD)
-        shutil.copytree(request.folder, folder, ignore=ignored, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        shutil.copytree(request.folder, folder, ignore=ignored, dirs_exist_ok=True)
         log.info("writing %s", ", ".join(request.formats))
         write_formats(folder, request.formats)
         log.info("loading and scoring each in a fresh process")

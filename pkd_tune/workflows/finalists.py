@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from pkd_tune.config import CONTROLS, Precision, Stage, Task, UserError
 from pkd_tune.data.examples import RawSplit
 from pkd_tune.data.loading import load_raw
-from pkd_tune.data.metrics import constant_score, majority_score, score
+from pkd_tune.data.metrics import constant_score, majority_score, rounding_points, score
 from pkd_tune.data.significance import Difference, Predicted, paired_bootstrap
 from pkd_tune.data.tokens import file_hash
 from pkd_tune.deployment.conversion import export_student, write_formats
@@ -273,16 +273,11 @@ def check_teacher(teacher: Teacher, score: float, sizes: Mapping[str, int]) -> N
     Raises:
         UserError: When the scores differ by more than rounding does.
     """
-    if abs(score - teacher.metrics["score"]) > _rounding(sizes):
+    if abs(score - teacher.metrics["score"]) > rounding_points(sizes.values()):
         raise UserError(
             f"the teacher in {teacher.folder} scores {score:.1f} now, but scored {teacher.metrics['score']:.1f} before "
             "the trials: files of it have changed; restore them and run the same command again"
         )
-
-
-def _rounding(sizes: Mapping[str, int]) -> float:
-    """Returns by how many points rounding on another machine may change a score: one, or three examples."""
-    return max(1.0, 300 / min(sizes.values()))
 
 
 def check_reproduced(student: dict[str, Any], sizes: Mapping[str, int], *, exactly: bool) -> None:
@@ -302,7 +297,7 @@ def check_reproduced(student: dict[str, Any], sizes: Mapping[str, int], *, exact
         RuntimeError: When two scores in fp32 are further apart: what was exported is not what was searched.
     """
     exported, searched = student["metrics"]["score"], student["search_score"]
-    if abs(exported - searched) <= _rounding(sizes):
+    if abs(exported - searched) <= rounding_points(sizes.values()):
         return
     if exactly:
         raise RuntimeError(f"{student['folder']} scores {exported:.2f}, but its trial scored {searched:.2f}")

@@ -296,7 +296,8 @@ def prepare(
     log.info("%s: %s at depths %s; %s", task.name, methods, depths, concurrency_text(resources))
     if not all(family_of(folder).paths for folder in (data.teacher_dir, data.student_dir)):
         log.info("%s", forward_pass_text(data))
-    if 1 in config.depths and any(stage.method.startswith("pkd") for stage in config.stages):
+    with_pkd = any(stage.method.startswith("pkd") for stage in config.stages)
+    if 1 in config.depths and with_pkd:
         log.warning(
             "a student of one layer has no intermediate layer that could imitate; beta has no effect at that depth"
         )
@@ -331,7 +332,8 @@ def prepare(
         record |= continued(before, record)
     record["work"] = [*record.get("work", []), *(nodes.work if nodes is not None else [])]
     write_json(run_dir / RUN, record)
-    if of_outputs := make_teacher_outputs(data, teacher, resources, nodes):
+    imitated = with_pkd and max(config.depths) > 1
+    if of_outputs := make_teacher_outputs(data, teacher, resources, nodes, imitated=imitated):
         record["work"] += of_outputs
         write_json(run_dir / RUN, record)
     return teacher

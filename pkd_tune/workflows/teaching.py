@@ -21,8 +21,8 @@ from pkd_tune.distillation.allocator import release_memory
 from pkd_tune.distillation.loop import Evaluation
 from pkd_tune.distillation.plain import check_plain
 from pkd_tune.distillation.student import checked_teacher_outputs
-from pkd_tune.distillation.teacher import Teacher, dev_metrics, finetune_once, finetuned_cache, prepare_teacher
-from pkd_tune.distillation.teacher_outputs import OutputsMissingError
+from pkd_tune.distillation.teacher import Teacher, finetune_once, finetuned_cache, prepare_teacher, teacher_scores
+from pkd_tune.distillation.teacher_outputs import OutputsMissingError, check_states
 from pkd_tune.encoders.folder import layer_count
 from pkd_tune.tuning.jobs import Done, Job
 from pkd_tune.tuning.resources import Resources
@@ -113,7 +113,7 @@ def make_teacher(
 
 
 def make_teacher_outputs(
-    data: DataConfig, teacher: Teacher, resources: Resources, nodes: Nodes | None
+    data: DataConfig, teacher: Teacher, resources: Resources, nodes: Nodes | None, *, imitated: bool
 ) -> list[dict[str, str]]:
     """Computes the outputs of the teacher that are missing, and checks all that trials read.
 
@@ -122,23 +122,25 @@ def make_teacher_outputs(
         teacher: From `make_teacher()`.
         resources: Of the search.
         nodes: One of them computes them; None: this process does.
+        imitated: Whether any student imitates [CLS] states.
 
     Returns:
         What `Nodes.work` has more because of it.
 
     Raises:
-        UserError: When they do not reproduce the teacher's dev score.
+        UserError: When they do not reproduce the teacher's dev score, or [CLS] states to imitate are too large.
         MachineError: When the process of the job died too often.
     """
     if nodes is None:
-        checked_teacher_outputs(data, teacher, _device_here(resources))
+        _check_outputs(data, teacher, _device_here(resources), imitated)
         release_memory()  # the trials need it
         return []
     before = len(nodes.work)
     try:
-        checked_teacher_outputs(data, teacher, None)
+        _check_outputs(data, teacher, None, imitated)
     except OutputsMissingError:
-        nodes(Job(name="teacher outputs", function=_compute_outputs, arguments=(data, teacher, resources.device)))
+        arguments = (data, teacher, resources.device, imitated)
+        nodes(Job(name="teacher outputs", function=_compute_outputs, arguments=arguments))
     return nodes.work[before:]
 
 
@@ -174,7 +176,8 @@ def _finetune(
 def _score(data: DataConfig, folder: Path, device: str) -> dict[str, float]:
     """Scores a classifier, as a job."""
     features = load_features(data.task, data.data_dir, data.teacher_dir, data.max_length, verify=False)
-    return dev_metrics(data.task, folder, selection_splits(data.task, features, data.select_on), torch.device(device))
+    splits = selection_splits(data.task, features, data.select_on)
+    return teacher_scores(data.task, folder, splits, torch.device(device))
 
 
 def _compare_plain(data: DataConfig, folder: Path, device: str) -> None:
@@ -184,6 +187,13 @@ def _compare_plain(data: DataConfig, folder: Path, device: str) -> None:
     check_plain(data.task, folder, raw, features, data.max_length, torch.device(device))
 
 
-def _compute_outputs(data: DataConfig, teacher: Teacher, device: str) -> None:
+def _compute_outputs(data: DataConfig, teacher: Teacher, device: str, imitated: bool) -> None:
     """Computes and checks the teacher's outputs, as a job."""
-    checked_teacher_outputs(data, teacher, torch.device(device))
+    _check_outputs(data, teacher, torch.device(device), imitated)
+
+
+def _check_outputs(data: DataConfig, teacher: Teacher, device: torch.device | None, imitated: bool) -> None:
+    """Opens and checks the teacher's outputs, after computing them where they are missing and there is a device."""
+    outputs = checked_teacher_outputs(data, teacher, device)
+    if imitated:
+        check_states(outputs.values(), teacher.folder)

@@ -68,6 +68,16 @@ def test_parquet_text_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
         read_table(tmp_path / "t.parquet", ["text"])
 
 
+@pytest.mark.parametrize("kind", [pa.timestamp("s"), pa.date32()])
+def test_a_parquet_date_beyond_the_year_9999_is_one_line(tmp_path: Path, kind: pa.DataType) -> None:
+    dates = pa.array([2**30 * 300], pa.int64()) if kind.bit_width == 64 else pa.array([2**30], pa.int32())
+    pq.write_table(pa.table({"text": dates.cast(kind)}), tmp_path / "t.parquet")
+    with pytest.raises(
+        UserError, match=r"t\.parquet: has a date or time that Python does not hold, .*; write it as te"
+    ):
+        read_table(tmp_path / "t.parquet", ["text"])
+
+
 def test_lines_of_a_tsv_that_a_stray_quotation_mark_makes_one_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

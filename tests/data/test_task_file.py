@@ -314,7 +314,8 @@ def test_mixed_and_wrong_types_are_refused(tmp_path: Path) -> None:
     assert problem == f"{folder}/train.jsonl:2: 'text' is 5; texts must be strings"
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "many", ""])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", ["nan", "inf", "1e300", "1_0", "many", ""])
 def test_labels_of_a_regression_are_finite(tmp_path: Path, value: str) -> None:
     train = write_csv(tmp_path / "train.csv", [("x", "1.5"), ("y", value), *[("z", "2")] * 9], ("text", "label"))
     (tmp_path / "t.toml").write_text('[data]\ntrain = "train.csv"\nkind = "regression"\n')
@@ -330,6 +331,25 @@ def test_names_of_tasks(tmp_path: Path) -> None:
     assert "cannot be read" in problems_of(tmp_path / "none.toml")[0]
     write_tickets(tmp_path / "u", task_file=TASK_FILE.replace('"tickets"', '"a/b"'))
     assert "the name 'a/b' must be letters" in problems_of(tmp_path / "u" / "tickets.toml")[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "column"),
+    [
+        ('["subject", "body"]', '["subject", "queue"]', "queue"),
+        ('["subject", "body"]\nlabel = "queue"', '"label"', "label"),
+        ('text = ["subject", "body"]\nlabel = "queue"', 'label = "text"', "text"),
+    ],
+)
+def test_a_model_does_not_read_the_answer(tmp_path: Path, before: str, after: str, column: str) -> None:
+    assert before in TASK_FILE
+    task_file = write_tickets(tmp_path, task_file=TASK_FILE.replace(before, after))
+    write_csv(tmp_path / "train.csv", ticket_rows(14), ("subject", "body", column))
+    (problem,) = problems_of(task_file)
+    assert problem == (
+        f"{task_file}: the column {column!r} cannot be a text and the label, which a model would then read; name "
+        "others in a task file: text = [...] and label = ..."
+    )
 
 
 def test_f1_needs_two_classes(tmp_path: Path) -> None:

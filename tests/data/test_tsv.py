@@ -93,7 +93,7 @@ def test_rows_without_header_count_from_line_1(tmp_path: Path) -> None:
     assert tsv_problems(COLA, path, "train") == [f"{path}:1: label '2' is not one of CoLA's: 0, 1"]
 
 
-@pytest.mark.parametrize("label", ["5.001", "-0.1", "nan", "inf", "", "high"])
+@pytest.mark.parametrize("label", ["5.001", "-0.1", "0_1", "nan", "inf", "", "high"])
 def test_a_label_outside_the_range_of_a_regression_is_refused(tmp_path: Path, label: str) -> None:
     task = TASKS["STS-B"]
     header = "\t".join(layout_of(task, "dev").header or ())

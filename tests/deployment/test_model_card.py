@@ -206,6 +206,16 @@ def test_the_model_that_it_was_cut_from_is_named_with_its_licence_where_they_are
     (start / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
     assert metadata().license == "apache-2.0"
     assert metadata().pipeline_tag == "text-classification"
+    for metadata_of_another in (
+        b"title: My model: the best",
+        b"license:\n\tmit",
+        b"- license",
+        b"license: \xff",
+        b"license: [mit]",
+        b"x: " + b"[" * 10**5,
+    ):
+        (start / "README.md").write_bytes(b"---\n" + metadata_of_another + b"\n---\n# Base\n")
+        assert metadata().license is None
     assert metadata().datasets == ["nyu-mll/glue"]
     start = start.rename(tmp_path / "local")
     assert metadata().base_model is None

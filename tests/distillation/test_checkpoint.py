@@ -114,3 +114,9 @@ def test_a_file_is_synchronised_to_disk_before_and_after_it_is_renamed(
     write_tensors(tmp_path / "run" / "weights", {"a": torch.ones(3)})
     assert done == [f"flush .weights.{os.getpid()}.partial", "rename to weights", "flush run"]
     assert load_file(tmp_path / "run" / "weights")["a"].tolist() == [1, 1, 1]
+
+
+def test_a_file_may_be_read_by_whom_the_umask_says(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    write_tensors(tmp_path / "weights", {"a": torch.ones(3)})
+    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "other").stat().st_mode

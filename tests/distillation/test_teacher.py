@@ -115,6 +115,8 @@ def test_trainings_may_run_in_any_order_and_ended_ones_are_not_repeated(data: Da
 
     def only_second(paths: Sequence[Path]) -> list[float]:
         once(1, paths[1])
+        for half_written in (".tmp1Ab2Cd", f".{paths[0].name}.123.partial"):  # as of a process that was killed
+            paths[0].with_name(half_written).touch()
         raise KeyboardInterrupt
 
     one_by_one, together, again = (tmp_path / name for name in ("one by one", "together", "again"))
@@ -211,3 +213,25 @@ def test_a_regression_teacher_must_beat_the_mean(tiny_data: Path, tmp_path: Path
     save_classifier(flat, tiny, tmp_path / "flat")
     with pytest.raises(UserError, match=r"scores 0\.0 on STS-B dev, .* mean label, which scores 0\.0, and reach 2"):
         prepare_teacher(task, splits, tmp_path / "flat", tmp_path, [TEACHING], CPU, print)
+
+
+def test_a_given_regression_teacher_of_another_scale_is_refused(tiny_data: Path, tmp_path: Path) -> None:
+    """As one that gives 0 to 1 for labels from 0 to 5: correlations, and so the score, are the same."""
+    task, tiny = TASKS["STS-B"], tiny_data / "models/pretrained/tiny"
+    write_task(task, tmp_path)
+    splits = load_features(task, tmp_path, tiny, 32)
+    config = replace(TEACHING, epochs=12)
+    taught = prepare_teacher(task, splits, tiny, tmp_path / "made", [config], CPU, lambda evaluation: None)
+    assert set(taught.metrics) == {"pearson", "spearman", "score"}
+    given = prepare_teacher(task, splits, taught.folder, tmp_path / "given", [config], CPU, print)
+    assert given.metrics == taught.metrics
+    model = load_classifier(taught.folder, (), seed=0)
+    for parameter in (model.classifier.weight, model.classifier.bias):
+        parameter.data /= 5
+    save_classifier(model, tiny, tmp_path / "other")
+    with pytest.raises(
+        UserError,
+        match=r"^--teacher .*other: the values .* labels of STS-B dev \(mean squared error [4-9].*\) than the mean "
+        r"label is \([3-5].*\), as on another scale; give a teacher of the labels' scale, or a pretrained model",
+    ):
+        prepare_teacher(task, splits, tmp_path / "other", tmp_path / "given", [config], CPU, print)

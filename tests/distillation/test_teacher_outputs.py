@@ -1,3 +1,4 @@
+import copy
 import logging
 import os
 from dataclasses import replace
@@ -12,13 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
+from pkd_tune.config import UserError
 from pkd_tune.data.batches import SCORING_TOKENS, collate
 from pkd_tune.data.glue import TASKS
 from pkd_tune.data.loading import load_features
 from pkd_tune.data.tokens import Split
 from pkd_tune.distillation import teacher_outputs as module
 from pkd_tune.distillation.losses import pkd_loss
-from pkd_tune.distillation.teacher_outputs import HASH, TeacherOutputs, teacher_outputs
+from pkd_tune.distillation.teacher_outputs import HASH, TeacherOutputs, check_states, teacher_outputs
 from pkd_tune.encoders.modeling import Output, load_classifier, run
 
 
@@ -51,6 +53,21 @@ def test_rows_are_found_by_example_id(tmp_path: Path, split: Split, teacher: Ber
     torch.testing.assert_close(cache.logits(torch.from_numpy(ids)), output.logits_BC, rtol=1e-4, atol=1e-5)
     states = cache.cls(torch.from_numpy(ids), (3, 1))
     torch.testing.assert_close(states.float(), output.cls_BLH[:, [2, 0]], rtol=1e-3, atol=1e-3)
+
+
+def test_states_too_large_for_fp16_are_refused_where_they_may_be_imitated(
+    tmp_path: Path, split: Split, teacher: BertForSequenceClassification
+) -> None:
+    def with_scale_of_layer(layer: int, scale: float) -> TeacherOutputs:
+        large = copy.deepcopy(teacher)
+        large.bert.encoder.layer[layer - 1].output.LayerNorm.weight.data *= scale
+        return teacher_outputs(tmp_path, split, f"{layer} {scale}", lambda: large)
+
+    check_states([with_scale_of_layer(2, 1e3), with_scale_of_layer(4, 1e6)], tmp_path)
+    with pytest.raises(
+        UserError, match=r"^the teacher in .* states after layer 2 that are too large for fp16, .* such as kd$"
+    ):
+        check_states([with_scale_of_layer(3, 1.0), with_scale_of_layer(2, 1e6)], tmp_path)
 
 
 @given(order=st.permutations(range(40)))

@@ -19,6 +19,7 @@ from made_up_trainings import (
     CPU,
     PKD,
     SHAPE,
+    SMALL,
     TRAINING,
     EveryEpoch,
     assert_same,
@@ -376,6 +377,17 @@ def test_all_lengths_are_captured_at_once_and_the_longest_first() -> None:
     assert captures == [CAPTURED] * 6
     lengths = [inputs["input_ids_BT"].shape[1] for inputs in model_pool.train_steps[2, False, ()].graph_inputs()]
     assert lengths == [32, 24, 16, 8]
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "from-the-host"])
+def test_captured_steps_are_padded_to_no_more_than_the_model_has_positions_for(resident: bool) -> None:
+    student_data = made_up_student_data(size=replace(SMALL, positions=SMALL.longest))
+    model_pool = capturing_pool(student_data, 2, emulated_graphs(), resident=resident)
+    assert_same(train(student_data, PKD, TRAINING), train(student_data, PKD, TRAINING, model_pool))
+    inputs = model_pool.train_steps[2, False, ()].graph_inputs()
+    assert len(inputs) == 4
+    if not resident:
+        assert [each["input_ids_BT"].shape[1] for each in inputs] == [29, 24, 16, 8]
 
 
 def test_a_step_that_waits_for_the_device_is_an_error() -> None:

@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +84,10 @@ def test_a_good_folder_has_no_problem(folder: Path) -> None:
         (lambda folder: change(folder, model_type=None), "config.json names no model_type; give an encoder"),
         (lambda folder: change(folder, position_embedding_type="relative_key"), "but only 'absolute' is supported"),
         (lambda folder: change(folder, is_decoder=True), "is_decoder in config.json is true"),
+        (
+            lambda folder: change(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}),
+            "quantization_config in config.json says that its weights are quantised",
+        ),
         (lambda folder: change(folder, pad_token_id=None), "pad_token_id in config.json is null; set it to"),
         (
             lambda folder: change(folder, pad_token_id=99),
@@ -141,6 +148,33 @@ def test_a_bad_folder_is_one_line_with_flag_and_remedy(
     (problem,) = encoder_problems(folder, "--teacher")
     assert problem.startswith(f"--teacher {folder}: ")
     assert says in problem
+
+
+def test_weights_that_this_user_may_not_read_are_one_line(folder: Path) -> None:
+    """The library says of them that there is no such file. Root, who may read all, becomes another user for this."""
+    (folder / "model.safetensors").chmod(0o600 if os.getuid() == 0 else 0)
+    code = """
+import os
+from pathlib import Path
+from pkd_tune.encoders.folder import encoder_problems
+if os.getuid() == 0:
+    os.setresuid(61001, 61001, 61001)
+print(*encoder_problems(Path("."), "--teacher"), sep="\\n")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    problem = "--teacher .: model.safetensors cannot be read by this user; have its permissions changed\n"
+    assert ended.stdout == problem, ended.stderr
+
+
+def test_weights_of_another_shape_that_headers_do_not_tell_are_one_line(folder: Path) -> None:
+    change(folder, type_vocab_size=3)
+    assert encoder_problems(folder, "--teacher") == []
+    with pytest.raises(
+        UserError,
+        match=rf"^{folder}: .*token_type_embeddings.weight in its weight file has shape \[2, 32\], but config.json "
+        r"implies \[3, 32\]; download or save the model again$",
+    ):
+        load_classifier(folder, ("no", "yes"), seed=0)
 
 
 @pytest.fixture
@@ -228,6 +262,10 @@ def test_a_pretrained_model_has_no_classifier_to_complain_of(folder: Path) -> No
         (lambda folder: change(folder, id2label={0: "entailment", 1: "Entailment"}), "its classes are entailment, Ent"),
         (lambda folder: change(folder, id2label={0: "LABEL_1", 1: "LABEL_2"}), "its classes are LABEL_1, LABEL_2"),
         (lambda folder: change(folder, id2label={0: "LABEL_0"}), "has 1 outputs, but RTE needs 2"),
+        (
+            lambda folder: change(folder, problem_type="multi_label_classification"),
+            "problem_type in config.json is 'multi_label_classification', so that a text has any number of classes",
+        ),
         (lambda folder: rewrite(folder, classifier__weight=None), "model.safetensors has no classifier.weight"),
         (lambda folder: rewrite(folder, bert__pooler__dense__bias=None), "model.safetensors has no pooler.dense.bias"),
         (

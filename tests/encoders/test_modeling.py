@@ -154,7 +154,7 @@ def test_no_classes_make_a_regression_model(tiny_data: Path, batch: Batch, tmp_p
     assert again.config.num_labels == 1
     # An encoder or classifier that was made for something else is made a classifier again.
     classifier = load_classifier(tiny_data / "models/pretrained/tiny", LABELS, seed=1)
-    assert classifier.config.problem_type != "regression"
+    assert classifier.config.problem_type == "single_label_classification"
 
 
 def test_a_student_is_the_first_layers(model: BertForSequenceClassification) -> None:
@@ -182,3 +182,13 @@ def test_a_saved_folder_replaces_another_only_on_request(tiny_data: Path, tmp_pa
     assert (target / "notes.txt").read_text() == "mine"
     save_classifier(model, tiny, target, replace=True)
     assert not (target / "notes.txt").exists()
+
+
+def test_a_saved_folder_may_be_read_by_whom_the_umask_says(
+    model: BertForSequenceClassification, tiny_data: Path, tmp_path: Path
+) -> None:
+    save_classifier(model, tiny_data / "models/pretrained/tiny", tmp_path / "saved")
+    (tmp_path / "other").touch()
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "saved").iterdir()}
+    assert "model.safetensors" in modes
+    assert set(modes.values()) == {(tmp_path / "other").stat().st_mode}

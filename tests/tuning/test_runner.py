@@ -23,7 +23,13 @@ from pkd_tune.tuning.artifacts import ArtifactStore
 from pkd_tune.tuning.plan import StudyKey, StudyPlan, TrialId
 from pkd_tune.tuning.ray_bridge import StudySearcher
 from pkd_tune.tuning.resources import Resources
-from pkd_tune.tuning.runner import KEEP_BEST, TrialCleanup, delete_stale_files, disk_bytes
+from pkd_tune.tuning.runner import (
+    KEEP_BEST,
+    TrialCleanup,
+    delete_half_written_files,
+    delete_stale_files,
+    disk_bytes,
+)
 from pkd_tune.tuning.studies import Studies
 from pkd_tune.tuning.time_limit import TimeLimit
 from pkd_tune.tuning.trial import TrialContext
@@ -215,6 +221,14 @@ def test_weights_and_states_of_a_killed_search_do_not_pile_up(tmp_path: Path) ->
         *(f"2-layer-pkd-trial-000{number}.safetensors" for number in range(1, KEEP_BEST + 1)),
         f"2-layer-pkd-trial-000{KEEP_BEST + 1}.training",  # still running: it goes on from there
     ]
+
+
+def test_half_written_files_of_killed_processes_are_deleted_and_no_others(tmp_path: Path) -> None:
+    whole = TrialId(StudyKey(2, "pkd"), "search", 0).name
+    for name in (f"{whole}.safetensors", f".{whole}.safetensors.123.partial", ".tmp1Ab2Cd"):
+        (tmp_path / name).touch()
+    delete_half_written_files(ArtifactStore(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [f"{whole}.safetensors"]
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pkd_tune.data.demo.world import MANNERS, QUALITIES, QUESTION_WORDS, SOMEONE, WORDS
+from pkd_tune.files import atomic_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,7 +91,8 @@ def write_model(folder: Path, seed: int) -> None:
 
     model.config.save_pretrained(folder)
     # As `model.save_pretrained` does, but without its progress bar.
-    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_file(model.state_dict(), temporary, metadata={"format": "pt"})
     longest = model.config.max_position_embeddings
     BertTokenizer(vocab=ids, do_lower_case=True, model_max_length=longest).save_pretrained(folder)
     (folder / "vocab.txt").write_bytes("".join(f"{token}\n" for token in ids).encode())

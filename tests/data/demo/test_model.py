@@ -21,6 +21,7 @@ def test_the_model_folder_is_an_ordinary_bert_that_knows_every_word(tmp_path: Pa
     state = torch.get_rng_state()
     folder = write_demo(tmp_path, "WNLI")
     assert torch.equal(torch.get_rng_state(), state)
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # the umask's
     model, report = BertModel.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values())
     # The scores in the documentation were measured with these weights; words added since come last.
