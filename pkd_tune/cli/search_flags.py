@@ -36,7 +36,10 @@ def add_space_flags(parser: Parser) -> None:
         help=f"what is compared at every depth: {', '.join(METHODS)} (default: pkd, and the controls kd and finetuned "
         "when --control-trials is not 0)",
     )
-    trials = "trials of each PKD method over all depths; of vanilla KD where there is no PKD (default: usually 24)"
+    trials = (
+        "trials of each PKD method over all depths; of vanilla KD where there is no PKD (default: the space's, usually "
+        "24)"
+    )
     add("--trials", type=int, metavar="N", help=trials)
     controls = (
         "trials of vanilla KD over all depths; fine-tuning alone has fewer; 0: neither (default: the space's, usually "

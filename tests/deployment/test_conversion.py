@@ -59,7 +59,7 @@ def test_teacher_student_and_export_agree(task: Task, tiny_data: Path, tmp_path:
 
     plain = AutoModelForSequenceClassification.from_pretrained(target)
     assert plain.config.num_labels == task.outputs
-    assert plain.config.problem_type == ("regression" if task.regression else None)
+    assert plain.config.problem_type == ("regression" if task.regression else "single_label_classification")
     if not task.regression:
         assert plain.config.id2label == dict(enumerate(task.labels))
 
