@@ -208,7 +208,7 @@ def _gaps(run: Run, teacher: dict[str, Any]) -> Iterator[str]:
         stopped = "reached its time limit" if run.status == "time limit" else "was interrupted"
         yield (
             f"The search {stopped} with {plural(run.remaining, 'training run')} to go, confirmations and ablations "
-            "included; the same command continues it."
+            "included; the same command, without `--new`, continues it."
         )
     ended = int(run.of_stage("search")["state"].isin(ENDED).sum())
     if run.planned is not None and ended < run.planned:
@@ -290,11 +290,13 @@ def _comparisons(run: Run) -> dict[str, list[_Comparison]]:
             fewer = tuning_text(student, students[against["layers"], student["method"]], depths=True)
             other = plural(against["layers"], "layer")
             tuned.append(_Comparison(subject=subject, other=other, against=against, plural=True, tuning=fewer))
-    texts = " Fine-tuning uses no texts without labels." if "unlabeled" in run.record else ""
+    unlabeled = "unlabeled" in run.record
+    tuned_texts = " Fine-tuning uses no texts without labels." if unlabeled else ""
+    ablated_texts = " Without distillation it uses no texts without labels." if unlabeled else ""
     kinds = {
-        f"*Tuned against tuned*: each is the best of its own trials.{texts}": tuned,
+        f"*Tuned against tuned*: each is the best of its own trials.{tuned_texts}": tuned,
         "*Ablation*: a student and the same hyperparameters without a term of the loss, not tuned again, on the same "
-        f"seeds.{texts.replace('Fine-tuning', 'Without distillation it')}": ablated,
+        f"seeds.{ablated_texts}": ablated,
         "*Against the teacher*:": teacher,
     }
     return {kind: found for kind, found in kinds.items() if found}

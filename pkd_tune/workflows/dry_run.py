@@ -226,8 +226,7 @@ def plan_text(
         before = (done or {}).get(plan.study_key, Done())
         trials = max(0, plan.quota - before.trials)
         seeds = config.seeds if trials else max(0, config.seeds - before.confirmed)
-        ablations = config.seeds * len(plan.ablations) - (0 if trials else before.ablated)
-        ablations = max(0, ablations)
+        ablations = max(0, config.seeds * len(plan.ablations) - (0 if trials else before.ablated))
         of_all, of_some = (
             expected_epochs(number, shares, 1 / per_epoch, early_stopping=config.early_stopping)
             for number in (before.trials + trials, before.trials)
